@@ -1,0 +1,67 @@
+"""DC-AE: latents <-> pictures. Latents are unscaled here; the diffusion works on `latent * scaling_factor`."""
+
+import torch
+
+from .errors import Blip3oError
+
+
+def build(config: dict):
+    """diffusers' AutoencoderDC from its config.json."""
+    from diffusers import AutoencoderDC
+
+    return AutoencoderDC.from_config(config)
+
+
+def compression(config: dict) -> int:
+    """Pixels per latent cell along one side (32 in the published model)."""
+    return 2 ** (len(config["decoder_block_out_channels"]) - 1)
+
+
+def latent_size(width: int, height: int, multiple: int) -> tuple[int, int]:
+    """Pixels -> latent (h, w). `multiple`: compression times the transformer's patch size."""
+    if width <= 0 or height <= 0 or width % multiple or height % multiple:
+        nearest = [max(multiple, round(side / multiple) * multiple) for side in (width, height)]
+        raise Blip3oError(
+            f"{width}x{height} cannot be drawn: both sides must be positive multiples of {multiple} pixels. "
+            f"Nearest: {nearest[0]}x{nearest[1]}."
+        )
+    return height // multiple, width // multiple
+
+
+@torch.no_grad()
+def decode(vae, latents: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) unscaled latents -> (B, H, W, 3) float32 in [0, 1]."""
+    pixels = vae.decode(latents.to(vae.dtype)).sample
+    if not bool(torch.isfinite(pixels).all()):
+        raise Blip3oError(
+            f"The autoencoder gave values that are not finite in {vae.dtype}. Use bf16 or fp32: its activations overflow fp16."
+        )
+    return (pixels.float() / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+
+
+@torch.no_grad()
+def encode(vae, images: torch.Tensor) -> torch.Tensor:
+    """(B, H, W, 3) in [0, 1] -> (B, C, h, w) unscaled latents. Deterministic: DC-AE has no variance."""
+    return vae.encode((images.movedim(-1, 1) * 2 - 1).to(vae.dtype)).latent
+
+
+@torch.no_grad()
+def preview_factors(vae, cells: int = 2, count: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+    """Linear map from one latent cell to its mean colour: (C, 3) factors and (3,) bias, colours in [-1, 1].
+
+    Fitted by ridge regression on `count` synthetic pictures of `cells` x `cells` latent cells, each a smooth random field
+    of colours, put through this autoencoder's own encoder: any checkpoint gets factors of its own, without a photograph.
+    """
+    generator = torch.Generator("cpu").manual_seed(0)
+    side = cells * vae.spatial_compression_ratio
+    knots = torch.rand(count, 3, cells, cells, generator=generator) * 2 - 1
+    images = torch.nn.functional.interpolate(knots, size=(side, side), mode="bilinear", align_corners=False)
+    latents = encode(vae, (images.movedim(1, -1) + 1) / 2).float()
+    colours = torch.nn.functional.adaptive_avg_pool2d(images, (cells, cells))
+    x = latents.movedim(1, -1).flatten(0, 2).double()
+    y = colours.movedim(1, -1).flatten(0, 2).double()
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    x, y = x - mean_x, y - mean_y
+    ridge = (1e-3 * x.pow(2).sum(0).mean()).clamp(min=1e-6) * torch.eye(x.shape[1], dtype=x.dtype)
+    factors = torch.linalg.solve(x.T @ x + ridge, x.T @ y)
+    return factors.float(), (mean_y - mean_x @ factors).float()

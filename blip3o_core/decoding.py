@@ -1,0 +1,216 @@
+"""The decode engine: prefill, then one image token per step, hidden states collected on the way.
+
+- The hidden state of token i appears when token i is fed; the last token costs one more step, and no second pass over the
+  sequence is needed (the authors run one, reference.md 3).
+- Every row has its own generator on the CPU and one uniform number per token drawn from it, so row k of a batch is the
+  single run with that seed, on any device.
+- Rows of different prompt lengths are padded on the left, masked, and keep their own positions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from .errors import Blip3oError
+from .language import KVCache, LanguageModel
+
+Callback = Callable[[int, int, torch.Tensor], None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. Defaults are the reference's: top-k, then top-p on the survivors, temperature 1."""
+
+    top_k: int = 1200  # 0: no limit; 1: greedy
+    top_p: float = 0.95
+    temperature: float = 1.0  # 0: greedy
+    image_tokens_only: bool = True  # False: the whole vocabulary, and an end token ends the row
+    guidance: float = 1.0  # scale on the logits against a negative prompt; 1: off
+
+    def __post_init__(self):
+        if self.top_k < 0 or not 0 < self.top_p <= 1 or self.temperature < 0 or self.guidance < 1:
+            raise Blip3oError(
+                f"{self}: top_k must be 0 or more, top_p in (0, 1], temperature 0 or more, guidance 1 or more."
+            )
+
+    @property
+    def greedy(self) -> bool:
+        return self.top_k == 1 or self.temperature == 0
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """`ids` (B, T) token ids, padded with the pad token behind an early end; `lengths` (B) ids that count;
+    `hidden` (B, 1 + T, D): the scale token's state, then each token's."""
+
+    ids: torch.Tensor
+    lengths: list[int]
+    hidden: torch.Tensor
+
+
+def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """(B, V) float32 logits and (B,) numbers in [0, 1) -> (B,) indices.
+
+    Top-k, then the smallest set of the most likely survivors whose mass reaches top-p (transformers' TopK and TopP
+    warpers in that order, after temperature), then the inverse of the cumulative distribution.
+    """
+    if sampling.greedy:
+        return logits.argmax(-1)
+    size = logits.shape[-1]
+    values, index = (logits / sampling.temperature).topk(min(sampling.top_k or size, size))
+    mass = values.softmax(-1)
+    mass = mass.masked_fill(mass.cumsum(-1) - mass >= sampling.top_p, 0) if sampling.top_p < 1 else mass
+    edges = mass.cumsum(-1)
+    pick = (edges <= uniforms[:, None] * edges[:, -1:]).sum(-1)
+    pick = torch.minimum(pick, (mass > 0).sum(-1) - 1)
+    return index.gather(-1, pick[:, None])[:, 0]
+
+
+def pad_left(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of ids -> (B, S) ids and (B, S) bool, True where a row has a token."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=device)
+    keep = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in rows], device=device)
+    return ids, keep
+
+
+def causal_mask(keep: torch.Tensor) -> torch.Tensor | None:
+    """(B, S) bool -> (B, 1, S, S) causal mask without the padding; None when nothing is padded.
+
+    A padding query sees itself: a row with nothing to see would be NaN and poison the next layer's values.
+    """
+    if bool(keep.all()):
+        return None
+    steps = keep.shape[1]
+    causal = torch.ones(steps, steps, dtype=torch.bool, device=keep.device).tril()
+    itself = torch.eye(steps, dtype=torch.bool, device=keep.device)
+    return ((causal & keep[:, None, :]) | itself)[:, None]
+
+
+def own_positions(keep: torch.Tensor) -> torch.Tensor:
+    """(B, S) bool -> (B, S) positions that start at 0 with each row's first token."""
+    return (keep.long().cumsum(-1) - 1).clamp(min=0)
+
+
+@torch.no_grad()
+def decode(
+    lm: LanguageModel,
+    prompts: list[list[int]],
+    seeds: list[int],
+    sampling: Sampling,
+    negative: list[int] | None = None,
+    callback: Callback | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Decoded:
+    """Write one picture per prompt, H * W tokens each.
+
+    `negative`: ids of the prompt that guidance leads away from, used when `sampling.guidance` > 1.
+    `callback(done, total, ids (B, done))` runs once per token and may raise to cancel.
+    `device`, `dtype`: where and in what to compute; the weights' own by default.
+    """
+    weight = lm.model.embed_tokens.weight
+    device, dtype = device or weight.device, dtype or weight.dtype
+    batch, total = len(prompts), lm.num_tokens
+    _check_room(lm, max(map(len, prompts + ([negative] if negative else []))) + total)
+    guided = sampling.guidance > 1 and negative is not None
+    rows = prompts + ([negative] * batch if guided else [])
+    ids, keep = pad_left(rows, lm.vocabulary.pad, device)
+    mask, positions = causal_mask(keep), own_positions(keep)
+    cache = KVCache(lm.config, len(rows), ids.shape[1] + total, device, dtype)
+    future = keep.new_ones(len(rows), total)
+    seen = None if mask is None else torch.cat([keep, future], 1)[:, None, None]
+
+    state = lm(lm.embed(ids, dtype), positions, mask, cache)[:, -1:]
+    head = lm.head_weight(state, sampling.image_tokens_only)
+    offset = lm.vocabulary.image_start if sampling.image_tokens_only else 0
+    stop = torch.tensor([] if sampling.image_tokens_only else lm.vocabulary.stop, device=device, dtype=torch.long)
+    uniforms = _uniforms(seeds, total).to(device)
+    out = torch.full((batch, total), lm.vocabulary.pad, device=device)
+    hidden = state.new_zeros(batch, 1 + total, state.shape[-1])
+    lengths = torch.full((batch,), total, device=device)
+    running = torch.ones(batch, dtype=torch.bool, device=device)
+    position = positions[:, -1:]
+
+    for step in range(total):
+        hidden[:, step] = state[:batch, 0]
+        logits = F.linear(state[:, 0], head).float()
+        if guided:
+            logits = logits[batch:] + sampling.guidance * (logits[:batch] - logits[batch:])
+        if step == 0:
+            _check_finite(logits)
+        token = choose(logits, uniforms[:, step], sampling) + offset
+        if stop.numel():
+            token = torch.where(running, token, lm.vocabulary.pad)
+            ended = running & torch.isin(token, stop)
+            lengths = torch.where(ended, step + 1, lengths)
+            running = running & ~ended
+        out[:, step] = token
+        if callback is not None:
+            callback(step + 1, total, out[:, : step + 1])
+        fed = torch.cat([token, token]) if guided else token
+        position = position + 1
+        view = None if seen is None else seen[..., : cache.filled + 1]
+        state = lm(lm.embed(fed[:, None], dtype), position, view, cache)
+        if stop.numel() and not bool(running.any()):
+            total = step + 1
+            break
+    hidden[:, total] = state[:batch, 0]
+    _check_finite(hidden)
+    return Decoded(out[:, :total], lengths.clamp(max=total).tolist(), hidden[:, : 1 + total])
+
+
+@torch.no_grad()
+def read(
+    lm: LanguageModel,
+    prompts: list[list[int]],
+    ids: torch.Tensor,
+    unmasked: bool = False,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """One pass over prompt and tokens: (B, T) ids -> (B, 1 + T, D) hidden states from the scale token on.
+
+    `unmasked` repeats the authors' second pass (reference.md 3): padding is attended to and moves the positions, so a row
+    depends on its neighbours' lengths, and the first <im_start> of the row, even one in the user's text, begins the slice.
+    """
+    weight = lm.model.embed_tokens.weight
+    device, dtype = device or weight.device, dtype or weight.dtype
+    _check_room(lm, max(map(len, prompts)) + ids.shape[1])
+    before, keep = pad_left(prompts, lm.vocabulary.pad, device)
+    ids = torch.cat([before, ids.to(device)], 1)
+    keep = torch.cat([keep, keep.new_ones(keep.shape[0], ids.shape[1] - keep.shape[1])], 1)
+    if unmasked:
+        positions = torch.arange(ids.shape[1], device=device)[None].expand_as(ids)
+        hidden = lm(lm.embed(ids, dtype), positions)
+        starts = [row.index(lm.vocabulary.image_start_tag) + 1 for row in ids.tolist()]
+        if len(set(starts)) > 1:
+            raise Blip3oError(f"The rows' pictures begin at {starts}; the authors' batch only runs when all begin together.")
+        hidden = hidden[:, starts[0] :]
+    else:
+        hidden = lm(lm.embed(ids, dtype), own_positions(keep), causal_mask(keep))[:, before.shape[1] - 1 :]
+    _check_finite(hidden)
+    return hidden
+
+
+def _uniforms(seeds: list[int], count: int) -> torch.Tensor:
+    """(B, count) numbers in [0, 1), row by row from its own CPU generator."""
+    return torch.stack([torch.rand(count, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds])
+
+
+def _check_room(lm: LanguageModel, length: int) -> None:
+    if length > lm.config.max_position_embeddings:
+        raise Blip3oError(
+            f"Prompt and picture need {length} tokens, the model has room for {lm.config.max_position_embeddings}. "
+            "Shorten the prompt."
+        )
+
+
+def _check_finite(states: torch.Tensor) -> None:
+    if not bool(torch.isfinite(states).all()):
+        raise Blip3oError(
+            f"The language model computed values that are not finite ({states.dtype}). Load it in bf16 or fp32; if that "
+            "does not help, the weights or a LoRA on them are damaged: run `python -m blip3o_core inspect` on the folder."
+        )

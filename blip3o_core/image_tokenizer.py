@@ -1,0 +1,131 @@
+"""TA-Tok: picture -> image codes. SigLIP2 tower, task layer, SimVQ codebook (reference.md 6.2).
+
+- Only what encoding needs is built: the tower up to its second to last layer, the task layer, the codebook. The decoder,
+  the last layer and the attention pooling of the published file are left on disk.
+- Codes are the argmax; the authors' training mode samples them instead.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .errors import Blip3oError
+from .weights import Table, read_json
+
+PREFIX = "model.vision_tower.vision_tower."
+_LAYER = "encoder.encoder.layers."
+# SigLIP2 so400m patch14-384, the only tower published checkpoints use: heads and input side are not in the tensors.
+_PUBLISHED = {"hidden_size": 1152, "num_attention_heads": 16, "image_size": 384}
+
+
+@dataclass(frozen=True)
+class TowerShape:
+    """What the tensors say, plus heads and input side in pixels from a `vision_config` (None: not known)."""
+
+    width: int
+    layers: int
+    mlp: int
+    patch: int
+    channels: int
+    tokens: int
+    codes: int
+    code_width: int
+    heads: int | None
+    side: int | None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(H, W) of the codes; the tower's position table is square."""
+        side = round(self.tokens**0.5)
+        if side * side != self.tokens:
+            raise Blip3oError(f"The image tokenizer has {self.tokens} positions, which is no square grid.")
+        return side, side
+
+
+def tower_shape(table: Table, folder: Path, config: dict) -> TowerShape | None:
+    """Sizes of the image tokenizer in a checkpoint's tensors (prefix stripped), None when it holds none."""
+    if "encoder.embeddings.position_embedding.weight" not in table:
+        return None
+    try:
+        tokens, width = table["encoder.embeddings.position_embedding.weight"].shape
+        _, channels, patch, _ = table["encoder.embeddings.patch_embedding.weight"].shape
+        codes, code_width = table["bottleneck.regularizer.embedding.weight"].shape
+        mlp = table[_LAYER + "0.mlp.fc1.weight"].shape[0]
+    except (KeyError, ValueError) as error:
+        raise Blip3oError(f"{folder}: the image tokenizer (TA-Tok) is incomplete or of another kind: {error}.") from error
+    layers = len({name.split(".")[3] for name in table if name.startswith(_LAYER)})
+    vision = _vision_config(folder, config, width, layers)
+    return TowerShape(
+        width, layers, mlp, patch, channels, tokens, codes, code_width,
+        vision.get("num_attention_heads"), vision.get("image_size"),
+    )  # fmt: skip
+
+
+def _vision_config(folder: Path, config: dict, width: int, layers: int) -> dict:
+    """A `vision_config` of this width and depth: in config.json, or in a JSON file in or beside the checkpoint."""
+    found = [config.get("vision_config")]
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json"), *folder.parent.glob("*/*.json")]):
+        if path.name.endswith("config.json") and path.name not in ("tokenizer_config.json", "generation_config.json"):
+            try:
+                found.append(read_json(path).get("vision_config"))
+            except Blip3oError:
+                continue
+    for vision in found:
+        if isinstance(vision, dict) and (vision.get("hidden_size"), vision.get("num_hidden_layers")) == (width, layers):
+            return vision
+    return _PUBLISHED if width == _PUBLISHED["hidden_size"] else {}
+
+
+class ImageTokenizer(nn.Module):
+    """Pictures -> codes and features. State-dict names are those of the published file."""
+
+    def __init__(self, shape: TowerShape):
+        from transformers import SiglipVisionConfig
+        from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
+
+        super().__init__()
+        self.shape = shape
+        config = SiglipVisionConfig(
+            hidden_size=shape.width, intermediate_size=shape.mlp, num_hidden_layers=shape.layers - 1,
+            num_attention_heads=shape.heads or 1, num_channels=shape.channels, patch_size=shape.patch,
+            image_size=shape.side or shape.grid[0] * shape.patch, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6,
+        )  # fmt: skip
+        config._attn_implementation = "sdpa"
+        self.encoder = nn.ModuleDict({"embeddings": SiglipVisionEmbeddings(config), "encoder": SiglipEncoder(config)})
+        self.encode_task_layer = nn.Sequential(nn.Linear(shape.width, shape.width), nn.Tanh())
+        self.bottleneck = nn.ModuleDict(
+            {
+                "in_linear": nn.Linear(shape.width, shape.code_width),
+                "regularizer": nn.ModuleDict(
+                    {
+                        "embedding": nn.Embedding(shape.codes, shape.code_width),
+                        "embedding_proj": nn.Linear(shape.code_width, shape.code_width),
+                    }
+                ),
+            }
+        )
+
+    def restore_buffers(self) -> None:
+        """Position ids are no checkpoint tensor; a network built on the meta device gets them here."""
+        self.encoder["embeddings"].position_ids = torch.arange(self.shape.tokens).expand((1, -1))
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, side, side) in [-1, 1] -> (B, H*W, width): the authors' `vq_feats`, after the task layer."""
+        if self.shape.heads is None or self.shape.side is None:
+            raise Blip3oError(
+                f"This checkpoint's image tokenizer is {self.shape.width} wide with {self.shape.layers} layers; its number "
+                "of attention heads is in no file. Put a config.json with its `vision_config` beside the checkpoint."
+            )
+        states = self.encoder["encoder"](inputs_embeds=self.encoder["embeddings"](pixels)).last_hidden_state
+        return self.encode_task_layer(states)
+
+    def codes(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, H*W, width) features -> (B, H*W) int64 codes, row-major: the nearest codebook direction."""
+        quantiser = self.bottleneck["regularizer"]
+        wanted = F.normalize(self.bottleneck["in_linear"](features), dim=-1)
+        index = torch.arange(self.shape.codes, device=features.device)
+        known = F.normalize(quantiser["embedding_proj"](quantiser["embedding"](index).to(wanted.dtype)), dim=-1)
+        return (wanted @ known.T).argmax(-1)

@@ -1,0 +1,123 @@
+"""The language model: transformers' Qwen3 modules, run by our own loop over a preallocated KV cache.
+
+- The modules and their names are transformers' (checkpoints, LoRA tools and training speak them); only the walk over the
+  layers is ours, so that the cache is one fixed buffer and nothing depends on the cache classes of a transformers release.
+- The diffusion connector hangs on the inner model, where the checkpoint has it.
+- Weights are read through the modules' own forward or `leaf_weight`, so a host may stream or patch them.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .connector import build_connector
+from .errors import Blip3oError
+from .vocabulary import Vocabulary
+
+
+def leaf_weight(module: nn.Module, like: torch.Tensor) -> torch.Tensor:
+    """The module's weight on `like`'s device and dtype, through `weight_for(like)` where a host's leaf offers it."""
+    if hasattr(module, "weight_for"):
+        return module.weight_for(like)
+    return module.weight.to(device=like.device, dtype=like.dtype)
+
+
+class KVCache:
+    """Keys and values of every layer, (layers, 2, B, kv_heads, length, head_dim), allocated once per run."""
+
+    def __init__(self, config, batch: int, length: int, device, dtype):
+        shape = (config.num_hidden_layers, 2, batch, config.num_key_value_heads, length, config.head_dim)
+        self.data = torch.zeros(shape, device=device, dtype=dtype)
+        self.filled = 0
+
+    @staticmethod
+    def nbytes(config, batch: int, length: int, dtype: torch.dtype) -> int:
+        """Bytes that a cache of this size takes."""
+        numbers = config.num_hidden_layers * 2 * batch * config.num_key_value_heads * length * config.head_dim
+        return numbers * dtype.itemsize
+
+    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write (B, kv_heads, S, head_dim) behind the filled part; return views of everything up to there."""
+        end = self.filled + keys.shape[2]
+        store = self.data[layer]
+        store[0, :, :, self.filled : end] = keys
+        store[1, :, :, self.filled : end] = values
+        return store[0, :, :, :end], store[1, :, :, :end]
+
+
+class LanguageModel(nn.Module):
+    """Qwen3 with the diffusion connector, for one checkpoint's vocabulary and token grid."""
+
+    def __init__(self, config, cross_width: int, vocabulary: Vocabulary, grid: tuple[int, int], tied: bool):
+        """`config`: a transformers Qwen3Config. `cross_width`: width of the cross-attention tokens."""
+        from transformers import Qwen3Model
+
+        super().__init__()
+        if config.use_sliding_window:
+            raise Blip3oError("config.json asks for sliding-window attention; no BLIP3o-NEXT checkpoint uses it.")
+        self.config, self.vocabulary, self.grid = config, vocabulary, grid
+        self.model = Qwen3Model(config)
+        self.model.diffusion_connector = build_connector(config.hidden_size, cross_width)
+        self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def connector(self) -> nn.Module:
+        return self.model.diffusion_connector
+
+    @property
+    def num_tokens(self) -> int:
+        """Image tokens of one picture, H * W."""
+        return self.grid[0] * self.grid[1]
+
+    def head_weight(self, like: torch.Tensor, image_tokens_only: bool) -> torch.Tensor:
+        """Output matrix on `like`'s device: (K, D) for image tokens only, else (vocabulary, D)."""
+        weight = leaf_weight(self.lm_head or self.model.embed_tokens, like)
+        start = self.vocabulary.image_start
+        return weight[start : start + self.vocabulary.num_codes] if image_tokens_only else weight
+
+    def embed(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """(B, S) ids -> (B, S, D)."""
+        return self.model.embed_tokens(ids).to(dtype)
+
+    def forward(
+        self,
+        embeds: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> torch.Tensor:
+        """(B, S, D) embeddings at (B, S) positions -> (B, S, D) hidden states after the final norm.
+
+        `mask`: bool (B or 1, 1, S, keys), True where a query may look; None is causal (S > 1) or everything (S = 1).
+        `cache`: keys and values of earlier tokens; the new ones are appended.
+        """
+        x = embeds
+        rope = self.model.rotary_emb(x, positions)
+        for index, layer in enumerate(self.model.layers):
+            x = x + self._attend(index, layer.self_attn, layer.input_layernorm(x), rope, mask, cache)
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+        if cache is not None:
+            cache.filled += embeds.shape[1]
+        return self.model.norm(x)
+
+    def _attend(self, index, attn, x, rope, mask, cache) -> torch.Tensor:
+        from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
+
+        batch, steps, _ = x.shape
+        width, kv_heads = self.config.head_dim, self.config.num_key_value_heads
+        q = attn.q_norm(attn.q_proj(x).view(batch, steps, -1, width)).transpose(1, 2)
+        k = attn.k_norm(attn.k_proj(x).view(batch, steps, -1, width)).transpose(1, 2)
+        v = attn.v_proj(x).view(batch, steps, -1, width).transpose(1, 2)
+        q, k = apply_rotary_pos_emb(q, k, *rope)
+        if cache is not None:
+            k, v = cache.append(index, k, v)
+        if steps == 1:
+            # Heads that share keys become queries of one head: no repeated keys, no causal mask needed.
+            out = F.scaled_dot_product_attention(q.view(batch, kv_heads, -1, width), k, v, attn_mask=mask)
+            out = out.reshape(batch, 1, -1)
+        else:
+            groups = q.shape[1] // kv_heads
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+            out = out.transpose(1, 2).reshape(batch, steps, -1)
+        return attn.o_proj(out)
