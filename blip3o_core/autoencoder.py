@@ -17,15 +17,14 @@ def compression(config: dict) -> int:
     return 2 ** (len(config["decoder_block_out_channels"]) - 1)
 
 
-def latent_size(width: int, height: int, multiple: int) -> tuple[int, int]:
-    """Pixels -> latent (h, w). `multiple`: compression times the transformer's patch size."""
+def check_size(width: int, height: int, multiple: int) -> None:
+    """Raise Blip3oError unless both sides in pixels are multiples of `multiple` (compression times patch size)."""
     if width <= 0 or height <= 0 or width % multiple or height % multiple:
         nearest = [max(multiple, round(side / multiple) * multiple) for side in (width, height)]
         raise Blip3oError(
             f"{width}x{height} cannot be drawn: both sides must be positive multiples of {multiple} pixels. "
             f"Nearest: {nearest[0]}x{nearest[1]}."
         )
-    return height // multiple, width // multiple
 
 
 @torch.no_grad()

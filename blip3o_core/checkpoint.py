@@ -62,7 +62,9 @@ def open_checkpoint(folder: str | Path, diffusion_folder: str | Path | None = No
     """Recognise the checkpoint in `folder`. Raises Blip3oError saying what is missing or what it is instead."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise Blip3oError(f"{folder} is not a folder. Give the folder that holds config.json and the .safetensors files.")
+        raise Blip3oError(
+            f"{folder} is not a folder. Give the folder that holds config.json and the .safetensors files."
+        )
     config = read_json(folder / "config.json")
     table = weights.read_table(folder)
     if "model.embed_tokens.weight" not in table or CONNECTOR + "0.weight" not in table:
@@ -179,7 +181,13 @@ class Checkpoint:
         ignored = {
             "language model": ("lm_head.",) if self._tied else (),
             # Saved with the tower and needed only to turn codes back into features.
-            "image tokenizer (TA-Tok)": ("decoder.", "decode_task_layer.", "encoder.", "bottleneck.out_linear.", "scale_layer."),
+            "image tokenizer (TA-Tok)": (
+                "decoder.",
+                "decode_task_layer.",
+                "encoder.",
+                "bottleneck.out_linear.",
+                "scale_layer.",
+            ),
         }
         known = (*LANGUAGE, SANA, VAE, image_tokenizer.PREFIX, *EDIT_CONNECTORS.values())
         lines = [f"unexpected: {name}" for name in self.table if not name.startswith(known)]
@@ -204,7 +212,9 @@ class Checkpoint:
         from transformers import Qwen3Config
 
         # The library's own bookkeeping fields would be read as those of another class or release.
-        fields = {k: v for k, v in self.config.items() if k not in ("model_type", "architectures", "transformers_version")}
+        fields = {
+            k: v for k, v in self.config.items() if k not in ("model_type", "architectures", "transformers_version")
+        }
         config = Qwen3Config(**fields)
         config._attn_implementation = "sdpa"
         width = self.table[CONNECTOR + "0.weight"].shape[0]
@@ -322,7 +332,9 @@ def _find_diffusion_folder(folder: Path, given: str | Path | None, table: Table,
     else:
         siblings = [path for path in sorted(folder.absolute().parent.iterdir()) if path.is_dir()]
         candidates = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir()), *siblings]
-    complete = [c for c in candidates if (c / "transformer/config.json").is_file() and (c / "vae/config.json").is_file()]
+    complete = [
+        c for c in candidates if (c / "transformer/config.json").is_file() and (c / "vae/config.json").is_file()
+    ]
     for candidate in complete:
         if given is not None or _fits(candidate, table):
             return candidate

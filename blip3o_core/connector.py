@@ -14,7 +14,9 @@ def build_connector(width_in: int, width_out: int) -> nn.Sequential:
 
     norm = RMSNorm(width_out, eps=1e-5)
     nn.init.constant_(norm.weight, 5.5**0.5)
-    return nn.Sequential(nn.Linear(width_in, width_out), nn.GELU(approximate="tanh"), nn.Linear(width_out, width_out), norm)
+    return nn.Sequential(
+        nn.Linear(width_in, width_out), nn.GELU(approximate="tanh"), nn.Linear(width_out, width_out), norm
+    )
 
 
 def connect(connector: nn.Module, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -187,7 +187,9 @@ def read(
         hidden = lm(lm.embed(ids, dtype), positions)
         starts = [row.index(lm.vocabulary.image_start_tag) + 1 for row in ids.tolist()]
         if len(set(starts)) > 1:
-            raise Blip3oError(f"The rows' pictures begin at {starts}; the authors' batch only runs when all begin together.")
+            raise Blip3oError(
+                f"The rows' pictures begin at {starts}; the authors' batch only runs when all begin together."
+            )
         hidden = hidden[:, starts[0] :]
     else:
         hidden = lm(lm.embed(ids, dtype), own_positions(keep), causal_mask(keep))[:, before.shape[1] - 1 :]

@@ -29,7 +29,7 @@ def sigmas(steps: int, shift: float = 1.0, denoise: float = 1.0) -> torch.Tensor
     if not 0 < denoise <= 1 or shift <= 0:
         raise Blip3oError(f"denoise is {denoise} and shift {shift}; denoise must be in (0, 1], shift above 0.")
     total = int(steps / denoise)
-    line = torch.linspace(1, 1 / total, total, dtype=torch.float32)
+    line = torch.linspace(1, 1 / total, total, dtype=torch.float64).float()
     line = shift * line / (1 + (shift - 1) * line)
     return torch.cat([line, line.new_zeros(1)])[-(steps + 1) :]
 

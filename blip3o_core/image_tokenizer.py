@@ -55,7 +55,9 @@ def tower_shape(table: Table, folder: Path, config: dict) -> TowerShape | None:
         codes, code_width = table["bottleneck.regularizer.embedding.weight"].shape
         mlp = table[_LAYER + "0.mlp.fc1.weight"].shape[0]
     except (KeyError, ValueError) as error:
-        raise Blip3oError(f"{folder}: the image tokenizer (TA-Tok) is incomplete or of another kind: {error}.") from error
+        raise Blip3oError(
+            f"{folder}: the image tokenizer (TA-Tok) is incomplete or of another kind: {error}."
+        ) from error
     layers = len({name.split(".")[3] for name in table if name.startswith(_LAYER)})
     vision = _vision_config(folder, config, width, layers)
     return TowerShape(

@@ -53,7 +53,9 @@ def draw_tokens(
     """
     for prompt in prompts:
         if not prompt.strip():
-            raise Blip3oError(f"The prompt is empty ({prompt!r}): there is nothing to draw. Describe the picture in words.")
+            raise Blip3oError(
+                f"The prompt is empty ({prompt!r}): there is nothing to draw. Describe the picture in words."
+            )
     rows = [encoder.encode(prompt, parse_special) for prompt in prompts]
     guided = sampling.guidance > 1
     negative = encoder.encode(negative_prompt or "", parse_special) if guided else None
@@ -129,10 +131,9 @@ class Pipeline:
         callback=None,
     ) -> torch.Tensor:
         """Tokens -> pictures (B, H, W, 3) float32 in [0, 1]. `size`: (width, height) in pixels; `seeds`: of the noise."""
-        width, height = size or self.default_size
-        cell = autoencoder.latent_size(width, height, self.checkpoint.latent_multiple)
-        patch = self.checkpoint.transformer_config.get("patch_size", 1)
-        shape = (self.transformer.config.in_channels, cell[0] * patch, cell[1] * patch)
+        width, height = self.check(size, steps)
+        factor = autoencoder.compression(self.checkpoint.autoencoder_config)
+        shape = (self.transformer.config.in_channels, height // factor, width // factor)
         schedule = diffusion.sigmas(steps, self.checkpoint.shift)
         condition_ = condition(self.language, tokens, self.source)
         latents = diffusion.sample(
@@ -140,6 +141,13 @@ class Pipeline:
             schedule, guidance, condition_.mask, callback,
         )  # fmt: skip
         return autoencoder.decode(self.autoencoder, latents / self.autoencoder.config.scaling_factor)
+
+    def check(self, size: tuple[int, int] | None, steps: int) -> tuple[int, int]:
+        """The size to draw; raises Blip3oError for one that cannot be drawn, or a number of steps below 1."""
+        diffusion.sigmas(steps)
+        size = size or self.default_size
+        autoencoder.check_size(*size, self.checkpoint.latent_multiple)
+        return size
 
     @property
     def default_size(self) -> tuple[int, int]:

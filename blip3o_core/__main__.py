@@ -1,0 +1,217 @@
+"""`python -m blip3o_core`: the library from the command line."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from .decoding import Sampling
+from .errors import Blip3oError
+
+DTYPES = ("auto", "bf16", "fp16", "fp32")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m blip3o_core", description="Draw pictures with BLIP3o-NEXT checkpoints."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    generate = commands.add_parser(
+        "generate",
+        help="draw pictures from text",
+        description="Draw a picture from a prompt, or one per line of a file. The settings are stored in each PNG.",
+        epilog='example: python -m blip3o_core generate --model models/BLIP3o --prompt "a red cube" --out cube.png',
+    )
+    what = generate.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompt", help="what to draw")
+    what.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="text file, one prompt per line; empty lines are skipped"
+    )
+    generate.add_argument(
+        "--out", type=Path, required=True, help="PNG to write; with --prompts a folder for 00000.png, 00001.png, ..."
+    )
+    _model_arguments(generate)
+    defaults = Sampling()
+    generate.add_argument("--seed", type=int, default=0, help="seed; the picture of row k uses seed + k (default 0)")
+    generate.add_argument(
+        "--noise-seed", type=int, help="seed of the diffusion noise, when only that should change (default: as --seed)"
+    )
+    generate.add_argument("--steps", type=int, default=30, help="diffusion steps (default 30)")
+    generate.add_argument(
+        "--guidance", type=float, default=2.0, help="diffusion guidance, 1 turns it off (default 2.0)"
+    )
+    generate.add_argument(
+        "--size", metavar="WxH", help="picture size in pixels (default: what the model was trained at)"
+    )
+    generate.add_argument(
+        "--top-k",
+        type=int,
+        default=defaults.top_k,
+        help="sample among the K likeliest tokens; 0: all, 1: greedy (1200)",
+    )
+    generate.add_argument(
+        "--top-p", type=float, default=defaults.top_p, help="and among those that hold this mass (0.95)"
+    )
+    generate.add_argument("--temperature", type=float, default=defaults.temperature, help="0 is greedy (default 1.0)")
+    generate.add_argument("--negative-prompt", help="what to lead the tokens away from, with --token-guidance above 1")
+    generate.add_argument(
+        "--token-guidance", type=float, default=1.0, help="guidance on the token logits (default 1: off)"
+    )
+    generate.add_argument("--batch", type=int, default=1, help="prompts decoded and rendered together (default 1)")
+    generate.set_defaults(run=run_generate)
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="say what a checkpoint is",
+        description="Recognise a checkpoint folder and check every tensor's shape.",
+    )
+    inspect.add_argument("model", type=Path, metavar="DIR", help="checkpoint folder")
+    inspect.add_argument(
+        "--diffusion-folder", type=Path, help="folder with transformer/ and vae/ configs, if not found"
+    )
+    inspect.set_defaults(run=run_inspect)
+    return parser
+
+
+def _model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, metavar="DIR", required=True, help="checkpoint folder")
+    parser.add_argument("--diffusion-folder", type=Path, help="folder with transformer/ and vae/ configs, if not found")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: the GPU when there is one)"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="number format (default: as stored)")
+
+
+def run_inspect(arguments: argparse.Namespace) -> None:
+    from .checkpoint import open_checkpoint
+
+    print(open_checkpoint(arguments.model, arguments.diffusion_folder).describe())
+
+
+def run_generate(arguments: argparse.Namespace) -> None:
+    from .picture_file import check_writable, save_png
+    from .pipeline import Pipeline, row_seeds
+
+    prompts, paths = _prompts_and_paths(arguments)
+    check_writable(paths[0].parent)
+    size = _parse_size(arguments.size)
+    if arguments.batch < 1:
+        raise Blip3oError(f"--batch is {arguments.batch}; at least 1 prompt must be drawn at a time.")
+    sampling = Sampling(arguments.top_k, arguments.top_p, arguments.temperature, guidance=arguments.token_guidance)
+    pipeline = Pipeline.load(
+        arguments.model, _device(arguments.device), _dtype(arguments.dtype), arguments.diffusion_folder
+    )
+    size = pipeline.check(size, arguments.steps)
+    noise_seed = arguments.seed if arguments.noise_seed is None else arguments.noise_seed
+    for prompt in prompts:
+        pipeline.encoder.encode(prompt)
+    for first in range(0, len(prompts), arguments.batch):
+        rows = prompts[first : first + arguments.batch]
+        seeds, noise_seeds = (row_seeds(seed, len(rows), first) for seed in (arguments.seed, noise_seed))
+        name = f"{first + 1}/{len(prompts)} " if len(prompts) > 1 else ""
+        with _Bar(f"{name}tokens") as bar:
+            tokens = pipeline.draw(rows, seeds, sampling, negative_prompt=arguments.negative_prompt, callback=bar)
+        with _Bar(f"{name}diffusion") as bar:
+            images = pipeline.render(tokens, noise_seeds, size, arguments.steps, arguments.guidance, bar)
+        for k, image in enumerate(images):
+            settings = _settings(arguments, pipeline, rows[k], seeds[k], noise_seeds[k], size)
+            save_png(paths[first + k], image, settings)
+            print(paths[first + k])
+
+
+def _settings(arguments, pipeline, prompt: str, seed: int, noise_seed: int, size) -> dict:
+    """Everything that decides the picture, and the command that draws it alone."""
+    options = {
+        "prompt": prompt, "seed": seed, "noise_seed": noise_seed, "steps": arguments.steps, "guidance": arguments.guidance,
+        "size": f"{size[0]}x{size[1]}", "top_k": arguments.top_k, "top_p": arguments.top_p,
+        "temperature": arguments.temperature, "token_guidance": arguments.token_guidance,
+        "dtype": arguments.dtype, "device": str(arguments.device),
+    }  # fmt: skip
+    if arguments.negative_prompt is not None:
+        options["negative_prompt"] = arguments.negative_prompt
+    words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
+    command = shlex.join(["python", "-m", "blip3o_core", "generate", *words, "--model=DIR", "--out=OUT.png"])
+    return {
+        **options,
+        "checkpoint": pipeline.checkpoint.folder.name,
+        "tokens": pipeline.checkpoint.vocabulary_id,
+        "command": command,
+    }
+
+
+def _prompts_and_paths(arguments: argparse.Namespace) -> tuple[list[str], list[Path]]:
+    if arguments.prompts is None:
+        out = arguments.out
+        if out.is_dir() or out.suffix.lower() != ".png":
+            raise Blip3oError(f"--out is {out}; for one prompt it must be the name of a .png file.")
+        return [arguments.prompt], [out]
+    try:
+        lines = arguments.prompts.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Blip3oError(f"--prompts {arguments.prompts} cannot be read: {error}. Give a UTF-8 text file.") from error
+    prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise Blip3oError(
+            f"--prompts {arguments.prompts} holds no prompt: every line is empty. Write one prompt per line."
+        )
+    return prompts, [arguments.out / f"{k:05d}.png" for k in range(len(prompts))]
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise Blip3oError(f"--size is {text!r}; write width and height in pixels, like 1024x768.")
+    return int(parts[0]), int(parts[1])
+
+
+def _device(name: str):
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise Blip3oError(f"--device {name!r} is no device: {str(error).splitlines()[0]}. Try cpu or cuda.") from error
+
+
+def _dtype(name: str):
+    import torch
+
+    return {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
+
+
+class _Bar:
+    """A progress bar that is a callback (done, total, anything)."""
+
+    def __init__(self, label: str):
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc=label, leave=False, file=sys.stderr)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._bar.close()
+
+    def __call__(self, done: int, total: int, _) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except Blip3oError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

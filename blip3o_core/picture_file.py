@@ -1,0 +1,54 @@
+"""Pictures on disk: whole or not at all, with the settings that make them again inside."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+from .errors import Blip3oError
+
+KEY = "blip3o"
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder if needed and try to write in it, before any work is done for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Blip3oError(f"Pictures cannot be written to {folder}: {error}. Choose another --out.") from error
+
+
+def save_png(path: Path, image: torch.Tensor, settings: dict) -> None:
+    """(H, W, 3) in [0, 1] -> PNG, rounded to 8 bits, `settings` as JSON under the text key `blip3o`.
+
+    Written under a temporary name and renamed: `path` is never a partial file.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_itxt(KEY, json.dumps(settings, ensure_ascii=False))
+    picture = Image.fromarray((image * 255).round().to(torch.uint8).cpu().numpy())
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        picture.save(temporary, "PNG", pnginfo=info)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise Blip3oError(f"{path} cannot be written: {error}. Choose another --out.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_settings(path: Path) -> dict:
+    """The settings that `save_png` put into a file."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        text = picture.text.get(KEY)
+    if text is None:
+        raise Blip3oError(f"{path} carries no {KEY} settings: it was not made by this program, or they were stripped.")
+    return json.loads(text)

@@ -1,0 +1,71 @@
+"""`python -m tests.parity DIR`: every recorded case of a golden folder, one line per case and quantity.
+
+Exit status 0 only when every case that was asked for ran and held.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from blip3o_core.diffusion import sigmas
+
+from . import t2i
+from .report import Report
+
+KINDS = {"t2i": t2i.run}
+
+
+def schedules(path: Path) -> Report:
+    """The recorded sigma and timestep tables."""
+    report = Report(path.name)
+    for name, table in json.loads(path.read_text()).items():
+        label, steps = name.split("/")
+        if steps.isdigit():
+            ours = sigmas(int(steps), shift=3.0 if "shift3" in label else 1.0)
+            report.close(
+                f"sigmas, {'shift 3' if 'shift3' in label else 'shift 1'}", ours, torch.tensor(table["sigmas"])
+            )
+    return report
+
+
+def run_folder(folder: Path, kind: str | None = None) -> tuple[list[Report], list[str]]:
+    """Reports of the cases of `kind` (None: all), and the names of cases of a kind that cannot be run yet."""
+    reports, unsupported = [], []
+    for path in sorted(folder.glob("cases/*/golden.json")):
+        golden = json.loads(path.read_text(encoding="utf-8"))
+        if kind not in (None, golden["kind"].split("_")[0]):
+            continue
+        if golden["kind"] not in KINDS:
+            unsupported.append(f"{path.parent.name} ({golden['kind']})")
+            continue
+        recorded = load_file(path.with_name("golden.safetensors"))
+        reports.append(KINDS[golden["kind"]](path.parent.name, golden, recorded, path.parent))
+    tables = folder / "scheduler_tables.json"
+    if tables.is_file() and kind in (None, "t2i"):
+        reports.append(schedules(tables))
+    return reports, unsupported
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a folder in the format of the golden set")
+    parser.add_argument("--kind", choices=("t2i", "edit", "train"), help="only cases of this kind")
+    arguments = parser.parse_args(argv)
+    reports, unsupported = run_folder(arguments.folder, arguments.kind)
+    for report in reports:
+        print("\n".join(report.lines()))
+    failed = [f"{report.case}: {', '.join(report.failed)}" for report in reports if report.failed]
+    for line in failed:
+        print(f"FAILED {line}")
+    for case in unsupported:
+        print(f"NOT RUN {case}: this kind is not implemented")
+    print(f"{len(reports) - len(failed)} of {len(reports)} reports hold, {len(unsupported)} cases not run")
+    return 0 if reports and not failed and not unsupported else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
