@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, metavar="DIR", required=True, help="checkpoint folder")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="checkpoint folder")
     parser.add_argument("--diffusion-folder", type=Path, help="folder with transformer/ and vae/ configs, if not found")
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: the GPU when there is one)"
@@ -85,14 +85,17 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_inspect(arguments: argparse.Namespace) -> None:
     from .checkpoint import open_checkpoint
+    from .inspection import describe
 
-    print(open_checkpoint(arguments.model, arguments.diffusion_folder).describe())
+    print(describe(open_checkpoint(arguments.model, arguments.diffusion_folder)))
 
 
 def run_generate(arguments: argparse.Namespace) -> None:
     from .picture_file import check_writable, save_png
     from .pipeline import Pipeline, row_seeds
 
+    if arguments.model is None:
+        raise Blip3oError("--model is missing, and no model comes with this version. Give a checkpoint folder.")
     prompts, paths = _prompts_and_paths(arguments)
     check_writable(paths[0].parent)
     size = _parse_size(arguments.size)
@@ -123,10 +126,10 @@ def run_generate(arguments: argparse.Namespace) -> None:
 def _settings(arguments, pipeline, prompt: str, seed: int, noise_seed: int, size) -> dict:
     """Everything that decides the picture, and the command that draws it alone."""
     options = {
-        "prompt": prompt, "seed": seed, "noise_seed": noise_seed, "steps": arguments.steps, "guidance": arguments.guidance,
-        "size": f"{size[0]}x{size[1]}", "top_k": arguments.top_k, "top_p": arguments.top_p,
+        "prompt": prompt, "seed": seed, "noise_seed": noise_seed, "steps": arguments.steps,
+        "guidance": arguments.guidance, "size": f"{size[0]}x{size[1]}", "top_k": arguments.top_k, "top_p": arguments.top_p,
         "temperature": arguments.temperature, "token_guidance": arguments.token_guidance,
-        "dtype": arguments.dtype, "device": str(arguments.device),
+        "dtype": arguments.dtype, "device": str(pipeline.device),
     }  # fmt: skip
     if arguments.negative_prompt is not None:
         options["negative_prompt"] = arguments.negative_prompt

@@ -33,7 +33,8 @@ def decode(vae, latents: torch.Tensor) -> torch.Tensor:
     pixels = vae.decode(latents.to(vae.dtype)).sample
     if not bool(torch.isfinite(pixels).all()):
         raise Blip3oError(
-            f"The autoencoder gave values that are not finite in {vae.dtype}. Use bf16 or fp32: its activations overflow fp16."
+            f"The autoencoder gave values that are not finite in {vae.dtype}. Use bf16 or fp32: its activations "
+            "overflow fp16."
         )
     return (pixels.float() / 2 + 0.5).clamp(0, 1).movedim(1, -1)
 
@@ -48,8 +49,8 @@ def encode(vae, images: torch.Tensor) -> torch.Tensor:
 def preview_factors(vae, cells: int = 2, count: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
     """Linear map from one latent cell to its mean colour: (C, 3) factors and (3,) bias, colours in [-1, 1].
 
-    Fitted by ridge regression on `count` synthetic pictures of `cells` x `cells` latent cells, each a smooth random field
-    of colours, put through this autoencoder's own encoder: any checkpoint gets factors of its own, without a photograph.
+    Fitted by ridge regression on `count` synthetic pictures of `cells` x `cells` latent cells, each a smooth random
+    field of colours, put through this autoencoder's own encoder: any checkpoint gets factors of its own.
     """
     generator = torch.Generator("cpu").manual_seed(0)
     side = cells * vae.spatial_compression_ratio

@@ -1,7 +1,7 @@
 """Recognise a checkpoint folder by its tensors and config fields, say what it is, and load its parts.
 
-- One folder holds every weight (language model, connector, SANA, DC-AE, TA-Tok); the diffusion folder beside it, inside it
-  or given only says how SANA and DC-AE are built (reference.md 7). Its own weights are used for a part that the
+- One folder holds every weight (language model, connector, SANA, DC-AE, TA-Tok); the diffusion folder beside it, inside
+  it or given only says how SANA and DC-AE are built (reference.md 7). Its own weights are used for a part that the
   checkpoint does not hold at all.
 - File and folder names and `model_type` ("qwen3") decide nothing.
 - Opening reads headers and JSON. Parts are built on the meta device, checked whole, then given memory-mapped weights.
@@ -15,27 +15,30 @@ from pathlib import Path
 
 import torch
 
-from . import autoencoder, image_tokenizer, weights
+from . import autoencoder, diffusion, image_tokenizer, weights
 from .errors import Blip3oError
 from .language import LanguageModel
 from .vocabulary import PromptEncoder, Vocabulary
 from .weights import Table, read_json
 
 SANA, VAE, CONNECTOR = "model.sana.", "model.sana_vae.", "model.diffusion_connector."
-# Connectors of edit checkpoints, by the config switch that builds them (reference.md 6). The noise connector is saved by
-# the authors' code and used by nobody.
+# Connectors of edit checkpoints, by the config switch that builds them (reference.md 6). The noise connector is saved
+# by the authors' code and used by nobody.
 EDIT_CONNECTORS = {
     "use_und_image_vae": "model.und_image_vae_connector.",
     "use_und_image_vae_as_noise": "model.und_image_vae_as_noise_connector.",
     "use_tar_siglip_features": "model.tar_siglip_features_connector.",
 }
-LANGUAGE = ("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.", CONNECTOR)
+_LANGUAGE_TENSORS = ("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.", CONNECTOR)
+LANGUAGE, TRANSFORMER, AUTOENCODER = "language model", "diffusion transformer", "autoencoder"
+TOKENIZER = "image tokenizer (TA-Tok)"
 PUBLISHED_GRID = (27, 27)
-_LM_NAMES = {(1024, 28): "Qwen3-0.6B", (2048, 28): "Qwen3-1.7B", (2560, 36): "Qwen3-4B", (4096, 36): "Qwen3-8B"}
 _LM_FIELDS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size",
     "rms_norm_eps", "max_position_embeddings",
 )  # fmt: skip
+_TRANSFORMER_FIELDS = ("in_channels", "num_layers", "num_attention_heads", "attention_head_dim", "caption_channels")
+_AUTOENCODER_FIELDS = ("latent_channels", "decoder_block_out_channels", "scaling_factor")
 
 
 def find_checkpoints(root: str | Path, depth: int = 3) -> list[str]:
@@ -70,22 +73,18 @@ def open_checkpoint(folder: str | Path, diffusion_folder: str | Path | None = No
     if "model.embed_tokens.weight" not in table or CONNECTOR + "0.weight" not in table:
         shown = ", ".join(sorted(table)[:4]) or "nothing"
         raise Blip3oError(
-            f"{folder} is not a BLIP3o-NEXT checkpoint: it has no {CONNECTOR}* beside model.embed_tokens (found {shown}, ...; "
-            f"architectures {config.get('architectures')}). Choose another folder."
+            f"{folder} is not a BLIP3o-NEXT checkpoint: it has no {CONNECTOR}* beside model.embed_tokens "
+            f"(found {shown}, ...; architectures {config.get('architectures')}). Choose another folder."
         )
-    missing = [name for name in _LM_FIELDS if config.get(name) is None]
-    if missing:
-        raise Blip3oError(
-            f"{folder / 'config.json'} lacks {', '.join(missing)}, which the language model needs. Copy config.json again."
-        )
+    _require(config, _LM_FIELDS, folder / "config.json")
     generation = folder / "generation_config.json"
     vocabulary = Vocabulary.from_config(config, read_json(generation) if generation.is_file() else {}, folder)
     diffusion = _find_diffusion_folder(folder, diffusion_folder, table, config)
     return Checkpoint(
         folder=folder, diffusion_folder=diffusion, config=config, vocabulary=vocabulary, table=table,
-        transformer_config=read_json(diffusion / "transformer" / "config.json"),
-        autoencoder_config=read_json(diffusion / "vae" / "config.json"),
-        tower=image_tokenizer.tower_shape(_strip(table, image_tokenizer.PREFIX), folder, config),
+        transformer_config=_require_file(diffusion / "transformer" / "config.json", _TRANSFORMER_FIELDS),
+        autoencoder_config=_require_file(diffusion / "vae" / "config.json", _AUTOENCODER_FIELDS),
+        tower=image_tokenizer.tower_shape(strip_prefix(table, image_tokenizer.PREFIX), folder, config),
     )  # fmt: skip
 
 
@@ -140,7 +139,7 @@ class Checkpoint:
 
     @cached_property
     def identity(self) -> str:
-        """Changes whenever a file of the checkpoint is replaced: config, tensor names and shapes, file sizes and times."""
+        """Changes when a file of the checkpoint is replaced: configs, tensor names and shapes, file sizes and times."""
         files = sorted({entry.file for entry in self.table.values()})
         stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         names = sorted((name, entry.shape, entry.dtype) for name, entry in self.table.items())
@@ -165,168 +164,108 @@ class Checkpoint:
     def prompt_encoder(self) -> PromptEncoder:
         return PromptEncoder(self.folder, self.vocabulary, self.prompt_limit)
 
+    @property
+    def tied(self) -> bool:
+        """Whether the output matrix is the embedding."""
+        return bool(self.config.get("tie_word_embeddings", "lm_head.weight" not in self.table))
+
     @cached_property
-    def _parts(self) -> dict[str, tuple[torch.nn.Module, Table]]:
-        """Every part on the meta device with its tensors, all of them checked; one error lists all that does not fit."""
-        with torch.device("meta"):
-            networks = {"language model": self._language_model(), **self._diffusion_networks()}
-            if self.tower:
-                networks["image tokenizer (TA-Tok)"] = image_tokenizer.ImageTokenizer(self.tower)
+    def tables(self) -> dict[str, Table]:
+        """The tensors of each part, named as in its network; every tensor was compared with the config files.
+
+        Raises one Blip3oError that lists all that does not fit.
+        """
         tables = {
-            "language model": {name: entry for name, entry in self.table.items() if name.startswith(LANGUAGE)},
-            "diffusion transformer": self._diffusion_table(SANA, "transformer"),
-            "autoencoder": self._diffusion_table(VAE, "vae"),
-            "image tokenizer (TA-Tok)": _strip(self.table, image_tokenizer.PREFIX),
+            LANGUAGE: {name: entry for name, entry in self.table.items() if name.startswith(_LANGUAGE_TENSORS)},
+            TRANSFORMER: self._diffusion_table(SANA, "transformer"),
+            AUTOENCODER: self._diffusion_table(VAE, "vae"),
         }
-        ignored = {
-            "language model": ("lm_head.",) if self._tied else (),
-            # Saved with the tower and needed only to turn codes back into features.
-            "image tokenizer (TA-Tok)": (
-                "decoder.",
-                "decode_task_layer.",
-                "encoder.",
-                "bottleneck.out_linear.",
-                "scale_layer.",
-            ),
-        }
-        known = (*LANGUAGE, SANA, VAE, image_tokenizer.PREFIX, *EDIT_CONNECTORS.values())
+        if self.tower:
+            tables[TOKENIZER] = strip_prefix(self.table, image_tokenizer.PREFIX)
+        ignored = {LANGUAGE: ("lm_head.",) if self.tied else (), TOKENIZER: image_tokenizer.UNUSED}
+        known = (*_LANGUAGE_TENSORS, SANA, VAE, image_tokenizer.PREFIX, *EDIT_CONNECTORS.values())
         lines = [f"unexpected: {name}" for name in self.table if not name.startswith(known)]
-        for part, network in networks.items():
-            found = weights.compare(network, tables[part], ignored.get(part, ()))
+        for part, table in tables.items():
+            found = weights.compare(self._build(part), table, ignored.get(part, ()))
             lines += [f"{part}, {line}" for line in found]
         if lines:
-            more = f"\n  and {len(lines) - 30} more" if len(lines) > 30 else ""
+            more = [f"and {len(lines) - 30} more"] if len(lines) > 30 else []
             raise Blip3oError(
-                f"The tensors in {self.folder} do not fit its config files (diffusion folder {self.diffusion_folder}):\n  "
-                + "\n  ".join(lines[:30])
-                + more
-                + "\nUse the config files and the diffusion folder that belong to this checkpoint, or download it again."
+                f"The tensors in {self.folder} do not fit its config files (diffusion folder {self.diffusion_folder}):"
+                + "".join(f"\n  {line}" for line in lines[:30] + more)
+                + "\nUse the config files and the diffusion folder that belong to this checkpoint, or copy it again."
             )
-        return {part: (network, tables[part]) for part, network in networks.items()}
+        return tables
 
-    @property
-    def _tied(self) -> bool:
-        return bool(self.config.get("tie_word_embeddings", "lm_head.weight" not in self.table))
+    def _build(self, part: str) -> torch.nn.Module:
+        """The network of a part on the meta device, as its config file describes it."""
+        builders = {
+            LANGUAGE: self._language_model,
+            TRANSFORMER: lambda: diffusion.build(self.transformer_config),
+            AUTOENCODER: lambda: autoencoder.build(self.autoencoder_config),
+            TOKENIZER: lambda: image_tokenizer.ImageTokenizer(self.tower),
+        }
+        try:
+            with torch.device("meta"):
+                return builders[part]()
+        except Blip3oError:
+            raise
+        except Exception as error:  # whatever a library says about a config it cannot build
+            raise Blip3oError(
+                f"No {part} can be built from the config files of {self.folder} and {self.diffusion_folder}: {error}. "
+                "Copy them again."
+            ) from error
 
     def _language_model(self) -> LanguageModel:
         from transformers import Qwen3Config
 
         # The library's own bookkeeping fields would be read as those of another class or release.
-        fields = {
-            k: v for k, v in self.config.items() if k not in ("model_type", "architectures", "transformers_version")
-        }
-        config = Qwen3Config(**fields)
+        bookkeeping = ("model_type", "architectures", "transformers_version")
+        config = Qwen3Config(**{key: value for key, value in self.config.items() if key not in bookkeeping})
         config._attn_implementation = "sdpa"
         width = self.table[CONNECTOR + "0.weight"].shape[0]
-        return LanguageModel(config, width, self.vocabulary, self.grid, self._tied)
-
-    def _diffusion_networks(self) -> dict[str, torch.nn.Module]:
-        from . import diffusion
-
-        return {
-            "diffusion transformer": diffusion.build(self.transformer_config),
-            "autoencoder": autoencoder.build(self.autoencoder_config),
-        }
+        return LanguageModel(config, width, self.vocabulary, self.grid, self.tied, self.vocabulary_id)
 
     def _diffusion_table(self, prefix: str, subfolder: str) -> Table:
-        own = _strip(self.table, prefix)
+        own = strip_prefix(self.table, prefix)
         if own:
             return own
         return weights.read_table(self.diffusion_folder / subfolder, "diffusion_pytorch_model")
 
     def _load(self, part: str, dtype: torch.dtype | None) -> torch.nn.Module:
-        if part not in self._parts:
+        if part not in self.tables:
             raise Blip3oError(f"{self.folder} holds no {part}. Use a checkpoint that has it.")
-        _, table = self._parts[part]
-        with torch.device("meta"):
-            network = {
-                "language model": self._language_model,
-                "diffusion transformer": lambda: self._diffusion_networks()["diffusion transformer"],
-                "autoencoder": lambda: self._diffusion_networks()["autoencoder"],
-                "image tokenizer (TA-Tok)": lambda: image_tokenizer.ImageTokenizer(self.tower),
-            }[part]()
-        weights.assign(network, table, dtype)
+        network = self._build(part)
+        weights.assign(network, self.tables[part], dtype)
         return network
 
     def load_language(self, dtype: torch.dtype | None = None) -> LanguageModel:
         """Language model with its connector, on the CPU, frozen. `dtype` None: as stored."""
-        network = self._load("language model", dtype)
+        network = self._load(LANGUAGE, dtype)
         network.model.rotary_emb = type(network.model.rotary_emb)(config=network.config)
-        network.vocabulary_id = self.vocabulary_id
         return network
 
     def load_transformer(self, dtype: torch.dtype | None = None):
         """diffusers' SanaTransformer2DModel with this checkpoint's weights."""
-        return self._load("diffusion transformer", dtype)
+        return self._load(TRANSFORMER, dtype)
 
     def load_autoencoder(self, dtype: torch.dtype | None = None):
         """diffusers' AutoencoderDC with this checkpoint's weights."""
-        return self._load("autoencoder", dtype)
+        return self._load(AUTOENCODER, dtype)
 
     def load_image_tokenizer(self, dtype: torch.dtype | None = None) -> image_tokenizer.ImageTokenizer:
         """TA-Tok up to its codes."""
-        network = self._load("image tokenizer (TA-Tok)", dtype)
+        network = self._load(TOKENIZER, dtype)
         network.restore_buffers()
         return network
 
-    def describe(self) -> str:
-        """What this checkpoint is, for people; checks every tensor against the configs on the way."""
-        counts = {part: _count(table) for part, (_, table) in self._parts.items()}
-        ids, config = self.vocabulary, self.config
-        shape = (config["hidden_size"], config["num_hidden_layers"])
-        size = _LM_NAMES.get(shape, "Qwen3, own size")
-        on = [name for name, value in self.switches.items() if value]
-        lines = [
-            f"{self.folder}",
-            f"family            {self.family}" + (f" ({', '.join(on)})" if on else ""),
-            f"language model    {size}: {shape[1]} layers x {shape[0]}, {config['num_attention_heads']}/"
-            f"{config['num_key_value_heads']} heads, {'tied' if self._tied else 'own'} head, vocabulary {ids.size}",
-            f"image tokens      {ids.num_codes} codes, ids {ids.image_start}..{ids.image_start + ids.num_codes - 1}, grid "
-            f"{self.grid[0]}x{self.grid[1]}; <im_start> {ids.image_start_tag}, <im_end> {ids.image_end_tag}, <S0> {ids.scale_start}",
-            f"prompt            at most {self.prompt_limit} tokens",
-            f"diffusion         {self.transformer_config['num_layers']} layers, cross-attention width "
-            f"{self.transformer_config['caption_channels']}, configs from {self.diffusion_folder}",
-            f"autoencoder       {self.autoencoder_config['latent_channels']} channels, {self.latent_multiple} pixels a cell, "
-            f"scaling factor {self.autoencoder_config['scaling_factor']}",
-            *(f"parameters        {part}: {count / 1e6:,.1f} M" for part, count in counts.items()),
-        ]
-        lines += [f"unusual           {line}" for line in self.unusual()]
-        return "\n".join(lines)
 
-    def unusual(self) -> list[str]:
-        """Remarks on what differs from the published checkpoints and may surprise."""
-        remarks = []
-        dtypes = sorted({entry.dtype for entry in self.table.values()})
-        if len(dtypes) > 1:
-            remarks.append(f"tensors of several dtypes: {', '.join(dtypes)}")
-        if not self.tower:
-            remarks.append(f"no image tokenizer: grid taken as {PUBLISHED_GRID}, pictures cannot be encoded")
-        elif self.tower.heads is None:
-            remarks.append("image tokenizer without a known number of heads: pictures cannot be encoded")
-        for part, prefix in (("diffusion transformer", SANA), ("autoencoder", VAE)):
-            if not _strip(self.table, prefix):
-                remarks.append(f"no {part} in the checkpoint: its weights come from {self.diffusion_folder}")
-        if self.shift != 1.0:
-            remarks.append(f"flow shift {self.shift} from the scheduler config (the published one gives 1.0)")
-        for switch, prefix in EDIT_CONNECTORS.items():
-            has = any(name.startswith(prefix) for name in self.table)
-            if self.config.get(switch) and not has:
-                remarks.append(f"config says {switch}, but there are no {prefix}* tensors")
-            elif has and not self.config.get(switch):
-                remarks.append(f"{prefix}* tensors are there, but config does not say {switch}")
-        return remarks
-
-
-def _strip(table: Table, prefix: str) -> Table:
+def strip_prefix(table: Table, prefix: str) -> Table:
     return {name[len(prefix) :]: entry for name, entry in table.items() if name.startswith(prefix)}
 
 
-def _count(table: Table) -> int:
-    return sum(torch.Size(entry.shape).numel() for entry in table.values())
-
-
 def _find_diffusion_folder(folder: Path, given: str | Path | None, table: Table, config: dict) -> Path:
-    """The folder with `transformer/config.json` and `vae/config.json`: given, inside, or beside; the first that fits."""
+    """The folder with `transformer/config.json` and `vae/config.json`: given, inside or beside; the first to fit."""
     if given is not None:
         candidates = [Path(given)]
     else:
@@ -340,16 +279,29 @@ def _find_diffusion_folder(folder: Path, given: str | Path | None, table: Table,
             return candidate
     seen = f"; these do not fit its tensors: {', '.join(map(str, complete))}" if complete else ""
     raise Blip3oError(
-        f"No diffusion folder for {folder}: {'in ' + str(given) if given else 'inside it or beside it'} there must be one "
-        f"with transformer/config.json and vae/config.json{seen}. Download these files from "
-        f"{config.get('diffusion_name_or_path', 'the SANA 1.5 diffusers repository')} (the weights are not needed)."
+        f"No diffusion folder for {folder}: {given or 'inside it or beside it'} there must be one "
+        f"with transformer/config.json and vae/config.json{seen}. Download these two files from "
+        f"{config.get('diffusion_name_or_path', 'the SANA 1.5 diffusers repository')}; its weights are not needed."
     )
+
+
+def _require(config: dict, fields: tuple[str, ...], path: Path) -> dict:
+    missing = [name for name in fields if config.get(name) is None]
+    if missing:
+        raise Blip3oError(
+            f"{path} lacks {', '.join(missing)}; without them the network cannot be built. Copy it again."
+        )
+    return config
+
+
+def _require_file(path: Path, fields: tuple[str, ...]) -> dict:
+    return _require(read_json(path), fields, path)
 
 
 def _fits(candidate: Path, table: Table) -> bool:
     """Whether the configs describe the checkpoint's tensors, by the sizes that tell checkpoints apart."""
     sana, vae = read_json(candidate / "transformer/config.json"), read_json(candidate / "vae/config.json")
-    own = _strip(table, SANA)
+    own = strip_prefix(table, SANA)
     blocks = {name.split(".")[1] for name in own if name.startswith("transformer_blocks.")}
     width = table[CONNECTOR + "2.weight"].shape[0]
     inner = own["proj_out.weight"].shape[1] if "proj_out.weight" in own else None

@@ -1,7 +1,7 @@
 """The decode engine: prefill, then one image token per step, hidden states collected on the way.
 
-- The hidden state of token i appears when token i is fed; the last token costs one more step, and no second pass over the
-  sequence is needed (the authors run one, reference.md 3).
+- The hidden state of token i appears when token i is fed; the last token costs one more step, and no second pass over
+  the sequence is needed (the authors run one, reference.md 3).
 - Every row has its own generator on the CPU and one uniform number per token drawn from it, so row k of a batch is the
   single run with that seed, on any device.
 - Rows of different prompt lengths are padded on the left, masked, and keep their own positions.
@@ -173,8 +173,8 @@ def read(
 ) -> torch.Tensor:
     """One pass over prompt and tokens: (B, T) ids -> (B, 1 + T, D) hidden states from the scale token on.
 
-    `unmasked` repeats the authors' second pass (reference.md 3): padding is attended to and moves the positions, so a row
-    depends on its neighbours' lengths, and the first <im_start> of the row, even one in the user's text, begins the slice.
+    `unmasked` repeats the authors' second pass (reference.md 3): padding is attended to and moves the positions, so a
+    row depends on its neighbours' lengths; the first <im_start> of a row, even in the user's text, begins the slice.
     """
     weight = lm.model.embed_tokens.weight
     device, dtype = device or weight.device, dtype or weight.dtype
@@ -213,6 +213,6 @@ def _check_room(lm: LanguageModel, length: int) -> None:
 def _check_finite(states: torch.Tensor) -> None:
     if not bool(torch.isfinite(states).all()):
         raise Blip3oError(
-            f"The language model computed values that are not finite ({states.dtype}). Load it in bf16 or fp32; if that "
-            "does not help, the weights or a LoRA on them are damaged: run `python -m blip3o_core inspect` on the folder."
+            f"The language model computed values that are not finite in {states.dtype}. Load it in bf16 or fp32; if "
+            "that does not help, a LoRA or another patch on its weights is damaged: try without."
         )

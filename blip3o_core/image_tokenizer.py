@@ -1,7 +1,7 @@
 """TA-Tok: picture -> image codes. SigLIP2 tower, task layer, SimVQ codebook (reference.md 6.2).
 
-- Only what encoding needs is built: the tower up to its second to last layer, the task layer, the codebook. The decoder,
-  the last layer and the attention pooling of the published file are left on disk.
+- Only what encoding needs is built: the tower up to its second to last layer, the task layer, the codebook. The
+  decoder, the last layer and the attention pooling of the published file are left on disk.
 - Codes are the argmax; the authors' training mode samples them instead.
 """
 
@@ -17,6 +17,8 @@ from .weights import Table, read_json
 
 PREFIX = "model.vision_tower.vision_tower."
 _LAYER = "encoder.encoder.layers."
+# Saved with the tower, needed only to turn codes back into features.
+UNUSED = ("decoder.", "decode_task_layer.", "encoder.", "bottleneck.out_linear.", "scale_layer.")
 # SigLIP2 so400m patch14-384, the only tower published checkpoints use: heads and input side are not in the tensors.
 _PUBLISHED = {"hidden_size": 1152, "num_attention_heads": 16, "image_size": 384}
 
@@ -118,8 +120,8 @@ class ImageTokenizer(nn.Module):
         """(B, 3, side, side) in [-1, 1] -> (B, H*W, width): the authors' `vq_feats`, after the task layer."""
         if self.shape.heads is None or self.shape.side is None:
             raise Blip3oError(
-                f"This checkpoint's image tokenizer is {self.shape.width} wide with {self.shape.layers} layers; its number "
-                "of attention heads is in no file. Put a config.json with its `vision_config` beside the checkpoint."
+                f"This checkpoint's image tokenizer is {self.shape.width} wide with {self.shape.layers} layers; its "
+                "number of attention heads is in no file. Put a config.json with its `vision_config` beside it."
             )
         states = self.encoder["encoder"](inputs_embeds=self.encoder["embeddings"](pixels)).last_hidden_state
         return self.encode_task_layer(states)

@@ -1,7 +1,7 @@
 """The language model: transformers' Qwen3 modules, run by our own loop over a preallocated KV cache.
 
-- The modules and their names are transformers' (checkpoints, LoRA tools and training speak them); only the walk over the
-  layers is ours, so that the cache is one fixed buffer and nothing depends on the cache classes of a transformers release.
+- The modules and their names are transformers' (checkpoints, LoRA tools and training speak them); only the walk over
+  the layers is ours, so that the cache is one fixed buffer and no cache class of a transformers release is needed.
 - The diffusion connector hangs on the inner model, where the checkpoint has it.
 - Weights are read through the modules' own forward or `leaf_weight`, so a host may stream or patch them.
 """
@@ -48,14 +48,19 @@ class KVCache:
 class LanguageModel(nn.Module):
     """Qwen3 with the diffusion connector, for one checkpoint's vocabulary and token grid."""
 
-    def __init__(self, config, cross_width: int, vocabulary: Vocabulary, grid: tuple[int, int], tied: bool):
-        """`config`: a transformers Qwen3Config. `cross_width`: width of the cross-attention tokens."""
+    def __init__(
+        self, config, cross_width: int, vocabulary: Vocabulary, grid: tuple[int, int], tied: bool, vocabulary_id: str
+    ):
+        """`config`: a transformers Qwen3Config. `cross_width`: width of the cross-attention tokens.
+
+        `vocabulary_id`: what its image tokens mean, see `Checkpoint.vocabulary_id`.
+        """
         from transformers import Qwen3Model
 
         super().__init__()
         if config.use_sliding_window:
             raise Blip3oError("config.json asks for sliding-window attention; no BLIP3o-NEXT checkpoint uses it.")
-        self.config, self.vocabulary, self.grid = config, vocabulary, grid
+        self.config, self.vocabulary, self.grid, self.vocabulary_id = config, vocabulary, grid, vocabulary_id
         self.model = Qwen3Model(config)
         self.model.diffusion_connector = build_connector(config.hidden_size, cross_width)
         self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)

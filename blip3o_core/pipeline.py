@@ -53,9 +53,7 @@ def draw_tokens(
     """
     for prompt in prompts:
         if not prompt.strip():
-            raise Blip3oError(
-                f"The prompt is empty ({prompt!r}): there is nothing to draw. Describe the picture in words."
-            )
+            raise Blip3oError(f"The prompt is {prompt!r}: there is nothing to draw. Describe the picture in words.")
     rows = [encoder.encode(prompt, parse_special) for prompt in prompts]
     guided = sampling.guidance > 1
     negative = encoder.encode(negative_prompt or "", parse_special) if guided else None
@@ -82,8 +80,8 @@ def condition(
 ) -> Conditioning:
     """Hidden states through the connector, and the null condition.
 
-    The states that `tokens` carry are used when `source` names the weights that made them; else the language model reads
-    the tokens once. `reference_batch` repeats the authors' unmasked second pass, where rows of a batch change each other.
+    The states that `tokens` carry are used when `source` names the weights that made them; else the language model
+    reads the tokens once. `reference_batch` repeats the authors' unmasked second pass, where rows change each other.
     """
     if tokens.vocabulary_id != language.vocabulary_id:
         raise Blip3oError(
@@ -106,7 +104,7 @@ class Pipeline:
 
     def __init__(self, checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: torch.dtype | None = None):
         """`dtype` None: as stored."""
-        self.checkpoint = checkpoint
+        self.checkpoint, self.device = checkpoint, torch.device(device)
         self.encoder = checkpoint.prompt_encoder
         self.language = checkpoint.load_language(dtype).to(device)
         self.transformer = checkpoint.load_transformer(dtype).to(device)
@@ -130,7 +128,7 @@ class Pipeline:
         guidance: float = 2.0,
         callback=None,
     ) -> torch.Tensor:
-        """Tokens -> pictures (B, H, W, 3) float32 in [0, 1]. `size`: (width, height) in pixels; `seeds`: of the noise."""
+        """Tokens -> pictures (B, H, W, 3) float32 in [0, 1]. `size`: (width, height) in pixels; `seeds`: noise."""
         width, height = self.check(size, steps)
         factor = autoencoder.compression(self.checkpoint.autoencoder_config)
         shape = (self.transformer.config.in_channels, height // factor, width // factor)

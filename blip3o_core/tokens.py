@@ -11,8 +11,8 @@ from .errors import Blip3oError
 class ImageTokens:
     """What the token generator gives and the conditioner takes. All tensors on the CPU.
 
-    A code c is token `image_start + c`; codes outside [0, K) are text tokens, possible only when the whole vocabulary was
-    sampled. Rows that ended early are padded behind `lengths`.
+    A code c is token `image_start + c`; codes outside [0, K) are text tokens, possible only when the whole vocabulary
+    was sampled. Rows that ended early are padded behind `lengths`.
     """
 
     codes: torch.Tensor  # (B, T) int64, row-major over the grid; T = H * W unless every row ended early

@@ -54,8 +54,8 @@ class Vocabulary:
         ids = cls(**{ours: config[theirs] for ours, theirs in _CONFIG_FIELDS.items()}, stop=stop, pad=pad)
         if not 0 <= ids.image_start <= ids.image_start + ids.num_codes <= ids.size:
             raise Blip3oError(
-                f"{where / 'config.json'}: image tokens {ids.image_start}..{ids.image_start + ids.num_codes - 1} do not "
-                f"fit a vocabulary of {ids.size}. The file does not belong to these weights; copy it again."
+                f"{where / 'config.json'}: image tokens {ids.image_start}..{ids.image_start + ids.num_codes - 1} do "
+                f"not fit a vocabulary of {ids.size}. The file does not belong to these weights; copy it again."
             )
         return ids
 
@@ -88,7 +88,7 @@ class PromptEncoder:
             if self._full.token_to_id(token) != id:
                 raise Blip3oError(
                     f"The tokenizer in {folder} gives {token} the id {self._full.token_to_id(token)}, config.json says "
-                    f"{id}: this tokenizer has no image tokens of this checkpoint. Copy tokenizer.json from the checkpoint."
+                    f"{id}: it lacks the image tokens of this checkpoint. Copy tokenizer.json from the checkpoint."
                 )
 
     def _special(self, token: str) -> int:

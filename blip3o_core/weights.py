@@ -113,7 +113,7 @@ def assign(network: nn.Module, table: Table, dtype: torch.dtype | None) -> None:
         loaded[name] = tensor
     if damaged:
         raise Blip3oError(
-            f"{len(damaged)} tensors hold NaN or infinite values: {', '.join(damaged[:20])}. Download the file again; if "
+            f"{len(damaged)} tensors hold NaN or infinite values: {', '.join(damaged[:20])}. Download it again; if "
             "they remain, the checkpoint itself is damaged."
         )
     network.load_state_dict(loaded, assign=True)
@@ -121,7 +121,7 @@ def assign(network: nn.Module, table: Table, dtype: torch.dtype | None) -> None:
 
 
 def _tensors(table: Table, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors file by file, in order of size on disk seen, a handle reopened whenever WINDOW bytes were converted."""
+    """Tensors file by file; a handle is reopened whenever WINDOW bytes were converted."""
     by_file: dict[Path, list[str]] = {}
     for name, entry in table.items():
         by_file.setdefault(entry.file, []).append(name)

@@ -116,8 +116,9 @@ def _language_config(sizes: Sizes, first_image: int, edit) -> dict:
 def _diffusion_configs(sizes: Sizes) -> tuple[dict, dict]:
     inner = sizes.sana_heads * sizes.sana_head_dim
     transformer = {
-        "_class_name": "SanaTransformer2DModel", "in_channels": sizes.latent_channels, "out_channels": sizes.latent_channels,
-        "num_attention_heads": sizes.sana_heads, "attention_head_dim": sizes.sana_head_dim, "num_layers": sizes.sana_layers,
+        "_class_name": "SanaTransformer2DModel", "in_channels": sizes.latent_channels,
+        "out_channels": sizes.latent_channels, "num_attention_heads": sizes.sana_heads,
+        "attention_head_dim": sizes.sana_head_dim, "num_layers": sizes.sana_layers,
         "num_cross_attention_heads": 2, "cross_attention_head_dim": inner // 2, "cross_attention_dim": inner,
         "caption_channels": sizes.cross_width, "mlp_ratio": 2.5, "patch_size": 1, "sample_size": sizes.latent_side,
         "interpolation_scale": None, "qk_norm": "rms_norm_across_heads",
@@ -126,8 +127,9 @@ def _diffusion_configs(sizes: Sizes) -> tuple[dict, dict]:
     kinds = [depth[i >= blocks // 2] for i in range(blocks)]
     scales = [[5] if kind == depth[1] else [] for kind in kinds]
     vae = {
-        "_class_name": "AutoencoderDC", "in_channels": 3, "latent_channels": sizes.latent_channels, "attention_head_dim": 8,
-        "encoder_block_types": kinds, "decoder_block_types": kinds, "encoder_block_out_channels": list(sizes.vae_widths),
+        "_class_name": "AutoencoderDC", "in_channels": 3, "latent_channels": sizes.latent_channels,
+        "attention_head_dim": 8, "encoder_block_types": kinds, "decoder_block_types": kinds,
+        "encoder_block_out_channels": list(sizes.vae_widths),
         "decoder_block_out_channels": list(sizes.vae_widths), "encoder_layers_per_block": [1] * blocks,
         "decoder_layers_per_block": [1] * blocks, "encoder_qkv_multiscales": scales, "decoder_qkv_multiscales": scales,
         "upsample_block_type": "interpolate", "downsample_block_type": "Conv", "decoder_norm_types": "rms_norm",
@@ -147,7 +149,7 @@ def _tower(config: dict, sizes: Sizes) -> image_tokenizer.ImageTokenizer:
 
 
 def _write_tokenizer(folder: Path, sizes: Sizes) -> int:
-    """A byte-level tokenizer with Qwen's pre-tokenizer, its chat tokens, then the image tokens; returns the id of <I0>."""
+    """Byte-level, with Qwen's pre-tokenizer and chat tokens, then the image tokens; returns the id of <I0>."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -1,0 +1,70 @@
+"""`inspect`: what a checkpoint is, for people."""
+
+import torch
+
+from .checkpoint import EDIT_CONNECTORS, PUBLISHED_GRID, SANA, VAE, Checkpoint, strip_prefix
+
+_LM_NAMES = {(1024, 28): "Qwen3-0.6B", (2048, 28): "Qwen3-1.7B", (2560, 36): "Qwen3-4B", (4096, 36): "Qwen3-8B"}
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """Family, sizes, token ids, parameters per part, what is unusual. Checks every tensor's shape on the way."""
+    c, config, ids = checkpoint, checkpoint.config, checkpoint.vocabulary
+    shape = (config["hidden_size"], config["num_hidden_layers"])
+    on = [name for name, value in c.switches.items() if value]
+    facts = [
+        ("folder", c.folder),
+        ("family", c.family + (f" ({', '.join(on)})" if on else "")),
+        (
+            "language model",
+            f"{_LM_NAMES.get(shape, 'Qwen3, own size')}: {shape[1]} layers x {shape[0]}, "
+            f"{config['num_attention_heads']}/{config['num_key_value_heads']} heads, "
+            f"{'tied' if c.tied else 'own'} head, vocabulary {ids.size}",
+        ),
+        (
+            "image tokens",
+            f"{ids.num_codes} codes, ids {ids.image_start}..{ids.image_start + ids.num_codes - 1}, grid "
+            f"{c.grid[0]}x{c.grid[1]}",
+        ),
+        ("special tokens", f"<im_start> {ids.image_start_tag}, <im_end> {ids.image_end_tag}, <S0> {ids.scale_start}"),
+        ("prompt", f"at most {c.prompt_limit} tokens"),
+        (
+            "diffusion",
+            f"{c.transformer_config['num_layers']} layers, cross-attention width "
+            f"{c.transformer_config['caption_channels']}, flow shift {c.shift:g}, configs from {c.diffusion_folder}",
+        ),
+        (
+            "autoencoder",
+            f"{c.autoencoder_config['latent_channels']} channels, scaling factor "
+            f"{c.autoencoder_config['scaling_factor']}, picture sides in multiples of {c.latent_multiple}",
+        ),
+    ]
+    for part, table in c.tables.items():
+        count = sum(torch.Size(entry.shape).numel() for entry in table.values())
+        facts.append(("parameters", f"{part}: {count / 1e6:,.2f} M"))
+    facts += [("unusual", line) for line in unusual(c)]
+    return "\n".join(f"{name:16}{value}" for name, value in facts)
+
+
+def unusual(checkpoint: Checkpoint) -> list[str]:
+    """What differs from the published checkpoints and may surprise."""
+    remarks, table = [], checkpoint.table
+    dtypes = sorted({entry.dtype for entry in table.values()})
+    if len(dtypes) > 1:
+        remarks.append(f"tensors of several dtypes: {', '.join(dtypes)}")
+    if not checkpoint.tower:
+        remarks.append(f"no image tokenizer: grid taken as {PUBLISHED_GRID}, pictures cannot be encoded")
+    elif checkpoint.tower.heads is None:
+        remarks.append("the image tokenizer's number of heads is in no file: pictures cannot be encoded")
+    for part, prefix in (("diffusion transformer", SANA), ("autoencoder", VAE)):
+        if not strip_prefix(table, prefix):
+            remarks.append(f"no {part} in the checkpoint: its weights come from {checkpoint.diffusion_folder}")
+    if checkpoint.shift != 1.0:
+        remarks.append(f"flow shift {checkpoint.shift:g} in the scheduler config; the published one gives 1")
+    for switch, prefix in EDIT_CONNECTORS.items():
+        has = any(name.startswith(prefix) for name in table)
+        if checkpoint.config.get(switch) and not has:
+            remarks.append(f"config says {switch}, but there are no {prefix}* tensors")
+        elif has and not checkpoint.config.get(switch):
+            remarks.append(f"{prefix}* tensors are there, but config does not say {switch}")
+    return remarks
