@@ -153,7 +153,8 @@ class Checkpoint:
         codebook = self.table.get(image_tokenizer.PREFIX + "bottleneck.regularizer.embedding.weight")
         sample = "unknown"
         if codebook:
-            rows = weights.open_file(codebook.file).get_slice(codebook.name)[:4].float()
+            with torch.device("cpu"):
+                rows = weights.open_file(codebook.file).get_slice(codebook.name)[:4].float()
             sample = hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:8]
         return (
             f"{ids.num_codes} codes from token {ids.image_start} on {self.grid[0]}x{self.grid[1]}, "
