@@ -128,7 +128,8 @@ def _settings(arguments, pipeline, prompt: str, seed: int, noise_seed: int, size
     options = {
         "prompt": prompt, "seed": seed, "noise_seed": noise_seed, "steps": arguments.steps,
         "guidance": arguments.guidance, "size": f"{size[0]}x{size[1]}",
-        "top_k": arguments.top_k, "top_p": arguments.top_p, "temperature": arguments.temperature, "token_guidance": arguments.token_guidance,
+        "top_k": arguments.top_k, "top_p": arguments.top_p,
+        "temperature": arguments.temperature, "token_guidance": arguments.token_guidance,
         "dtype": arguments.dtype, "device": str(pipeline.device),
     }  # fmt: skip
     if arguments.negative_prompt is not None:
