@@ -52,3 +52,24 @@ class ImageTokens:
         if min(self.lengths) >= width:
             return None
         return torch.arange(1 + width)[None] <= torch.tensor(self.lengths)[:, None]
+
+
+def code_colours(embedding: torch.Tensor) -> torch.Tensor:
+    """(K, D) embeddings of the image tokens -> (K, 3) uint8: similar codes get similar colours.
+
+    Three fixed random directions of the embedding, each stretched so that two standard deviations fill the range.
+    """
+    generator = torch.Generator("cpu").manual_seed(0)
+    directions = torch.randn(embedding.shape[1], 3, generator=generator).to(embedding)
+    places = (embedding @ directions).float()
+    places = (places - places.mean(0)) / places.std(0).clamp(min=1e-12)
+    return ((places / 4 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def mosaic(codes: torch.Tensor, colours: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """The first n codes of rows (B, n) -> (H, B * W, 3) uint8, one pixel a token, black where none is written yet."""
+    height, width = grid
+    codes = codes.cpu()
+    canvas = torch.zeros(len(codes), height * width, 3, dtype=torch.uint8)
+    canvas[:, : codes.shape[1]] = colours[codes.clamp(0, len(colours) - 1)]
+    return canvas.view(-1, height, width, 3).movedim(0, 1).reshape(height, -1, 3)
