@@ -32,22 +32,22 @@ def schedules(path: Path) -> Report:
     return report
 
 
-def run_folder(folder: Path, kind: str | None = None) -> tuple[list[Report], list[str]]:
-    """Reports of the cases of `kind` (None: all), and the names of cases of a kind that cannot be run yet."""
-    reports, unsupported = [], []
-    for path in sorted(folder.glob("cases/*/golden.json")):
-        golden = json.loads(path.read_text(encoding="utf-8"))
-        if kind not in (None, golden["kind"].split("_")[0]):
-            continue
-        if golden["kind"] not in KINDS:
-            unsupported.append(f"{path.parent.name} ({golden['kind']})")
-            continue
-        recorded = load_file(path.with_name("golden.safetensors"))
-        reports.append(KINDS[golden["kind"]](path.parent.name, golden, recorded, path.parent))
-    tables = folder / "scheduler_tables.json"
-    if tables.is_file() and kind in (None, "t2i"):
-        reports.append(schedules(tables))
-    return reports, unsupported
+def case_folders(folder: Path, kind: str | None = None) -> list[Path]:
+    """Folders of the recorded cases of a kind (t2i, edit, train; None: all), by name."""
+    found = sorted(path.parent for path in folder.glob("cases/*/golden.json"))
+    return [case for case in found if kind in (None, _golden(case)["kind"].split("_")[0])]
+
+
+def run_case(case: Path) -> Report | None:
+    """Compare one case; None when its kind cannot be run yet."""
+    golden = _golden(case)
+    if golden["kind"] not in KINDS:
+        return None
+    return KINDS[golden["kind"]](case.name, golden, load_file(case / "golden.safetensors"), case)
+
+
+def _golden(case: Path) -> dict:
+    return json.loads((case / "golden.json").read_text(encoding="utf-8"))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,9 +55,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="DIR", help="a folder in the format of the golden set")
     parser.add_argument("--kind", choices=("t2i", "edit", "train"), help="only cases of this kind")
     arguments = parser.parse_args(argv)
-    reports, unsupported = run_folder(arguments.folder, arguments.kind)
-    for report in reports:
-        print("\n".join(report.lines()))
+    reports, unsupported = [], []
+    for case in case_folders(arguments.folder, arguments.kind):
+        report = run_case(case)
+        if report is None:
+            unsupported.append(case.name)
+        else:
+            reports.append(report)
+            print("\n".join(report.lines()), flush=True)
+    tables = arguments.folder / "scheduler_tables.json"
+    if tables.is_file() and arguments.kind in (None, "t2i"):
+        reports.append(schedules(tables))
+        print("\n".join(reports[-1].lines()))
     failed = [f"{report.case}: {', '.join(report.failed)}" for report in reports if report.failed]
     for line in failed:
         print(f"FAILED {line}")
