@@ -1,0 +1,1 @@
+"""What a creator wires: one schema and a short `execute` per node."""

@@ -1,0 +1,5 @@
+"""The one place that imports ComfyUI's node API: point it at another version here."""
+
+from comfy_api.latest import ComfyExtension, io
+
+__all__ = ["ComfyExtension", "io"]

@@ -1,0 +1,16 @@
+"""The list of nodes, as ComfyUI asks for it. Ids are forever: saved workflows name them."""
+
+from .compat import ComfyExtension
+from .condition import HiddenStateConditioner
+from .generate import TokenGenerator
+from .host import folders
+from .load import Loader
+from .sample import DiffusionSampler, Scheduler
+
+
+class Extension(ComfyExtension):
+    async def on_load(self):
+        folders.register()
+
+    async def get_node_list(self):
+        return [Loader, TokenGenerator, HiddenStateConditioner, DiffusionSampler, Scheduler]

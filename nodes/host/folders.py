@@ -1,0 +1,70 @@
+"""Where checkpoints are: the `blip3o` model folder, with whatever `extra_model_paths.yaml` adds to it."""
+
+from pathlib import Path
+
+import folder_paths
+
+from ...blip3o_core.checkpoint import find_checkpoints
+from ...blip3o_core.errors import Blip3oError
+
+FOLDER = "blip3o"
+NONE = "put a checkpoint folder into models/blip3o"
+AUTOMATIC = "auto"
+
+
+def register() -> None:
+    """Make the model folder known; paths that the user's YAML gave earlier stay in front."""
+    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir, FOLDER)))
+
+
+def _roots() -> list[Path]:
+    return [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]
+
+
+def checkpoints() -> list[str]:
+    """Names for the loader's combo, relative, with '/' on every system. Cheap; never raises."""
+    names = dict.fromkeys(name for root in _roots() for name in find_checkpoints(root))
+    return list(names) or [NONE]
+
+
+def diffusion_folders() -> list[str]:
+    """Folders with `transformer/config.json` and `vae/config.json`, one or two levels down."""
+    found = [AUTOMATIC]
+    for root in _roots():
+        for pattern in ("*/transformer/config.json", "*/*/transformer/config.json"):
+            try:
+                matches = sorted(root.glob(pattern))
+            except OSError:
+                continue
+            found += [m.parent.parent.relative_to(root).as_posix() for m in matches if (m.parents[1] / "vae").is_dir()]
+    return list(dict.fromkeys(found))
+
+
+def resolve(name: str) -> str:
+    """A name from a combo -> its folder. Raises Blip3oError for names that leave the model folders or do not exist."""
+    roots = _roots()
+    for root in roots:
+        folder = root / name
+        if not folder.is_dir() or name == NONE:
+            continue
+        # Links inside the model folder may point anywhere; the name itself may not.
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            break
+        return str(folder)
+    looked = ", ".join(map(str, roots))
+    raise Blip3oError(
+        f"{name!r} is no checkpoint folder in {looked}. Put the checkpoint's folder (config.json, tokenizer and "
+        ".safetensors files) there, press R to refresh the lists, and choose it."
+    )
+
+
+def fingerprint(*names: str) -> list:
+    """Names, sizes and times of the files behind `names`: a loader runs again when one is replaced."""
+    found = []
+    for name in names:
+        try:
+            files = sorted(Path(resolve(name)).rglob("*"))
+            found += [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
+        except (OSError, TypeError, Blip3oError):  # a linked name is not known yet
+            found.append([name])
+    return found

@@ -1,0 +1,175 @@
+"""The language model and the image tokenizer as parts the host loads, offloads, patches and frees.
+
+Both run on the host's main device: its text-encoder device is the CPU on small cards, fatal for a loop of 729 steps.
+"""
+
+from contextlib import contextmanager
+
+import comfy.model_management as mm
+import comfy.utils
+import torch
+from latent_preview import MAX_PREVIEW_RESOLUTION
+from PIL import Image
+
+from ...blip3o_core import pipeline
+from ...blip3o_core.checkpoint import LANGUAGE, open_checkpoint
+from ...blip3o_core.decoding import Sampling
+from ...blip3o_core.errors import Blip3oError
+from ...blip3o_core.image_tokenizer import PREFIX
+from ...blip3o_core.language import KVCache, leaf_weight
+from ...blip3o_core.tokens import ImageTokens, code_colours, mosaic
+from .offload import dtypes, manage, swap_leaves
+
+PREVIEW_PIXELS = 8  # a token's square in the live preview
+
+
+class Part:
+    """A network with the patcher that manages it. `patcher` is where LoRA nodes add patches, on a `clone()`."""
+
+    def __init__(self, patcher, dtype: torch.dtype):
+        self.patcher, self.dtype = patcher, dtype
+
+    def clone(self):
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.patcher = self.patcher.clone()
+        return other
+
+    @property
+    def network(self):
+        return self.patcher.model
+
+    @contextmanager
+    def loaded(self, memory: int):
+        """The network's weights within reach of the compute device, and `memory` bytes free there; gives the device."""
+        mm.load_models_gpu([self.patcher], memory_required=memory)
+        device = self.patcher.load_device
+        with mm.cuda_device_context(device):
+            yield device
+
+
+class Language(Part):
+    """What travels as BLIP3O_LM: Qwen3, its connector, the prompt encoder and the vocabulary of one checkpoint."""
+
+    def __init__(self, patcher, dtype, encoder, identity: str):
+        super().__init__(patcher, dtype)
+        self.encoder, self._identity = encoder, identity
+
+    @property
+    def identity(self) -> str:
+        """Equal only for the same weights, patches and dtype: hidden states may be reused between equals."""
+        patches = self.patcher.patches_uuid if self.patcher.patches else "plain"
+        return f"{self._identity}:{self.dtype}:{patches}"
+
+    def memory(self, rows: int, length: int, whole_vocabulary: bool = True) -> int:
+        """Bytes beside the weights for `rows` x `length` tokens: cache, activations, output matrix, logits."""
+        config, vocabulary = self.network.config, self.network.vocabulary
+        words = vocabulary.size if whole_vocabulary else vocabulary.num_codes
+        wide = 4 * config.intermediate_size + 12 * config.hidden_size
+        numbers = rows * length * wide + vocabulary.size * config.hidden_size + 6 * rows * words
+        return KVCache.nbytes(config, rows, length, self.dtype) + numbers * self.dtype.itemsize
+
+    def draw(self, prompts, seed, sampling, negative_prompt="", parse_special=False) -> ImageTokens:
+        """Write one picture of tokens per prompt, with the host's progress bar and interrupt on every token."""
+        total = self.network.num_tokens
+        rows = len(prompts) * (2 if sampling.guidance > 1 else 1)
+        longest = max(len(self.encoder.encode(prompt, parse_special)) for prompt in prompts)
+        with self.loaded(self.memory(rows, longest + total, not sampling.image_tokens_only)) as device:
+            return pipeline.draw_tokens(
+                self.network,
+                self.encoder,
+                prompts,
+                pipeline.row_seeds(seed, len(prompts)),
+                sampling,
+                negative_prompt=negative_prompt,
+                parse_special=parse_special,
+                callback=self._progress(device),
+                source=self.identity,
+                device=device,
+                dtype=self.dtype,
+            )
+
+    def _progress(self, device):
+        """A callback for every token; after each row of the grid it shows the codes so far, a colour each."""
+        network, bar = self.network, comfy.utils.ProgressBar(self.network.num_tokens)
+        first, count = network.vocabulary.image_start, network.vocabulary.num_codes
+        embedding = leaf_weight(network.model.embed_tokens, torch.empty(0, device=device, dtype=self.dtype))
+        colours = code_colours(embedding[first : first + count])
+
+        def step(done, total, codes):
+            mm.throw_exception_if_processing_interrupted()
+            preview = None
+            if done % network.grid[1] == 0:
+                image = Image.fromarray(mosaic(codes, colours, network.grid).numpy())
+                image = image.resize((image.width * PREVIEW_PIXELS, image.height * PREVIEW_PIXELS), Image.NEAREST)
+                preview = ("JPEG", image, MAX_PREVIEW_RESOLUTION)
+            bar.update_absolute(done, total, preview)
+
+        return step
+
+    def conditionings(self, tokens) -> tuple[list, list]:
+        """Positive and null as the host's CONDITIONING; a mask rides along only where a row ended early."""
+        longest = max(map(len, tokens.prompt_ids)) + tokens.codes.shape[1]
+        with self.loaded(self.memory(len(tokens), longest)) as device:
+            both = pipeline.condition(self.network, tokens, source=self.identity, device=device, dtype=self.dtype)
+        extra = {} if both.mask is None else {"attention_mask": both.mask}
+        rest = mm.intermediate_device()
+        return [[both.positive.to(rest), extra]], [[both.negative.to(rest), dict(extra)]]
+
+
+def settings(choice: dict | None, guidance: float, vocabulary: str) -> Sampling:
+    """The token generator's widgets -> Sampling. `choice`: the dynamic combo with the inputs of its option."""
+    kind = (choice or {}).get("sampling")
+    common = {"guidance": guidance, "image_tokens_only": vocabulary != "full"}
+    if kind == "greedy":
+        return Sampling(top_k=1, **common)
+    if kind == "sample":
+        chosen = {name: choice[name] for name in ("top_k", "top_p", "temperature") if name in choice}
+        return Sampling(**chosen, **common)
+    # The host lets an unknown option of a dynamic combo through to here.
+    raise Blip3oError(f"sampling is {kind!r}: choose 'sample' or 'greedy'.")
+
+
+def describe(tokens: ImageTokens) -> str:
+    """One line per row: seed, tokens that count, distinct codes."""
+    lines = [f"{len(tokens)} x {tokens.grid[0]}x{tokens.grid[1]} image tokens"]
+    for seed, length, codes in zip(tokens.seeds, tokens.lengths, tokens.codes, strict=True):
+        lines.append(f"seed {seed}: {length} tokens, {codes[:length].unique().numel()} different")
+    return "\n".join(lines)
+
+
+class ImageTokenizerPart(Part):
+    """What travels as BLIP3O_TATOK."""
+
+
+def load_language(folder, diffusion, choice, disable_dynamic=False, checkpoint=None) -> Language:
+    checkpoint = checkpoint or open_checkpoint(folder, diffusion)
+    device = mm.get_torch_device()
+    weights, compute = dtypes(choice, checkpoint, LANGUAGE, device)
+    network = swap_leaves(checkpoint.load_language(weights), cast=compute != weights)
+    recipe = (load_language_patcher, (folder, diffusion, choice))
+    patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic)
+    return Language(patcher, compute, checkpoint.prompt_encoder, checkpoint.identity)
+
+
+def load_language_patcher(*arguments, disable_dynamic=False):
+    return load_language(*arguments, disable_dynamic=disable_dynamic).patcher
+
+
+def load_image_tokenizer(
+    folder, diffusion, choice, disable_dynamic=False, checkpoint=None
+) -> ImageTokenizerPart | None:
+    """None when the checkpoint brings no image tokenizer: text to image needs none."""
+    checkpoint = checkpoint or open_checkpoint(folder, diffusion)
+    if checkpoint.tower is None:
+        return None
+    device = mm.get_torch_device()
+    # transformers' SigLIP casts pixels to the dtype of its weights, so these are kept in the dtype to compute in.
+    _, compute = dtypes(choice, checkpoint, PREFIX, device)
+    network = swap_leaves(checkpoint.load_image_tokenizer(compute))
+    recipe = (load_image_tokenizer_patcher, (folder, diffusion, choice))
+    return ImageTokenizerPart(manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic), compute)
+
+
+def load_image_tokenizer_patcher(*arguments, disable_dynamic=False):
+    return load_image_tokenizer(*arguments, disable_dynamic=disable_dynamic).patcher

@@ -1,0 +1,119 @@
+"""The diffusion transformer as a native MODEL.
+
+diffusers' SanaTransformer2DModel keeps its module names (LoRA keys are `diffusion_model.<diffusers name>`); only its
+`forward` is put into the host's words. Sampling is the host's FLOW: timestep 1000 * sigma, x0 = x - sigma * v.
+"""
+
+import comfy.conds
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.supported_models_base
+import torch
+from diffusers import SanaTransformer2DModel
+
+from ...blip3o_core.autoencoder import compression
+from ...blip3o_core.checkpoint import SANA, open_checkpoint
+from ...blip3o_core.errors import Blip3oError
+from .latent_format import DeepCompressionLatent
+from .offload import dtypes, manage, swap_leaves
+
+
+class HostTransformer(SanaTransformer2DModel):
+    """SANA called the way the host calls a diffusion model. Made by swapping the class of a loaded network."""
+
+    def forward(self, x, timestep, context=None, control=None, transformer_options=None, attention_mask=None, **kwargs):
+        """x (B, C, h, w) scaled latents, timestep (B,) = 1000 * sigma, context (B, N, cross width) -> velocity like x.
+
+        `attention_mask` (B, N): nonzero where cross-attention may look.
+        """
+        if context is None or context.shape[-1] != self.config.caption_channels:
+            width = "nothing" if context is None else f"tokens of width {context.shape[-1]}"
+            raise Blip3oError(
+                f"The diffusion transformer takes cross-attention tokens of width {self.config.caption_channels}, the "
+                f"conditioning has {width}. Connect BLIP3o Hidden-State Conditioner, with the same checkpoint."
+            )
+        if x.shape[1] != self.config.in_channels:
+            raise Blip3oError(
+                f"The latent has {x.shape[1]} channels, this model works on {self.config.in_channels}. Encode the "
+                "picture with the VAE of this checkpoint, or start from an empty latent."
+            )
+        return super().forward(
+            hidden_states=x,
+            encoder_hidden_states=context,
+            timestep=timestep,
+            encoder_attention_mask=attention_mask,
+            return_dict=False,
+        )[0]
+
+
+class DiffusionConfig(comfy.supported_models_base.BASE):
+    """What the host asks about a model family; filled from the checkpoint."""
+
+    unet_extra_config = {}
+    supported_inference_dtypes = [torch.bfloat16, torch.float32]
+
+    def __init__(self, network: HostTransformer, latent_format: DeepCompressionLatent, shift: float):
+        super().__init__({"disable_unet_model_creation": True})
+        self.latent_format = latent_format
+        self.sampling_settings = {"shift": shift, "multiplier": 1000}
+        self.memory_usage_factor = memory_factor(network.config)
+
+
+def memory_factor(config) -> float:
+    """The host's factor: activations per latent cell, in units of 0.01 MiB per byte of dtype.
+
+    Counted at the widest point of a block: the gated convolution holds about four tensors of 2 * mlp_ratio * width, and
+    linear attention about twelve of width (its q, k, v are float32). Counted, not measured on a GPU.
+    """
+    width = config.num_attention_heads * config.attention_head_dim
+    cells = config.patch_size**2
+    return (4 * 2 * config.mlp_ratio * width + 12 * width) / cells / (0.01 * 1024 * 1024)
+
+
+class DiffusionModel(comfy.model_base.BaseModel):
+    def __init__(self, config: DiffusionConfig, network: HostTransformer, device=None):
+        super().__init__(config, comfy.model_base.ModelType.FLOW, device=device)
+        self.diffusion_model = network
+
+    def extra_conds(self, **kwargs):
+        if kwargs.get("reference_latents"):
+            raise Blip3oError(
+                "The conditioning carries reference latents, and this model has no path for them (text to image only). "
+                "Take ReferenceLatent out of the graph, or load an edit checkpoint."
+            )
+        out = super().extra_conds(**kwargs)
+        mask, tokens = kwargs.get("attention_mask"), kwargs.get("cross_attn")
+        if mask is not None and tokens is not None:
+            # ConditioningConcat appends tokens but keeps the first mask: what was appended is visible.
+            added = tokens.shape[1] - mask.shape[1]
+            mask = torch.nn.functional.pad(mask.float(), (0, added), value=1.0)
+            pass
+        return out
+
+    def process_latent_out(self, latent):
+        """Every sampler ends here, so a run that overflowed stops with a reason, not with a black picture."""
+        if not bool(torch.isfinite(latent).all()):
+            raise Blip3oError(
+                f"The diffusion transformer gave values that are not finite in {self.get_dtype_inference()}. Load it "
+                "in fp32; if that does not help, the weights or a LoRA are damaged, or guidance too high."
+            )
+        return super().process_latent_out(latent)
+
+
+def load_diffusion(folder, diffusion, choice, preview=None, disable_dynamic=False, checkpoint=None):
+    """A patcher around the transformer of the checkpoint in `folder`.
+
+    `choice`: the loader's dtype widget. `preview`: see DeepCompressionLatent. `checkpoint`: spares opening it again.
+    """
+    checkpoint = checkpoint or open_checkpoint(folder, diffusion)
+    device, offload = mm.get_torch_device(), mm.unet_offload_device()
+    weights, compute = dtypes(choice, checkpoint, SANA, device)
+    network = checkpoint.load_transformer(weights)
+    network.__class__ = HostTransformer
+    swap_leaves(network, cast=compute != weights)
+    vae = checkpoint.autoencoder_config
+    latent_format = DeepCompressionLatent(network.config.in_channels, compression(vae), vae["scaling_factor"], preview)
+    config = DiffusionConfig(network, latent_format, checkpoint.shift)
+    config.set_inference_dtype(weights, None if compute == weights else compute)
+    model = DiffusionModel(config, network, device=offload)
+    return manage(model, device, offload, (load_diffusion, (folder, diffusion, choice, preview)), disable_dynamic)

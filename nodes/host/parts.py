@@ -1,0 +1,15 @@
+"""All parts of one checkpoint, opened once."""
+
+from ...blip3o_core.checkpoint import open_checkpoint
+from .language import load_image_tokenizer, load_language
+from .model import load_diffusion
+from .vae import load_vae
+
+
+def load(folder: str, diffusion: str | None, dtype: str):
+    """(language, diffusion patcher, VAE, image tokenizer or None)."""
+    checkpoint = open_checkpoint(folder, diffusion)
+    language = load_language(folder, diffusion, dtype, checkpoint=checkpoint)
+    vae = load_vae(folder, diffusion, dtype, checkpoint=checkpoint)
+    model = load_diffusion(folder, diffusion, dtype, vae.preview, checkpoint=checkpoint)
+    return language, model, vae, load_image_tokenizer(folder, diffusion, dtype, checkpoint=checkpoint)

@@ -1,0 +1,56 @@
+"""Checkpoint folder -> the four parts the other nodes work with."""
+
+from .compat import io
+from .host import folders
+from .sockets import CATEGORY, LM, TATOK
+
+
+class Loader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="BLIP3oLoader",
+            display_name="BLIP3o Loader",
+            category=CATEGORY,
+            description="Loads a BLIP3o-NEXT checkpoint as four parts, which ComfyUI moves and frees like any model.",
+            search_aliases=["blip3o checkpoint", "blip3o next", "load blip3o", "sana", "qwen3 image"],
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    options=folders.checkpoints(),
+                    tooltip="A folder under models/blip3o with config.json, the tokenizer and .safetensors files.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=["auto", "bf16", "fp32"],
+                    default="auto",
+                    tooltip="auto: what ComfyUI chooses for this device. No fp16: the transformer overflows it.",
+                ),
+                io.Combo.Input(
+                    "diffusion_folder",
+                    options=folders.diffusion_folders(),
+                    default=folders.AUTOMATIC,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Folder with the transformer and vae configs. auto: inside or beside the checkpoint.",
+                ),
+            ],
+            outputs=[
+                LM.Output("lm", display_name="lm", tooltip="Language model: writes the image tokens."),
+                io.Model.Output("model", display_name="model", tooltip="Diffusion transformer: renders them."),
+                io.Vae.Output("vae", display_name="vae", tooltip="Autoencoder: latents to pixels."),
+                TATOK.Output("tatok", display_name="tatok", tooltip="Image tokenizer: pictures to image tokens."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC):
+        return folders.fingerprint(checkpoint, *([] if diffusion_folder == folders.AUTOMATIC else [diffusion_folder]))
+
+    @classmethod
+    def execute(cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC):
+        from .host.parts import load
+
+        folder = folders.resolve(checkpoint)
+        diffusion = None if diffusion_folder == folders.AUTOMATIC else folders.resolve(diffusion_folder)
+        return io.NodeOutput(*load(folder, diffusion, dtype))

@@ -1,0 +1,27 @@
+"""The project's own wire types, and what always holds on them. Everything else travels on ComfyUI's types.
+
+- BLIP3O_LM: `host.language.Language`, the language model, connector and prompt encoder of one checkpoint.
+- BLIP3O_TATOK: `host.language.ImageTokenizerPart`, or None when the checkpoint holds no image tokenizer.
+- BLIP3O_TOKENS: `blip3o_core.tokens.ImageTokens`: codes (B, H*W) int64 in [0, K), row-major on grid (H, W), with the
+  prompt ids and seeds they were drawn with, and optionally hidden states (B, 1 + H*W, D) on the CPU. Never changed in
+  place: outputs are shared between nodes and prompts.
+
+The first two have a `.patcher`, by which the host manages their memory and LoRA nodes patch them.
+"""
+
+from .compat import io
+
+LM = io.Custom("BLIP3O_LM")
+TATOK = io.Custom("BLIP3O_TATOK")
+TOKENS = io.Custom("BLIP3O_TOKENS")
+
+CATEGORY = "BLIP3o-NEXT"
+
+
+def seed_input(id: str, tooltip: str):
+    """A seed widget with the frontend's fixed / increment / randomize control."""
+    return io.Int.Input(id, default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip=tooltip)
+
+
+def decimal_input(id: str, default: float, low: float, high: float, step: float, tooltip: str, **options):
+    return io.Float.Input(id, default=default, min=low, max=high, step=step, tooltip=tooltip, **options)
