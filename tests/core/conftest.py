@@ -1,0 +1,81 @@
+"""One tiny random checkpoint for the whole session; tests that change a file work on a copy."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.pipeline import Pipeline
+from tests.tiny_checkpoint import make_checkpoint
+
+
+class Copy:
+    """A checkpoint folder of a test's own, in a parent folder of its own: siblings are looked into when opening."""
+
+    def __init__(self, source: Path, parent: Path):
+        self.folder = Path(shutil.copytree(source, parent / "model"))
+        self.weights = self.folder / "model.safetensors"
+
+    def edit_json(self, name: str = "config.json", drop: tuple[str, ...] = (), **changes) -> None:
+        path = self.folder / name
+        content = {key: value for key, value in json.loads(path.read_text()).items() if key not in drop}
+        path.write_text(json.dumps(content | changes))
+
+    def edit_tensors(self, edit) -> None:
+        """`edit(tensors)` changes the dict in place; the file is written again."""
+        tensors = load_file(self.weights)
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+        edit(tensors)
+        save_file(tensors, self.weights)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def copy(tiny, tmp_path) -> Copy:
+    return Copy(tiny, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny):
+    return open_checkpoint(tiny)
+
+
+@pytest.fixture(scope="session")
+def pipeline(checkpoint) -> Pipeline:
+    """Shared: a test that changes it must undo that (monkeypatch) or work on a deep copy."""
+    return Pipeline(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def language(pipeline):
+    return pipeline.language
+
+
+@pytest.fixture(scope="session")
+def config(tiny) -> dict:
+    return json.loads((tiny / "config.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def tensors(tiny) -> dict:
+    """The weights as the file has them, read without the library."""
+    return load_file(tiny / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def qwen(config, tensors):
+    """transformers' own model with the same weights, built without the library."""
+    from transformers import Qwen3Config, Qwen3Model
+
+    fields = {key: value for key, value in config.items() if key not in ("model_type", "architectures")}
+    model = Qwen3Model(Qwen3Config(**fields))
+    weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    return model.eval()

@@ -1,0 +1,89 @@
+"""`choose` against transformers' warpers: exact probabilities over a fine grid of uniforms, no sampling noise."""
+
+import pytest
+import torch
+
+from blip3o_core.decoding import Sampling, choose
+from blip3o_core.errors import Blip3oError
+
+pytestmark = pytest.mark.core
+
+GRID = 5_000
+UNIFORMS = (torch.arange(GRID, dtype=torch.float64) + 0.5).div(GRID).float()
+LAST = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0))
+
+
+def logits(seed: int, size: int = 50, scale: float = 2.0) -> torch.Tensor:
+    return torch.randn(1, size, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def expected(scores: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Probabilities after transformers' warpers, in the order of its generate()."""
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    scores = TemperatureLogitsWarper(float(sampling.temperature))(None, scores)
+    if sampling.top_k:
+        scores = TopKLogitsWarper(sampling.top_k)(None, scores)
+    return TopPLogitsWarper(sampling.top_p)(None, scores).softmax(-1)[0]
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 1.7])
+@pytest.mark.parametrize("top_p", [0.2, 0.8, 0.95, 1.0])
+@pytest.mark.parametrize("top_k", [0, 2, 7, 49, 50, 1200])
+def test_the_distribution_is_that_of_transformers_warpers(top_k, top_p, temperature):
+    """Catches top-p before top-k, a token too many or too few at either cut, and a temperature at the wrong place."""
+    sampling = Sampling(top_k, top_p, temperature)
+    for seed in range(3):
+        scores = logits(seed)
+        picked = choose(scores.expand(GRID, -1), UNIFORMS, sampling)
+        shares = torch.bincount(picked, minlength=scores.shape[1]) / GRID
+        wanted = expected(scores, sampling)
+        assert (shares - wanted).abs().max() <= 2 / GRID
+        assert not shares[wanted == 0].any(), "a token that the warpers remove was chosen"
+        assert shares[wanted > 2 / GRID].all(), "a token that the warpers keep is never chosen"
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0, 1.0), Sampling(5, 0.5), Sampling(3, 1.0, 0.1)], ids=str)
+def test_the_ends_of_the_interval_choose_a_token_that_may_be_chosen(sampling):
+    """Catches an index past the kept tokens when the cumulative sum falls short of 1 by rounding."""
+    for seed in range(50):
+        scores = logits(seed, size=363, scale=4.0)
+        wanted = expected(scores, sampling)
+        for uniform in (torch.zeros(1), LAST.reshape(1)):
+            assert wanted[choose(scores, uniform, sampling)] > 0
+        assert choose(scores, torch.zeros(1), sampling) == scores.argmax()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(top_k=1), Sampling(temperature=0), Sampling(1, 0.3, 0.0)], ids=str)
+def test_greedy_is_the_argmax_whatever_the_uniform(sampling):
+    """Catches a greedy setting that divides by a temperature of zero or still looks at the seed."""
+    for seed in range(20):
+        scores = logits(seed)
+        picked = choose(scores.expand(GRID, -1), UNIFORMS, sampling)
+        assert (picked == scores.argmax()).all()
+
+
+def test_rows_are_chosen_alone():
+    """Catches a row whose token depends on its neighbours' logits or uniforms."""
+    scores, uniforms = torch.cat([logits(seed) for seed in range(40)]), torch.linspace(0, 0.99, 40)
+    together = choose(scores, uniforms, Sampling(9, 0.9))
+    assert together.tolist() == [
+        int(choose(scores[k : k + 1], uniforms[k : k + 1], Sampling(9, 0.9))) for k in range(40)
+    ]
+    assert len(set(together.tolist())) > 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_p": float("nan")}, {"temperature": -0.1},
+        {"temperature": float("nan")}, {"guidance": 0.5}, {"guidance": float("nan")},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_impossible_settings_are_refused(wrong):
+    """Catches settings that would empty the set of tokens, or compute NaN and draw token 0 throughout."""
+    [(name, value)] = wrong.items()
+    with pytest.raises(Blip3oError, match=name) as caught:
+        Sampling(**wrong)
+    assert str(value) in str(caught.value)

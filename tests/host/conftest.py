@@ -1,0 +1,31 @@
+"""Checkpoints for the shared server; the loader lists its folder anew for every prompt."""
+
+import pytest
+
+from tests.tiny_checkpoint import Sizes, make_checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoints(server):
+    """The server's `blip3o` model folder."""
+    folder = server.base / "models/blip3o"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(checkpoints):
+    """The folder of the checkpoint called "tiny"."""
+    return make_checkpoint(checkpoints / "tiny")
+
+
+@pytest.fixture(scope="session")
+def long_checkpoint(checkpoints):
+    """ "long": enough tokens that decoding takes seconds, so that a test can interrupt it."""
+    return make_checkpoint(checkpoints / "long", sizes=Sizes(grid=50))
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint(checkpoints):
+    """ "other": another vocabulary, so its tokens mean nothing to "tiny"."""
+    return make_checkpoint(checkpoints / "other", seed=1, sizes=Sizes(codes=80))

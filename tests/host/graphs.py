@@ -1,0 +1,43 @@
+"""Graphs in API format, put together from parts, and what they leave on disk."""
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+PROMPT = "a red fox in the snow"
+
+
+def node(class_type: str, **inputs) -> dict:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def text_to_image(checkpoint: str = "tiny", size: tuple[int, int] = (128, 128), batch: int = 1, **changes) -> dict:
+    """The whole line, ending in SaveImage ("save") and SaveLatent ("latents"); `changes` are widgets by name."""
+    width, height = size
+    graph = {
+        "load": node("BLIP3oLoader", checkpoint=checkpoint, dtype="auto"),
+        "draw": node(
+            "BLIP3oTokenGenerator", lm=["load", 0], prompt=PROMPT, seed=5, batch_size=batch, vocabulary="image tokens",
+            **{"sampling": "sample", "sampling.top_k": 1200, "sampling.top_p": 0.95, "sampling.temperature": 1.0},
+        ),
+        "condition": node("BLIP3oHiddenStateConditioner", lm=["load", 0], tokens=["draw", 0]),
+        "empty": node("EmptyLatentImage", width=width, height=height, batch_size=1),
+        "sample": node(
+            "BLIP3oDiffusionSampler", model=["load", 1], positive=["condition", 0], negative=["condition", 1],
+            latent_image=["empty", 0], noise_seed=11, steps=4, guidance=2.0, denoise=1.0,
+        ),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=["load", 2]),
+        "save": node("SaveImage", images=["decode", 0], filename_prefix="picture"),
+        "latents": node("SaveLatent", samples=["sample", 0], filename_prefix="latents/latent"),
+    }  # fmt: skip
+    for name, value in changes.items():
+        owner = next(inputs for inputs in (part["inputs"] for part in graph.values()) if name in inputs)
+        owner[name] = value
+    return graph
+
+
+def latents(server, result, id: str = "latents"):
+    """(B, C, h, w) that a SaveLatent node of a finished run wrote."""
+    assert result.status == "success", result.error
+    saved = result.outputs[id]["latents"][0]
+    return load_file(Path(server.base, "output", saved["subfolder"], saved["filename"]))["latent_tensor"]

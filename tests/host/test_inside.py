@@ -1,0 +1,338 @@
+"""What no request can show: the pack's footprint in the host, and weights that move leaf by leaf."""
+
+import pytest
+
+from tests.host.inside import in_host
+from tests.tiny_checkpoint import make_checkpoint
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny"))
+
+
+def test_importing_the_pack_is_fast_and_changes_nothing(tmp_path):
+    """Every start of ComfyUI pays for our imports, and every other pack for our monkeypatches."""
+
+    def look():
+        import asyncio
+        import importlib.util
+        import sys
+        import time
+
+        import comfy.model_base
+        import comfy.model_patcher
+        import comfy.ops
+        import comfy.sd
+        import torch
+        import torch.nn as nn
+
+        def settings():
+            backends = torch.backends
+            watched = [nn.Linear, nn.Module, nn.Embedding, nn.LayerNorm, nn.Conv2d, comfy.ops, comfy.ops.manual_cast]
+            watched += [comfy.ops.disable_weight_init, comfy.model_patcher.ModelPatcher, comfy.model_base.BaseModel]
+            watched += [comfy.sd.VAE, torch.nn.functional, torch]
+            return [
+                torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads(), torch.initial_seed(),
+                torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(),
+                backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark,
+                *[(thing.__name__, name, id(value)) for thing in watched for name, value in sorted(vars(thing).items())
+                  if callable(value)],
+            ]  # fmt: skip
+
+        for name in [name for name in sys.modules if name.startswith(pack.__name__)]:  # noqa: F821
+            del sys.modules[name]
+        blocked = {name: sys.modules.pop(name, None) for name in ("transformers", "diffusers", "accelerate")}
+        for name in blocked:
+            sys.modules[name] = None  # importing it now raises
+        before, start = settings(), time.perf_counter()
+        spec = importlib.util.spec_from_file_location(pack.__name__, pack.__file__)  # noqa: F821
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        extension = module.comfy_entrypoint()
+        asyncio.run(extension.on_load())
+        found = asyncio.run(extension.get_node_list())
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "nodes": len(found), "same": settings() == before}
+
+    seen = in_host(look, base=tmp_path)
+    assert seen["nodes"] == 5 and seen["same"] and seen["seconds"] < 0.2
+
+
+def test_the_door_is_harmless_without_a_host():
+    """Tools that import every package they find must not fail on a missing comfy."""
+    import subprocess
+    import sys
+
+    from tests.environment import TOP
+
+    code = (
+        "import importlib.util, sys; s = importlib.util.spec_from_file_location('door', sys.argv[1]); "
+        "m = importlib.util.module_from_spec(s); s.loader.exec_module(m); "
+        "assert 'torch' not in sys.modules and m.WEB_DIRECTORY"
+    )
+    subprocess.run([sys.executable, "-I", "-c", code, str(TOP / "__init__.py")], check=True)
+
+
+def test_extra_model_paths_are_honoured_and_come_first(tmp_path, folder):
+    """Overwriting the category would hide the folder a user named in extra_model_paths.yaml."""
+
+    def look(folder):
+        import importlib
+        from pathlib import Path
+
+        import folder_paths
+        from utils.extra_config import load_extra_path_config
+
+        folders = importlib.import_module(pack.__name__ + ".nodes.host.folders")  # noqa: F821
+        errors = importlib.import_module(pack.__name__ + ".blip3o_core.errors")  # noqa: F821
+        empty = folders.checkpoints()
+        del folder_paths.folder_names_and_paths["blip3o"]
+        yaml = Path(folder_paths.base_path, "extra.yaml")
+        yaml.write_text(f"mine:\n  base_path: {Path(folder).parent.parent}\n  blip3o: {Path(folder).parent.name}\n")
+        load_extra_path_config(str(yaml))
+        folders.register()
+        refused = []
+        for name in ("../" + Path(folder).parent.name + "/tiny", folder, "absent", folders.NONE):
+            try:
+                folders.resolve(name)
+            except errors.Blip3oError as error:
+                refused.append(str(error))
+        roots = folder_paths.get_folder_paths("blip3o")
+        return [empty, folders.checkpoints(), folders.diffusion_folders(), folders.resolve("tiny"), roots, refused]
+
+    empty, names, diffusion, found, roots, refused = in_host(look, base=tmp_path, folder=folder)
+    assert empty == ["put a checkpoint folder into models/blip3o"]
+    assert names == ["tiny"] and diffusion == ["auto", "tiny/diffusion"] and found == folder
+    assert len(roots) == 2 and folder.startswith(roots[0]) and roots[1] == str(tmp_path / "models/blip3o")
+    assert len(refused) == 4 and all("models/blip3o" in line and "Put the checkpoint" in line for line in refused)
+
+
+def test_no_part_leaves_weights_behind_at_any_memory_budget(tmp_path, folder):
+    """A leaf that the host cannot stream stays on the CPU when a card is too small, and the run crashes there.
+
+    The meta device stands for the card: whatever is still on the CPU meets meta tensors in the forward and fails.
+    """
+
+    def look(folder):
+        import importlib
+
+        import comfy.model_patcher
+        import torch
+
+        def module(name):
+            return importlib.import_module(pack.__name__ + name)  # noqa: F821
+
+        offload, card, report = module(".nodes.host.offload"), torch.device("meta"), {}
+
+        def zeros(*shape, **options):
+            return torch.zeros(*shape, device=card, **options)
+
+        def language(net):
+            ids = zeros(1, 6, dtype=torch.long)
+            states = net(net.embed(ids, torch.float32), ids)
+            return torch.nn.functional.linear(net.connector.__getitem__(0)(states), zeros(3, 40)), net.head_weight(
+                states, True
+            )
+
+        def diffusion(net):
+            network = net.diffusion_model
+            return network(zeros(1, network.config.in_channels, 4, 4), zeros(1), context=zeros(1, 5, 40))
+
+        def decode(net):
+            return type(net).__mro__[1].decode(net, zeros(1, net.config.latent_channels, 2, 2))
+
+        def tokens(net):
+            return net.codes(net.features(zeros(1, 3, net.shape.side, net.shape.side)))
+
+        runs = [
+            (0, language),
+            (1, diffusion),
+            (2, decode),
+            (2, lambda net: net.encode(zeros(1, 3, 64, 64))),
+            (3, tokens),
+        ]
+        for part, run in runs:
+            for budget in (0.05, 0.3, 0.6, 0.9, 2.0):
+                loaded = module(".nodes.host.parts").load(folder, None, "fp32")[part]
+                made = getattr(loaded, "patcher", loaded)
+                patcher = comfy.model_patcher.ModelPatcher(made.model, card, torch.device("cpu"))
+                patcher.callbacks = made.callbacks
+                with torch.inference_mode():
+                    patcher.partially_load(card, int(budget * patcher.model_size()))
+                    run(patcher.model)
+                share = [parameter.is_meta for parameter in patcher.model.parameters()]
+                report[f"{part} {run.__name__} {budget}"] = sum(share) / len(share)
+                assert not offload.unswapped(made.model), offload.unswapped(made.model)
+        # The check itself: a norm of another kind must be noticed.
+        made.model.stranger = torch.nn.PReLU()
+        return [report, offload.unswapped(made.model)]
+
+    report, missed = in_host(look, base=tmp_path, folder=folder)
+    assert missed == ["stranger (PReLU)"]
+    assert all(share == 1 for name, share in report.items() if name.endswith("2.0"))
+    assert any(0 < share < 1 for share in report.values()) and min(report.values()) < 0.1
+
+
+def test_cast_leaves_compute_what_the_library_computes(tmp_path, folder):
+    """bf16 weights under fp32 activations: a norm or table that answers in bf16 would poison what follows."""
+
+    def look(folder):
+        import importlib
+
+        import torch
+
+        def module(name):
+            return importlib.import_module(pack.__name__ + name)  # noqa: F821
+
+        checkpoint = module(".blip3o_core.checkpoint").open_checkpoint(folder)
+        swap, worst = module(".nodes.host.offload").swap_leaves, {}
+        generator = torch.Generator().manual_seed(0)
+
+        def random(*shape):
+            return torch.randn(*shape, generator=generator)
+
+        ids, x, context, latent = torch.arange(6)[None], random(1, 8, 4, 4), random(1, 5, 40), random(1, 8, 2, 2)
+        pixels = random(1, 3, 76, 76)
+
+        def language(net):
+            states = net(net.embed(ids, torch.float32), ids)
+            return torch.cat([net.connector(states).flatten(), (states @ net.head_weight(states, True).T).flatten()])
+
+        runs = {
+            "load_language": language,
+            "load_transformer": lambda net: net(x, context, torch.ones(1), return_dict=False)[0],
+            "load_autoencoder": lambda net: net.decode(latent, return_dict=False)[0],
+            "load_image_tokenizer": lambda net: net.features(pixels),
+        }
+        with torch.inference_mode():
+            for name, run in runs.items():
+                # SigLIP casts pixels to its weights' dtype: the pack loads it in the dtype it computes in.
+                stored = torch.float32 if name == "load_image_tokenizer" else torch.bfloat16
+                swapped = run(swap(getattr(checkpoint, name)(stored), cast=True))
+                plain = run(getattr(checkpoint, name)(stored).float())
+                uncast = run(swap(getattr(checkpoint, name)(torch.float32)))
+                exact = run(getattr(checkpoint, name)(torch.float32))
+                assert swapped.dtype == torch.float32, name
+                worst[name] = [float((swapped - plain).abs().max() / plain.abs().max())]
+                worst[name].append(float((uncast - exact).abs().max()))
+        return worst
+
+    for name, (cast, uncast) in in_host(look, base=tmp_path, folder=folder).items():
+        assert cast < 1e-6 and uncast == 0, name
+
+
+def test_the_host_can_build_an_ordinary_patcher_again(tmp_path, folder):
+    """With dynamic VRAM, torch.compile, hooks and several GPUs clone the model this way and fail without a recipe."""
+
+    def look(folder):
+        import importlib
+
+        import torch
+
+        parts = importlib.import_module(pack.__name__ + ".nodes.host.parts").load(folder, None, "fp32")  # noqa: F821
+        same = []
+        for part in parts:
+            patcher = getattr(part, "patcher", part)
+            again = patcher.clone(disable_dynamic=True, force_deepcopy=True)
+            mine, theirs = patcher.model.state_dict(), again.model.state_dict()
+            same.append(again.model is not patcher.model and type(again.model) is type(patcher.model))
+            same.append(all(torch.equal(mine[name], theirs[name]) for name in mine) and len(mine) == len(theirs))
+        return same
+
+    assert in_host(look, base=tmp_path, folder=folder) == [True] * 8
+
+
+def test_hidden_states_are_reused_only_from_the_very_same_weights(tmp_path, folder):
+    """Stale hidden states would render a LoRA's prompt with the states of the plain model."""
+
+    def look(folder):
+        import importlib
+
+        import torch
+
+        def module(name):
+            return importlib.import_module(pack.__name__ + name)  # noqa: F821
+
+        language_module, reads = module(".nodes.host.language"), []
+        language = language_module.load_language(folder, None, "fp32")
+        read = module(".blip3o_core.pipeline").read
+        module(".blip3o_core.pipeline").read = lambda *args: reads.append(1) or read(*args)
+        settings = language_module.settings({"sampling": "greedy"}, 1.0, "image tokens")
+        with torch.inference_mode():
+            tokens = language.draw(["a fox"], 0, settings)
+            first = language.conditionings(tokens)[0][0][0]
+            again = language_module.load_language(folder, None, "fp32").conditionings(tokens)[0][0][0]
+            plain = len(reads)
+            patched = language.clone()
+            key = "model.layers.0.self_attn.q_proj.weight"
+            weight = patched.network.state_dict()[key]
+            patched.patcher.add_patches({key: ("diff", (torch.full_like(weight, 0.5),))})
+            moved = patched.conditionings(tokens)[0][0][0]
+            merged = language_module.load_language(folder, None, "fp32")
+            merged.network.state_dict()[key].add_(0.5)
+            expected = read(merged.network, tokens.prompt_ids, tokens.codes + merged.network.vocabulary.image_start)
+            back = language.conditionings(tokens)[0][0][0]
+        wanted = merged.network.connector(expected)
+        return [plain, len(reads), torch.equal(first, again), bool((moved - wanted).abs().max() < 1e-4),
+                bool((moved - first).abs().max() > 1e-3), torch.equal(back, first)]  # fmt: skip
+
+    assert in_host(look, base=tmp_path, folder=folder) == [0, 1, True, True, True, True]
+
+
+def test_an_interrupt_ends_decoding_at_the_next_token(tmp_path, folder):
+    """Creators press stop because they have seen enough; 729 tokens later is too late."""
+
+    def look(folder):
+        import importlib
+
+        import comfy.model_management as mm
+
+        language_module = importlib.import_module(pack.__name__ + ".nodes.host.language")  # noqa: F821
+        language, seen = language_module.load_language(folder, None, "fp32"), []
+
+        def after_forward(*_):
+            seen.append(len(seen))
+            if len(seen) == 5:
+                mm.interrupt_current_processing()
+
+        language.network.register_forward_hook(after_forward)
+        settings = language_module.settings({"sampling": "greedy"}, 1.0, "image tokens")
+        try:
+            language.draw(["a fox"], 0, settings)
+        except mm.InterruptProcessingException:
+            seen.append("interrupted")
+        tokens = language.draw(["a fox"], 0, settings)
+        return [seen.index("interrupted"), len(seen), tokens.codes.shape[1]]
+
+    # Five passes until the interrupt, none after it; then prompt and 25 tokens, undisturbed.
+    assert in_host(look, base=tmp_path, folder=folder) == [5, 32, 25]
+
+
+def test_the_diffusion_transformer_compiles_as_one_graph(tmp_path, folder):
+    """A graph break in our forward would make TorchCompileModel slower than no compiling, without a word."""
+
+    def look(folder):
+        import importlib
+
+        import torch
+        from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+        def module(name):
+            return importlib.import_module(pack.__name__ + name)  # noqa: F821
+
+        model = module(".nodes.host.model").load_diffusion(folder, None, "fp32")
+        latent = {"samples": torch.zeros(1, 4, 16, 16), "downscale_ratio_spacial": 8}
+        tokens = torch.randn(2, 1, 26, 40, generator=torch.Generator().manual_seed(0))
+        compiled, pictures = model.clone(), []
+        set_torch_compile_wrapper(compiled, backend="eager", fullgraph=True)
+        with torch.inference_mode():
+            for each in (model, compiled):
+                render = module(".nodes.host.sampling").render
+                pictures.append(render(each, [[tokens[0], {}]], [[tokens[1], {}]], latent, 1, 2, 2.0, 1.0)["samples"])
+        return float((pictures[0] - pictures[1]).abs().max())
+
+    assert in_host(look, base=tmp_path, folder=folder) < 1e-5
