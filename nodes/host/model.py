@@ -87,7 +87,7 @@ class DiffusionModel(comfy.model_base.BaseModel):
             # ConditioningConcat appends tokens but keeps the first mask: what was appended is visible.
             added = tokens.shape[1] - mask.shape[1]
             mask = torch.nn.functional.pad(mask.float(), (0, added), value=1.0)
-            pass
+            out["attention_mask"] = comfy.conds.CONDRegular(mask)
         return out
 
     def process_latent_out(self, latent):
