@@ -1,5 +1,7 @@
 """DC-AE: latents <-> pictures. Latents are unscaled here; the diffusion works on `latent * scaling_factor`."""
 
+from collections.abc import Callable
+
 import torch
 
 from .errors import Blip3oError
@@ -46,18 +48,19 @@ def encode(vae, images: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def preview_factors(vae, cells: int = 2, count: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
-    """Linear map from one latent cell to its mean colour: (C, 3) factors and (3,) bias, colours in [-1, 1].
+def preview_factors(
+    encode: Callable[[torch.Tensor], torch.Tensor], factor: int, channels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Linear map from one unscaled latent cell to its mean colour: (C, 3) factors and (3,) bias, colours in [-1, 1].
 
-    Fitted by ridge regression on `count` synthetic pictures of `cells` x `cells` latent cells, each a smooth random
-    field of colours, put through this autoencoder's own encoder: any checkpoint gets factors of its own.
+    Fitted by ridge regression on synthetic pictures of 2 x 2 latent cells, smooth random fields of colours, put through
+    `encode` ((B, H, W, 3) in [0, 1] -> latents (B, C, h, w)): any checkpoint gets factors of its own.
     """
-    generator = torch.Generator("cpu").manual_seed(0)
-    side = cells * vae.spatial_compression_ratio
-    knots = torch.rand(count, 3, cells, cells, generator=generator) * 2 - 1
+    generator, side = torch.Generator("cpu").manual_seed(0), 2 * factor
+    knots = torch.rand(max(16, channels), 3, 2, 2, generator=generator) * 2 - 1
     images = torch.nn.functional.interpolate(knots, size=(side, side), mode="bilinear", align_corners=False)
-    latents = encode(vae, (images.movedim(1, -1) + 1) / 2).float()
-    colours = torch.nn.functional.adaptive_avg_pool2d(images, (cells, cells))
+    latents = encode((images.movedim(1, -1) + 1) / 2).float().cpu()
+    colours = torch.nn.functional.adaptive_avg_pool2d(images, (2, 2))
     x = latents.movedim(1, -1).flatten(0, 2).double()
     y = colours.movedim(1, -1).flatten(0, 2).double()
     mean_x, mean_y = x.mean(0), y.mean(0)

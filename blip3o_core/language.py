@@ -15,11 +15,11 @@ from .errors import Blip3oError
 from .vocabulary import Vocabulary
 
 
-def leaf_weight(module: nn.Module, like: torch.Tensor) -> torch.Tensor:
-    """The module's weight on `like`'s device and dtype, through `weight_for(like)` where a host's leaf offers it."""
+def leaf_weight(module: nn.Module, like: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:  # noqa: B008
+    """Rows of the module's weight on `like`'s device and dtype, through `weight_for` where a host's leaf offers it."""
     if hasattr(module, "weight_for"):
-        return module.weight_for(like)
-    return module.weight.to(device=like.device, dtype=like.dtype)
+        return module.weight_for(like, rows)
+    return module.weight[rows].to(device=like.device, dtype=like.dtype)
 
 
 class KVCache:
@@ -76,9 +76,16 @@ class LanguageModel(nn.Module):
 
     def head_weight(self, like: torch.Tensor, image_tokens_only: bool) -> torch.Tensor:
         """Output matrix on `like`'s device: (K, D) for image tokens only, else (vocabulary, D)."""
-        weight = leaf_weight(self.lm_head or self.model.embed_tokens, like)
-        start = self.vocabulary.image_start
-        return weight[start : start + self.vocabulary.num_codes] if image_tokens_only else weight
+        rows = self._image_rows if image_tokens_only else slice(None)
+        return leaf_weight(self.lm_head or self.model.embed_tokens, like, rows)
+
+    def code_embedding(self, like: torch.Tensor) -> torch.Tensor:
+        """(K, D) embeddings of the image tokens on `like`'s device."""
+        return leaf_weight(self.model.embed_tokens, like, self._image_rows)
+
+    @property
+    def _image_rows(self) -> slice:
+        return slice(self.vocabulary.image_start, self.vocabulary.image_start + self.vocabulary.num_codes)
 
     def embed(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(B, S) ids -> (B, S, D)."""

@@ -9,7 +9,6 @@ ComfyUI is `$COMFYUI_PATH`, the one this checkout is cloned into, or a copy from
 """
 
 import argparse
-import contextlib
 import fcntl
 import hashlib
 import os
@@ -93,22 +92,24 @@ def build(folder: Path, inputs: list[str], install: Callable[[Path], None]) -> N
 
 
 def newest() -> None:
-    host = comfyui()
+    host, folder = comfyui(), TOP / ".venv"
     # torchaudio's wheels name an exact torch that is not ours; it is installed below, alone.
     host_requirements = [line for line in lines(host / "requirements.txt") if line != "torchaudio"]
 
     def install(python: Path) -> None:
         say(f"installing torch {TORCH}, ComfyUI's requirements, ours and the test extra (minutes)")
-        ours = TOP / "requirements.txt"
+        constraint, hosts = folder / "constraint.txt", folder / "host-requirements.txt"
         # Without the constraint pip would exchange torch for the newest one that any of these allow.
-        pip(python, "-c", text(f"torch=={TORCH}"), "-r", text(*host_requirements), "-r", ours, *test_extra())
+        constraint.write_text(f"torch=={TORCH}\n")
+        hosts.write_text("\n".join(host_requirements))
+        pip(python, "-c", constraint, "-r", hosts, "-r", TOP / "requirements.txt", *test_extra())
         pip(python, "--no-deps", "torchaudio")
         if ask(python, "import torch; print(torch.version.cuda or torch.version.hip)") == "None":
             fit_cpu_torch(Path(ask(python, "import sysconfig; print(sysconfig.get_path('purelib'))")))
         run(python, "-c", "import torchvision, torchaudio")
 
     hook = (TOP / "tests/cpu_torchvision.py").read_text()
-    build(TOP / ".venv", [hook, *host_requirements, *lines(TOP / "requirements.txt"), *test_extra()], install)
+    build(folder, [hook, *host_requirements, *lines(TOP / "requirements.txt"), *test_extra()], install)
 
 
 def oldest() -> None:
@@ -153,17 +154,6 @@ def lines(file: Path) -> list[str]:
     return [line for line in stripped if line]
 
 
-_temporary = contextlib.ExitStack()
-
-
-def text(*rows: str) -> str:
-    """A temporary requirements file with these rows; gone when the program ends."""
-    file = _temporary.enter_context(tempfile.NamedTemporaryFile("w", suffix=".txt"))
-    file.write("\n".join(rows))
-    file.flush()
-    return file.name
-
-
 def pip(python: Path, *arguments) -> None:
     # Doubly quiet: errors, but no warnings about how this machine's pip is configured.
     run(python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *arguments)
@@ -188,11 +178,10 @@ def main() -> None:
     parser.add_argument("--oldest", action="store_true")
     parser.add_argument("--browser", action="store_true")
     arguments = parser.parse_args()
-    with _temporary:
-        if arguments.oldest:
-            oldest()
-        else:
-            newest()
+    if arguments.oldest:
+        oldest()
+    else:
+        newest()
     if arguments.browser:
         browser()
 

@@ -16,7 +16,7 @@ from ...blip3o_core.checkpoint import LANGUAGE, open_checkpoint
 from ...blip3o_core.decoding import Sampling
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.image_tokenizer import PREFIX
-from ...blip3o_core.language import KVCache, leaf_weight
+from ...blip3o_core.language import KVCache
 from ...blip3o_core.tokens import ImageTokens, code_colours, mosaic
 from .offload import dtypes, manage, swap_leaves
 
@@ -92,9 +92,7 @@ class Language(Part):
     def _progress(self, device):
         """A callback for every token; after each row of the grid it shows the codes so far, a colour each."""
         network, bar = self.network, comfy.utils.ProgressBar(self.network.num_tokens)
-        first, count = network.vocabulary.image_start, network.vocabulary.num_codes
-        embedding = leaf_weight(network.model.embed_tokens, torch.empty(0, device=device, dtype=self.dtype))
-        colours = code_colours(embedding[first : first + count])
+        colours = code_colours(network.code_embedding(torch.empty(0, device=device, dtype=self.dtype)))
 
         def step(done, total, codes):
             mm.throw_exception_if_processing_interrupted()

@@ -1,6 +1,10 @@
 """How the host reads DC-AE latents: channels, scale, cell size, and a linear map to RGB for live previews."""
 
+from functools import cached_property
+
 import comfy.latent_formats
+
+from ...blip3o_core.autoencoder import preview_factors
 
 
 class DeepCompressionLatent(comfy.latent_formats.LatentFormat):
@@ -11,8 +15,24 @@ class DeepCompressionLatent(comfy.latent_formats.LatentFormat):
 
     latent_dimensions = 2
 
-    def __init__(self, channels: int, factor: int, scale: float, preview: tuple[list, list] | None = None):
-        """`preview`: ((C, 3) factors, (3) bias) from scaled latents to RGB in [-1, 1]."""
+    def __init__(self, channels: int, factor: int, scale: float, vae=None):
+        """`vae`: the VAE of the checkpoint, to fit preview colours with; None: no previews."""
         self.latent_channels, self.spacial_downscale_ratio, self.scale_factor = channels, factor, scale
-        if preview is not None:
-            self.latent_rgb_factors, self.latent_rgb_factors_bias = preview
+        self._vae = vae
+
+    @property
+    def latent_rgb_factors(self):
+        """(C, 3) from scaled latents to RGB in [-1, 1]."""
+        return self._preview and self._preview[0]
+
+    @property
+    def latent_rgb_factors_bias(self):
+        return self._preview and self._preview[1]
+
+    @cached_property
+    def _preview(self) -> tuple[list, list] | None:
+        """Fitted when a preview is first asked for: on a CPU that costs seconds at full size."""
+        if self._vae is None:
+            return None
+        factors, bias = preview_factors(self._vae.encode, self.spacial_downscale_ratio, self.latent_channels)
+        return (factors / self.scale_factor).tolist(), bias.tolist()

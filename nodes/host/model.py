@@ -100,10 +100,10 @@ class DiffusionModel(comfy.model_base.BaseModel):
         return super().process_latent_out(latent)
 
 
-def load_diffusion(folder, diffusion, choice, preview=None, disable_dynamic=False, checkpoint=None):
+def load_diffusion(folder, diffusion, choice, vae=None, disable_dynamic=False, checkpoint=None):
     """A patcher around the transformer of the checkpoint in `folder`.
 
-    `choice`: the loader's dtype widget. `preview`: see DeepCompressionLatent. `checkpoint`: spares opening it again.
+    `choice`: the loader's dtype widget. `vae`: for previews. `checkpoint`: spares opening it again.
     """
     checkpoint = checkpoint or open_checkpoint(folder, diffusion)
     device, offload = mm.get_torch_device(), mm.unet_offload_device()
@@ -111,9 +111,9 @@ def load_diffusion(folder, diffusion, choice, preview=None, disable_dynamic=Fals
     network = checkpoint.load_transformer(weights)
     network.__class__ = HostTransformer
     swap_leaves(network, cast=compute != weights)
-    vae = checkpoint.autoencoder_config
-    latent_format = DeepCompressionLatent(network.config.in_channels, compression(vae), vae["scaling_factor"], preview)
+    cells = checkpoint.autoencoder_config
+    latent_format = DeepCompressionLatent(network.config.in_channels, compression(cells), cells["scaling_factor"], vae)
     config = DiffusionConfig(network, latent_format, checkpoint.shift)
     config.set_inference_dtype(weights, None if compute == weights else compute)
     model = DiffusionModel(config, network, device=offload)
-    return manage(model, device, offload, (load_diffusion, (folder, diffusion, choice, preview)), disable_dynamic)
+    return manage(model, device, offload, (load_diffusion, (folder, diffusion, choice, vae)), disable_dynamic)

@@ -20,13 +20,14 @@ _ops = comfy.ops.disable_weight_init
 
 
 class _Readable:
-    """A leaf whose whole weight may be read: the output matrix of the language model, a codebook."""
+    """A leaf whose weight may be read: the output matrix of the language model, a codebook."""
 
-    def weight_for(self, like: torch.Tensor) -> torch.Tensor:
-        """The weight, patched, on `like`'s device and dtype; the caller may keep it for a whole run."""
+    def weight_for(self, like: torch.Tensor, rows: slice) -> torch.Tensor:
+        """Rows of the weight, patched, on `like`'s device and dtype; the caller may keep them for a whole run."""
         weight, bias, stream = comfy.ops.cast_bias_weight(self, dtype=like.dtype, device=like.device, offloadable=True)
         # A weight that was streamed in lies in a buffer the next leaf will overwrite.
-        kept = weight if weight.data_ptr() == self.weight.data_ptr() or not _streamed(self, stream) else weight.clone()
+        own = weight.data_ptr() == self.weight.data_ptr() or not _streamed(self, stream)
+        kept = weight[rows] if own else weight[rows].clone()
         comfy.ops.uncast_bias_weight(self, weight, bias, stream)
         return kept
 

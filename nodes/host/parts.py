@@ -11,5 +11,5 @@ def load(folder: str, diffusion: str | None, dtype: str):
     checkpoint = open_checkpoint(folder, diffusion)
     language = load_language(folder, diffusion, dtype, checkpoint=checkpoint)
     vae = load_vae(folder, diffusion, dtype, checkpoint=checkpoint)
-    model = load_diffusion(folder, diffusion, dtype, vae.preview, checkpoint=checkpoint)
+    model = load_diffusion(folder, diffusion, dtype, vae, checkpoint=checkpoint)
     return language, model, vae, load_image_tokenizer(folder, diffusion, dtype, checkpoint=checkpoint)

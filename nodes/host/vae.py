@@ -8,7 +8,7 @@ import comfy.sd
 import torch
 from diffusers import AutoencoderDC
 
-from ...blip3o_core.autoencoder import compression, preview_factors
+from ...blip3o_core.autoencoder import compression
 from ...blip3o_core.checkpoint import open_checkpoint
 from ...blip3o_core.errors import Blip3oError
 from .offload import NAMED, SUPPORTED, manage, swap_leaves
@@ -76,14 +76,10 @@ def load_vae(folder, diffusion, choice, disable_dynamic=False, checkpoint=None) 
     device = mm.vae_device()
     dtype = NAMED.get(choice) or mm.vae_dtype(device, SUPPORTED)
     network = checkpoint.load_autoencoder(dtype)
-    factors, bias = preview_factors(network)
     network.__class__ = HostAutoencoder
     swap_leaves(network)
     recipe = (load_vae_patcher, (folder, diffusion, choice))
-    vae = DeepCompressionVAE(network, device, mm.vae_offload_device(), dtype, recipe, disable_dynamic)
-    # Previews are drawn from latents as the sampler sees them, which are scaled.
-    vae.preview = ((factors / network.config.scaling_factor).tolist(), bias.tolist())
-    return vae
+    return DeepCompressionVAE(network, device, mm.vae_offload_device(), dtype, recipe, disable_dynamic)
 
 
 def load_vae_patcher(*arguments, disable_dynamic=False):

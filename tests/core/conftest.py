@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from blip3o_core.checkpoint import open_checkpoint
@@ -30,6 +31,15 @@ class Copy:
         tensors = {name: tensor.clone() for name, tensor in tensors.items()}
         edit(tensors)
         save_file(tensors, self.weights)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny sums gain nothing from threads, and on a busy machine the threads wait for each other most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

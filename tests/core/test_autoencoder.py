@@ -81,7 +81,7 @@ def test_sizes_that_can_be_drawn_pass_and_others_name_the_nearest(multiple):
 class Linear:
     """A toy autoencoder: channels are a random linear map of a cell's mean colour, an offset, and fine detail."""
 
-    dtype, spatial_compression_ratio = torch.float32, 4
+    dtype = torch.float32
 
     def __init__(self, channels: int, seed: int):
         generator = torch.Generator().manual_seed(seed)
@@ -102,7 +102,7 @@ class Linear:
 def test_preview_colours_are_learned(channels, seed):
     """Catches a preview whose colours say nothing: on unseen pictures the error must be far below the mean colour's."""
     vae = Linear(channels, seed)
-    factors, bias = autoencoder.preview_factors(vae)
+    factors, bias = autoencoder.preview_factors(lambda images: autoencoder.encode(vae, images), 4, channels)
     assert factors.shape == (channels, 3) and bias.shape == (3,)
     small = torch.rand(20, 3, 3, 3, generator=torch.Generator().manual_seed(99)) * 2 - 1
     images = torch.nn.functional.interpolate(small, size=(32, 32), mode="bicubic").clamp(-1, 1)
@@ -114,8 +114,8 @@ def test_preview_colours_are_learned(channels, seed):
 def test_preview_colours_of_a_real_autoencoder(vae):
     """Catches factors that are not finite or not the same twice: the preview would flicker between loads."""
     before = torch.random.get_rng_state()
-    factors, bias = autoencoder.preview_factors(vae)
-    again = autoencoder.preview_factors(vae)
+    factors, bias = autoencoder.preview_factors(lambda images: autoencoder.encode(vae, images), 8, 8)
+    again = autoencoder.preview_factors(lambda images: autoencoder.encode(vae, images), 8, 8)
     assert factors.shape == (8, 3) and bias.shape == (3,)
     assert torch.isfinite(factors).all() and torch.isfinite(bias).all()
     assert torch.equal(factors, again[0]) and torch.equal(bias, again[1])

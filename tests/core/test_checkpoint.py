@@ -66,6 +66,18 @@ def test_bf16_weights_stay_bf16_unless_asked(tmp_path):
     assert checkpoint.load_language().model.rotary_emb.inv_freq.dtype == torch.float32
 
 
+def test_a_file_of_several_dtypes_draws_a_picture(copy):
+    """Catches a part left in two dtypes: it loads, and fails in its first matrix product."""
+
+    def edit(tensors):
+        for name in tensors:
+            tensors[name] = tensors[name].bfloat16() if "norm" not in name else tensors[name]
+
+    copy.edit_tensors(edit)
+    mixed = Pipeline.load(copy.folder)
+    assert mixed.render(mixed.draw(["a"], [0]), [0], (16, 16), 1).shape == (1, 16, 16, 3)
+
+
 def test_shards_are_the_single_file(checkpoint, tmp_path):
     """Catches tensors lost, doubled or mixed up between shards."""
     sharded = make_checkpoint(tmp_path / "m", shards=3)

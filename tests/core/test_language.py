@@ -96,7 +96,7 @@ def test_a_host_may_answer_for_a_weight():
     """Catches embeddings read past the host's leaf: patched or streamed weights would be ignored."""
 
     class Leaf(torch.nn.Linear):
-        def weight_for(self, like):
+        def weight_for(self, like, rows):
             return torch.full((2, 2), 7.0, dtype=like.dtype)
 
     like = torch.zeros(1, dtype=torch.float64)

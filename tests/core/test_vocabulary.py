@@ -16,7 +16,8 @@ pytestmark = pytest.mark.core
 
 PROMPTS = [
     "a red cube", " leading space", "trailing space ", "two  spaces\n\nand lines\r\n", "\n", " ", "x", "1234567890",
-    "a cat, a dog & 3 birds (blue)", "naïve café", "e\u0301 decomposed", "\u0301 combining first", "日本の城", "🦊🏔️👩‍🚀",
+    "a cat, a dog & 3 birds (blue)", "naïve café", "e\u0301 decomposed", "\u0301 combining first", "日本の城",
+    "🦊🏔️👩\u200d🚀",
     "{prompt} {0} %s \\n", "user\nassistant\n", "<|im_end", "im_start|>", "< S0 >", "\u00a0nbsp\u3000wide", "\x00\x1f",
 ]  # fmt: skip
 SPECIAL = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<im_start>", "<im_end>", "<S0>", "<I0>", "<I7>", "<I95>"]
@@ -87,6 +88,14 @@ def test_random_text_is_tokenised_as_the_whole_string(merging, full):
 def test_the_merging_tokenizer_notices_a_cut(full):
     """Catches a tokenizer of these tests that could not tell a wrong cut from the right one."""
     assert full("caption: ") + full("red") != full("caption: red")
+
+
+@pytest.mark.parametrize("prompt", ["half an emoji \ud83d", "\udcff"])
+def test_text_that_is_no_unicode_is_refused(prompt, merging):
+    """Catches a TypeError from the tokenizer: browsers and command lines can cut a character in two."""
+    for parse in (False, True):
+        with pytest.raises(Blip3oError, match="prompt"):
+            merging.encode(prompt, parse)
 
 
 @pytest.mark.parametrize("token", SPECIAL)

@@ -3,7 +3,7 @@
 import argparse
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.environment import TOP
@@ -50,12 +50,9 @@ def main() -> None:
         for file in draw(TOP / "output"):
             print(f"picture: {file} (a random model draws noise; it shows that everything works)")
         return
-    with tiny_server(port=arguments.port) as server:
+    with suppress(KeyboardInterrupt), tiny_server(port=arguments.port) as server:
         print(f"ComfyUI with the pack: http://{server.address} (log: {server.log}; Ctrl-C ends it)", flush=True)
-        try:
-            server.process.wait()
-        except KeyboardInterrupt:
-            print()
+        server.process.wait()
 
 
 if __name__ == "__main__":

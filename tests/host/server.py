@@ -43,7 +43,7 @@ class Server:
     def __init__(self, base: Path, folder: str = PACK_FOLDER, port: int | None = None, arguments: tuple[str, ...] = ()):
         self.base = Path(base)
         self.folder = folder
-        self.port = port or free_port()
+        self.port = free_port(port)
         self.arguments = arguments
         self.address = f"127.0.0.1:{self.port}"
         self.log = self.base / "server.log"
@@ -105,7 +105,9 @@ class Server:
         raise RuntimeError(f"ComfyUI did not answer within {timeout:.0f} s:\n{self.log_text()[-4000:]}")
 
 
-def free_port() -> int:
+def free_port(wanted: int | None = None) -> int:
+    """`wanted`, or any free one. OSError if `wanted` is taken: its owner would answer in our server's place."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", wanted or 0))
         return probe.getsockname()[1]

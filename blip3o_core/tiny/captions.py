@@ -1,0 +1,143 @@
+"""Scenes to words: the grammar of `shared/design/tiny.md` A.10, and more ways to say the same.
+
+The first form in every list is A.10's own; `plain` captions use nothing else, so that scores compare.
+"""
+
+from .world import PLAIN, TEXT, Dice, Scene, Thing
+
+OPENINGS = ("", "a picture of ", "an image of ")  # A.10's
+MORE_OPENINGS = ("a drawing of ", "draw ", "show ", "there {is} ")
+GROUNDS = (
+    "{opening}{body} on a {colour} background",
+    "{opening}{body} against a {colour} background",
+    "{opening}{body} on {colour}",
+    "on a {colour} background there {is} {body}",
+    "on a {colour} background, {body}",
+    "a {colour} background with {body}",
+)
+NUMBERS = ("no", "one", "two", "three", "four")
+SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
+RELATION_WORDS = {
+    "left of": ("left of", "to the left of", "on the left of"),
+    "right of": ("right of", "to the right of", "on the right of"),
+    "above": ("above", "over", "higher than"),
+    "below": ("below", "under", "lower than"),
+}
+OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+PLAIN_SHARE = 0.4  # of captions that are A.10's own, when others may be
+
+
+def a(words: str) -> str:
+    """With its article."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def plural(shape: str) -> str:
+    return shape + ("es" if shape.endswith("s") else "s")
+
+
+def caption(scene: Scene, seed: int | None = None, plain: bool = False) -> str:
+    """One way to say it: the shortest of A.10 without a seed, else any, or with `plain` any of A.10."""
+    if seed is None:
+        return next(iter(phrasings(scene)))
+    dice = Dice("caption", seed)
+    plain = plain or dice.chance(PLAIN_SHARE)
+    bodies = _bodies(scene)
+    body = bodies[0] if plain else dice.choice(bodies)
+    opening = dice.choice(OPENINGS if plain else OPENINGS + MORE_OPENINGS)
+    ground = GROUNDS[0] if plain else dice.choice(GROUNDS)
+    return _compose(scene, body, opening, ground)
+
+
+def phrasings(scene: Scene) -> dict[str, None]:
+    """Every way to say it, in a fixed order, each once."""
+    return {
+        _compose(scene, body, opening, ground): None
+        for ground in (GROUNDS if scene.background != PLAIN else GROUNDS[:1])
+        for body in _bodies(scene)
+        for opening in OPENINGS + MORE_OPENINGS
+    }
+
+
+def _compose(scene: Scene, body: str, opening: str, ground: str) -> str:
+    if body.startswith("="):  # a sentence of its own takes no opening and no ground before it
+        body, opening, ground = body[1:], "", GROUNDS[0]
+    if scene.background == PLAIN:
+        ground = "{opening}{body}"
+    if ground[0] != "{":
+        opening = ""
+    text = ground.replace("a {colour}", a(scene.background)).replace("{colour}", scene.background)
+    text = text.replace("{opening}", opening).replace("{body}", body)
+    return text.replace("{is}", "are" if scene.category == "counting" else "is")
+
+
+def name(thing: Thing, coloured: bool) -> str:
+    return f"{thing.colour} {thing.shape}" if coloured else thing.shape
+
+
+def _bodies(scene: Scene) -> list[str]:
+    if scene.category == TEXT:
+        return _word_bodies(scene)
+    if scene.category == "counting":
+        return _counting_bodies(scene)
+    things = scene.things
+    named = [a(name(thing, scene.colours_named)) for thing in things]
+    if scene.size:
+        return _size_bodies(things[0], scene.size)
+    if scene.relation:
+        return _position_bodies(named, scene.relation)
+    if len(things) == 1:
+        return [named[0], *(_coloured(things[0]) if scene.colours_named else [f"one {things[0].shape}"])]
+    if len(things) == 2:
+        first, second = named
+        bodies = [
+            f"{first} and {second}", f"{second} and {first}", f"{first} with {second}", f"{first} together with {second}",
+            f"both {first} and {second}", f"{second} next to {first}",
+        ]  # fmt: skip
+        if scene.colours_named:
+            bodies += [f"{one} and {two}" for one, two in zip(*map(_coloured, things), strict=True)]
+        return bodies
+    listed = f"{', '.join(named[:-1])} and {named[-1]}"
+    return [listed, f"{', '.join(reversed(named[1:]))} and {named[0]}", listed.replace(", ", " and ")]
+
+
+def _coloured(thing: Thing) -> list[str]:
+    return [f"a {thing.shape} in {thing.colour}", f"a {thing.shape} that is {thing.colour}"]
+
+
+def _size_bodies(thing: Thing, size: str) -> list[str]:
+    bodies = [a(f"{word} {thing.colour} {thing.shape}") for word in SIZES[size]]
+    return bodies + [f"{a(name(thing, True))} that is {size}", f"a {size} {thing.shape} in {thing.colour}"]
+
+
+def _position_bodies(named: list[str], relation: str) -> list[str]:
+    first, second = named
+    bodies = [f"{first} {word} {second}" for word in RELATION_WORDS[relation]]
+    bodies += [f"{second} {word} {first}" for word in RELATION_WORDS[OPPOSITES[relation]]]
+    bodies.append(f"={RELATION_WORDS[relation][1]} {second} there is {first}")
+    return bodies
+
+
+def _counting_bodies(scene: Scene) -> list[str]:
+    thing, count = scene.things[0], len(scene.things)
+    many = plural(thing.shape)
+    coloured = f"{thing.colour} {many}" if scene.colours_named else many
+    bodies = [f"{NUMBERS[count]} {coloured}", f"{count} {coloured}", f"exactly {NUMBERS[count]} {coloured}"]
+    bodies.append(f"a pair of {coloured}" if count == 2 else f"a group of {NUMBERS[count]} {coloured}")
+    if scene.colours_named:
+        bodies += [f"{NUMBERS[count]} {many} in {thing.colour}", f"{NUMBERS[count]} {many} that are {thing.colour}"]
+    return bodies
+
+
+def _word_bodies(scene: Scene) -> list[str]:
+    text, colour = f'"{scene.word.text}"', scene.word.colour
+    bodies = [
+        f"the word {text} in {colour}", f"the text {text} in {colour}", f"{text} in {colour}",
+        f"{text} written in {colour}", f"the {colour} word {text}", f"{text} in {colour} letters",
+    ]  # fmt: skip
+    if len(scene.word.text) == 1:
+        kind = "number" if scene.word.text.isdigit() else "letter"
+        bodies += [f"the {kind} {text} in {colour}", f"{a(colour)} {text}"]
+    elif scene.word.text.isdigit():
+        bodies.append(f"the number {text} in {colour}")
+    return bodies

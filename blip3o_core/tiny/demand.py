@@ -1,0 +1,248 @@
+"""What a caption demands, what was seen, and whether the second is the first.
+
+A picture is right when the named objects, and no others, are there whole, with shape, named colour, number, relation,
+size class and background. This file knows nothing of pixels: it also says of a drawn scene whether it is right.
+"""
+
+from dataclasses import dataclass, field
+from itertools import permutations
+
+from .captions import a
+from .world import MARGIN, PLAIN, UNITS, Scene, Thing
+
+SIZE_BORDER = 20  # units of radius: small below, large from here on (A.10)
+PLACE_TOLERANCE = 8  # units from the centre of an object that must be at a place
+SIDEWAYS = 1.0  # a relation holds up to this ratio of the other axis to its own; truth has 0.6
+MOST = 6  # objects looked at: more are too many in any case
+
+
+@dataclass(frozen=True)
+class Wanted:
+    shape: str
+    colour: str | None = None  # None: any, here and below
+    size: str | None = None
+    place: tuple[float, float] | None = None  # centre of the box
+
+
+@dataclass(frozen=True)
+class Demand:
+    things: tuple[Wanted, ...] = ()
+    background: str = PLAIN
+    relation: tuple[int, str, int] | None = None  # things[0th] is 1st things[2nd]
+    word: str | None = None  # then there are no things
+    word_colour: str | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    shape: str | None  # None: like nothing, here and below
+    colour: str | None
+    x: float  # centre of the box
+    y: float
+    radius: float
+    cut: bool = False  # by the frame
+    likeness: dict[str, float] = field(default_factory=dict, compare=False)  # to each shape, 0 to 1
+
+
+@dataclass(frozen=True)
+class SeenWord:
+    text: str  # "?" where a character cannot be read
+    colour: str | None
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Sight:
+    background: str | None
+    things: tuple[Seen, ...] = ()
+    word: SeenWord | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    strict: bool  # everything is right
+    layout: bool  # blind to shape and size: number, named colours, places, background; of a word its length and colours
+    credit: float  # 0 to 1, for reinforcement learning; 1 exactly when strict
+    reasons: tuple[str, ...]  # what is wrong, in words; none exactly when strict
+    sight: Sight
+    letters_off: int | None = None  # edit distance of the word
+    outside: float | None = None  # of an edit: mean absolute error, of 255, over pixels that must not change
+
+
+def demand_of(scene: Scene) -> Demand:
+    """What the scene's caption says, no more."""
+    if scene.word:
+        return Demand((), scene.background, None, scene.word.text, scene.word.colour)
+    things = [Wanted(thing.shape, thing.colour if scene.colours_named else None) for thing in scene.things]
+    if scene.size:
+        things[0] = Wanted(things[0].shape, things[0].colour, scene.size)
+    return Demand(tuple(things), scene.background, scene.relation and (0, scene.relation, 1))
+
+
+def sight_of(scene: Scene) -> Sight:
+    """What a perfect eye would see."""
+    word = scene.word and SeenWord(scene.word.text, scene.word.colour, _cut(scene.word.box))
+    return Sight(scene.background, tuple(_seen(thing) for thing in scene.things), word)
+
+
+def _seen(thing: Thing) -> Seen:
+    return Seen(thing.shape, thing.colour, *centre(thing), thing.radius, _cut(thing.box))
+
+
+def centre(thing: Thing) -> tuple[float, float]:
+    """Of its box: what an eye finds before it knows the shape."""
+    left, top, right, bottom = thing.box
+    return (left + right) / 2, (top + bottom) / 2
+
+
+def _cut(box) -> bool:
+    return min(box[:2]) <= 0 or max(box[2:]) >= UNITS
+
+
+def compare(sight: Sight, demand: Demand) -> Verdict:
+    return _compare_word(sight, demand) if demand.word is not None else _compare_things(sight, demand)
+
+
+def _compare_things(sight: Sight, demand: Demand) -> Verdict:
+    wanted = demand.things
+    seen = sorted(sight.things, key=lambda thing: -thing.radius)[:MOST]
+    slots = [*range(len(seen)), *[None] * max(len(wanted) - len(seen), 0)]
+    fits = [{slot: 0.0 if slot is None else _fit(want, seen[slot]) for slot in slots} for want in wanted]
+
+    def score(order) -> float:
+        total = sum(fit[slot] for fit, slot in zip(fits, order, strict=True))
+        return total + _relation_holds(demand, seen, order)
+
+    orders = list(permutations(slots, len(wanted)))
+    best = max(orders, key=score)  # a wholly right order has the highest score there is
+    numbers = len(sight.things), len(wanted)
+    reasons = []
+    if numbers[0] != numbers[1]:
+        reasons.append(f"{numbers[0] or 'no'} object{'s' * (numbers[0] != 1)} instead of {numbers[1]}")
+    for want, slot in zip(wanted, best, strict=True):
+        reasons += [f"{describe(want)} is missing"] if slot is None else _faults(want, seen[slot])
+    related = _relation_holds(demand, seen, best)
+    if not related:
+        first, relation, second = demand.relation
+        reasons.append(f"{describe(wanted[first])} is not {relation} {describe(wanted[second])}")
+    ground = sight.background == demand.background
+    if not ground:
+        reasons.append(_background_fault(sight, demand))
+
+    # credit: the mean of the parts there are, so that each mended fault raises it
+    parts = [(1.0, float(ground)), (1.5, min(numbers) / max(*numbers, 1) if any(numbers) else 1.0)]
+    if wanted:
+        parts.append((4.0, sum(fit[slot] for fit, slot in zip(fits, best, strict=True)) / len(wanted)))
+    if demand.relation:
+        parts.append((1.5, float(related)))
+    credit = sum(weight * part for weight, part in parts) / sum(weight for weight, _ in parts)
+
+    layout = ground and numbers[0] == numbers[1] and any(
+        all(_in_place(want, seen[slot]) for want, slot in zip(wanted, order, strict=True))
+        and _relation_holds(demand, seen, order)
+        for order in orders
+    )  # fmt: skip
+    return Verdict(not reasons, layout, 1.0 if not reasons else min(credit, 0.999), tuple(reasons), sight)
+
+
+def _compare_word(sight: Sight, demand: Demand) -> Verdict:
+    word, reasons = sight.word, []
+    if word is None:
+        off = len(demand.word)
+        reasons.append(f'no word instead of "{demand.word}"')
+    else:
+        off = edit_distance(word.text, demand.word)
+        if off:
+            reasons.append(f'"{word.text}" instead of "{demand.word}", {off} letter{"s" * (off > 1)} off')
+        if word.colour != demand.word_colour:
+            reasons.append(f"the word is {word.colour or 'of no clear colour'}, not {demand.word_colour}")
+        if word.cut:
+            reasons.append("the word is cut off at the edge")
+    ground = sight.background == demand.background
+    if not ground:
+        reasons.append(_background_fault(sight, demand))
+    coloured = word is not None and word.colour == demand.word_colour
+    longest = max(len(demand.word), len(word.text) if word else 0)
+    parts = (1.0, float(ground)), (1.0, float(coloured)), (0.5, float(word is not None and not word.cut)), (
+        4.0, 1 - off / longest,
+    )  # fmt: skip
+    credit = sum(weight * part for weight, part in parts) / sum(weight for weight, _ in parts)
+    layout = ground and coloured and len(word.text) == len(demand.word)
+    return Verdict(not reasons, layout, 1.0 if not reasons else min(credit, 0.999), tuple(reasons), sight, off)
+
+
+def _size(radius: float) -> str:
+    return "small" if radius < SIZE_BORDER else "large"
+
+
+def _in_place(want: Wanted, seen: Seen) -> bool:
+    near = want.place is None or max(abs(seen.x - want.place[0]), abs(seen.y - want.place[1])) <= PLACE_TOLERANCE
+    return near and want.colour in (None, seen.colour)
+
+
+def _fit(want: Wanted, seen: Seen) -> float:
+    """Share of what is wanted of one object; an unclear shape earns half its likeness."""
+    shape = 1.0 if seen.shape == want.shape else 0.5 * seen.likeness.get(want.shape, 0.0)
+    parts = [(2.0, shape), (1.0, float(not seen.cut))]
+    if want.colour:
+        parts.append((2.0, float(seen.colour == want.colour)))
+    if want.size:
+        parts.append((1.0, float(_size(seen.radius) == want.size)))
+    if want.place:
+        parts.append((1.0, float(_in_place(Wanted(want.shape, None, None, want.place), seen))))
+    return sum(weight * part for weight, part in parts) / sum(weight for weight, _ in parts)
+
+
+def _faults(want: Wanted, seen: Seen) -> list[str]:
+    faults = []
+    if seen.shape != want.shape:
+        found = a(seen.shape) if seen.shape else "something of no clear shape"
+        faults.append(f"{found} instead of {describe(want)}")
+    if want.colour and seen.colour != want.colour:
+        faults.append(f"{describe(want)} is {seen.colour or 'of no clear colour'}")
+    if want.size and _size(seen.radius) != want.size:
+        faults.append(f"{describe(want)} is {_size(seen.radius)} (radius {seen.radius:.0f} of {UNITS})")
+    if not _in_place(Wanted(want.shape, None, None, want.place), seen):
+        faults.append(f"{describe(want)} is not at its place ({want.place[0]:.0f}, {want.place[1]:.0f})")
+    if seen.cut:
+        faults.append(f"{describe(want)} is cut off at the edge")
+    return faults
+
+
+def _relation_holds(demand: Demand, seen, order) -> bool:
+    if demand.relation is None:
+        return True
+    first, relation, second = demand.relation
+    if order[first] is None or order[second] is None:
+        return False
+    return related(relation, seen[order[first]], seen[order[second]])
+
+
+def related(relation: str, a: Seen, b: Seen) -> bool:
+    """More along the axis than across it, and more than nothing."""
+    along, across = b.x - a.x, b.y - a.y
+    if relation in ("above", "below"):
+        along, across = across, along
+    if relation in ("right of", "below"):
+        along = -along
+    return along > MARGIN and abs(across) <= SIDEWAYS * along
+
+
+def _background_fault(sight: Sight, demand: Demand) -> str:
+    return f"the background is {sight.background or 'of no clear colour'}, not {demand.background}"
+
+
+def describe(want: Wanted) -> str:
+    return " ".join(["the", *(word for word in (want.size, want.colour, want.shape) if word)])
+
+
+def edit_distance(a: str, b: str) -> int:
+    """Letters to insert, delete or change."""
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, 1):
+        row, above = [i], row
+        for j, other in enumerate(b, 1):
+            row.append(min(row[-1] + 1, above[j] + 1, above[j - 1] + (letter != other)))
+    return row[-1]
+
+

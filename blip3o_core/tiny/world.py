@@ -1,0 +1,304 @@
+"""The tiny world: scenes of one to four shapes, or of a short word, on plain grounds. Seeded; split without overlap.
+
+Lengths are in units: 128 to the side whatever the picture's pixels, so a scene is the same at 64 px and at 128 px, and
+so is its split. Palette, radii and rules are those of `shared/design/tiny.md` A.10; snapping that of its B.2.
+"""
+
+import hashlib
+import math
+import random
+from dataclasses import dataclass, field, replace
+
+from ..errors import Blip3oError
+from .font import CHARACTERS, HEIGHT, PITCH
+from .shapes import BOXES, SHAPES
+
+UNITS = 128
+COLOURS = {
+    "red": (220, 40, 40), "orange": (245, 140, 20), "yellow": (245, 225, 50), "green": (40, 160, 60),
+    "cyan": (50, 205, 215), "blue": (40, 80, 220), "purple": (130, 50, 180), "pink": (250, 135, 195),
+}  # fmt: skip
+BACKGROUNDS = COLOURS | {"white": (250, 250, 250), "black": (18, 18, 18)}  # those a caption can name
+PLAIN = "grey"  # the ground when none is named
+PALETTE = BACKGROUNDS | {PLAIN: (205, 205, 205)}
+
+CATEGORIES = (
+    "single_object", "two_object", "counting", "colors", "position", "color_attr", "background", "size",
+)  # fmt: skip
+TEXT = "text"  # the ninth: the mean over the eight does not hold it
+EDIT = "edit"  # scenes that edits start from: up to three objects, all of them described
+SPLITS = ("train", "held_back")
+RELATIONS = ("left of", "right of", "above", "below")
+
+GAP = 10  # between the boxes of two objects
+MARGIN = 4  # to the frame: two pixels at 64, so that softness does not reach it
+GRID = 8  # of snapped centres: half a patch of the 8 x 8 codes
+HELD_BACK = 8  # one scene in so many
+LOW_CONTRAST = (("purple", "blue"), ("pink", "yellow"), ("orange", "red"), ("orange", "yellow"))
+
+_RADII = {1: (16, 30), 2: (15, 24), 3: (14, 19), 4: (14, 19), "small": (13, 16.5), "large": (24, 29)}
+_SNAPPED_RADII = {1: (16, 20, 24, 28), 2: (16, 20, 24), 3: (16, 20), 4: (16,), "small": (16,), "large": (28,)}
+_CELL, _SNAPPED_CELL = (3.6, 5.0), 4.0  # side of a font pixel
+WORDS = tuple(
+    "ART BED BEE BIG BOX BUS CAR CAT COW CUP DAY DOG EAR EGG EYE FISH FIVE FOX FUN GO GOLD HAT HI ICE JAM JOY KEY LAMP "
+    "LEAF MAP MILK MOON NEW NO OK OWL PEN PIE QUIZ RAIN ROAD ROSE SEA SHIP SKY SNOW SUN TAXI TEA TOP TREE UP VAN WAVE "
+    "WIND WOLF YES ZERO ZOO".split()
+)
+
+
+@dataclass(frozen=True)
+class Thing:
+    shape: str
+    colour: str
+    x: float  # centre
+    y: float
+    radius: float
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """left, top, right, bottom."""
+        left, top, right, bottom = (self.radius * reach for reach in BOXES[self.shape])
+        return self.x + left, self.y + top, self.x + right, self.y + bottom
+
+
+@dataclass(frozen=True)
+class Word:
+    text: str
+    colour: str
+    left: float
+    top: float
+    cell: float  # side of a font pixel
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        width = PITCH * len(self.text) - 1
+        return self.left, self.top, self.left + width * self.cell, self.top + HEIGHT * self.cell
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is in a picture, and which of it the caption tells. The ground is told unless it is plain."""
+
+    category: str
+    things: tuple[Thing, ...]
+    background: str = PLAIN
+    word: Word | None = None
+    colours_named: bool = True
+    relation: str | None = None  # of things[0] to things[1]
+    size: str | None = None  # "small" or "large": of things[0]
+
+
+@dataclass(frozen=True)
+class World:
+    """Which scenes there are, and how often."""
+
+    snapped: bool = True  # centres on a grid, few radii: part B's, about half the training time of a continuous world
+    low_contrast: bool = True  # False forbids the pairs of LOW_CONTRAST either way round
+    coloured: float = 0.2  # share of pictures on a coloured ground; B.6 would train with 0.4
+    weights: tuple[tuple[str, float], ...] = field(default=tuple((name, 1.0) for name in CATEGORIES))
+
+    def __post_init__(self):
+        if not 0 <= self.coloured <= 1:
+            raise Blip3oError(f"coloured is {self.coloured}; it is a share of pictures, so give 0 to 1.")
+        for name, weight in self.weights:
+            check_choice("category", name, (*CATEGORIES, TEXT))
+            if not (weight >= 0 and math.isfinite(weight)):
+                raise Blip3oError(f"The weight of {name} is {weight}; give 0 or more.")
+        if not sum(weight for _, weight in self.weights) > 0:
+            raise Blip3oError("All categories weigh 0, so there is nothing to draw. Give one of them a weight.")
+
+    def coloured_elsewhere(self) -> float:
+        """The chance of a coloured ground outside the background category that makes `coloured` come true overall."""
+        total = sum(weight for _, weight in self.weights)
+        always = sum(weight for name, weight in self.weights if name == "background") / total
+        return 0.0 if always == 1 else min(max((self.coloured - always) / (1 - always), 0.0), 1.0)
+
+    def radii(self, kind: int | str) -> tuple[float, ...]:
+        return (_SNAPPED_RADII if self.snapped else _RADII)[kind]
+
+
+class Dice:
+    """Random choices from a key. Only `Random.random` is used: Python promises that stream never changes."""
+
+    def __init__(self, *key):
+        self._random = random.Random("/".join(map(str, key))).random
+
+    def chance(self, share: float) -> bool:
+        return self._random() < share
+
+    def below(self, n: int) -> int:
+        return int(self._random() * n)
+
+    def uniform(self, low: float, high: float) -> float:
+        return low + (high - low) * self._random()
+
+    def choice(self, options):
+        return options[self.below(len(options))]
+
+    def sample(self, options, count: int) -> list:
+        rest = list(options)
+        return [rest.pop(self.below(len(rest))) for _ in range(count)]
+
+    def weighted(self, pairs):
+        rest = self.uniform(0, sum(weight for _, weight in pairs))
+        for value, weight in pairs:
+            if (rest := rest - weight) < 0:
+                return value
+        return next(value for value, weight in reversed(pairs) if weight > 0)
+
+
+def check_choice(what: str, value: str, options) -> None:
+    if value not in options:
+        raise Blip3oError(f"{what} {value!r} is unknown. Choose one of {', '.join(options)}.")
+
+
+def scene_key(scene: Scene) -> str:
+    """The picture as text, places to the grid's cell and radii to four units: near-copies have one key.
+
+    It leaves the caption out, so splits share no picture at all, and therefore no picture with a caption.
+    """
+    things = sorted(
+        f"{t.shape} {t.colour} {t.x // GRID:.0f} {t.y // GRID:.0f} {t.radius // 4:.0f}" for t in scene.things
+    )
+    word = scene.word
+    text = f"{word.text} {word.colour} {word.left // GRID:.0f} {word.top // GRID:.0f}" if word else ""
+    return "|".join([scene.background, text, *things])
+
+
+def split_of(scene: Scene) -> str:
+    digest = hashlib.blake2b(scene_key(scene).encode(), digest_size=8).digest()
+    return SPLITS[int.from_bytes(digest, "big") % HELD_BACK == 0]
+
+
+def make_scene(seed: int, split: str, index: int, world: World | None = None, category: str | None = None) -> Scene:
+    """The same arguments give the same scene, on any machine and in any order."""
+    world = world or World()
+    check_choice("split", split, SPLITS)
+    dice = Dice("scene", seed, split, index, category)
+    drawn = dice.weighted(world.weights)
+    category = category or drawn
+    check_choice("category", category, (*CATEGORIES, TEXT, EDIT))
+    while True:  # one draw in HELD_BACK is of the rarer split
+        scene = _draw_scene(dice, category, world)
+        if scene is not None and split_of(scene) == split:
+            return scene
+
+
+def colours_on(background: str, world: World) -> list[str]:
+    """Colours that show on a ground."""
+    return [colour for colour in COLOURS if shows(colour, background, world)]
+
+
+def shows(colour: str, background: str, world: World) -> bool:
+    if colour == background or (colour, background) == ("orange", "yellow"):
+        return False
+    return world.low_contrast or not {(colour, background), (background, colour)} & set(LOW_CONTRAST)
+
+
+def apart(a: Thing, b: Thing) -> bool:
+    left, top, right, bottom = a.box
+    return (
+        b.box[0] - right >= GAP or left - b.box[2] >= GAP or b.box[1] - bottom >= GAP or top - b.box[3] >= GAP
+    )  # fmt: skip
+
+
+def is_inside(item: Thing | Word) -> bool:
+    left, top, right, bottom = item.box
+    return min(left, top) >= MARGIN and max(right, bottom) <= UNITS - MARGIN
+
+
+def place(dice: Dice, shape: str, colour: str, radius: float, world: World) -> Thing:
+    """Somewhere wholly inside."""
+    left, top, right, bottom = (radius * reach for reach in BOXES[shape])
+    x = coordinate(dice, MARGIN - left, UNITS - MARGIN - right, world)
+    y = coordinate(dice, MARGIN - top, UNITS - MARGIN - bottom, world)
+    return Thing(shape, colour, x, y, radius)
+
+
+def coordinate(dice: Dice, low: float, high: float, world: World) -> float:
+    if not world.snapped:
+        return dice.uniform(low, high)
+    first, last = math.ceil(low / GRID), math.floor(high / GRID)
+    return float(GRID * (first + dice.below(last - first + 1)))
+
+
+def pick_radius(dice: Dice, kind: int | str, world: World) -> float:
+    radii = world.radii(kind)
+    return float(dice.choice(radii)) if world.snapped else dice.uniform(*radii)
+
+
+def arrange(dice: Dice, kinds, size: int | str, world: World, relation: str | None = None) -> tuple[Thing, ...] | None:
+    """(shape, colour) pairs -> things apart from each other, in the relation; None where that was not found."""
+    for _ in range(20):
+        things = []
+        radii = [pick_radius(dice, size, world) for _ in kinds]
+        for (shape, colour), radius in zip(kinds, radii, strict=True):
+            for _ in range(12):
+                thing = place(dice, shape, colour, radius, world)
+                if all(apart(thing, other) for other in things):
+                    things.append(thing)
+                    break
+            else:
+                break
+        if len(things) == len(kinds) and (relation is None or clearly(relation, *things)):
+            return tuple(things)
+    return None
+
+
+def clearly(relation: str, a: Thing, b: Thing) -> bool:
+    """Farther along the axis than both radii reach together, the other axis within 0.6 of that."""
+    along, across = b.x - a.x, b.y - a.y
+    if relation in ("above", "below"):
+        along, across = across, along
+    if relation in ("right of", "below"):
+        along = -along
+    return along > a.radius + b.radius and abs(across) <= 0.6 * along
+
+
+def _draw_scene(dice: Dice, category: str, world: World) -> Scene | None:
+    coloured = category == "background" or dice.chance(world.coloured_elsewhere())
+    background = dice.choice(tuple(BACKGROUNDS)) if coloured else PLAIN
+    colours = colours_on(background, world)
+    if category == TEXT:
+        return _draw_word(dice, background, colours, world)
+    scene = Scene(category, (), background)
+    count, size = 1, 1
+    if category == "single_object":
+        scene = replace(scene, colours_named=False)
+    elif category == "size":
+        size = dice.choice(("small", "large"))
+        scene = replace(scene, size=size)
+    elif category == "counting":
+        count = size = 2 + dice.below(3)
+        kinds = [(dice.choice(SHAPES), dice.choice(colours))] * count
+        things = arrange(dice, kinds, size, world)
+        return things and replace(scene, things=things, colours_named=dice.chance(0.5))
+    elif category == EDIT:
+        count = size = 1 + dice.below(3)
+    elif category != "colors":
+        count = size = 1 + dice.below(2) if category == "background" else 2
+        named = category == "color_attr" or category != "two_object" and dice.chance(0.7)
+        relation = dice.choice(RELATIONS) if category == "position" else None
+        scene = replace(scene, colours_named=named, relation=relation)
+    things = arrange(dice, _kinds(dice, count, colours, scene.colours_named), size, world, scene.relation)
+    return things and replace(scene, things=things)
+
+
+def _kinds(dice: Dice, count: int, colours, colours_named: bool) -> list[tuple[str, str]]:
+    """Pairs the caption can tell apart: by colour where it names colours, else by shape."""
+    if colours_named:
+        return [(dice.choice(SHAPES), colour) for colour in dice.sample(colours, count)]
+    return [(shape, dice.choice(colours)) for shape in dice.sample(SHAPES, count)]
+
+
+def _draw_word(dice: Dice, background: str, colours, world: World) -> Scene:
+    """Half of them words, half random characters, so that every glyph is common."""
+    if dice.chance(0.5):
+        text = dice.choice(WORDS)
+    else:
+        text = "".join(dice.choice(CHARACTERS) for _ in range(1 + dice.below(4)))
+    cell = _SNAPPED_CELL if world.snapped else dice.uniform(*_CELL)
+    _, _, width, height = Word(text, "", 0, 0, cell).box
+    left = coordinate(dice, MARGIN, UNITS - MARGIN - width, world)
+    top = coordinate(dice, MARGIN, UNITS - MARGIN - height, world)
+    return Scene(TEXT, (), background, Word(text, dice.choice(colours), left, top, cell))

@@ -1,0 +1,98 @@
+"""Peak memory of loading, measured in a process of its own on a model of some hundred megabytes.
+
+The file is sparse: its tensors are zeros, which costs no time to write and as much memory to read as any others.
+"""
+
+import json
+import math
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from tests.tiny_checkpoint import Sizes, make_checkpoint
+
+pytestmark = [
+    pytest.mark.core,
+    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident size from Linux's /proc"),
+]
+
+TOP = Path(__file__).resolve().parents[2]
+BYTES = {"F32": 4, "BF16": 2}
+MEASURE = """
+import resource, sys, torch, transformers, diffusers
+from blip3o_core.checkpoint import open_checkpoint
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def load(folder, dtype):
+    return open_checkpoint(folder).load_language(dtype)
+
+tiny, big, dtype = sys.argv[1:]
+dtype = None if dtype == "stored" else getattr(torch, dtype)
+load(tiny, dtype)
+before = resident()
+network = load(big, dtype)
+print(peak() - before, sum(p.numel() * p.element_size() for p in network.parameters()), network.model.norm.weight.dtype)
+"""
+
+
+CASES = {"as stored": ("BF16", "stored", 45), "float32 to bfloat16": ("F32", "bfloat16", 72)}
+
+
+def grow(folder: Path, layers: int, dtype: str) -> Path:
+    """A checkpoint whose one layer is repeated, all tensors zero, as a sparse file; no tensor outweighs the others."""
+    make_checkpoint(folder, sizes=Sizes(hidden=512, mlp=2048, layers=1))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
+    entries, end = {}, 0
+    for name, shape in shapes.items():
+        layer = name.startswith("model.layers.0.")
+        for copy in [name.replace(".0.", f".{k}.", 1) for k in range(layers)] if layer else [name]:
+            size = math.prod(shape) * BYTES[dtype]
+            entries[copy] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+            end += size
+    header = json.dumps(entries).encode()
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + end)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(tiny, tmp_path_factory):
+    """Both cases at the same time: most of it is the start of Python and its imports."""
+    folder, running = tmp_path_factory.mktemp("memory"), {}
+    one = {**os.environ, "OMP_NUM_THREADS": "1"}
+    try:
+        for k, (name, (stored, asked, layers)) in enumerate(CASES.items()):
+            big = grow(folder / f"big{k}", layers, stored)
+            command = [sys.executable, "-c", MEASURE, str(tiny), str(big), asked]
+            running[name] = subprocess.Popen(command, cwd=TOP, env=one, stdout=subprocess.PIPE, text=True)
+        yield {name: process.communicate()[0].split() for name, process in running.items()}
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loading_takes_hardly_more_than_the_weights(case, measured):
+    """Catches a second copy of the weights while they are read, checked or cast: at most 1.2 times their size."""
+    growth, loaded, dtype = measured[case]
+    assert dtype == "torch.bfloat16"
+    assert 250e6 < int(loaded) < 500e6, "the model is not of the size this test needs"
+    assert int(growth) <= 1.2 * int(loaded), f"{int(growth) / int(loaded):.2f} times the weights"
+    assert int(growth) > 0.8 * int(loaded), "the weights were not read: this measures nothing"
