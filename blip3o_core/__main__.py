@@ -105,7 +105,7 @@ def run_generate(arguments: argparse.Namespace) -> None:
     pipeline = Pipeline.load(
         arguments.model, _device(arguments.device), _dtype(arguments.dtype), arguments.diffusion_folder
     )
-    size = pipeline.check(size, arguments.steps)
+    size = pipeline.check(size, arguments.steps, arguments.guidance)
     noise_seed = arguments.seed if arguments.noise_seed is None else arguments.noise_seed
     for prompt in prompts:
         pipeline.encoder.encode(prompt)
@@ -151,7 +151,7 @@ def _prompts_and_paths(arguments: argparse.Namespace) -> tuple[list[str], list[P
             raise Blip3oError(f"--out is {out}; for one prompt it must be the name of a .png file.")
         return [arguments.prompt], [out]
     try:
-        lines = arguments.prompts.read_text(encoding="utf-8").splitlines()
+        lines = arguments.prompts.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise Blip3oError(f"--prompts {arguments.prompts} cannot be read: {error}. Give a UTF-8 text file.") from error
     prompts = [line for line in lines if line.strip()]
@@ -166,7 +166,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise Blip3oError(f"--size is {text!r}; write width and height in pixels, like 1024x768.")
     return int(parts[0]), int(parts[1])
 
@@ -177,9 +177,12 @@ def _device(name: str):
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise Blip3oError(f"--device {name!r} is no device: {str(error).splitlines()[0]}. Try cpu or cuda.") from error
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise Blip3oError(f"--device {name!r} cannot be used: {reason}. Try cpu or cuda.") from error
+    return device
 
 
 def _dtype(name: str):

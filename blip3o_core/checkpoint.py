@@ -16,26 +16,20 @@ from pathlib import Path
 import torch
 
 from . import autoencoder, diffusion, image_tokenizer, weights
+from . import diffusion_folder as diffusion_folders
 from .errors import Blip3oError
 from .language import LanguageModel
+from .layout import CONNECTOR, EDIT_CONNECTORS, LANGUAGE_TENSORS, SANA, VAE
 from .vocabulary import PromptEncoder, Vocabulary
-from .weights import Table, read_json
+from .weights import Table, read_json, strip_prefix
 
-SANA, VAE, CONNECTOR = "model.sana.", "model.sana_vae.", "model.diffusion_connector."
-# Connectors of edit checkpoints, by the config switch that builds them (reference.md 6). The noise connector is saved
-# by the authors' code and used by nobody.
-EDIT_CONNECTORS = {
-    "use_und_image_vae": "model.und_image_vae_connector.",
-    "use_und_image_vae_as_noise": "model.und_image_vae_as_noise_connector.",
-    "use_tar_siglip_features": "model.tar_siglip_features_connector.",
-}
-_LANGUAGE_TENSORS = ("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.", CONNECTOR)
 LANGUAGE, TRANSFORMER, AUTOENCODER = "language model", "diffusion transformer", "autoencoder"
 TOKENIZER = "image tokenizer (TA-Tok)"
 PUBLISHED_GRID = (27, 27)
+_CODEBOOK = image_tokenizer.PREFIX + "bottleneck.regularizer."
 _LM_FIELDS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size",
-    "rms_norm_eps", "max_position_embeddings",
+    "rms_norm_eps", "max_position_embeddings", "head_dim",
 )  # fmt: skip
 _TRANSFORMER_FIELDS = ("in_channels", "num_layers", "num_attention_heads", "attention_head_dim", "caption_channels")
 _AUTOENCODER_FIELDS = ("latent_channels", "decoder_block_out_channels", "scaling_factor")
@@ -76,15 +70,21 @@ def open_checkpoint(folder: str | Path, diffusion_folder: str | Path | None = No
             f"{folder} is not a BLIP3o-NEXT checkpoint: it has no {CONNECTOR}* beside model.embed_tokens "
             f"(found {shown}, ...; architectures {config.get('architectures')}). Choose another folder."
         )
-    _require(config, _LM_FIELDS, folder / "config.json")
+    _require({"rope_theta": _rope_theta(config), **config}, (*_LM_FIELDS, "rope_theta"), folder / "config.json")
     generation = folder / "generation_config.json"
     vocabulary = Vocabulary.from_config(config, read_json(generation) if generation.is_file() else {}, folder)
-    diffusion = _find_diffusion_folder(folder, diffusion_folder, table, config)
+    configs = diffusion_folders.find(folder, diffusion_folder, table, config)
+    tower = image_tokenizer.tower_shape(strip_prefix(table, image_tokenizer.PREFIX), folder, config)
+    if tower and tower.codes != vocabulary.num_codes:
+        raise Blip3oError(
+            f"{folder / 'config.json'} says num_image_tokens {vocabulary.num_codes}, the codebook has {tower.codes} "
+            "codes. The file does not belong to these weights; copy it again."
+        )
     return Checkpoint(
-        folder=folder, diffusion_folder=diffusion, config=config, vocabulary=vocabulary, table=table,
-        transformer_config=_require_file(diffusion / "transformer" / "config.json", _TRANSFORMER_FIELDS),
-        autoencoder_config=_require_file(diffusion / "vae" / "config.json", _AUTOENCODER_FIELDS),
-        tower=image_tokenizer.tower_shape(strip_prefix(table, image_tokenizer.PREFIX), folder, config),
+        folder=folder, diffusion_folder=configs, config=config, vocabulary=vocabulary, table=table,
+        transformer_config=_require_file(configs / "transformer" / "config.json", _TRANSFORMER_FIELDS),
+        autoencoder_config=_require_file(configs / "vae" / "config.json", _AUTOENCODER_FIELDS),
+        tower=tower,
     )  # fmt: skip
 
 
@@ -150,12 +150,15 @@ class Checkpoint:
     def vocabulary_id(self) -> str:
         """What image tokens of this checkpoint mean; tokens travel only between checkpoints that agree on it."""
         ids = self.vocabulary
-        codebook = self.table.get(image_tokenizer.PREFIX + "bottleneck.regularizer.embedding.weight")
+        codebook = [entry for name, entry in self.table.items() if name.startswith(_CODEBOOK)]
         sample = "unknown"
         if codebook:
-            with torch.device("cpu"):
-                rows = weights.open_file(codebook.file).get_slice(codebook.name)[:4].float()
-            sample = hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:8]
+            digest = hashlib.sha256()
+            for entry in codebook:
+                with torch.device("cpu"):
+                    rows = weights.open_file(entry.file).get_slice(entry.name)[:4].float()
+                digest.update(rows.numpy().tobytes())
+            sample = digest.hexdigest()[:8]
         return (
             f"{ids.num_codes} codes from token {ids.image_start} on {self.grid[0]}x{self.grid[1]}, "
             f"tokenizer {self.prompt_encoder.fingerprint}, codebook {sample}"
@@ -177,14 +180,14 @@ class Checkpoint:
         Raises one Blip3oError that lists all that does not fit.
         """
         tables = {
-            LANGUAGE: {name: entry for name, entry in self.table.items() if name.startswith(_LANGUAGE_TENSORS)},
+            LANGUAGE: {name: entry for name, entry in self.table.items() if name.startswith(LANGUAGE_TENSORS)},
             TRANSFORMER: self._diffusion_table(SANA, "transformer"),
             AUTOENCODER: self._diffusion_table(VAE, "vae"),
         }
         if self.tower:
             tables[TOKENIZER] = strip_prefix(self.table, image_tokenizer.PREFIX)
         ignored = {LANGUAGE: ("lm_head.",) if self.tied else (), TOKENIZER: image_tokenizer.UNUSED}
-        known = (*_LANGUAGE_TENSORS, SANA, VAE, image_tokenizer.PREFIX, *EDIT_CONNECTORS.values())
+        known = (*LANGUAGE_TENSORS, SANA, VAE, image_tokenizer.PREFIX, *EDIT_CONNECTORS.values())
         lines = [f"unexpected: {name}" for name in self.table if not name.startswith(known)]
         for part, table in tables.items():
             found = weights.compare(self._build(part), table, ignored.get(part, ()))
@@ -222,7 +225,8 @@ class Checkpoint:
 
         # The library's own bookkeeping fields would be read as those of another class or release.
         bookkeeping = ("model_type", "architectures", "transformers_version")
-        config = Qwen3Config(**{key: value for key, value in self.config.items() if key not in bookkeeping})
+        fields = {key: value for key, value in self.config.items() if key not in bookkeeping}
+        config = Qwen3Config(**{**fields, "rope_theta": _rope_theta(self.config)})
         config._attn_implementation = "sdpa"
         width = self.table[CONNECTOR + "0.weight"].shape[0]
         return LanguageModel(config, width, self.vocabulary, self.grid, self.tied, self.vocabulary_id)
@@ -261,29 +265,10 @@ class Checkpoint:
         return network
 
 
-def strip_prefix(table: Table, prefix: str) -> Table:
-    return {name[len(prefix) :]: entry for name, entry in table.items() if name.startswith(prefix)}
-
-
-def _find_diffusion_folder(folder: Path, given: str | Path | None, table: Table, config: dict) -> Path:
-    """The folder with `transformer/config.json` and `vae/config.json`: given, inside or beside; the first to fit."""
-    if given is not None:
-        candidates = [Path(given)]
-    else:
-        siblings = [path for path in sorted(folder.absolute().parent.iterdir()) if path.is_dir()]
-        candidates = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir()), *siblings]
-    complete = [
-        c for c in candidates if (c / "transformer/config.json").is_file() and (c / "vae/config.json").is_file()
-    ]
-    for candidate in complete:
-        if given is not None or _fits(candidate, table):
-            return candidate
-    seen = f"; these do not fit its tensors: {', '.join(map(str, complete))}" if complete else ""
-    raise Blip3oError(
-        f"No diffusion folder for {folder}: {given or 'inside it or beside it'} there must be one "
-        f"with transformer/config.json and vae/config.json{seen}. Download these two files from "
-        f"{config.get('diffusion_name_or_path', 'the SANA 1.5 diffusers repository')}; its weights are not needed."
-    )
+def _rope_theta(config: dict) -> float | None:
+    """Configs saved by transformers 5 keep it in `rope_parameters`."""
+    parameters = config.get("rope_parameters")
+    return config.get("rope_theta", parameters.get("rope_theta") if isinstance(parameters, dict) else None)
 
 
 def _require(config: dict, fields: tuple[str, ...], path: Path) -> dict:
@@ -297,20 +282,3 @@ def _require(config: dict, fields: tuple[str, ...], path: Path) -> dict:
 
 def _require_file(path: Path, fields: tuple[str, ...]) -> dict:
     return _require(read_json(path), fields, path)
-
-
-def _fits(candidate: Path, table: Table) -> bool:
-    """Whether the configs describe the checkpoint's tensors, by the sizes that tell checkpoints apart."""
-    sana, vae = read_json(candidate / "transformer/config.json"), read_json(candidate / "vae/config.json")
-    own = strip_prefix(table, SANA)
-    blocks = {name.split(".")[1] for name in own if name.startswith("transformer_blocks.")}
-    width = table[CONNECTOR + "2.weight"].shape[0]
-    inner = own["proj_out.weight"].shape[1] if "proj_out.weight" in own else None
-    checks = [sana.get("caption_channels") == width]
-    if own:
-        checks.append(sana.get("num_layers") == len(blocks))
-        checks.append(inner == sana.get("num_attention_heads", 0) * sana.get("attention_head_dim", 0))
-    latent = table.get(VAE + "decoder.conv_in.weight")
-    if latent is not None:
-        checks.append(vae.get("latent_channels") == latent.shape[1])
-    return all(checks)

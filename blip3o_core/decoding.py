@@ -30,7 +30,8 @@ class Sampling:
     guidance: float = 1.0  # scale on the logits against a negative prompt; 1: off
 
     def __post_init__(self):
-        if self.top_k < 0 or not 0 < self.top_p <= 1 or self.temperature < 0 or self.guidance < 1:
+        # Written so that NaN fails.
+        if not (self.top_k >= 0 and 0 < self.top_p <= 1 and self.temperature >= 0 and self.guidance >= 1):
             raise Blip3oError(
                 f"{self}: top_k must be 0 or more, top_p in (0, 1], temperature 0 or more, guidance 1 or more."
             )

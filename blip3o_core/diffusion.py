@@ -5,6 +5,7 @@
 - Noise comes from CPU generators in float32, one per row, so a seed means the same picture on every device.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -26,7 +27,7 @@ def sigmas(steps: int, shift: float = 1.0, denoise: float = 1.0) -> torch.Tensor
     """
     if steps < 1:
         raise Blip3oError(f"steps is {steps}; a picture needs at least 1, 30 is the reference's number.")
-    if not 0 < denoise <= 1 or shift <= 0:
+    if not (0 < denoise <= 1 and shift > 0):
         raise Blip3oError(f"denoise is {denoise} and shift {shift}; denoise must be in (0, 1], shift above 0.")
     total = int(steps / denoise)
     line = torch.linspace(1, 1 / total, total, dtype=torch.float64).float()
@@ -39,6 +40,12 @@ def initial_noise(shape: tuple[int, int, int], seeds: list[int]) -> torch.Tensor
     return torch.stack(
         [torch.randn((1, *shape), generator=torch.Generator("cpu").manual_seed(seed))[0] for seed in seeds]
     )
+
+
+def check_guidance(guidance: float) -> None:
+    """Raise Blip3oError for a guidance scale that no picture can be drawn with."""
+    if not 0 <= guidance < math.inf:
+        raise Blip3oError(f"guidance is {guidance}; it must be 0 or more, 2 is the reference's, 1 turns it off.")
 
 
 @torch.no_grad()
@@ -57,6 +64,7 @@ def sample(
     Guidance is u + g * (c - u); at g = 1 the null half is not computed. `mask` (B, N) bool: cross-attention tokens that
     count. `callback(step, steps, x0 estimate)` runs after each step and may raise to cancel.
     """
+    check_guidance(guidance)
     dtype, device = transformer.dtype, transformer.device
     guided = guidance != 1.0
     context = (torch.cat([negative, positive]) if guided else positive).to(device, dtype)

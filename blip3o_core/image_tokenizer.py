@@ -58,7 +58,8 @@ def tower_shape(table: Table, folder: Path, config: dict) -> TowerShape | None:
         mlp = table[_LAYER + "0.mlp.fc1.weight"].shape[0]
     except (KeyError, ValueError) as error:
         raise Blip3oError(
-            f"{folder}: the image tokenizer (TA-Tok) is incomplete or of another kind: {error}."
+            f"{folder}: the image tokenizer (TA-Tok) is incomplete or of another kind: {error}. "
+            "Copy the checkpoint again."
         ) from error
     layers = len({name.split(".")[3] for name in table if name.startswith(_LAYER)})
     vision = _vision_config(folder, config, width, layers)

@@ -129,7 +129,7 @@ class Pipeline:
         callback=None,
     ) -> torch.Tensor:
         """Tokens -> pictures (B, H, W, 3) float32 in [0, 1]. `size`: (width, height) in pixels; `seeds`: noise."""
-        width, height = self.check(size, steps)
+        width, height = self.check(size, steps, guidance)
         factor = autoencoder.compression(self.checkpoint.autoencoder_config)
         shape = (self.transformer.config.in_channels, height // factor, width // factor)
         schedule = diffusion.sigmas(steps, self.checkpoint.shift)
@@ -140,9 +140,10 @@ class Pipeline:
         )  # fmt: skip
         return autoencoder.decode(self.autoencoder, latents / self.autoencoder.config.scaling_factor)
 
-    def check(self, size: tuple[int, int] | None, steps: int) -> tuple[int, int]:
-        """The size to draw; raises Blip3oError for one that cannot be drawn, or a number of steps below 1."""
+    def check(self, size: tuple[int, int] | None, steps: int, guidance: float) -> tuple[int, int]:
+        """The size to draw; raises Blip3oError when size, steps or guidance cannot be drawn with."""
         diffusion.sigmas(steps)
+        diffusion.check_guidance(guidance)
         size = size or self.default_size
         autoencoder.check_size(*size, self.checkpoint.latent_multiple)
         return size

@@ -67,13 +67,18 @@ class PromptEncoder:
         """`limit`: the longest prompt in tokens, scale token included (the tokenizer's `model_max_length`)."""
         from tokenizers import Tokenizer
 
-        text = _tokenizer_json(folder)
         self.vocabulary, self.limit = vocabulary, limit
+        try:
+            text = _tokenizer_json(folder)
+            self._full = Tokenizer.from_str(text)
+            self._plain = Tokenizer.from_str(json.dumps({**json.loads(text), "added_tokens": []}))
+        except Blip3oError:
+            raise
+        except Exception as error:  # the tokenizers library raises bare Exceptions
+            raise Blip3oError(
+                f"{folder / 'tokenizer.json'} cannot be read: {error}. Copy it from where the checkpoint came from."
+            ) from error
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:8]
-        self._full = Tokenizer.from_str(text)
-        table = json.loads(text)
-        table["added_tokens"] = []
-        self._plain = Tokenizer.from_str(json.dumps(table))
         for tokenizer in (self._full, self._plain):
             tokenizer.no_truncation()
             tokenizer.no_padding()
@@ -105,6 +110,13 @@ class PromptEncoder:
 
         Raises Blip3oError when it is longer than `limit`; the authors cut it and lose `<im_start><S0>`.
         """
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise Blip3oError(
+                f"The prompt holds half a character at position {error.start}: {prompt[error.start]!r}. Delete it or "
+                "use the whole character."
+            ) from None
         user = TEXT_TO_IMAGE.format(prompt=prompt)
         if parse_special:
             string = (

@@ -35,11 +35,12 @@ def read_table(folder: Path, stem: str = "model") -> Table:
     """Names, shapes and files of `<stem>.safetensors` or of the shards its index lists. Reads headers only."""
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        weight_map = read_json(index).get("weight_map")
+        names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
         missing = [name for name in names if not (folder / name).is_file()]
         if missing or not names:
             raise Blip3oError(
-                f"{index} lists {len(names)} files; missing: {', '.join(missing) or 'all'}. Download the missing files "
+                f"{index} lists {len(names)} files; missing: {', '.join(missing) or 'all'}. Download what is missing "
                 f"into {folder}."
             )
         files = [folder / name for name in names]
@@ -62,6 +63,7 @@ def read_table(folder: Path, stem: str = "model") -> Table:
 
 
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def open_file(file: Path):
@@ -87,6 +89,10 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def strip_prefix(table: Table, prefix: str) -> Table:
+    return {name[len(prefix) :]: entry for name, entry in table.items() if name.startswith(prefix)}
+
+
 def compare(network: nn.Module, table: Table, ignored: tuple[str, ...] = ()) -> list[str]:
     """What does not fit between a network on the meta device and its tensors, a line each; empty when all does."""
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -101,11 +107,13 @@ def compare(network: nn.Module, table: Table, ignored: tuple[str, ...] = ()) -> 
 
 
 def assign(network: nn.Module, table: Table, dtype: torch.dtype | None) -> None:
-    """Give a network on the meta device its weights, cast to `dtype` (None: as stored), frozen, in eval mode.
+    """Give a network on the meta device its weights, cast to `dtype`, frozen, in eval mode.
 
+    `dtype` None keeps the stored one; a part stored in several gets the one that most of its bytes have.
     Raises Blip3oError naming every tensor that holds NaN or infinity, before anything is assigned.
     """
     wanted = network.state_dict()
+    dtype = dtype or _common_dtype(table)
     loaded, damaged = {}, []
     for name, tensor in _tensors({name: table[name] for name in wanted}, dtype):
         if tensor.is_floating_point() and not _finite(tensor):
@@ -118,6 +126,14 @@ def assign(network: nn.Module, table: Table, dtype: torch.dtype | None) -> None:
         )
     network.load_state_dict(loaded, assign=True)
     network.requires_grad_(False).eval()
+
+
+def _common_dtype(table: Table) -> torch.dtype | None:
+    sizes: dict[str, int] = {}
+    for entry in table.values():
+        if entry.dtype in _DTYPES:
+            sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.nbytes
+    return _DTYPES[max(sizes, key=sizes.get)] if len(sizes) > 1 else None
 
 
 def _tensors(table: Table, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from blip3o_core import autoencoder, diffusion, image_tokenizer
-from blip3o_core.checkpoint import EDIT_CONNECTORS, SANA, VAE
 from blip3o_core.connector import build_connector
+from blip3o_core.layout import EDIT_CONNECTORS, SANA, VAE
 
 
 @dataclass(frozen=True)

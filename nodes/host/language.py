@@ -12,10 +12,9 @@ from latent_preview import MAX_PREVIEW_RESOLUTION
 from PIL import Image
 
 from ...blip3o_core import pipeline
-from ...blip3o_core.checkpoint import LANGUAGE, open_checkpoint
+from ...blip3o_core.checkpoint import LANGUAGE, TOKENIZER, open_checkpoint
 from ...blip3o_core.decoding import Sampling
 from ...blip3o_core.errors import Blip3oError
-from ...blip3o_core.image_tokenizer import PREFIX
 from ...blip3o_core.language import KVCache
 from ...blip3o_core.tokens import ImageTokens, code_colours, mosaic
 from .offload import dtypes, manage, swap_leaves
@@ -143,7 +142,7 @@ class ImageTokenizerPart(Part):
 def load_language(folder, diffusion, choice, disable_dynamic=False, checkpoint=None) -> Language:
     checkpoint = checkpoint or open_checkpoint(folder, diffusion)
     device = mm.get_torch_device()
-    weights, compute = dtypes(choice, checkpoint, LANGUAGE, device)
+    weights, compute = dtypes(choice, checkpoint.tables[LANGUAGE], device)
     network = swap_leaves(checkpoint.load_language(weights), cast=compute != weights)
     recipe = (load_language_patcher, (folder, diffusion, choice))
     patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic)
@@ -163,7 +162,7 @@ def load_image_tokenizer(
         return None
     device = mm.get_torch_device()
     # transformers' SigLIP casts pixels to the dtype of its weights, so these are kept in the dtype to compute in.
-    _, compute = dtypes(choice, checkpoint, PREFIX, device)
+    _, compute = dtypes(choice, checkpoint.tables[TOKENIZER], device)
     network = swap_leaves(checkpoint.load_image_tokenizer(compute))
     recipe = (load_image_tokenizer_patcher, (folder, diffusion, choice))
     return ImageTokenizerPart(manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic), compute)

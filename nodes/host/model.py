@@ -12,7 +12,7 @@ import torch
 from diffusers import SanaTransformer2DModel
 
 from ...blip3o_core.autoencoder import compression
-from ...blip3o_core.checkpoint import SANA, open_checkpoint
+from ...blip3o_core.checkpoint import TRANSFORMER, open_checkpoint
 from ...blip3o_core.errors import Blip3oError
 from .latent_format import DeepCompressionLatent
 from .offload import dtypes, manage, swap_leaves
@@ -107,7 +107,7 @@ def load_diffusion(folder, diffusion, choice, vae=None, disable_dynamic=False, c
     """
     checkpoint = checkpoint or open_checkpoint(folder, diffusion)
     device, offload = mm.get_torch_device(), mm.unet_offload_device()
-    weights, compute = dtypes(choice, checkpoint, SANA, device)
+    weights, compute = dtypes(choice, checkpoint.tables[TRANSFORMER], device)
     network = checkpoint.load_transformer(weights)
     network.__class__ = HostTransformer
     swap_leaves(network, cast=compute != weights)

@@ -145,8 +145,8 @@ SUPPORTED = [torch.bfloat16, torch.float32]
 NAMED = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def dtypes(choice: str, checkpoint, prefixes: str | tuple[str, ...], device) -> tuple[torch.dtype, torch.dtype]:
+def dtypes(choice: str, table, device) -> tuple[torch.dtype, torch.dtype]:
     """(dtype of the weights, dtype to compute in) for a loader's widget: 'auto' (the host decides), 'bf16', 'fp32'."""
-    sizes = (torch.Size(entry.shape).numel() for name, entry in checkpoint.table.items() if name.startswith(prefixes))
-    weights = NAMED.get(choice) or comfy.model_management.unet_dtype(device, sum(sizes), SUPPORTED)
+    size = sum(torch.Size(entry.shape).numel() for entry in table.values())
+    weights = NAMED.get(choice) or comfy.model_management.unet_dtype(device, size, SUPPORTED)
     return weights, comfy.model_management.unet_manual_cast(weights, device, SUPPORTED) or weights
