@@ -107,7 +107,7 @@ TEXT_TO_IMAGE = Sample(
             "the tokens are not written again. KSampler (euler, simple) fits on the same wires."
         ),
     },
-    heights={5: 560, 7: 440},
+    heights={2: 660, 5: 560, 7: 440},
 )  # fmt: skip
 
 SAMPLES = [TEXT_TO_IMAGE]
