@@ -150,7 +150,7 @@ class Checkpoint:
     def vocabulary_id(self) -> str:
         """What image tokens of this checkpoint mean; tokens travel only between checkpoints that agree on it."""
         ids = self.vocabulary
-        codebook = [entry for name, entry in self.table.items() if name.startswith(_CODEBOOK)]
+        codebook = [entry for name, entry in sorted(self.table.items()) if name.startswith(_CODEBOOK)]
         sample = "unknown"
         if codebook:
             digest = hashlib.sha256()

@@ -80,14 +80,15 @@ def pad_left(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor, tor
 def causal_mask(keep: torch.Tensor) -> torch.Tensor | None:
     """(B, S) bool -> (B, 1, S, S) causal mask without the padding; None when nothing is padded.
 
-    A padding query sees itself: a row with nothing to see would be NaN and poison the next layer's values.
+    A query with nothing to see sees itself: it would be NaN and poison the next layer's values.
     """
     if bool(keep.all()):
         return None
     steps = keep.shape[1]
     causal = torch.ones(steps, steps, dtype=torch.bool, device=keep.device).tril()
     itself = torch.eye(steps, dtype=torch.bool, device=keep.device)
-    return ((causal & keep[:, None, :]) | itself)[:, None]
+    seen = causal & keep[:, None, :]
+    return (seen | (itself & ~seen.any(-1, keepdim=True)))[:, None]
 
 
 def own_positions(keep: torch.Tensor) -> torch.Tensor:

@@ -16,10 +16,7 @@ def find(folder: Path, given: str | Path | None, table: Table, config: dict) -> 
     if given is not None:
         candidates = [Path(given)]
     else:
-        inside, beside = (
-            [path for path in sorted(place.iterdir()) if path.is_dir()] for place in (folder, folder.absolute().parent)
-        )
-        candidates = [folder, *inside, *beside]
+        candidates = [folder, *_subfolders(folder), *_subfolders(folder.absolute().parent)]
     complete = [path for path in candidates if all((path / part / "config.json").is_file() for part in PARTS)]
     reasons = []
     for candidate in complete:
@@ -36,6 +33,14 @@ def find(folder: Path, given: str | Path | None, table: Table, config: dict) -> 
 
 
 PARTS = ("transformer", "vae")
+
+
+def _subfolders(place: Path) -> list[Path]:
+    """Readable folders in `place`; none where it may not be listed."""
+    try:
+        return [path for path in sorted(place.iterdir()) if path.is_dir()]
+    except OSError:
+        return []
 
 
 def _misfit(candidate: Path, table: Table) -> str | None:

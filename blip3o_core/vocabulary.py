@@ -96,6 +96,11 @@ class PromptEncoder:
                     f"{id}: it lacks the image tokens of this checkpoint. Copy tokenizer.json from the checkpoint."
                 )
 
+    @property
+    def closing(self) -> list[int]:
+        """What follows the image tokens in a training text: `<im_end><|im_end|>` and a line feed."""
+        return [self.vocabulary.image_end_tag, self._chat_end, *self._text("\n")]
+
     def _special(self, token: str) -> int:
         id = self._full.token_to_id(token)
         if id is None:

@@ -97,6 +97,13 @@ def test_names_decide_nothing(copy, checkpoint, pipeline):
     assert torch.equal(drawn.codes, pipeline.draw(["a red cube"], [0]).codes)
 
 
+def test_a_config_saved_by_transformers_5_is_read(copy, language):
+    """Catches rope_theta looked for in one place only: transformers 5 saves it inside rope_parameters."""
+    copy.edit_json(drop=("rope_theta",), rope_parameters={"rope_type": "default", "rope_theta": 1000000})
+    frequencies = open_checkpoint(copy.folder).load_language().model.rotary_emb.inv_freq
+    assert torch.equal(frequencies, language.model.rotary_emb.inv_freq)
+
+
 def test_text_to_image_is_recognised(checkpoint):
     """Catches an ordinary checkpoint taken for an edit one: no switch is on by default."""
     assert checkpoint.family == "text-to-image" and not any(checkpoint.switches.values())
@@ -219,6 +226,13 @@ def test_inspection_says_what_it_is(checkpoint, tensors, config):
         assert f"{part}: {count / 1e6:.2f} M" in text
 
 
+def test_inspection_counts_in_millions(tmp_path):
+    """Catches a count in units of 2**20, or of bytes: a small model would not show it."""
+    checkpoint = open_checkpoint(make_checkpoint(tmp_path / "m", sizes=Sizes(mlp=10_000)))
+    count = sum(parameter.numel() for parameter in checkpoint.load_language().parameters())
+    assert f"language model: {count / 1e6:.2f} M" in describe(checkpoint) and count > 3e6
+
+
 def test_inspection_says_what_is_unusual(copy):
     """Catches surprises left untold: mixed dtypes, another flow shift, a missing image tokenizer."""
 
@@ -262,6 +276,13 @@ def test_the_identity_changes_with_a_replaced_file(name, copy):
         copy.edit_tensors(lambda tensors: tensors["model.norm.weight"].add_(1))
         os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))
     assert open_checkpoint(copy.folder).identity not in identities
+
+
+@pytest.mark.parametrize("shards", [2, 3, 4, 7])
+def test_a_sharded_copy_means_the_same_codes(shards, checkpoint, tmp_path):
+    """Catches tokens refused because a copy keeps the codebook's tensors in another order."""
+    other = open_checkpoint(make_checkpoint(tmp_path / "m", shards=shards))
+    assert other.vocabulary_id == checkpoint.vocabulary_id
 
 
 def test_two_copies_mean_the_same_codes(copy, checkpoint):

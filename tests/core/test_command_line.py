@@ -76,29 +76,35 @@ def test_a_file_of_prompts_fills_a_folder_with_the_single_runs(batch, run, promp
         assert read_settings(out / f"{k:05d}.png")["prompt"] == prompt
 
 
-def test_settings_change_the_picture(run, tmp_path):
+CHANGES = [
+    ["--seed=1"], ["--noise-seed=1"], ["--steps=3"], ["--guidance=4"], ["--size=64x72"], ["--top-k=1"], ["--top-p=0.1"],
+    ["--temperature=3"], ["--token-guidance=9", "--negative-prompt=b"], ["--token-guidance=9"], ["--dtype=bf16"],
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain(tiny, tmp_path_factory) -> torch.Tensor:
+    out = tmp_path_factory.mktemp("plain") / "plain.png"
+    main(["generate", f"--model={tiny}", "--steps=2", "--size=16x24", "--device=cpu", "--prompt=a", f"--out={out}"])
+    return pixels(out)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=" ".join)
+def test_a_setting_changes_the_picture(change, run, plain, tmp_path):
     """Catches an option that is read and then ignored."""
-    run("--prompt", "a", "--out", tmp_path / "plain.png")
-    options = [
-        ["--seed=1"], ["--noise-seed=1"], ["--steps=3"], ["--guidance=4"], ["--size=64x72"], ["--top-k=1"],
-        ["--top-p=0.1"], ["--temperature=3"], ["--token-guidance=9", "--negative-prompt=b"], ["--dtype=bf16"],
-    ]  # fmt: skip
-    for option in options:
-        assert run("--prompt", "a", "--out", tmp_path / "other.png", *option) == 0
-        assert not torch.equal(pixels(tmp_path / "plain.png"), pixels(tmp_path / "other.png")), option
+    assert run("--prompt=a", f"--out={tmp_path / 'other.png'}", *change) == 0
+    assert not torch.equal(plain, pixels(tmp_path / "other.png"))
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--prompt=a red cube"],
-        ["--prompt=--out=x.png 'quoted\" $HOME \\ 日本\n-", "--seed=-1", "--size=72x40", "--steps=3", "--guidance=1"],
-        ["--prompt=a", "--noise-seed=9", "--top-k=5", "--top-p=0.5", "--temperature=0.7", "--dtype=bf16"],
-        ["--prompt=a", "--token-guidance=2.5", "--negative-prompt=ugly"],
+        *(["--prompt=a", *change] for change in CHANGES),
+        ["--prompt=--out=x.png 'quoted\" $HOME \\ 日本\n-", "--seed=-1"],
         ["--prompt=a", f"--seed={2**64 - 1}"],
         ["--prompts={file}", "--batch=2", f"--seed={2**64 - 1}", "--noise-seed=3"],
     ],
-    ids=["plain", "quoting", "sampling", "negative", "last seed", "file"],
+    ids=[*map(" ".join, CHANGES), "quoting", "last seed", "file"],
 )
 def test_the_command_in_the_picture_makes_it_again(arguments, run, prompts, tmp_path, tiny):
     """Catches a setting that decides the picture and is not stored, or is stored rounded or unquoted."""

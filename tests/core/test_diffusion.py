@@ -73,6 +73,14 @@ def test_impossible_schedules_are_refused(steps, kwargs, shown):
         diffusion.sigmas(steps, **kwargs)
 
 
+@pytest.mark.parametrize("guidance", [-1.0, float("nan"), float("inf")])
+def test_impossible_guidance_is_refused(guidance, transformer):
+    """Catches a black picture, blamed on the number format, for a scale that is no number."""
+    with pytest.raises(Blip3oError, match=f"guidance is {guidance}"):
+        noise = diffusion.initial_noise((8, 4, 4), [0])
+        diffusion.sample(transformer, noise, *conditions(1), diffusion.sigmas(1), guidance)
+
+
 @pytest.mark.parametrize("guidance, shift, steps", [(2.0, 1.0, 5), (7.5, 3.0, 3), (1.0, 1.0, 4), (0.0, 1.0, 2)])
 @pytest.mark.parametrize("height, width", [(4, 4), (3, 7)])
 def test_sampling_is_diffusers_loop(guidance, shift, steps, height, width, transformer):

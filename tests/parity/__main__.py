@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from blip3o_core.diffusion import sigmas
 
-from . import t2i
+from . import t2i, train
 from .report import Report
 
-KINDS = {"t2i": t2i.run}
+KINDS = {"t2i": t2i.run, "train_t2i": train.run_t2i}
 
 
 def schedules(path: Path) -> Report:

@@ -9,7 +9,7 @@ from tests.parity.__main__ import case_folders, main, run_case, schedules
 
 pytestmark = pytest.mark.parity
 FOLDER = Path(os.environ.get("BLIP3O_GOLDEN", Path(__file__).parents[1] / "golden"))
-CASES = case_folders(FOLDER, "t2i")
+CASES = [case for kind in ("t2i", "train") for case in case_folders(FOLDER, kind)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -51,7 +51,7 @@ def test_a_kind_that_cannot_run_is_no_success(tmp_path, capsys):
     """A folder whose cases were all skipped counted as parity."""
     case = tmp_path / "cases" / "other"
     case.mkdir(parents=True)
-    (case / "golden.json").write_text('{"kind": "train_t2i"}', encoding="utf-8")
+    (case / "golden.json").write_text('{"kind": "train_edit"}', encoding="utf-8")
     assert main([str(tmp_path)]) == 1
     assert main([str(tmp_path), "--kind", "t2i"]) == 1
     assert "NOT RUN other" in capsys.readouterr().out

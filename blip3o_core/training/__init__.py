@@ -1,0 +1,1 @@
+"""Training: the joint loss of the paper and what feeds it."""
