@@ -92,7 +92,8 @@ def run_inspect(arguments: argparse.Namespace) -> None:
 
 def run_generate(arguments: argparse.Namespace) -> None:
     from .picture_file import check_writable, save_png
-    from .pipeline import Pipeline, row_seeds
+    from .pipeline import Pipeline
+    from .seeds import row_seeds
 
     if arguments.model is None:
         raise Blip3oError("--model is missing, and no model comes with this version. Give a checkpoint folder.")
@@ -135,6 +136,8 @@ def _settings(arguments, pipeline, prompt: str, seed: int, noise_seed: int, size
     if arguments.negative_prompt is not None:
         options["negative_prompt"] = arguments.negative_prompt
     words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
+    if arguments.diffusion_folder is not None:
+        words.append("--diffusion-folder=DIFFUSION_DIR")
     command = shlex.join(["python", "-m", "blip3o_core", "generate", *words, "--model=DIR", "--out=OUT.png"])
     return {
         **options,
@@ -151,7 +154,8 @@ def _prompts_and_paths(arguments: argparse.Namespace) -> tuple[list[str], list[P
             raise Blip3oError(f"--out is {out}; for one prompt it must be the name of a .png file.")
         return [arguments.prompt], [out]
     try:
-        lines = arguments.prompts.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines(): it also cuts at characters that a prompt may hold, like U+2028.
+        lines = arguments.prompts.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise Blip3oError(f"--prompts {arguments.prompts} cannot be read: {error}. Give a UTF-8 text file.") from error
     prompts = [line for line in lines if line.strip()]
@@ -178,7 +182,7 @@ def _device(name: str):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise Blip3oError(f"--device {name!r} cannot be used: {reason}. Try cpu or cuda.") from error
@@ -217,6 +221,9 @@ def main(argv: list[str] | None = None) -> int:
     except Blip3oError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; every picture named above is whole", file=sys.stderr)
+        return 130
     return 0
 
 

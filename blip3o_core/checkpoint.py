@@ -3,7 +3,7 @@
 - One folder holds every weight (language model, connector, SANA, DC-AE, TA-Tok); the diffusion folder beside it, inside
   it or given only says how SANA and DC-AE are built (reference.md 7). Its own weights are used for a part that the
   checkpoint does not hold at all.
-- File and folder names and `model_type` ("qwen3") decide nothing.
+- Folder names, shard names and `model_type` ("qwen3") decide nothing.
 - Opening reads headers and JSON. Parts are built on the meta device, checked whole, then given memory-mapped weights.
 """
 
@@ -122,7 +122,8 @@ class Checkpoint:
     def shift(self) -> float:
         """The flow shift that the authors' scheduler ends up with: `shift`, never `flow_shift` (reference.md 5)."""
         path = self.diffusion_folder / "scheduler" / "scheduler_config.json"
-        return float(read_json(path).get("shift", 1.0)) if path.is_file() else 1.0
+        shift = read_json(path).get("shift") if path.is_file() else None
+        return _number(1.0 if shift is None else shift, "shift", path)
 
     @property
     def latent_multiple(self) -> int:
@@ -135,7 +136,8 @@ class Checkpoint:
         path = self.folder / "tokenizer_config.json"
         saved = read_json(path).get("model_max_length") if path.is_file() else None
         limit = saved or self.config.get("tokenizer_model_max_length") or self.config["max_position_embeddings"]
-        return min(int(limit), self.config["max_position_embeddings"] - self.grid[0] * self.grid[1])
+        room = self.config["max_position_embeddings"] - self.grid[0] * self.grid[1]
+        return int(min(_number(limit, "model_max_length", path), room))
 
     @cached_property
     def identity(self) -> str:
@@ -252,7 +254,9 @@ class Checkpoint:
 
     def load_transformer(self, dtype: torch.dtype | None = None):
         """diffusers' SanaTransformer2DModel with this checkpoint's weights."""
-        return self._load(TRANSFORMER, dtype)
+        network = self._load(TRANSFORMER, dtype)
+        diffusion.restore_buffers(network)
+        return network
 
     def load_autoencoder(self, dtype: torch.dtype | None = None):
         """diffusers' AutoencoderDC with this checkpoint's weights."""
@@ -278,6 +282,12 @@ def _require(config: dict, fields: tuple[str, ...], path: Path) -> dict:
             f"{path} lacks {', '.join(missing)}; without them the network cannot be built. Copy it again."
         )
     return config
+
+
+def _number(value, name: str, path: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Blip3oError(f"{path}: {name} is {value!r}, not a number. Copy the file again.")
+    return value
 
 
 def _require_file(path: Path, fields: tuple[str, ...]) -> dict:

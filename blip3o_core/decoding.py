@@ -7,6 +7,7 @@
 - Rows of different prompt lengths are padded on the left, masked, and keep their own positions.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +16,9 @@ import torch.nn.functional as F
 
 from .errors import Blip3oError
 from .language import KVCache, LanguageModel
+from .seeds import seeded
 
+MAX_GUIDANCE = 1000.0
 Callback = Callable[[int, int, torch.Tensor], None]
 
 
@@ -31,14 +34,19 @@ class Sampling:
 
     def __post_init__(self):
         # Written so that NaN fails.
-        if not (self.top_k >= 0 and 0 < self.top_p <= 1 and self.temperature >= 0 and self.guidance >= 1):
-            raise Blip3oError(
-                f"{self}: top_k must be 0 or more, top_p in (0, 1], temperature 0 or more, guidance 1 or more."
-            )
+        allowed = {
+            "top_k": (self.top_k >= 0, "0 or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),
+            "temperature": (0 <= self.temperature < math.inf, "0 or more"),
+            "guidance": (1 <= self.guidance <= MAX_GUIDANCE, f"1 to {MAX_GUIDANCE:g}"),
+        }
+        for name, (holds, range_) in allowed.items():
+            if not holds:
+                raise Blip3oError(f"{name} is {getattr(self, name)}; it must be {range_}.")
 
     @property
     def greedy(self) -> bool:
-        return self.top_k == 1 or self.temperature == 0
+        return self.top_k == 1 or self.temperature < 1e-6  # below, the logits overflow
 
 
 @dataclass(frozen=True)
@@ -110,9 +118,14 @@ def decode(
     """Write one picture per prompt, H * W tokens each.
 
     `negative`: ids of the prompt that guidance leads away from, used when `sampling.guidance` > 1.
-    `callback(done, total, ids (B, done))` runs once per token and may raise to cancel.
+    `callback(done, total, ids (B, done))` runs once per token and may raise to cancel. The loop itself waits for the
+    device only when the whole vocabulary is sampled, to see whether every row has ended.
     `device`, `dtype`: where and in what to compute; the weights' own by default.
     """
+    if not prompts or len(prompts) != len(seeds):
+        raise Blip3oError(
+            f"{len(prompts)} prompts and {len(seeds)} seeds: give at least one prompt, and a seed for each."
+        )
     weight = lm.model.embed_tokens.weight
     device, dtype = device or weight.device, dtype or weight.dtype
     batch, total = len(prompts), lm.num_tokens
@@ -201,7 +214,7 @@ def read(
 
 def _uniforms(seeds: list[int], count: int) -> torch.Tensor:
     """(B, count) numbers in [0, 1), row by row from its own CPU generator."""
-    return torch.stack([torch.rand(count, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds])
+    return torch.stack([torch.rand(count, generator=seeded(seed)) for seed in seeds])
 
 
 def _check_room(lm: LanguageModel, length: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from .errors import Blip3oError
+from .seeds import seeded
 
 
 def build(config: dict):
@@ -18,6 +19,21 @@ def build(config: dict):
     from diffusers import SanaTransformer2DModel
 
     return SanaTransformer2DModel.from_config(config)
+
+
+def restore_buffers(transformer) -> None:
+    """The table of positions is no checkpoint tensor; a network built on the meta device gets it here.
+
+    The published model has none (`interpolation_scale` null).
+    """
+    config, embed = transformer.config, transformer.patch_embed
+    if config.interpolation_scale is not None:
+        built = type(embed)(
+            height=config.sample_size, width=config.sample_size, patch_size=config.patch_size,
+            in_channels=config.in_channels, embed_dim=config.num_attention_heads * config.attention_head_dim,
+            interpolation_scale=config.interpolation_scale, pos_embed_type="sincos",
+        )  # fmt: skip
+        embed.pos_embed = built.pos_embed
 
 
 def sigmas(steps: int, shift: float = 1.0, denoise: float = 1.0) -> torch.Tensor:
@@ -37,9 +53,7 @@ def sigmas(steps: int, shift: float = 1.0, denoise: float = 1.0) -> torch.Tensor
 
 def initial_noise(shape: tuple[int, int, int], seeds: list[int]) -> torch.Tensor:
     """(C, h, w) and one seed per row -> (B, C, h, w) float32 standard normal on the CPU."""
-    return torch.stack(
-        [torch.randn((1, *shape), generator=torch.Generator("cpu").manual_seed(seed))[0] for seed in seeds]
-    )
+    return torch.cat([torch.randn((1, *shape), generator=seeded(seed)) for seed in seeds])
 
 
 def check_guidance(guidance: float) -> None:
@@ -59,12 +73,21 @@ def sample(
     mask: torch.Tensor | None = None,
     callback: Callable[[int, int, torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
-    """Noise (B, C, h, w) and conditions (B, N, width) -> scaled latents (B, C, h, w), float32.
+    """Noise (B, C, h, w) and conditions (B or 1, N, width) -> scaled latents (B, C, h, w), float32.
 
+    One row of conditions serves every row of noise: the same tokens under several seeds.
     Guidance is u + g * (c - u); at g = 1 the null half is not computed. `mask` (B, N) bool: cross-attention tokens that
     count. `callback(step, steps, x0 estimate)` runs after each step and may raise to cancel.
     """
     check_guidance(guidance)
+    rows = len(noise)
+    if {len(positive), len(negative)} - {1, rows} or (mask is not None and len(mask) not in (1, rows)):
+        raise Blip3oError(
+            f"{len(positive)} rows of conditioning for {rows} rows of noise: give one noise seed per picture, or one "
+            "picture of tokens for all seeds."
+        )
+    positive, negative = positive.expand(rows, -1, -1), negative.expand(rows, -1, -1)
+    mask = mask if mask is None else mask.expand(rows, -1)
     dtype, device = transformer.dtype, transformer.device
     guided = guidance != 1.0
     context = (torch.cat([negative, positive]) if guided else positive).to(device, dtype)
@@ -88,5 +111,8 @@ def sample(
             callback(step + 1, steps, x - sigma * v)
         x = x + (following - sigma) * v
     if not bool(torch.isfinite(x).all()):
-        raise Blip3oError(f"The diffusion transformer gave values that are not finite in {dtype}. Use bf16 or fp32.")
+        raise Blip3oError(
+            f"The diffusion transformer gave values that are not finite in {dtype} at guidance {guidance:g}. Use bf16 "
+            "or fp32, or less guidance."
+        )
     return x

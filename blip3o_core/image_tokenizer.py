@@ -5,7 +5,8 @@
 - Codes are the argmax; the authors' training mode samples them instead.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,9 @@ _LAYER = "encoder.encoder.layers."
 # Saved with the tower, needed only to turn codes back into features.
 UNUSED = ("decoder.", "decode_task_layer.", "encoder.", "bottleneck.out_linear.", "scale_layer.")
 # SigLIP2 so400m patch14-384, the only tower published checkpoints use: heads and input side are not in the tensors.
-_PUBLISHED = {"hidden_size": 1152, "num_attention_heads": 16, "image_size": 384}
+_PUBLISHED = {
+    "hidden_size": 1152, "num_hidden_layers": 27, "patch_size": 14, "num_attention_heads": 16, "image_size": 384,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,26 +65,37 @@ def tower_shape(table: Table, folder: Path, config: dict) -> TowerShape | None:
             "Copy the checkpoint again."
         ) from error
     layers = len({name.split(".")[3] for name in table if name.startswith(_LAYER)})
-    vision = _vision_config(folder, config, width, layers)
-    return TowerShape(
-        width, layers, mlp, patch, channels, tokens, codes, code_width,
-        vision.get("num_attention_heads"), vision.get("image_size"),
-    )  # fmt: skip
+    shape = TowerShape(width, layers, mlp, patch, channels, tokens, codes, code_width, None, None)
+    for vision in _vision_configs(folder, config):
+        if _is_of(vision, shape):
+            return replace(shape, heads=vision["num_attention_heads"], side=vision["image_size"])
+    return shape
 
 
-def _vision_config(folder: Path, config: dict, width: int, layers: int) -> dict:
-    """A `vision_config` of this width and depth: in config.json, or in a JSON file in or beside the checkpoint."""
-    found = [config.get("vision_config")]
+def _vision_configs(folder: Path, config: dict) -> Iterator[dict]:
+    """Where heads and input side may be written: config.json, the published model, files in and beside the folder."""
+    yield config.get("vision_config")
+    yield _PUBLISHED
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json"), *folder.parent.glob("*/*.json")]):
         if path.name.endswith("config.json") and path.name not in ("tokenizer_config.json", "generation_config.json"):
             try:
-                found.append(read_json(path).get("vision_config"))
+                yield read_json(path).get("vision_config")
             except Blip3oError:
                 continue
-    for vision in found:
-        if isinstance(vision, dict) and (vision.get("hidden_size"), vision.get("num_hidden_layers")) == (width, layers):
-            return vision
-    return _PUBLISHED if width == _PUBLISHED["hidden_size"] else {}
+
+
+def _is_of(vision: dict | None, shape: TowerShape) -> bool:
+    """Whether a `vision_config` describes this tower: the same width, depth, patch and number of positions."""
+    if (
+        not isinstance(vision, dict)
+        or not isinstance(vision.get("image_size"), int)
+        or not vision.get("num_attention_heads")
+    ):
+        return False
+    sizes = (vision.get("hidden_size"), vision.get("num_hidden_layers"), vision.get("patch_size", shape.patch))
+    return (
+        sizes == (shape.width, shape.layers, shape.patch) and (vision["image_size"] // shape.patch) ** 2 == shape.tokens
+    )
 
 
 class ImageTokenizer(nn.Module):

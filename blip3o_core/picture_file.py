@@ -1,5 +1,6 @@
 """Pictures on disk: whole or not at all, with the settings that make them again inside."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -40,7 +41,8 @@ def save_png(path: Path, image: torch.Tensor, settings: dict) -> None:
     except OSError as error:
         raise Blip3oError(f"{path} cannot be written: {error}. Choose another --out.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def read_settings(path: Path) -> dict:

@@ -17,13 +17,6 @@ from .language import LanguageModel
 from .tokens import ImageTokens
 from .vocabulary import PromptEncoder
 
-SEEDS = 2**64
-
-
-def row_seeds(seed: int, count: int, first: int = 0) -> list[int]:
-    """Seed of row k is `seed + k`; it wraps at 2**64."""
-    return [(seed + first + k) % SEEDS for k in range(count)]
-
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -128,15 +121,18 @@ class Pipeline:
         guidance: float = 2.0,
         callback=None,
     ) -> torch.Tensor:
-        """Tokens -> pictures (B, H, W, 3) float32 in [0, 1]. `size`: (width, height) in pixels; `seeds`: noise."""
+        """Tokens -> pictures (B, H, W, 3) float32 in [0, 1]. `size`: (width, height) in pixels.
+
+        `seeds`: of the noise, one per picture; a single row of tokens is rendered once for each of them.
+        """
         width, height = self.check(size, steps, guidance)
         factor = autoencoder.compression(self.checkpoint.autoencoder_config)
         shape = (self.transformer.config.in_channels, height // factor, width // factor)
         schedule = diffusion.sigmas(steps, self.checkpoint.shift)
-        condition_ = condition(self.language, tokens, self.source)
+        given = condition(self.language, tokens, self.source)
         latents = diffusion.sample(
-            self.transformer, diffusion.initial_noise(shape, seeds), condition_.positive, condition_.negative,
-            schedule, guidance, condition_.mask, callback,
+            self.transformer, diffusion.initial_noise(shape, seeds), given.positive, given.negative,
+            schedule, guidance, given.mask, callback,
         )  # fmt: skip
         return autoencoder.decode(self.autoencoder, latents / self.autoencoder.config.scaling_factor)
 

@@ -46,7 +46,8 @@ class Vocabulary:
                 f"{where / 'config.json'} lacks {', '.join(missing)}: these fields name the image tokens, and every "
                 "BLIP3o-NEXT checkpoint has them. Copy config.json again from where the checkpoint came from."
             )
-        stop = generation.get("eos_token_id", config.get("eos_token_id"))
+        stop = generation.get("eos_token_id")
+        stop = config.get("eos_token_id") if stop is None else stop
         stop = tuple(stop) if isinstance(stop, list) else (() if stop is None else (stop,))
         pad = generation.get("pad_token_id", config.get("pad_token_id"))
         if pad is None:

@@ -1,7 +1,7 @@
 """The tensors of a checkpoint folder: which file holds which, and how they reach a network built on the meta device.
 
-- Tensors stay memory-mapped when their dtype is kept. When it changes, files are reopened every WINDOW bytes, so that
-  pages already converted do not stay resident and the peak is the loaded weights plus one window.
+- Tensors stay memory-mapped when their dtype is kept. When it changes, files are reopened every WINDOW bytes and large
+  tensors converted by rows: pages already read do not stay resident, the peak is the loaded weights plus a window.
 - Nothing is assigned before names, shapes and values of the whole part are known to be right.
 """
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from .errors import Blip3oError
 
-WINDOW = 64 * 2**20
+WINDOW = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def assign(network: nn.Module, table: Table, dtype: torch.dtype | None) -> None:
     loaded, damaged = {}, []
     for name, tensor in _tensors({name: table[name] for name in wanted}, dtype):
         if tensor.is_floating_point() and not _finite(tensor):
-            damaged.append(f"{name} in {table[name].file}")
+            damaged.append(f"{table[name].name} in {table[name].file}")
         loaded[name] = tensor
     if damaged:
         raise Blip3oError(
@@ -144,13 +144,26 @@ def _tensors(table: Table, dtype: torch.dtype | None) -> Iterator[tuple[str, tor
     for file, names in by_file.items():
         handle, converted = open_file(file), 0
         for name in names:
-            tensor = handle.get_tensor(table[name].name)
-            if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
-                tensor = tensor.to(dtype)
-                converted += table[name].nbytes
-                if converted > WINDOW:
-                    handle, converted = open_file(file), 0
-            yield name, tensor
+            entry = table[name]
+            if dtype is None or _DTYPES.get(entry.dtype, dtype) == dtype:
+                yield name, handle.get_tensor(entry.name)
+                continue
+            converted += entry.nbytes
+            if entry.nbytes > WINDOW:
+                yield name, _convert_by_rows(entry, dtype)
+            else:
+                yield name, handle.get_tensor(entry.name).to(dtype)
+            if converted > WINDOW:
+                handle, converted = open_file(file), 0
+
+
+def _convert_by_rows(entry: TensorEntry, dtype: torch.dtype) -> torch.Tensor:
+    """A large tensor in pieces of about WINDOW bytes, so that it is never resident in both dtypes at once."""
+    out = torch.empty(entry.shape, dtype=dtype)
+    rows = max(1, entry.shape[0] * WINDOW // entry.nbytes)
+    for start in range(0, entry.shape[0], rows):
+        out[start : start + rows] = open_file(entry.file).get_slice(entry.name)[start : start + rows]
+    return out
 
 
 def _finite(tensor: torch.Tensor) -> bool:

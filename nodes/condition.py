@@ -15,7 +15,7 @@ class HiddenStateConditioner(io.ComfyNode):
             search_aliases=["blip3o conditioning", "hidden states", "connector", "encode tokens"],
             inputs=[
                 LM.Input("lm", tooltip="The language model that wrote the tokens, or one with the same image tokens."),
-                TOKENS.Input("tokens", tooltip="Read by the model once more if another model or LoRA wrote them."),
+                TOKENS.Input("tokens", tooltip="Read by the model once more if another model wrote them."),
             ],
             outputs=[
                 io.Conditioning.Output("positive", display_name="positive", tooltip="One vector per image token."),

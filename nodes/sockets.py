@@ -3,10 +3,10 @@
 - BLIP3O_LM: `host.language.Language`, the language model, connector and prompt encoder of one checkpoint.
 - BLIP3O_TATOK: `host.language.ImageTokenizerPart`, or None when the checkpoint holds no image tokenizer.
 - BLIP3O_TOKENS: `blip3o_core.tokens.ImageTokens`: codes (B, H*W) int64 in [0, K), row-major on grid (H, W), with the
-  prompt ids and seeds they were drawn with, and optionally hidden states (B, 1 + H*W, D) on the CPU. Never changed in
-  place: outputs are shared between nodes and prompts.
+  prompt ids and seeds they were drawn with, and optionally hidden states (B, 1 + H*W, D) on the CPU. Fewer or other
+  codes only where the whole vocabulary was sampled. Never changed in place: prompts share outputs.
 
-The first two have a `.patcher`, by which the host manages their memory and LoRA nodes patch them.
+The first two have a `.patcher`, by which the host manages their memory, and their patches if a node adds any.
 """
 
 from .compat import io

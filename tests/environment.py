@@ -129,12 +129,19 @@ def fit_cpu_torch(site_packages: Path) -> None:
     (site_packages / "_cpu_torchvision.pth").write_text("import _cpu_torchvision\n")
 
 
+def why_no_browser() -> str:
+    """Why Chromium is not here; the browser tests skip with these words."""
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        return "no Chromium here, and installing it needs root and apt-get"
+    return "no Chromium here; `python3 tests/environment.py --browser` installs it, or shows why apt-get cannot"
+
+
 def browser() -> None:
-    """Install Debian's Chromium where we may; where not, say why: the browser tests then skip with the same words."""
+    """Install Debian's Chromium where we may."""
     if browser_path():
         say(f"browser: {browser_path()}")
     elif os.geteuid() != 0 or not shutil.which("apt-get"):
-        say("no browser: Chromium is missing, and installing it needs root and apt-get; browser tests will be skipped")
+        say(f"{why_no_browser()}; browser tests will be skipped")
     else:
         say("browser: apt-get install chromium")
         quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "stdout": subprocess.DEVNULL}

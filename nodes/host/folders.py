@@ -28,10 +28,10 @@ def checkpoints() -> list[str]:
 
 
 def diffusion_folders() -> list[str]:
-    """Folders with `transformer/config.json` and `vae/config.json`, one or two levels down."""
+    """Folders with `transformer/config.json` and `vae/config.json`, up to three levels down."""
     found = [AUTOMATIC]
     for root in _roots():
-        for pattern in ("*/transformer/config.json", "*/*/transformer/config.json"):
+        for pattern in ("*/transformer/config.json", "*/*/transformer/config.json", "*/*/*/transformer/config.json"):
             try:
                 matches = sorted(root.glob(pattern))
             except OSError:
@@ -53,8 +53,8 @@ def resolve(name: str) -> str:
         return str(folder)
     looked = ", ".join(map(str, roots))
     raise Blip3oError(
-        f"{name!r} is no checkpoint folder in {looked}. Put the checkpoint's folder (config.json, tokenizer and "
-        ".safetensors files) there, press R to refresh the lists, and choose it."
+        f"{name!r} is no folder in {looked}. Put the checkpoint's folder (config.json, tokenizer and .safetensors "
+        "files) and its diffusion folder there, press R to refresh the lists, and choose again."
     )
 
 

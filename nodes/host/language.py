@@ -16,6 +16,7 @@ from ...blip3o_core.checkpoint import LANGUAGE, TOKENIZER, open_checkpoint
 from ...blip3o_core.decoding import Sampling
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.language import KVCache
+from ...blip3o_core.seeds import row_seeds
 from ...blip3o_core.tokens import ImageTokens, code_colours, mosaic
 from .offload import dtypes, manage, swap_leaves
 
@@ -53,6 +54,7 @@ class Language(Part):
     def __init__(self, patcher, dtype, encoder, identity: str):
         super().__init__(patcher, dtype)
         self.encoder, self._identity = encoder, identity
+        self._colours = None  # of the codes in previews; patches do not change them
 
     @property
     def identity(self) -> str:
@@ -60,25 +62,32 @@ class Language(Part):
         patches = self.patcher.patches_uuid if self.patcher.patches else "plain"
         return f"{self._identity}:{self.dtype}:{patches}"
 
-    def memory(self, rows: int, length: int, whole_vocabulary: bool = True) -> int:
-        """Bytes beside the weights for `rows` x `length` tokens: cache, activations, output matrix, logits."""
+    def reading_memory(self, rows: int, length: int) -> int:
+        """Bytes beside the weights for one pass over `rows` x `length` tokens: the activations of a layer."""
+        config = self.network.config
+        return rows * length * (4 * config.intermediate_size + 12 * config.hidden_size) * self.dtype.itemsize
+
+    def drawing_memory(self, rows: int, length: int, whole_vocabulary: bool) -> int:
+        """Bytes beside the weights to write up to `length` tokens in `rows`: cache, output matrix, logits as well."""
         config, vocabulary = self.network.config, self.network.vocabulary
         words = vocabulary.size if whole_vocabulary else vocabulary.num_codes
-        wide = 4 * config.intermediate_size + 12 * config.hidden_size
-        numbers = rows * length * wide + vocabulary.size * config.hidden_size + 6 * rows * words
-        return KVCache.nbytes(config, rows, length, self.dtype) + numbers * self.dtype.itemsize
+        numbers = words * config.hidden_size + 6 * rows * words
+        cache = KVCache.nbytes(config, rows, length, self.dtype)
+        return self.reading_memory(rows, length) + cache + numbers * self.dtype.itemsize
 
     def draw(self, prompts, seed, sampling, negative_prompt="", parse_special=False) -> ImageTokens:
         """Write one picture of tokens per prompt, with the host's progress bar and interrupt on every token."""
         total = self.network.num_tokens
-        rows = len(prompts) * (2 if sampling.guidance > 1 else 1)
-        longest = max(len(self.encoder.encode(prompt, parse_special)) for prompt in prompts)
-        with self.loaded(self.memory(rows, longest + total, not sampling.image_tokens_only)) as device:
+        guided = sampling.guidance > 1
+        texts = [*prompts, *([negative_prompt] if guided else [])]
+        longest = max(len(self.encoder.encode(text, parse_special)) for text in texts)
+        rows = len(prompts) * (2 if guided else 1)
+        with self.loaded(self.drawing_memory(rows, longest + total, not sampling.image_tokens_only)) as device:
             return pipeline.draw_tokens(
                 self.network,
                 self.encoder,
                 prompts,
-                pipeline.row_seeds(seed, len(prompts)),
+                row_seeds(seed, len(prompts)),
                 sampling,
                 negative_prompt=negative_prompt,
                 parse_special=parse_special,
@@ -91,7 +100,9 @@ class Language(Part):
     def _progress(self, device):
         """A callback for every token; after each row of the grid it shows the codes so far, a colour each."""
         network, bar = self.network, comfy.utils.ProgressBar(self.network.num_tokens)
-        colours = code_colours(network.code_embedding(torch.empty(0, device=device, dtype=self.dtype)))
+        if self._colours is None:
+            self._colours = code_colours(network.code_embedding(torch.empty(0, device=device, dtype=self.dtype)))
+        colours = self._colours
 
         def step(done, total, codes):
             mm.throw_exception_if_processing_interrupted()
@@ -107,7 +118,7 @@ class Language(Part):
     def conditionings(self, tokens) -> tuple[list, list]:
         """Positive and null as the host's CONDITIONING; a mask rides along only where a row ended early."""
         longest = max(map(len, tokens.prompt_ids)) + tokens.codes.shape[1]
-        with self.loaded(self.memory(len(tokens), longest)) as device:
+        with self.loaded(self.reading_memory(len(tokens), longest)) as device:
             both = pipeline.condition(self.network, tokens, source=self.identity, device=device, dtype=self.dtype)
         extra = {} if both.mask is None else {"attention_mask": both.mask}
         rest = mm.intermediate_device()

@@ -78,13 +78,13 @@ class DiffusionModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs):
         if kwargs.get("reference_latents"):
             raise Blip3oError(
-                "The conditioning carries reference latents, and this model has no path for them (text to image only). "
-                "Take ReferenceLatent out of the graph, or load an edit checkpoint."
+                "The conditioning carries reference latents, and this version draws from text only. Take "
+                "ReferenceLatent out of the graph; to keep parts of a picture, use a noise mask."
             )
         out = super().extra_conds(**kwargs)
         mask, tokens = kwargs.get("attention_mask"), kwargs.get("cross_attn")
         if mask is not None and tokens is not None:
-            # ConditioningConcat appends tokens but keeps the first mask: what was appended is visible.
+            # ConditioningConcat appends tokens but keeps the first mask: all that was appended is visible.
             added = tokens.shape[1] - mask.shape[1]
             mask = torch.nn.functional.pad(mask.float(), (0, added), value=1.0)
             out["attention_mask"] = comfy.conds.CONDRegular(mask)

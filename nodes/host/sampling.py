@@ -5,9 +5,10 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 
+from ...blip3o_core.autoencoder import check_size
 from ...blip3o_core.diffusion import initial_noise, sigmas
 from ...blip3o_core.errors import Blip3oError
-from ...blip3o_core.pipeline import row_seeds
+from ...blip3o_core.seeds import row_seeds
 
 
 def render(model, positive, negative, latent, seed, steps, guidance, denoise) -> dict:
@@ -15,7 +16,7 @@ def render(model, positive, negative, latent, seed, steps, guidance, denoise) ->
 
     A latent of one row serves every row of the conditioning. The flow shift is the model's: ModelSamplingSD3 works.
     """
-    schedule = sigmas(steps, model.get_model_object("model_sampling").shift, denoise)
+    schedule = sigmas(steps, _shift(model), denoise)
     samples = _start(model, latent)
     rows = max((len(tokens) for tokens, _ in positive), default=1)
     if len(samples) == 1 and rows > 1:
@@ -46,6 +47,16 @@ def render(model, positive, negative, latent, seed, steps, guidance, denoise) ->
     return {**{key: value for key, value in latent.items() if key not in dropped}, "samples": result}
 
 
+def _shift(model) -> float:
+    sampling = model.get_model_object("model_sampling")
+    if not hasattr(sampling, "shift"):
+        raise Blip3oError(
+            f"The model's sampling is {type(sampling).__name__}, which has no flow shift. Connect the MODEL of BLIP3o "
+            "Loader; of the nodes that replace the sampling, use ModelSamplingSD3."
+        )
+    return sampling.shift
+
+
 def _start(model, latent):
     """The latent in this model's channels and cells. The host rescales empty ones, rounding where it should refuse."""
     samples, made_for = latent["samples"], latent.get("downscale_ratio_spacial")
@@ -53,13 +64,8 @@ def _start(model, latent):
     if samples.ndim != 4:
         raise Blip3oError(f"The latent has shape {tuple(samples.shape)}: pictures are (rows, channels, height, width).")
     if samples.count_nonzero() == 0 and made_for is not None:
-        factor = ours.spacial_downscale_ratio
         width, height = (round(side * made_for) for side in (samples.shape[-1], samples.shape[-2]))
-        if width % factor or height % factor:
-            near = [max(factor, round(side / factor) * factor) for side in (width, height)]
-            raise Blip3oError(
-                f"{width}x{height} pixels: this autoencoder makes multiples of {factor}. Nearest: {near[0]}x{near[1]}."
-            )
+        check_size(width, height, ours.spacial_downscale_ratio * model.model.diffusion_model.config.patch_size)
     samples = comfy.sample.fix_empty_latent_channels(model, samples, made_for)
     if samples.shape[1] != ours.latent_channels:
         raise Blip3oError(

@@ -51,8 +51,11 @@ class DeepCompressionVAE(comfy.sd.VAE):
         self.patcher = manage(network, device, offload, recipe, disable_dynamic)
         self.model_size()
 
-    def decode_tiled_(self, samples, tile_x=32, tile_y=32, overlap=8):
-        """The host's defaults, used after running out of memory, are for cells of 8 pixels: ours would be one tile."""
+    def decode_tiled_(self, samples, tile_x=16, tile_y=16, overlap=4):
+        """The host falls back to its defaults after running out of memory; they are for cells of 8 pixels.
+
+        The host's widest pass doubles a side, so 16 keeps every tile to half of a 32 x 32 latent.
+        """
         return super().decode_tiled_(samples, tile_x, tile_y, overlap)
 
 

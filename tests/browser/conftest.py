@@ -1,13 +1,13 @@
 import pytest
 
-from tests.browser.frontend import NO_BROWSER, open_frontend
-from tests.environment import browser_path
+from tests.browser.frontend import open_frontend
+from tests.environment import browser_path, why_no_browser
 
 
 @pytest.fixture(scope="session")
 def browser():
     if browser_path() is None:
-        pytest.skip(NO_BROWSER)
+        pytest.skip(why_no_browser())
 
 
 @pytest.fixture

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import requests
 
-from tests.environment import browser_path
+from tests.environment import browser_path, why_no_browser
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync"]  # fmt: skip
 EVENTS = ["execution_start", "execution_cached", "executing", "executed", "progress_state", "b_preview_with_metadata",
           "execution_success", "execution_error", "execution_interrupted"]  # fmt: skip
 ENDS = ["execution_success", "execution_error", "execution_interrupted"]
-NO_BROWSER = "no Chromium: `python3 tests/environment.py --browser` installs it, or says why it cannot"
 WATCH = """kinds => {
     window.__events = [];
     for (const kind of kinds) window.app.api.addEventListener(kind, event => {
@@ -33,7 +32,7 @@ def open_frontend(address: str, width: int = 1600, height: int = 900):
     from playwright.sync_api import sync_playwright
 
     if browser_path() is None:
-        raise RuntimeError(NO_BROWSER)
+        raise RuntimeError(why_no_browser())
     # What the frontend notes after a user's first visit, which it covers with a dialog of templates.
     requests.post(f"http://{address}/settings/Comfy.TutorialCompleted", json=True, timeout=30).raise_for_status()
     with sync_playwright() as playwright:

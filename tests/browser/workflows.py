@@ -104,7 +104,7 @@ TEXT_TO_IMAGE = Sample(
         ),
         "3. Render": Note(
             "The diffusion transformer decides **how** it looks. Change `noise_seed`, `steps`, `guidance` or the size: "
-            "the tokens are not written again. KSampler (euler, simple) fits on the same wires."
+            "the tokens are not written again. KSampler (euler, simple, 20 steps) fits on the same wires."
         ),
     },
     heights={2: 660, 5: 560, 7: 440},

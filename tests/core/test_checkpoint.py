@@ -328,3 +328,24 @@ def test_checkpoints_are_found_by_name_only(tmp_path, tiny):
     assert [name for name in found if not name.startswith("loop")] == ["a", "deep/er/b", "shards"]
     assert find_checkpoints(tmp_path / "absent") == []
     assert find_checkpoints(tiny) == ["."]
+
+
+def test_a_strangers_tower_beside_the_checkpoint_changes_nothing(copy, checkpoint):
+    """Catches a SigLIP of the same width with another input side taken for this tower: nothing would load."""
+    copy.edit_json(drop=("vision_config",))
+    other = {"vision_config": {**checkpoint.config["vision_config"], "image_size": 224}}
+    folder = copy.folder.parent / "a stranger"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(other))
+    assert open_checkpoint(copy.folder).tower.heads is None
+    (folder / "config.json").write_text(json.dumps({"vision_config": checkpoint.config["vision_config"]}))
+    assert open_checkpoint(copy.folder).tower == checkpoint.tower
+
+
+def test_a_transformer_with_positions_loads(copy):
+    """Catches a table of positions left without numbers: it is no tensor of the checkpoint."""
+    copy.edit_json("diffusion/transformer/config.json", interpolation_scale=1.0)
+    positioned = Pipeline.load(copy.folder)
+    table = positioned.transformer.patch_embed.pos_embed
+    assert table.device.type == "cpu" and table.abs().max() > 0.5
+    assert positioned.render(positioned.draw(["a"], [0]), [0], (64, 64), 1).isfinite().all()

@@ -186,6 +186,14 @@ def test_a_byte_order_mark_is_no_part_of_the_first_prompt(run, tmp_path):
     assert read_settings(tmp_path / "out" / "00000.png")["prompt"] == "a red cube"
 
 
+def test_only_line_feeds_part_prompts(run, tmp_path):
+    """Catches a prompt cut in two at a character that is no end of line in a text file."""
+    (tmp_path / "odd.txt").write_bytes("a\u2028b\x0cc\r\nd\u0085e\n".encode())
+    assert run("--prompts", tmp_path / "odd.txt", "--out", tmp_path / "out") == 0
+    found = [read_settings(path)["prompt"] for path in sorted((tmp_path / "out").iterdir())]
+    assert found == ["a\u2028b\x0cc", "d\u0085e"]
+
+
 def test_an_interrupt_leaves_whole_pictures_only(run, prompts, tmp_path, monkeypatch):
     """Catches a partial file where a run over many prompts is stopped in the middle."""
     from blip3o_core import pipeline

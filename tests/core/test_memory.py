@@ -32,7 +32,7 @@ def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 
 def load(folder, dtype):
     return open_checkpoint(folder).load_language(dtype)
@@ -40,22 +40,31 @@ def load(folder, dtype):
 tiny, big, dtype = sys.argv[1:]
 dtype = None if dtype == "stored" else getattr(torch, dtype)
 load(tiny, dtype)
+open("/proc/self/clear_refs", "w").write("5")  # the peak so far, imports included, is forgotten
 before = resident()
 network = load(big, dtype)
 print(peak() - before, sum(p.numel() * p.element_size() for p in network.parameters()), network.model.norm.weight.dtype)
 """
 
 
-CASES = {"as stored": ("BF16", "stored", 45), "float32 to bfloat16": ("F32", "bfloat16", 72)}
+# (dtype in the file, dtype asked for, layers, codes, output matrix of its own)
+CASES = {
+    "as stored": ("BF16", "stored", 45, 96, False),
+    "float32 to bfloat16": ("F32", "bfloat16", 72, 96, False),
+    "two large matrices": ("F32", "bfloat16", 36, 120_000, True),
+}
 
 
-def grow(folder: Path, layers: int, dtype: str) -> Path:
-    """A checkpoint whose one layer is repeated, all tensors zero, as a sparse file; no tensor outweighs the others."""
-    make_checkpoint(folder, sizes=Sizes(hidden=512, mlp=2048, layers=1))
+def grow(folder: Path, dtype: str, layers: int, codes: int, untied: bool) -> Path:
+    """A checkpoint whose one layer is repeated, all tensors zero, as a sparse file."""
+    make_checkpoint(folder, sizes=Sizes(hidden=512, mlp=2048, layers=1, codes=codes))
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    changes = {"num_hidden_layers": layers, "tie_word_embeddings": not untied}
+    (folder / "config.json").write_text(json.dumps(config | changes))
     with safe_open(folder / "model.safetensors", "pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
+    if untied:
+        shapes["lm_head.weight"] = shapes["model.embed_tokens.weight"]
     entries, end = {}, 0
     for name, shape in shapes.items():
         layer = name.startswith("model.layers.0.")
@@ -72,12 +81,12 @@ def grow(folder: Path, layers: int, dtype: str) -> Path:
 
 @pytest.fixture(scope="module")
 def measured(tiny, tmp_path_factory):
-    """Both cases at the same time: most of it is the start of Python and its imports."""
+    """All cases at the same time: most of it is the start of Python and its imports."""
     folder, running = tmp_path_factory.mktemp("memory"), {}
     one = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
-        for k, (name, (stored, asked, layers)) in enumerate(CASES.items()):
-            big = grow(folder / f"big{k}", layers, stored)
+        for k, (name, (stored, asked, layers, codes, untied)) in enumerate(CASES.items()):
+            big = grow(folder / f"big{k}", stored, layers, codes, untied)
             command = [sys.executable, "-c", MEASURE, str(tiny), str(big), asked]
             running[name] = subprocess.Popen(command, cwd=TOP, env=one, stdout=subprocess.PIPE, text=True)
         yield {name: process.communicate()[0].split() for name, process in running.items()}

@@ -1,6 +1,7 @@
 """Pictures on disk: whole or not at all, settings inside."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,12 +73,28 @@ def test_a_folder_is_tried_before_work_begins(tmp_path):
         check_writable(tmp_path / "file" / "below")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_is_refused(tmp_path):
-    """Catches a read-only folder noticed only when the picture is finished."""
-    tmp_path.chmod(0o500)
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0  # root may write everywhere
+
+
+@pytest.mark.parametrize("how", ["simulated", *([] if ROOT or os.name == "nt" else ["chmod"])])
+def test_a_read_only_folder_is_refused(how, tmp_path, monkeypatch):
+    """Catches a read-only folder noticed only when the picture is finished, or as a bare PermissionError."""
+    if how == "chmod":
+        tmp_path.chmod(0o500)
+    else:
+        real = os.open
+
+        def refuse(path, flags, *args, **kwargs):
+            if Path(path).is_relative_to(tmp_path) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, flags, *args, **kwargs)
+
+        monkeypatch.setattr(os, "open", refuse)
     try:
-        with pytest.raises(Blip3oError, match="cannot be written"):
+        with pytest.raises(Blip3oError, match="cannot be written") as caught:
             check_writable(tmp_path)
     finally:
         tmp_path.chmod(0o700)
+    message = str(caught.value)
+    assert str(tmp_path) in message and "Permission denied" in message and "Choose another --out" in message
+    assert list(tmp_path.iterdir()) == []

@@ -77,7 +77,8 @@ def test_rows_are_chosen_alone():
     "wrong",
     [
         {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_p": float("nan")}, {"temperature": -0.1},
-        {"temperature": float("nan")}, {"guidance": 0.5}, {"guidance": float("nan")},
+        {"temperature": float("nan")}, {"temperature": float("inf")}, {"guidance": 0.5}, {"guidance": float("nan")},
+        {"guidance": float("inf")}, {"guidance": 1e39},
     ],
     ids=str,
 )  # fmt: skip
@@ -87,3 +88,11 @@ def test_impossible_settings_are_refused(wrong):
     with pytest.raises(Blip3oError, match=name) as caught:
         Sampling(**wrong)
     assert str(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 1e-46, 1e-7])
+def test_a_temperature_of_almost_nothing_is_greedy(temperature):
+    """Catches logits that overflow when they are divided by it."""
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    chosen = choose(logits, torch.tensor([0.1, 0.5, 0.9]), Sampling(temperature=temperature))
+    assert torch.equal(chosen, logits.argmax(-1))

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from blip3o_core import autoencoder, diffusion
-from blip3o_core.decoding import Sampling, own_positions, pad_left
+from blip3o_core.decoding import Sampling, own_positions, pad_left, read
 from blip3o_core.pipeline import Pipeline, condition
 from blip3o_core.tokens import ImageTokens
 
@@ -23,6 +23,8 @@ def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path
         folder / golden["checkpoint"], dtype=torch.float32, diffusion_folder=folder / golden["diffusers_folder"]
     )
     report = Report(case)
+    if golden["max_new_tokens"] != pipeline.language.num_tokens:  # the recorded length counts, whatever the grid
+        pipeline.language.grid = (1, golden["max_new_tokens"])
     tokens = _draw(pipeline, golden, golden["prompts"])
     batch = len(tokens)
     _compare_tokens(report, pipeline, tokens, recorded)
@@ -30,6 +32,10 @@ def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path
     conditioning = condition(pipeline.language, tokens, pipeline.source, reference_batch=reference)
     if not reference:
         report.close("hidden states, one pass", tokens.hidden, recorded["connector_in"][batch:])
+    ids = tokens.codes + pipeline.language.vocabulary.image_start
+    twice = read(pipeline.language, tokens.prompt_ids, ids, unmasked=True)
+    report.close("hidden states, second pass", twice, recorded["connector_in"][batch:])
+    report.exact("hidden states, null", torch.zeros_like(twice), recorded["connector_in"][:batch])
     _compare_second_pass(report, pipeline, tokens, recorded)
     report.close("connector, positive", conditioning.positive, recorded["connector_out"][batch:])
     report.close("connector, null", conditioning.negative, recorded["connector_out"][:batch])
