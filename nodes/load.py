@@ -44,6 +44,11 @@ class Loader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, checkpoint):
+        """The host's own check only says that a value is not in the list."""
+        return True if checkpoint is None else folders.complaint(checkpoint) or True
+
+    @classmethod
     def fingerprint_inputs(cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC):
         return folders.fingerprint(checkpoint, *([] if diffusion_folder == folders.AUTOMATIC else [diffusion_folder]))
 

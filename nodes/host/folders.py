@@ -58,6 +58,20 @@ def resolve(name: str) -> str:
     )
 
 
+def complaint(name: str) -> str | None:
+    """Why `name` is not in the list of checkpoints and what to do; None when it is."""
+    if name in checkpoints() and name != NONE:
+        return None
+    try:
+        folder = resolve(name)
+    except Blip3oError as error:
+        return str(error)
+    return (
+        f"{folder} is no checkpoint: config.json and model.safetensors (or model.safetensors.index.json) must both "
+        "be in it. Copy what is missing, or choose another folder."
+    )
+
+
 def fingerprint(*names: str) -> list:
     """Names, sizes and times of the files behind `names`: a loader runs again when one is replaced."""
     found = []

@@ -145,13 +145,16 @@ SUPPORTED = [torch.bfloat16, torch.float32]
 NAMED = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def dtypes(choice: str, table, device) -> tuple[torch.dtype, torch.dtype]:
-    """(dtype of the weights, dtype to compute in) for a loader's widget: 'auto' (the host decides), 'bf16', 'fp32'.
+def supported(dtype: torch.dtype, device) -> torch.dtype:
+    """`dtype`, or what to take when a start-up flag made the host name one that these networks overflow in."""
+    if dtype in SUPPORTED:
+        return dtype
+    return torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
 
-    A start-up flag can make the host name a dtype that these networks overflow in; bf16 is then taken, fp32 without it.
-    """
+
+def dtypes(choice: str, table, device) -> tuple[torch.dtype, torch.dtype]:
+    """(dtype of the weights, dtype to compute in) for a loader's widget: 'auto' (the host decides), 'bf16', 'fp32'."""
     size = sum(torch.Size(entry.shape).numel() for entry in table.values())
     weights = NAMED.get(choice) or comfy.model_management.unet_dtype(device, size, SUPPORTED)
-    if weights not in SUPPORTED:
-        weights = torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
+    weights = supported(weights, device)
     return weights, comfy.model_management.unet_manual_cast(weights, device, SUPPORTED) or weights

@@ -11,7 +11,7 @@ from diffusers import AutoencoderDC
 from ...blip3o_core.autoencoder import compression
 from ...blip3o_core.checkpoint import open_checkpoint
 from ...blip3o_core.errors import Blip3oError
-from .offload import NAMED, SUPPORTED, manage, swap_leaves
+from .offload import NAMED, SUPPORTED, manage, supported, swap_leaves
 
 
 class HostAutoencoder(AutoencoderDC):
@@ -77,7 +77,7 @@ def _without_empty_vae_warning():
 def load_vae(folder, diffusion, choice, disable_dynamic=False, checkpoint=None) -> DeepCompressionVAE:
     checkpoint = checkpoint or open_checkpoint(folder, diffusion)
     device = mm.vae_device()
-    dtype = NAMED.get(choice) or mm.vae_dtype(device, SUPPORTED)
+    dtype = NAMED.get(choice) or supported(mm.vae_dtype(device, SUPPORTED), device)
     network = checkpoint.load_autoencoder(dtype)
     network.__class__ = HostAutoencoder
     swap_leaves(network)

@@ -151,7 +151,7 @@ def test_a_checkpoint_whose_weights_are_gone_is_no_longer_offered(client, server
     assert same(picture(server, client, client.run(text_to_image("late/one"))), healthy)
     (folder / WEIGHTS).unlink()
     assert "late/one" not in offered()
-    with pytest.raises(Refused, match="late/one"):
+    with pytest.raises(Refused, match="late/one is no checkpoint.*Copy what is missing"):
         client.run(text_to_image("late/one"))
     assert same(picture(server, client, client.run(text_to_image())), healthy)
 
@@ -204,7 +204,7 @@ def test_decoding_falls_back_to_tiles_that_are_smaller_than_the_picture(tmp_path
         import torch
 
         vae = importlib.import_module(pack.__name__ + ".nodes.host.vae").load_vae(folder, None, "fp32")  # noqa: F821
-        # The mean of a latent is what the tiles of a random network agree on best; a constant one has no seams.
+        # Attention sees only its tile, so tiles differ a little from the whole; least where the latent is constant.
         latent = torch.full((1, vae.latent_channels, 32, 32), 0.3)
         decode, seen = vae.first_stage_model.decode, []
 
@@ -228,14 +228,13 @@ def test_decoding_falls_back_to_tiles_that_are_smaller_than_the_picture(tmp_path
 
     seen = in_host(look, base=tmp_path, folder=checkpoint_folder)
     assert seen["tiles"][0] == [32, 32] and len(seen["tiles"]) > 4  # it did run out of memory, then tiled
-    attempts = [tile for tile in seen["tiles"] if tile == [32, 32]]
-    assert len(attempts) == 2, seen["tiles"]  # once for the picture, once for the batch of two
+    assert seen["tiles"].count([32, 32]) == 2  # tried whole once for the picture and once for the batch of two
     assert seen["shape"] == seen["wanted"] and seen["rows"] == [2, *seen["wanted"][1:]]
     assert seen["finite"] and 0 <= seen["range"][0] <= seen["range"][1] <= 1
-    assert seen["mean"] < 0.1, seen
+    assert seen["mean"] < seen["spread"] / 5, seen  # measured: a twentieth; with rows upside down it is more than one
 
 
-FLAGS = ["fp16_unet", "fp8_e4m3fn_unet", "fp8_e5m2_unet", "force_fp16"]
+FLAGS = ["fp16_unet", "fp8_e4m3fn_unet", "fp8_e5m2_unet", "fp16_vae", "force_fp16"]
 
 
 def test_auto_gives_a_supported_dtype_under_every_flag_of_the_host(tmp_path, checkpoint_folder):

@@ -54,7 +54,7 @@ def test_interrupt_ends_decoding_at_once_and_the_next_run_is_clean(client, serve
 def test_names_that_leave_the_model_folder_are_refused(client):
     """A path from the outside must not reach a file the creator did not put there."""
     for name in ("../tiny", "tiny/../tiny", "/etc", "absent"):
-        with pytest.raises(Refused):
+        with pytest.raises(Refused, match="Put the checkpoint's folder"):
             client.run(text_to_image(name))
 
 
@@ -121,7 +121,7 @@ def test_reference_latents_on_a_model_without_a_path_for_them(client, server, he
         start=node("EmptyLatentImage", width=128, height=128, batch_size=1),
     )
     graph["sample"]["inputs"]["positive"] = ["reference", 0]
-    fails(client, server, graph, healthy, "reference latents", "edit checkpoint")
+    fails(client, server, graph, healthy, "reference latents", "Take ReferenceLatent out")
 
 
 @pytest.mark.parametrize(("prompt", "word"), [("   ", "nothing to draw"), ("fox " * 500, "tokens long")])
