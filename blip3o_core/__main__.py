@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .decoding import Sampling
 from .errors import Blip3oError
+from .training.command import add_train_command
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")
 
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--diffusion-folder", type=Path, help="folder with transformer/ and vae/ configs, if not found"
     )
     inspect.set_defaults(run=run_inspect)
+    add_train_command(commands)
     return parser
 
 

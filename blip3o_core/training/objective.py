@@ -87,12 +87,17 @@ def noised(latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) 
 
 
 def token_loss(language: LanguageModel, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of each next label over the whole vocabulary; only labelled positions are projected."""
+    """Mean cross-entropy of each next label over the whole vocabulary; only labelled positions are projected.
+
+    Zero, not NaN, when nothing is labelled: batches may hold pictures without captions alone.
+    """
     following = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
     learnt = following != IGNORED
     states = hidden[learnt]
-    logits = F.linear(states, language.head_weight(states, image_tokens_only=False))
-    return F.cross_entropy(logits.float(), following[learnt])
+    logits = F.linear(states, language.head_weight(states, image_tokens_only=False)).float()
+    if not len(states):
+        return logits.sum()
+    return F.cross_entropy(logits, following[learnt])
 
 
 def joint_loss(
@@ -103,12 +108,16 @@ def joint_loss(
     timesteps: torch.Tensor,
     dropped: torch.Tensor,
     objective: Objective = Objective(),  # noqa: B008 - frozen
+    read=None,
 ) -> Losses:
-    """`noise` like the latents, `timesteps` (B,) in 1..1000, `dropped` (B,) bool: rows that see the null condition."""
+    """`noise` like the latents, `timesteps` (B,) in 1..1000, `dropped` (B,) bool: rows that see the null condition.
+
+    `read(embeds, positions, mask)` stands in for the language model's own walk over its layers.
+    """
     # Padding is embedded as zeros, as the authors have it: their slice may reach into it.
     embeds = language.embed(batch.ids, language.connector[0].weight.dtype) * batch.keep[..., None]
     positions = torch.arange(batch.ids.shape[1], device=batch.ids.device)[None].expand_as(batch.ids)
-    hidden = language(embeds, positions, causal_mask(batch.keep))
+    hidden = (read or language)(embeds, positions, causal_mask(batch.keep))
     tokens = token_loss(language, hidden, batch.labels)
     width = 1 + batch.num_tokens
     if objective.last_positions:

@@ -1,0 +1,69 @@
+"""One optimizer step's rows -> batches with their own randomness, ready for the device.
+
+Row r of step s is the item at position s * rows + r and has the chances keyed by (seed, s, r). Passes and processes
+take consecutive slices of the rows, so what a step computes does not depend on how it is divided.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+from ..vocabulary import PromptEncoder
+from .config import TrainingConfig
+from .encoding import PictureEncoder
+from .items import Item, Order
+from .objective import IGNORED, Batch, Objective, collate, timesteps_of
+from .optimizer import chances
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass takes: see `joint_loss`."""
+
+    batch: Batch
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    dropped: torch.Tensor
+
+    @property
+    def labels(self) -> int:
+        """Positions that are predicted: the first one of a row is not."""
+        return int((self.batch.labels[:, 1:] != IGNORED).sum())
+
+    def to(self, device: torch.device) -> "Pass":
+        tensors = {f.name: getattr(self.batch, f.name) for f in dataclasses.fields(self.batch)}
+        moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in tensors.items()}
+        return Pass(Batch(**moved), self.noise.to(device), self.timesteps.to(device), self.dropped.to(device))
+
+
+class Batches:
+    """The passes of one process."""
+
+    def __init__(
+        self, config: TrainingConfig, items: list[Item], prompts: PromptEncoder, pictures: PictureEncoder,
+        process: int = 0, processes: int = 1,
+    ):  # fmt: skip
+        self.config, self.items, self.prompts, self.pictures = config, items, prompts, pictures
+        self.process, self.processes = process, processes
+        self.order = Order(len(items), config.seed)
+        self.objective = Objective(config.all_text, config.last_positions)
+        self.rows = config.batch * config.accumulation * processes
+
+    def passes(self, step: int) -> list[Pass]:
+        """This process's passes of one step."""
+        size = self.config.batch
+        firsts = [(k * self.processes + self.process) * size for k in range(self.config.accumulation)]
+        return [self._pass(step, range(first, first + size)) for first in firsts]
+
+    def _pass(self, step: int, rows: range) -> Pass:
+        items = [self.items[self.order.item(step * self.rows + row)] for row in rows]
+        codes, latents = zip(*map(self.pictures.encode, items), strict=True)
+        captions = [item.caption or "" for item in items]
+        batch = collate(self.prompts, captions, torch.stack(codes), torch.stack(latents), self.objective)
+        named = torch.tensor([item.caption is not None for item in items])
+        batch = dataclasses.replace(batch, labels=batch.labels.masked_fill(~named[:, None], IGNORED))
+        drawn = [chances(self.config.seed, step, row, self.pictures.shape) for row in rows]
+        timesteps = timesteps_of(torch.tensor([timestep for timestep, _, _ in drawn], dtype=torch.float64))
+        dropped = torch.tensor([dropout < self.config.condition_dropout for _, dropout, _ in drawn])
+        return Pass(batch, torch.stack([noise for _, _, noise in drawn]), timesteps, dropped)

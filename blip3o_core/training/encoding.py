@@ -1,0 +1,123 @@
+"""Pictures -> what training needs of them: image codes and scaled latents, kept on disk by content.
+
+- Pictures are encoded one by one: what is cached must not depend on which pictures came together.
+- The key is a hash of the file's bytes, of both encoders' weights and of the framing; a damaged entry is made again.
+"""
+
+import hashlib
+import io
+import os
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .. import autoencoder
+from ..checkpoint import AUTOENCODER, TOKENIZER, Checkpoint
+from ..errors import Blip3oError
+from ..weights import open_file
+from .items import Item
+
+
+def square(picture, fit: str):
+    """A PIL picture, upright and on white: its middle square, or whole when it is to be stretched."""
+    from PIL import Image, ImageOps
+
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    picture = picture.convert("RGB")
+    if fit == "crop":
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        picture = picture.crop((left, top, left + side, top + side))
+    return picture
+
+
+def pixels(picture, side: int, resample: str) -> torch.Tensor:
+    """PIL picture -> (1, side, side, 3) in [0, 1]."""
+    from PIL import Image
+
+    resized = picture.resize((side, side), getattr(Image.Resampling, resample))
+    return torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(1, side, side, 3) / 255
+
+
+class PictureEncoder:
+    """Items -> codes (T,) int64 and scaled latents (C, h, w) float32, on the CPU. Encoders load on the first miss."""
+
+    def __init__(self, checkpoint: Checkpoint, folder: Path, side: int, fit: str, device: torch.device):
+        autoencoder.check_size(side, side, checkpoint.latent_multiple)
+        if checkpoint.tower is None:
+            raise Blip3oError(f"{checkpoint.folder} holds no image tokenizer, which training needs to encode pictures.")
+        self.checkpoint, self.folder, self.side, self.fit, self.device = checkpoint, folder, side, fit, device
+        tables = [checkpoint.tables[part] for part in (TOKENIZER, AUTOENCODER)]
+        settings = (side, fit, checkpoint.tower, sorted(checkpoint.autoencoder_config.items()))
+        self.identity = hashlib.sha256(repr([settings, *map(_digest, tables)]).encode()).hexdigest()
+        self._keys: dict[Item, str] = {}
+        self._networks = None
+        cells = side // autoencoder.compression(checkpoint.autoencoder_config)
+        self.shape = (checkpoint.autoencoder_config["latent_channels"], cells, cells)
+
+    def encode(self, item: Item) -> tuple[torch.Tensor, torch.Tensor]:
+        data = None
+        if item not in self._keys:
+            data = item.read()
+            self._keys[item] = hashlib.sha256(self.identity.encode() + data).hexdigest()
+        key = self._keys[item]
+        path = self.folder / key[:2] / f"{key[2:]}.safetensors"
+        if path.is_file():
+            try:
+                entry = load_file(path)
+                return entry["codes"].long(), entry["latents"]
+            except (SafetensorError, KeyError):
+                path.unlink(missing_ok=True)
+        codes, latents = self._encode(item, item.read() if data is None else data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        save_file({"codes": codes.int(), "latents": latents}, temporary)
+        os.replace(temporary, path)
+        return codes, latents
+
+    @torch.no_grad()
+    def _encode(self, item: Item, data: bytes) -> tuple[torch.Tensor, torch.Tensor]:
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(data)) as picture:
+                picture = square(picture, self.fit)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise Blip3oError(
+                f"{item.name} is no picture that can be read: {error}. Take it out of the data."
+            ) from error
+        if self._networks is None:
+            tokenizer, vae = self.checkpoint.load_image_tokenizer(), self.checkpoint.load_autoencoder()
+            self._networks = tokenizer.to(self.device), vae.to(self.device)
+        tokenizer, vae = self._networks
+        seen = pixels(picture, self.checkpoint.tower.side or self.side, "BICUBIC").movedim(-1, 1) * 2 - 1
+        weight = tokenizer.encode_task_layer[0].weight
+        codes = tokenizer.codes(tokenizer.features(seen.to(weight.device, weight.dtype)))[0]
+        latents = autoencoder.encode(vae, pixels(picture, self.side, "BILINEAR").to(self.device))[0]
+        return codes.cpu(), (latents.float() * vae.config.scaling_factor).cpu().contiguous()
+
+    @cached_property
+    def autoencoder(self):
+        """The network that turns latents into pictures, on the device."""
+        if self._networks is None:
+            return self.checkpoint.load_autoencoder().to(self.device)
+        return self._networks[1]
+
+
+def _digest(table) -> str:
+    """Of every byte of a part's tensors: a tokenizer trained a little further gives other codes."""
+    digest = hashlib.sha256()
+    handles = {}
+    for name, entry in sorted(table.items()):
+        if entry.file not in handles:
+            handles[entry.file] = open_file(entry.file)
+        tensor = handles[entry.file].get_tensor(entry.name).contiguous()
+        digest.update(f"{name} {entry.dtype} {entry.shape}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,225 @@
+"""The training loop: one step is a function of its number, the weights and the configuration, and of nothing else.
+
+- Losses are means over the whole step: every pass is weighed by its share of the labels and pictures of all processes.
+- A loss or gradient that is not finite stops the run before the weights are touched.
+- accelerate divides the work (DDP, FSDP as `accelerate launch` was configured); batches, schedule and state are ours.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from ..checkpoint import open_checkpoint
+from ..errors import Blip3oError
+from .batches import Batches
+from .config import TrainingConfig
+from .encoding import PictureEncoder
+from .items import find_items
+from .objective import Objective
+from .optimizer import Average, lr_scale, make_optimizer
+from .parts import JointModel, add_lora, choose_parts
+from .run_folder import RunFolder, load_state
+from .samples import save_samples
+from .save import save_adapter, save_checkpoint, trained_tensors
+from .sharding import divided_like, load_optimizer_state, optimizer_state, whole
+
+Report = Callable[[dict], None]
+
+
+def train(config: TrainingConfig, resume: bool = False, report: Report | None = None) -> Path:
+    """Run to the last step -> the last checkpoint's folder. `report` gets each logged entry, on the main process."""
+    trainer = Trainer(config, resume)
+    try:
+        return trainer.run(report)
+    finally:
+        trainer.close()
+
+
+class Trainer:
+    def __init__(self, config: TrainingConfig, resume: bool = False):
+        accelerator = self.accelerator = _accelerator(config)
+        self.config, self.folder = config, RunFolder(Path(config.out))
+        self.curve = config.curve(accelerator.num_processes)
+        self.source = self.folder.start(resume, self.curve)
+        self.sharded = accelerator.distributed_type.name == "FSDP"
+        if self.sharded and config.sample_every:
+            raise Blip3oError("sample_every needs the whole model on one device; FSDP divides it. Leave it out.")
+        if self.sharded and not getattr(accelerator, "is_fsdp2", False):
+            raise Blip3oError("This is FSDP version 1; set fsdp_version: 2 in accelerate's configuration.")
+        self.checkpoint = checkpoint = open_checkpoint(config.checkpoint, config.diffusion_folder)
+        side = config.image_size or _own_side(checkpoint)
+        self.pictures = PictureEncoder(checkpoint, config.cache_folder, side, config.fit, accelerator.device)
+        items = find_items(config.data)
+        prompts, processes = checkpoint.prompt_encoder, accelerator.num_processes
+        for prompt in config.sample_prompts:
+            prompts.encode(prompt)
+        self.batches = Batches(config, items, prompts, self.pictures, accelerator.process_index, processes)
+        language = checkpoint.load_language(torch.float32)
+        if config.lora is not None:
+            add_lora(language, config.lora.rank, config.lora.alpha, config.lora.targets, config.seed)
+        objective = Objective(config.all_text, config.last_positions)
+        transformer = checkpoint.load_transformer(torch.float32)
+        self.network = JointModel(language, transformer, objective, config.bf16, config.gradient_checkpointing).eval()
+        parts = choose_parts(self.network, config.train, config.lora is not None)
+        self.parameters = {name: p for named in parts.values() for name, p in named.items()}
+        self.optimizer = make_optimizer(parts, config)
+        self.model, self.optimizer = accelerator.prepare(self.network, self.optimizer)
+        if self.sharded:
+            # FSDP puts shards in the parameters' places.
+            self.network = accelerator.unwrap_model(self.model)
+            now = dict(self.network.named_parameters())
+            self.parameters = {name: now[name] for name in self.parameters}
+        decay = config.ema_decay
+        self.average = Average(self.parameters, decay) if decay is not None else None
+        self.step = self._restore() if self.source else 0
+        # Every process has looked at the folder before one of them changes it.
+        accelerator.wait_for_everyone()
+        self.writer = None
+        if accelerator.is_main_process:
+            self.folder.clean(self.step)
+            self.writer = _tensorboard(self.folder.path / "tensorboard", self.step)
+
+    def run(self, report: Report | None = None) -> Path:
+        config, main = self.config, self.accelerator.is_main_process
+        while self.step < config.steps:
+            began = time.perf_counter()
+            entry = self._advance()
+            if main and (self.step % config.log_every == 0 or self.step == config.steps):
+                self._log(entry, time.perf_counter() - began, report)
+            if config.sample_every and self.step % config.sample_every == 0 and main:
+                self._sample()
+            if self.step % config.save_every == 0 or self.step == config.steps:
+                self._save()
+        return self.folder.last
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+        self.accelerator.free_memory()
+
+    def _advance(self) -> dict:
+        """One optimizer step. Raises Blip3oError, weights untouched, when a loss or the gradient is not finite."""
+        accelerator, device = self.accelerator, self.accelerator.device
+        passes = self.batches.passes(self.step)
+        labels = torch.tensor(sum(p.labels for p in passes), device=device)
+        labels = max(1, int(accelerator.reduce(labels, "sum")))
+        # DDP averages over processes; sums over rows are wanted.
+        processes = accelerator.num_processes
+        losses = torch.zeros(2, device=device)
+        for number, one in enumerate(passes, 1):
+            with nullcontext() if number == len(passes) else accelerator.no_sync(self.model):
+                moved = one.to(device)
+                tokens, diffusion = self.model(moved.batch, moved.noise, moved.timesteps, moved.dropped)
+                tokens = tokens * (one.labels * processes / labels)
+                diffusion = diffusion * (len(one.timesteps) * processes / self.batches.rows)
+                accelerator.backward(tokens + diffusion)
+            losses += torch.stack([tokens, diffusion]).detach()
+        tokens, diffusion = accelerator.reduce(losses, "mean").tolist()
+        norm = float(accelerator.clip_grad_norm_(list(self.parameters.values()), self.config.clip))
+        if not all(map(math.isfinite, (tokens, diffusion, norm))):
+            raise Blip3oError(
+                f"Step {self.step + 1} stopped: token loss {tokens}, diffusion loss {diffusion}, gradient norm {norm}. "
+                f"The last good checkpoint is {self.folder.last or 'none, no step was saved yet'}. Start a new run "
+                "from it with a lower learning rate or clip, or without bf16, or look at the step's pictures."
+            )
+        scale = lr_scale(self.step, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * scale
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update()
+        self.step += 1
+        return {"step": self.step, "loss": tokens + diffusion, "tokens": tokens, "diffusion": diffusion,
+                "gradient_norm": norm, "lr_scale": scale}  # fmt: skip
+
+    def _log(self, entry: dict, seconds: float, report: Report | None) -> None:
+        self.folder.append(entry)
+        for name, value in {**entry, "seconds": seconds}.items():
+            if name != "step":
+                self.writer.add_scalar(name, value, self.step)
+        if report is not None:
+            report({**entry, "seconds": seconds})
+
+    def _averaged(self):
+        return self.average.applied() if self.average is not None else nullcontext()
+
+    def _sample(self) -> None:
+        path = self.folder.path / "samples" / f"step-{self.step:08d}.png"
+        with self._averaged():
+            row = save_samples(path, self.network, self.pictures, self.config, self.step)
+        self.writer.add_image("samples", row, self.step, dataformats="HWC")
+
+    def _save(self) -> None:
+        """A complete checkpoint, written by the main process; all take part, each may hold a share of the tensors."""
+        config, accelerator = self.config, self.accelerator
+        main = accelerator.is_main_process
+        with self._averaged():
+            named = self.network.named_parameters()
+            trained = self._whole({n: p for n, p in named if n in self.parameters or ".base_layer." in n})
+            # The tensors of one process are the model's own: they are written before the average is taken off again.
+            if main:
+                place = self.folder.place(self.step)
+                tensors = trained_tensors(trained, config.lora)
+                save_checkpoint(place, self.checkpoint, tensors, int(config.shard_gb * 1e9))
+                if config.lora is not None and config.lora.save == "adapter":
+                    save_adapter(place / "adapter", trained, config.lora)
+        state = self._state()
+        if main:
+            torch.save(state, place / "training" / "state.pt")
+            self.folder.finish(place, self.step, self.curve, config.keep)
+        accelerator.wait_for_everyone()
+
+    def _whole(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """On the main process; the others help and keep nothing."""
+        main = self.accelerator.is_main_process
+        pairs = ((name, whole(tensor)) for name, tensor in tensors.items())
+        return dict(pairs) if main else {name: None for name, _ in pairs}
+
+    def _state(self) -> dict:
+        """All that the next step depends on, float32 weights included: a checkpoint's own may be rounded."""
+        return {
+            "step": self.step,
+            "parameters": self._whole(self.parameters),
+            "optimizer": optimizer_state(self.optimizer),
+            "average": self._whole(self.average.shadow) if self.average is not None else None,
+        }
+
+    def _restore(self) -> int:
+        state = load_state(self.source)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(divided_like(state["parameters"][name], parameter))
+            if self.average is not None:
+                for name, shadow in self.average.shadow.items():
+                    shadow.copy_(divided_like(state["average"][name], shadow))
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        return state["step"]
+
+
+def _own_side(checkpoint) -> int:
+    from .. import autoencoder
+
+    cells = checkpoint.transformer_config.get("sample_size") or 32
+    return cells * autoencoder.compression(checkpoint.autoencoder_config)
+
+
+def _accelerator(config: TrainingConfig):
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise Blip3oError(f"Training needs more packages: {error}. Install this project's `train` extra.") from error
+    # bf16 is a matter of the model's forward: accelerate keeps its own choice for a whole process.
+    return Accelerator(cpu=config.device == "cpu", mixed_precision="no", step_scheduler_with_optimizer=False)
+
+
+def _tensorboard(folder: Path, step: int):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise Blip3oError(f"Training needs more packages: {error}. Install this project's `train` extra.") from error
+    return SummaryWriter(str(folder), purge_step=step + 1)

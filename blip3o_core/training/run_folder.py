@@ -1,0 +1,121 @@
+"""The folder of one run: checkpoints that appear whole or not at all, and the log of losses.
+
+    config.yaml  log.jsonl  tensorboard/  samples/  cache/  step-00001000/  step-00002000/training/state.pt
+
+A checkpoint is written under a name that starts with a dot and renamed; whatever has its own name is complete.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from ..errors import Blip3oError
+from ..weights import read_json
+
+_STEP = "step-"
+
+
+class RunFolder:
+    def __init__(self, path: Path):
+        self.path, self.log = path, path / "log.jsonl"
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Complete ones, oldest first."""
+        found = [p for p in self.path.glob(_STEP + "*") if (p / "training" / "state.json").is_file()]
+        return sorted(found, key=lambda p: p.name)
+
+    @property
+    def last(self) -> Path | None:
+        return self.checkpoints[-1] if self.checkpoints else None
+
+    def start(self, resume: bool, curve: dict) -> Path | None:
+        """Check before anything is loaded -> the checkpoint to continue from, None at the beginning.
+
+        Changes nothing: every process calls it.
+        """
+        if not resume:
+            if self.last or self.log.is_file():
+                raise Blip3oError(f"{self.path} already holds a run. Continue it with --resume, or give another `out`.")
+            return None
+        if self.last is None:
+            return None
+        saved = read_json(self.last / "training" / "state.json")["curve"]
+        curve = json.loads(json.dumps(curve))
+        changed = [name for name in sorted({*saved, *curve}) if saved.get(name) != curve.get(name)]
+        if changed:
+            name = changed[0]
+            raise Blip3oError(
+                f"{self.last} was trained with {name} {saved.get(name)!r}, the configuration says {curve.get(name)!r}: "
+                f"the curve would not continue. Set it back, or start a new run with checkpoint: {self.last}."
+            )
+        return self.last
+
+    def clean(self, step: int) -> None:
+        """Remove what a killed process left: half-written checkpoints, log lines of steps from `step` on."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for partial in self.path.glob(f".{_STEP}*"):
+            shutil.rmtree(partial)
+        if self.log.is_file():
+            lines = []
+            for line in self.log.read_text(encoding="utf-8").splitlines(keepends=True):
+                # The last line may have been cut short.
+                if line.endswith("\n") and json.loads(line)["step"] <= step:
+                    lines.append(line)
+            temporary = self.log.with_name(".log.jsonl.part")
+            temporary.write_text("".join(lines), encoding="utf-8")
+            os.replace(temporary, self.log)
+
+    def append(self, entry: dict) -> None:
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def place(self, step: int) -> Path:
+        """Empty folder to write a checkpoint into; `finish` gives it its name."""
+        place = self.path / f".{_STEP}{step:08d}"
+        if place.exists():
+            shutil.rmtree(place)
+        (place / "training").mkdir(parents=True)
+        return place
+
+    def finish(self, place: Path, step: int, curve: dict, keep: int) -> Path:
+        """Name the complete checkpoint, then let go of the oldest."""
+        state = {"step": step, "curve": curve}
+        (place / "training" / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        for file in place.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        final = self.path / place.name.removeprefix(".")
+        os.replace(place, final)
+        _sync(self.path)
+        for old in self.checkpoints[:-keep]:
+            # Renamed first: a half-removed checkpoint must not look like one.
+            gone = old.with_name("." + old.name)
+            os.replace(old, gone)
+            shutil.rmtree(gone)
+        return final
+
+
+def load_state(checkpoint: Path) -> dict:
+    """What `training/state.pt` holds; Blip3oError when it cannot be read."""
+    path = checkpoint / "training" / "state.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the pickle or the zip file brings up
+        raise Blip3oError(
+            f"{path} cannot be read: {error}. Remove {checkpoint} to resume from the one before it."
+        ) from error
+
+
+def _sync(path: Path) -> None:
+    """To the disk itself, so that a renamed checkpoint is whole after a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # some network file systems cannot sync folders
+    finally:
+        os.close(handle)

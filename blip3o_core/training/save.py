@@ -1,0 +1,141 @@
+"""Write a checkpoint in the published layout: what was trained is new, every other tensor has the bytes of the source.
+
+- All parts are written, also those the source took from its diffusion folder; configs and tokenizer files come along.
+- Each tensor keeps the dtype it had in the source.
+- LoRA is added to the weights it adapts, or lies beside untouched ones in `adapter/`, in peft's own layout.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ..checkpoint import AUTOENCODER, TRANSFORMER, Checkpoint
+from ..errors import Blip3oError
+from ..layout import SANA, VAE
+from ..weights import Table, open_file
+from .config import Lora
+from .parts import published_name
+
+_A, _B = ".lora_A.default.weight", ".lora_B.default.weight"
+_INDEX = "model.safetensors.index.json"
+
+
+def trained_tensors(state: dict[str, torch.Tensor], lora: Lora | None) -> dict[str, torch.Tensor]:
+    """Trained parameters of a JointModel by published name, and the layers that merged adapters change.
+
+    `state` holds the trained parameters, and the base layers of adapters. Raises Blip3oError for NaN and infinity.
+    """
+    tensors = {}
+    for name, tensor in state.items():
+        if ".lora_" in name or ".base_layer." in name:
+            continue
+        tensors[published_name(name)] = tensor
+    if lora is not None and lora.save == "merged":
+        for name in state:
+            if name.endswith(_A):
+                layer = name.removesuffix(_A)
+                base = state[layer + ".base_layer.weight"].float()
+                delta = state[layer + _B].float() @ state[name].float()
+                tensors[published_name(layer + ".weight")] = base + lora.alpha / lora.rank * delta
+    damaged = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if damaged:
+        raise Blip3oError(f"Not saved: {len(damaged)} tensors hold NaN or infinity, the first is {damaged[0]}.")
+    return tensors
+
+
+def save_checkpoint(folder: Path, source: Checkpoint, trained: dict[str, torch.Tensor], shard_bytes: int) -> None:
+    """Write a complete checkpoint into the empty `folder`."""
+    table = _complete_table(source)
+    # Tied models may carry a copy of the embedding as their head; it must not stay behind.
+    if source.tied and "lm_head.weight" in table and "model.embed_tokens.weight" in trained:
+        trained = {**trained, "lm_head.weight": trained["model.embed_tokens.weight"]}
+    unknown = sorted(trained.keys() - table.keys())
+    if unknown:
+        raise Blip3oError(f"{source.folder} has no tensor {unknown[0]}, which was trained; it was changed meanwhile.")
+    _carry_files(folder, source)
+    shards = _split(table, shard_bytes)
+    weight_map = {}
+    for number, names in enumerate(shards, 1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(_read(table, names, trained), folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        total = sum(entry.nbytes for entry in table.values())
+        _write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def save_adapter(folder: Path, state: dict[str, torch.Tensor], lora: Lora) -> None:
+    """peft's files, for `PeftModel.from_pretrained` on a Qwen3ForCausalLM with the checkpoint's weights."""
+    from peft import LoraConfig
+
+    folder.mkdir(parents=True)
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0, bias="none",
+        task_type="CAUSAL_LM", inference_mode=True,
+    )  # fmt: skip
+    config.save_pretrained(str(folder))
+    named = {
+        "base_model.model." + published_name(name).replace(".default.", "."): tensor.detach().cpu().contiguous()
+        for name, tensor in state.items()
+        if ".lora_" in name
+    }
+    save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _complete_table(source: Checkpoint) -> Table:
+    table = dict(source.table)
+    for part, prefix in ((TRANSFORMER, SANA), (AUTOENCODER, VAE)):
+        table |= {prefix + name: entry for name, entry in source.tables[part].items()}
+    return table
+
+
+def _split(table: Table, limit: int) -> list[list[str]]:
+    """Names in file order, in shards of at most `limit` bytes (a larger tensor is a shard of its own)."""
+    shards, filled = [[]], 0
+    for name in sorted(table):
+        size = table[name].nbytes
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _read(table: Table, names: list[str], trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    handles, tensors = {}, {}
+    for name in names:
+        entry = table[name]
+        if entry.file not in handles:
+            handles[entry.file] = open_file(entry.file)
+        tensor = handles[entry.file].get_tensor(entry.name)
+        if name in trained:
+            tensor = trained[name].detach().to("cpu", tensor.dtype)
+        tensors[name] = tensor.contiguous().clone()
+    return tensors
+
+
+def _carry_files(folder: Path, source: Checkpoint) -> None:
+    for path in sorted(source.folder.iterdir()):
+        if path.suffix in (".json", ".txt", ".jinja", ".model") and path.is_file() and path.name != _INDEX:
+            shutil.copyfile(path, folder / path.name)
+    for part in ("transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
+        path = source.diffusion_folder / part
+        if path.is_file():
+            target = folder / "diffusion" / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    if source.tower and source.tower.heads:
+        # It may have lain beside the source, where the copy cannot see it.
+        tower = source.tower
+        vision = {"hidden_size": tower.width, "num_hidden_layers": tower.layers,
+                  "num_attention_heads": tower.heads, "image_size": tower.side, "patch_size": tower.patch}  # fmt: skip
+        (folder / "image_tokenizer").mkdir()
+        _write_json(folder / "image_tokenizer" / "config.json", {"vision_config": vision})
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
