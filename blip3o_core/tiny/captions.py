@@ -91,8 +91,8 @@ def _bodies(scene: Scene) -> list[str]:
     if len(things) == 2:
         first, second = named
         bodies = [
-            f"{first} and {second}", f"{second} and {first}", f"{first} with {second}", f"{first} together with {second}",
-            f"both {first} and {second}", f"{second} next to {first}",
+            f"{first} and {second}", f"{second} and {first}", f"{first} with {second}",
+            f"{first} together with {second}", f"both {first} and {second}", f"{second} next to {first}",
         ]  # fmt: skip
         if scene.colours_named:
             bodies += [f"{one} and {two}" for one, two in zip(*map(_coloured, things), strict=True)]

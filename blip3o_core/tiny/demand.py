@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from itertools import permutations
 
 from .captions import a
-from .world import MARGIN, PLAIN, UNITS, Scene, Thing
+from .world import MARGIN, PLAIN, UNITS, Scene, Thing, offsets
 
 SIZE_BORDER = 20  # units of radius: small below, large from here on (A.10)
 PLACE_TOLERANCE = 8  # units from the centre of an object that must be at a place
 SIDEWAYS = 1.0  # a relation holds up to this ratio of the other axis to its own; truth has 0.6
+_GROUND, _NUMBER, _RELATION, _THINGS = 1.0, 1.5, 1.5, 4.0  # weights of the credit's parts
 MOST = 6  # objects looked at: more are too many in any case
 
 
@@ -111,18 +112,18 @@ def _compare_things(sight: Sight, demand: Demand) -> Verdict:
 
     def score(order) -> float:
         total = sum(fit[slot] for fit, slot in zip(fits, order, strict=True))
-        return total + _relation_holds(demand, seen, order)
+        return total / len(wanted) * _THINGS + _relation_holds(demand, seen, order) * _RELATION
 
-    orders = list(permutations(slots, len(wanted)))
-    best = max(orders, key=score)  # a wholly right order has the highest score there is
+    orders = list(permutations(slots, len(wanted)))  # of what was seen, to be what is wanted
+    best = max(orders, key=score) if wanted else ()  # a wholly right order has the highest score there is
     numbers = len(sight.things), len(wanted)
     reasons = []
     if numbers[0] != numbers[1]:
         reasons.append(f"{numbers[0] or 'no'} object{'s' * (numbers[0] != 1)} instead of {numbers[1]}")
     for want, slot in zip(wanted, best, strict=True):
         reasons += [f"{describe(want)} is missing"] if slot is None else _faults(want, seen[slot])
-    related = _relation_holds(demand, seen, best)
-    if not related:
+    holds = _relation_holds(demand, seen, best)
+    if not holds:
         first, relation, second = demand.relation
         reasons.append(f"{describe(wanted[first])} is not {relation} {describe(wanted[second])}")
     ground = sight.background == demand.background
@@ -130,19 +131,19 @@ def _compare_things(sight: Sight, demand: Demand) -> Verdict:
         reasons.append(_background_fault(sight, demand))
 
     # credit: the mean of the parts there are, so that each mended fault raises it
-    parts = [(1.0, float(ground)), (1.5, min(numbers) / max(*numbers, 1) if any(numbers) else 1.0)]
+    parts = [(_GROUND, float(ground)), (_NUMBER, min(numbers) / max(*numbers, 1) if any(numbers) else 1.0)]
     if wanted:
-        parts.append((4.0, sum(fit[slot] for fit, slot in zip(fits, best, strict=True)) / len(wanted)))
+        parts.append((_THINGS, sum(fit[slot] for fit, slot in zip(fits, best, strict=True)) / len(wanted)))
     if demand.relation:
-        parts.append((1.5, float(related)))
-    credit = sum(weight * part for weight, part in parts) / sum(weight for weight, _ in parts)
+        parts.append((_RELATION, float(holds)))
 
-    layout = ground and numbers[0] == numbers[1] and any(
-        all(_in_place(want, seen[slot]) for want, slot in zip(wanted, order, strict=True))
-        and _relation_holds(demand, seen, order)
-        for order in orders
-    )  # fmt: skip
-    return Verdict(not reasons, layout, 1.0 if not reasons else min(credit, 0.999), tuple(reasons), sight)
+    def placed(order) -> bool:
+        pairs = ((want, seen[slot]) for want, slot in zip(wanted, order, strict=True))
+        right = all(_near(want, thing) and want.colour in (None, thing.colour) for want, thing in pairs)
+        return right and _relation_holds(demand, seen, order)
+
+    layout = ground and numbers[0] == numbers[1] and any(map(placed, orders))
+    return Verdict(not reasons, layout, _mean(parts), tuple(reasons), sight)
 
 
 def _compare_word(sight: Sight, demand: Demand) -> Verdict:
@@ -162,22 +163,24 @@ def _compare_word(sight: Sight, demand: Demand) -> Verdict:
     if not ground:
         reasons.append(_background_fault(sight, demand))
     coloured = word is not None and word.colour == demand.word_colour
-    longest = max(len(demand.word), len(word.text) if word else 0)
-    parts = (1.0, float(ground)), (1.0, float(coloured)), (0.5, float(word is not None and not word.cut)), (
-        4.0, 1 - off / longest,
-    )  # fmt: skip
-    credit = sum(weight * part for weight, part in parts) / sum(weight for weight, _ in parts)
+    longest = max(len(demand.word), len(word.text) if word else 0, 1)
+    whole = word is not None and not word.cut
+    parts = (_GROUND, float(ground)), (1.0, float(coloured)), (0.5, float(whole)), (_THINGS, 1 - off / longest)
     layout = ground and coloured and len(word.text) == len(demand.word)
-    return Verdict(not reasons, layout, 1.0 if not reasons else min(credit, 0.999), tuple(reasons), sight, off)
+    return Verdict(not reasons, layout, _mean(parts), tuple(reasons), sight, off)
+
+
+def _mean(parts) -> float:
+    """Of (weight, value): 1 only where all are, since the others are clearly less."""
+    return sum(weight * part for weight, part in parts) / sum(weight for weight, _ in parts)
 
 
 def _size(radius: float) -> str:
     return "small" if radius < SIZE_BORDER else "large"
 
 
-def _in_place(want: Wanted, seen: Seen) -> bool:
-    near = want.place is None or max(abs(seen.x - want.place[0]), abs(seen.y - want.place[1])) <= PLACE_TOLERANCE
-    return near and want.colour in (None, seen.colour)
+def _near(want: Wanted, seen: Seen) -> bool:
+    return want.place is None or max(abs(seen.x - want.place[0]), abs(seen.y - want.place[1])) <= PLACE_TOLERANCE
 
 
 def _fit(want: Wanted, seen: Seen) -> float:
@@ -189,8 +192,8 @@ def _fit(want: Wanted, seen: Seen) -> float:
     if want.size:
         parts.append((1.0, float(_size(seen.radius) == want.size)))
     if want.place:
-        parts.append((1.0, float(_in_place(Wanted(want.shape, None, None, want.place), seen))))
-    return sum(weight * part for weight, part in parts) / sum(weight for weight, _ in parts)
+        parts.append((1.0, float(_near(want, seen))))
+    return _mean(parts)
 
 
 def _faults(want: Wanted, seen: Seen) -> list[str]:
@@ -202,7 +205,7 @@ def _faults(want: Wanted, seen: Seen) -> list[str]:
         faults.append(f"{describe(want)} is {seen.colour or 'of no clear colour'}")
     if want.size and _size(seen.radius) != want.size:
         faults.append(f"{describe(want)} is {_size(seen.radius)} (radius {seen.radius:.0f} of {UNITS})")
-    if not _in_place(Wanted(want.shape, None, None, want.place), seen):
+    if not _near(want, seen):
         faults.append(f"{describe(want)} is not at its place ({want.place[0]:.0f}, {want.place[1]:.0f})")
     if seen.cut:
         faults.append(f"{describe(want)} is cut off at the edge")
@@ -220,11 +223,7 @@ def _relation_holds(demand: Demand, seen, order) -> bool:
 
 def related(relation: str, a: Seen, b: Seen) -> bool:
     """More along the axis than across it, and more than nothing."""
-    along, across = b.x - a.x, b.y - a.y
-    if relation in ("above", "below"):
-        along, across = across, along
-    if relation in ("right of", "below"):
-        along = -along
+    along, across = offsets(relation, b.x - a.x, b.y - a.y)
     return along > MARGIN and abs(across) <= SIDEWAYS * along
 
 
@@ -244,5 +243,3 @@ def edit_distance(a: str, b: str) -> int:
         for j, other in enumerate(b, 1):
             row.append(min(row[-1] + 1, above[j] + 1, above[j - 1] + (letter != other)))
     return row[-1]
-
-

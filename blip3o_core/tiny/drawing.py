@@ -67,4 +67,4 @@ def _word_stamp(word: Word, side: int) -> tuple[int, int, np.ndarray]:
     ink = ink[np.clip(rows, 0, HEIGHT - 1)][:, np.clip(columns, 0, ink.shape[1] - 1)]
     ink = ink & in_rows[:, None] & in_columns
     shape = len(rows) // _SUPERSAMPLING, _SUPERSAMPLING, len(columns) // _SUPERSAMPLING, _SUPERSAMPLING
-    return top, left, ink.reshape(shape).mean((1, 3), dtype=np.float32)
+    return left, top, ink.reshape(shape).mean((1, 3), dtype=np.float32)

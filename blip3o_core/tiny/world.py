@@ -179,7 +179,7 @@ def make_scene(seed: int, split: str, index: int, world: World | None = None, ca
     category = category or drawn
     check_choice("category", category, (*CATEGORIES, TEXT, EDIT))
     while True:  # one draw in HELD_BACK is of the rarer split
-        scene = _draw_scene(dice, category, world)
+        scene = sample_scene(dice, category, world)
         if scene is not None and split_of(scene) == split:
             return scene
 
@@ -247,16 +247,19 @@ def arrange(dice: Dice, kinds, size: int | str, world: World, relation: str | No
 
 def clearly(relation: str, a: Thing, b: Thing) -> bool:
     """Farther along the axis than both radii reach together, the other axis within 0.6 of that."""
-    along, across = b.x - a.x, b.y - a.y
-    if relation in ("above", "below"):
-        along, across = across, along
-    if relation in ("right of", "below"):
-        along = -along
+    along, across = offsets(relation, b.x - a.x, b.y - a.y)
     return along > a.radius + b.radius and abs(across) <= 0.6 * along
 
 
-def _draw_scene(dice: Dice, category: str, world: World) -> Scene | None:
-    coloured = category == "background" or dice.chance(world.coloured_elsewhere())
+def offsets(relation: str, x: float, y: float) -> tuple[float, float]:
+    """What leads from a to b -> how far a is in the relation to b, and how far aside."""
+    along, across = (y, x) if relation in ("above", "below") else (x, y)
+    return (-along if relation in ("right of", "below") else along), across
+
+
+def sample_scene(dice: Dice, category: str, world: World) -> Scene | None:
+    share = world.coloured if category == EDIT else world.coloured_elsewhere()  # edits are outside the mix
+    coloured = category == "background" or dice.chance(share)
     background = dice.choice(tuple(BACKGROUNDS)) if coloured else PLAIN
     colours = colours_on(background, world)
     if category == TEXT:

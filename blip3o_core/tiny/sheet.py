@@ -1,0 +1,75 @@
+"""Grids of pictures with their captions, to look at."""
+
+import textwrap
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..errors import Blip3oError
+from .captions import caption
+from .demand import demand_of
+from .drawing import DEFAULT_SIDE, draw
+from .edits import KINDS, instruction, make_edit, may_change
+from .judge import judge
+from .plantings import FAULTS, plant
+from .report import soft_ways
+from .softening import soften
+from .world import CATEGORIES, TEXT, World, make_scene
+
+_LINE, _LETTER = 11, 6  # px of PIL's own font
+
+
+def make_sheet(pictures, captions, columns: int = 6, width: int = 192) -> np.ndarray:
+    """(H, W, 3) uint8 pictures of any size -> one picture, each `width` px wide over its caption."""
+    pictures = list(pictures)
+    texts = [textwrap.wrap(text, (width - 4) // _LETTER) for text in captions]
+    lines = max(len(text) for text in texts)
+    heights = [round(width * picture.shape[0] / picture.shape[1]) for picture in pictures]
+    cell = width + 8, max(heights) + _LINE * lines + 10
+    rows = -(-len(pictures) // columns)
+    page = Image.new("RGB", (cell[0] * min(columns, len(pictures)), cell[1] * rows), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default()
+    for index, (picture, text, height) in enumerate(zip(pictures, texts, heights, strict=True)):
+        left, top = cell[0] * (index % columns) + 4, cell[1] * (index // columns) + 4
+        page.paste(Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST), (left, top))
+        for number, line in enumerate(text):
+            pen.text((left, top + height + 2 + _LINE * number), line, "black", font)
+    return np.asarray(page)
+
+
+def examples(what: str, side: int = DEFAULT_SIDE, seed: int = 0, world: World | None = None):
+    """36 pictures and captions for a sheet: scenes, text, edits, faults or soft."""
+    world = world or World()
+    show = {"edits": _edit, "faults": _fault, "soft": _soft}.get(what, _scene)
+    return zip(*(show(what, index, side, seed, world) for index in range(36)), strict=True)
+
+
+def _scene(what: str, index: int, side: int, seed: int, world: World):
+    category = TEXT if what == "text" else CATEGORIES[index % len(CATEGORIES)]
+    scene = make_scene(seed, "train", index, world, category)
+    return draw(scene, side), caption(scene, index)
+
+
+def _soft(what: str, index: int, side: int, seed: int, world: World):
+    picture, text = _scene(what, index, side, seed, world)
+    return soften(picture, soft_ways(side, world)["32 dB, 10 % off"], np.random.default_rng(index)), text
+
+
+def _edit(what: str, index: int, side: int, seed: int, world: World):
+    """Before, after, and after with the pixels dimmed that must not change."""
+    edit = make_edit(seed, "train", index, world, KINDS[index % len(KINDS)])
+    source, target = draw(edit.source, side), draw(edit.target, side)
+    dimmed = np.where(may_change(edit, side)[..., None], target, 128 + target // 8).astype(np.uint8)
+    return np.hstack([source, target, dimmed]), instruction(edit, index)
+
+
+def _fault(what: str, index: int, side: int, seed: int, world: World):
+    """A wrong picture with the judge's reasons."""
+    fault = list(FAULTS)[index % len(FAULTS)]
+    for number in range(index, 37 * 200, 37):  # 37 turns all categories over
+        scene = make_scene(seed, "train", number, world, (*CATEGORIES, TEXT)[number % 9])
+        wrong = plant(scene, fault, index)
+        if wrong is not None:
+            picture = draw(wrong, side)
+            return picture, f"{caption(scene, index)} [{'; '.join(judge(picture, demand_of(scene)).reasons)}]"
+    raise Blip3oError(f"No scene was found that {fault!r} makes wrong. Is its demand still checked?")
