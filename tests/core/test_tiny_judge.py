@@ -194,7 +194,7 @@ def test_every_character_is_read_back_crisp_and_soft():
 
 def test_letters_off_is_the_edit_distance():
     """Catches a comparison by place, which makes one lost letter three wrong ones."""
-    for a, b, distance in (("", "", 0), ("CAT", "CAT", 0), ("AT", "CAT", 1), ("CAT", "", 3), ("TAC", "CAT", 2)):
+    for a, b, distance in (("CAT", "CAT", 0), ("AT", "CAT", 1), ("C", "CAT", 2), ("CAT", "", 3), ("TAC", "CAT", 2)):
         assert edit_distance(a, b) == edit_distance(b, a) == distance
     assert judge(draw(replace(WORD, word=replace(WORD.word, text="AT"))), demand_of(WORD)).letters_off == 1
     scribble = draw(WORD)
