@@ -89,3 +89,20 @@ def qwen(config, tensors):
     weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     model.load_state_dict({name: weights[name] for name in model.state_dict()})
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def training_files(tmp_path_factory):
+    """Six captioned pictures, and a cache that the tests of one file fill together."""
+    from tests.training_world import make_data
+
+    place = tmp_path_factory.mktemp("training")
+    return make_data(place / "data"), place / "cache"
+
+
+@pytest.fixture
+def world(tiny, training_files, tmp_path):
+    """A folder to train in, with the tiny checkpoint and the pictures."""
+    from tests.training_world import World
+
+    return World(tiny, *training_files, tmp_path)

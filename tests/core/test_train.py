@@ -16,20 +16,9 @@ from blip3o_core.training.loop import Trainer
 from blip3o_core.training.objective import Objective
 from blip3o_core.training.parts import JointModel
 from blip3o_core.training.run_folder import load_state
-from tests.training_world import World, assert_same_run, make_data
+from tests.training_world import assert_same_run
 
 pytestmark = pytest.mark.core
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    place = tmp_path_factory.mktemp("training")
-    return make_data(place / "data"), place / "cache"
-
-
-@pytest.fixture
-def world(tiny, shared, tmp_path) -> World:
-    return World(tiny, *shared, tmp_path)
 
 
 def weights(folder) -> dict[str, torch.Tensor]:

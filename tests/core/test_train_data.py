@@ -15,20 +15,9 @@ from blip3o_core.training.batches import Batches
 from blip3o_core.training.encoding import PictureEncoder, square
 from blip3o_core.training.items import Order, find_items
 from blip3o_core.training.objective import IGNORED
-from tests.training_world import World, make_data, make_shard
+from tests.training_world import make_data, make_shard
 
 pytestmark = pytest.mark.core
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    place = tmp_path_factory.mktemp("training")
-    return make_data(place / "data"), place / "cache"
-
-
-@pytest.fixture
-def world(tiny, shared, tmp_path) -> World:
-    return World(tiny, *shared, tmp_path)
 
 
 def encoder(world, cache=None, side=64, fit="crop") -> PictureEncoder:

@@ -17,22 +17,11 @@ from safetensors.torch import load_file
 
 from blip3o_core.errors import Blip3oError
 from blip3o_core.training.run_folder import load_state
-from tests.training_world import World, assert_same_run, make_data, read_log
+from tests.training_world import World, assert_same_run, read_log
 
 pytestmark = pytest.mark.core
 TOP = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOP)}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    place = tmp_path_factory.mktemp("training")
-    return make_data(place / "data"), place / "cache"
-
-
-@pytest.fixture
-def world(tiny, shared, tmp_path) -> World:
-    return World(tiny, *shared, tmp_path)
 
 
 def write_config(world: World, out: str, **changes) -> Path:

@@ -13,24 +13,12 @@ from blip3o_core.pipeline import Pipeline
 from blip3o_core.training.save import save_checkpoint
 from blip3o_core.weights import read_table
 from tests.tiny_checkpoint import make_checkpoint
-from tests.training_world import World, make_data
 
 pytestmark = pytest.mark.core
 LANGUAGE = ("model.embed_tokens.", "model.layers.", "model.norm.")
 CAPTION = (SANA + "caption_projection.", SANA + "caption_norm.")
 # What a part must change, and all it may.
 PARTS = {"language": LANGUAGE, "connector": (CONNECTOR,), "caption_projection": CAPTION, "sana": (SANA,)}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    place = tmp_path_factory.mktemp("training")
-    return make_data(place / "data"), place / "cache"
-
-
-@pytest.fixture
-def world(tiny, shared, tmp_path) -> World:
-    return World(tiny, *shared, tmp_path)
 
 
 def bits(folder) -> dict[str, torch.Tensor]:
