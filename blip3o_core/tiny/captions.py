@@ -1,11 +1,11 @@
-"""Scenes to words: the grammar of `shared/design/tiny.md` A.10, and more ways to say the same.
+"""Scenes to words: a small grammar, and more ways to say the same.
 
-The first form in every list is A.10's own; `plain` captions use nothing else, so that scores compare.
+The first form in every list is the plain grammar's; `plain` captions use nothing else, so that scores compare.
 """
 
 from .world import PLAIN, TEXT, Dice, Scene, Thing
 
-OPENINGS = ("", "a picture of ", "an image of ")  # A.10's
+OPENINGS = ("", "a picture of ", "an image of ")  # the plain grammar's
 MORE_OPENINGS = ("a drawing of ", "draw ", "show ", "there {is} ")
 GROUNDS = (
     "{opening}{body} on a {colour} background",
@@ -24,7 +24,7 @@ RELATION_WORDS = {
     "below": ("below", "under", "lower than"),
 }
 OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-PLAIN_SHARE = 0.4  # of captions that are A.10's own, when others may be
+PLAIN_SHARE = 0.4  # of captions in the plain grammar, when others may be
 
 
 def a(words: str) -> str:
@@ -37,7 +37,7 @@ def plural(shape: str) -> str:
 
 
 def caption(scene: Scene, seed: int | None = None, plain: bool = False) -> str:
-    """One way to say it: the shortest of A.10 without a seed, else any, or with `plain` any of A.10."""
+    """One way to say it: the shortest plain one without a seed, else any, or with `plain` any plain one."""
     if seed is None:
         return next(iter(phrasings(scene)))
     dice = Dice("caption", seed)

@@ -10,7 +10,7 @@ from itertools import permutations
 from .captions import a
 from .world import MARGIN, PLAIN, UNITS, Scene, Thing, offsets
 
-SIZE_BORDER = 20  # units of radius: small below, large from here on (A.10)
+SIZE_BORDER = 20  # units of radius: small below, large from here on
 PLACE_TOLERANCE = 8  # units from the centre of an object that must be at a place
 SIDEWAYS = 1.0  # a relation holds up to this ratio of the other axis to its own; truth has 0.6
 _GROUND, _NUMBER, _RELATION, _THINGS = 1.0, 1.5, 1.5, 4.0  # weights of the credit's parts

@@ -10,7 +10,7 @@ from .shapes import stamp
 from .world import PALETTE, UNITS, Scene, Thing, Word
 
 # 64 px behind an autoencoder that divides by 8 gives the 8 x 8 grid of 128 px behind one that divides by 16, at a
-# quarter of the work, and trained to six times the strict score in less time (tiny.md, B.1).
+# quarter of the work, and trained to six times the strict score in less time.
 DEFAULT_SIDE = 64
 _SUPERSAMPLING = 4
 

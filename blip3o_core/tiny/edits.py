@@ -35,7 +35,7 @@ from .world import (
 KINDS = ("recolour", "remove", "replace", "background", "add", "keep")
 PLAIN_SHARE = 0.4  # of instructions in the first wordings, when others may be
 
-# A.10's wordings (ours, where it has none), then more; {it} comes with its article dropped, {new} with one
+# The plain wordings first, then more; {it} comes with its article dropped, {new} with one
 _WORDINGS = {
     "recolour": (
         ("change the {it} to {colour}", "make the {it} {colour}"),
@@ -134,7 +134,7 @@ def _add(dice: Dice, source: Scene, colours, world: World) -> Edit | None:
 
 
 def instruction(edit: Edit, seed: int | None = None, plain: bool = False) -> str:
-    """One way to ask for it: the shortest of A.10 without a seed, else any, or with `plain` any of A.10."""
+    """One way to ask for it: the shortest plain one without a seed, else any, or with `plain` any plain one."""
     if seed is None:
         return next(iter(instructions(edit)))
     dice = Dice("instruction", seed)

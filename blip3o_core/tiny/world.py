@@ -1,7 +1,7 @@
 """The tiny world: scenes of one to four shapes, or of a short word, on plain grounds. Seeded; split without overlap.
 
 Lengths are in units: 128 to the side whatever the picture's pixels, so a scene is the same at 64 px and at 128 px, and
-so is its split. Palette, radii and rules are those of `shared/design/tiny.md` A.10; snapping that of its B.2.
+so is its split. Snapped places and radii made the tokens easier to learn in prototypes.
 """
 
 import hashlib
@@ -94,7 +94,7 @@ class World:
 
     snapped: bool = True  # centres on a grid, few radii: part B's, about half the training time of a continuous world
     low_contrast: bool = True  # False forbids the pairs of LOW_CONTRAST either way round
-    coloured: float = 0.2  # share of pictures on a coloured ground; B.6 would train with 0.4
+    coloured: float = 0.2  # share of pictures on a coloured ground; 0.4 suits training
     weights: tuple[tuple[str, float], ...] = field(default=tuple((name, 1.0) for name in CATEGORIES))
 
     def __post_init__(self):

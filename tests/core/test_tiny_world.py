@@ -265,7 +265,7 @@ def test_glyphs_fill_their_cells_and_no_two_are_alike():
 
 
 def test_the_plain_captions_are_those_of_the_first_world():
-    """Catches a change of A.10's grammar: its scores would no longer compare."""
+    """Catches a change of the plain grammar: its scores would no longer compare."""
     wanted = {
         "single_object": "(a|an) {shape}", "two_object": "a {shape} and a {shape}", "colors": "an? {colour} {shape}",
         "size": "a (small|large) {colour} {shape}", "color_attr": "an? {colour} {shape} and an? {colour} {shape}",
