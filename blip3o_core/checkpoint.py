@@ -25,7 +25,9 @@ from .weights import Table, read_json, strip_prefix
 
 LANGUAGE, TRANSFORMER, AUTOENCODER = "language model", "diffusion transformer", "autoencoder"
 TOKENIZER = "image tokenizer (TA-Tok)"
+# Taken only where a checkpoint does not say.
 PUBLISHED_GRID = (27, 27)
+PUBLISHED_CELLS = 32
 _CODEBOOK = image_tokenizer.PREFIX + "bottleneck.regularizer."
 _LM_FIELDS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size",
@@ -129,6 +131,12 @@ class Checkpoint:
     def latent_multiple(self) -> int:
         """Pixels that width and height must be a multiple of."""
         return autoencoder.compression(self.autoencoder_config) * self.transformer_config.get("patch_size", 1)
+
+    @property
+    def trained_side(self) -> int:
+        """Pixels on a side of the pictures that the transformer was trained on."""
+        cells = self.transformer_config.get("sample_size") or PUBLISHED_CELLS
+        return cells * autoencoder.compression(self.autoencoder_config)
 
     @property
     def prompt_limit(self) -> int:

@@ -10,6 +10,8 @@ from .errors import Blip3oError
 from .layout import CONNECTOR, SANA, VAE
 from .weights import Table, read_json, strip_prefix
 
+PARTS = ("transformer", "vae")
+
 
 def find(folder: Path, given: str | Path | None, table: Table, config: dict) -> Path:
     """Raises Blip3oError that says, for each folder looked at, why it is not the one."""
@@ -30,9 +32,6 @@ def find(folder: Path, given: str | Path | None, table: Table, config: dict) -> 
         f"two files from {config.get('diffusion_name_or_path', 'the SANA 1.5 diffusers repository')}; its weights are "
         "not needed."
     )
-
-
-PARTS = ("transformer", "vae")
 
 
 def _subfolders(place: Path) -> list[Path]:

@@ -140,12 +140,6 @@ class Pipeline:
         """The size to draw; raises Blip3oError when size, steps or guidance cannot be drawn with."""
         diffusion.sigmas(steps)
         diffusion.check_guidance(guidance)
-        size = size or self.default_size
+        size = size or (self.checkpoint.trained_side,) * 2
         autoencoder.check_size(*size, self.checkpoint.latent_multiple)
         return size
-
-    @property
-    def default_size(self) -> tuple[int, int]:
-        """The side the transformer was trained at, in pixels."""
-        side = self.checkpoint.transformer_config.get("sample_size") or 32
-        return (side * autoencoder.compression(self.checkpoint.autoencoder_config),) * 2

@@ -51,7 +51,7 @@ class Trainer:
         if self.sharded and not getattr(accelerator, "is_fsdp2", False):
             raise Blip3oError("This is FSDP version 1; set fsdp_version: 2 in accelerate's configuration.")
         self.checkpoint = checkpoint = open_checkpoint(config.checkpoint, config.diffusion_folder)
-        side = config.image_size or _own_side(checkpoint)
+        side = config.image_size or checkpoint.trained_side
         self.pictures = PictureEncoder(checkpoint, config.cache_folder, side, config.fit, accelerator.device)
         items = find_items(config.data)
         prompts, processes = checkpoint.prompt_encoder, accelerator.num_processes
@@ -199,13 +199,6 @@ class Trainer:
                     shadow.copy_(divided_like(state["average"][name], shadow))
         load_optimizer_state(self.optimizer, state["optimizer"])
         return state["step"]
-
-
-def _own_side(checkpoint) -> int:
-    from .. import autoencoder
-
-    cells = checkpoint.transformer_config.get("sample_size") or 32
-    return cells * autoencoder.compression(checkpoint.autoencoder_config)
 
 
 def _accelerator(config: TrainingConfig):
