@@ -57,8 +57,9 @@ def _misfit(candidate: Path, table: Table) -> str | None:
         checks.append(("num_attention_heads * attention_head_dim", width, own["proj_out.weight"].shape[1]))
     own = strip_prefix(table, VAE)
     if "decoder.conv_in.weight" in own:
-        stages = {name.split(".")[2] for name in own if name.startswith("decoder.up_blocks.")}
+        # A stage without layers has no tensors: the last index tells how many there are.
+        stages = 1 + max(int(name.split(".")[2]) for name in own if name.startswith("decoder.up_blocks."))
         checks.append(("latent_channels", vae.get("latent_channels"), own["decoder.conv_in.weight"].shape[1]))
-        checks.append(("decoder_block_out_channels", len(vae.get("decoder_block_out_channels") or ()), len(stages)))
+        checks.append(("decoder_block_out_channels", len(vae.get("decoder_block_out_channels") or ()), stages))
     wrong = [f"{name} is {here}, the tensors say {there}" for name, here, there in checks if here != there]
     return "; ".join(wrong) or None

@@ -1,0 +1,37 @@
+"""`python -m blip3o_core.tiny.recipe [STAGE ...] [--out DIR]`: make the bundled tiny model, or one stage of it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ...errors import Blip3oError
+
+
+def main(argv: list[str] | None = None) -> int:
+    from .stages import STAGES, run
+
+    parser = argparse.ArgumentParser(
+        prog="python -m blip3o_core.tiny.recipe",
+        description="Make the bundled tiny model. A stage that was cut off goes on where it was.",
+        epilog="Set OMP_NUM_THREADS=1 and run independent stages side by side: matrices this small gain little from "
+        "a second thread. docs/tiny.md has the order, the minutes and the numbers.",
+    )
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)} (default: all, in order)")
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="folder of all results (runs/tiny)")
+    arguments = parser.parse_args(argv)
+    try:
+        for stage in arguments.stages or STAGES:
+            numbers = run(stage, arguments.out, _print)
+            print(f"{stage}: " + "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()), flush=True)
+    except Blip3oError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _print(entry: dict) -> None:
+    print("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items()), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

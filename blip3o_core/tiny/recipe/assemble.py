@@ -1,0 +1,55 @@
+"""Parts that are trained so far -> one checkpoint in the published layout; what is not trained yet has its start."""
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ... import autoencoder, diffusion, image_tokenizer
+from ...connector import build_connector
+from ...layout import CONNECTOR, SANA, VAE
+from . import blank, starts
+from .image_tokenizer import build as build_tokenizer
+from .image_tokenizer import tensors as tokenizer_tensors
+from .loop import random_start
+
+# Each stage's file holds its tensors by their published names.
+PARTS = ("autoencoder", "image_tokenizer", "language", "renderer", "connector")
+
+
+def save_part(out: Path, stage: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    part = out / f"{stage}.part"
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
+    part.replace(out / f"{stage}.safetensors")
+
+
+def scaling_factor(out: Path) -> float:
+    path = out / "autoencoder.safetensors"
+    if not path.is_file():
+        return 1.0
+    with safe_open(path, "pt") as file:
+        return float(file.metadata()["scaling_factor"])
+
+
+def assemble(out: Path, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
+    """Write `folder` as a complete checkpoint from `out`'s parts."""
+    config = blank.write_configs(folder, scaling_factor(out))
+    with random_start(seed):
+        connector = build_connector(blank.LANGUAGE_WIDTH, blank.CROSS_WIDTH)
+        transformer = diffusion.build(blank.transformer_config())
+        vae = autoencoder.build(blank.autoencoder_config())
+        language = starts.language(config)
+    starts.align(transformer)
+    networks = {"model.": language.state_dict(), CONNECTOR: connector.state_dict(), SANA: transformer.state_dict(),
+                VAE: vae.state_dict(), image_tokenizer.PREFIX: tokenizer_tensors(build_tokenizer())}  # fmt: skip
+    tensors = {prefix + name: tensor for prefix, state in networks.items() for name, tensor in state.items()}
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".pos_embed")}
+    for stage in PARTS:
+        path = out / f"{stage}.safetensors"
+        if path.is_file():
+            tensors |= load_file(path)
+    kept = {name: t.detach().to(dtype).contiguous().clone() for name, t in tensors.items() if t.is_floating_point()}
+    save_file(kept, folder / "model.part", metadata={"format": "pt"})
+    (folder / "model.part").replace(folder / "model.safetensors")
+    return folder

@@ -1,0 +1,150 @@
+"""The tiny model's sizes, its config files in the published layout, and its word-level tokenizer.
+
+The classes, names and files are the published model's; only sizes differ. 64 px behind an autoencoder that divides by 8
+make an 8 x 8 grid of codes and of latents.
+"""
+
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from ...image_tokenizer import TowerShape
+from ..captions import NUMBERS, phrasings
+from ..edits import KINDS, instructions, make_edit
+from ..font import CHARACTERS
+from ..world import CATEGORIES, TEXT, World, make_scene
+
+SIDE, GRID, CODES, CODE_WIDTH = 64, 8, 8192, 32
+LANGUAGE_WIDTH, LANGUAGE_LAYERS, HEADS, KV_HEADS, HEAD_DIM = 192, 5, 4, 2, 48
+SANA_HEADS, SANA_HEAD_DIM, SANA_LAYERS, CROSS_WIDTH = 6, 32, 4, 96
+LATENT_CHANNELS = 16
+PROMPT_LIMIT = 512
+
+# One tower layer more than encoding runs, as the published file has it.
+TOWER = TowerShape(
+    width=128, layers=5, mlp=384, patch=SIDE // GRID, channels=3, tokens=GRID**2, codes=CODES, code_width=CODE_WIDTH,
+    heads=4, side=SIDE,
+)  # fmt: skip
+
+_CHAT = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
+# The fixed parts of every prompt are one token each: they would be a third of all positions.
+_PHRASES = (
+    "system\nyou are a helpful assistant.",
+    "user\nplease generate image based on the following caption:",
+    "user\nplease edit this image according to the following instruction:",
+    "user\nplease edit these images according to the following instruction:",
+    "assistant\n",
+    "\n",
+)
+_MORE_WORDS = ("please", "generate", "edit", "this", "these", "images", "image", "first", "second", "third", "user")
+
+
+@lru_cache(maxsize=1)
+def words() -> tuple[str, ...]:
+    """Every word that captions and instructions use, sorted."""
+    world = World()
+    found = {*_MORE_WORDS, *NUMBERS}
+    for index in range(400):
+        texts = [phrasings(make_scene(0, "train", index, world, category)) for category in (*CATEGORIES, TEXT)]
+        texts += [instructions(make_edit(0, "train", index, world, kind)) for kind in KINDS]
+        for text in texts:
+            found.update(_split(" ".join(text).lower()))
+    return tuple(sorted(found))
+
+
+def _split(text: str) -> list[str]:
+    import re
+
+    return re.findall(r"[a-z]+", re.sub(r'"[^"]*"', " ", text))
+
+
+def write_tokenizer(folder: Path) -> int:
+    """tokenizer.json with words, letters of quoted text, chat and image tokens -> the id of <I0>.
+
+    A word it does not know is one `[UNK]`. Quoted text is read letter by letter: `"CAT"` is `"`, `##c`, `##a`, `##t`.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    letters = sorted({character.lower() for character in CHARACTERS} | set("abcdefghijklmnopqrstuvwxyz0123456789"))
+    pieces = ["[UNK]", *_PHRASES, '"', '##"', *(f"##{letter}" for letter in letters), *"0123456789", *",.:;!?-'()"]
+    pieces += [word for word in words() if word not in pieces]
+    model = models.WordPiece({piece: id for id, piece in enumerate(pieces)}, unk_token="[UNK]")
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Lowercase()
+    phrases = "|".join(phrase.replace(".", r"\.").replace("\n", r"\n") for phrase in _PHRASES)
+    # A word is cut at its first letter that is no letter; quoted text stays in one piece for its pieces to be `##x`.
+    pattern = Regex(phrases + r'|"[^"\s]*"|\p{L}+|\p{N}|[^\s\p{L}\p{N}]')
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, "removed", invert=True)
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in (*_CHAT, "<im_start>", "<im_end>")])
+    numbered = [f"<S{i}>" for i in range(3)] + [f"<I{i}>" for i in range(CODES)]
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in numbered])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer.token_to_id("<I0>")
+
+
+def write_configs(folder: Path, scaling_factor: float) -> dict:
+    """All files of a checkpoint but its weights -> config.json's content."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first = write_tokenizer(folder)
+    chat = first - 5 - len(_CHAT)
+    config = language_config(first, end=chat + 2)
+    _write(folder / "config.json", config)
+    generation = {"do_sample": True, "eos_token_id": [chat + 2, chat], "pad_token_id": chat}
+    _write(folder / "generation_config.json", generation)
+    _write(folder / "tokenizer_config.json", {"model_max_length": PROMPT_LIMIT})
+    _write(folder / "diffusion/transformer/config.json", transformer_config())
+    _write(folder / "diffusion/vae/config.json", autoencoder_config(scaling_factor))
+    _write(folder / "diffusion/scheduler/scheduler_config.json", {"flow_shift": 1.0, "num_train_timesteps": 1000})
+    return config
+
+
+def language_config(first_image: int, end: int) -> dict:
+    tower = TOWER
+    return {
+        "architectures": ["blip3oQwenForCausalLM"], "model_type": "qwen3", "hidden_size": LANGUAGE_WIDTH,
+        "num_hidden_layers": LANGUAGE_LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD_DIM, "intermediate_size": 512, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 2048, "rope_theta": 1000, "attention_bias": False, "tie_word_embeddings": True,
+        "initializer_range": 0.02, "vocab_size": first_image + CODES, "eos_token_id": end, "bos_token_id": end - 2,
+        "image_start_tag_id": first_image - 5, "image_end_tag_id": first_image - 4,
+        "scale_start_token_id": first_image - 3, "scale_end_token_id": first_image - 1, "num_scale_tokens": 3,
+        "image_start_token_id": first_image, "image_end_token_id": first_image + CODES - 1,
+        "num_image_tokens": CODES, "mm_vision_tower": None, "tokenizer_model_max_length": PROMPT_LIMIT,
+        "diffusion_name_or_path": "diffusion",
+        "vision_config": {
+            "hidden_size": tower.width, "num_hidden_layers": tower.layers, "num_attention_heads": tower.heads,
+            "intermediate_size": tower.mlp, "patch_size": tower.patch, "image_size": tower.side,
+        },
+    }  # fmt: skip
+
+
+def transformer_config() -> dict:
+    inner = SANA_HEADS * SANA_HEAD_DIM
+    return {
+        "_class_name": "SanaTransformer2DModel", "in_channels": LATENT_CHANNELS, "out_channels": LATENT_CHANNELS,
+        "num_attention_heads": SANA_HEADS, "attention_head_dim": SANA_HEAD_DIM, "num_layers": SANA_LAYERS,
+        "num_cross_attention_heads": SANA_HEADS, "cross_attention_head_dim": SANA_HEAD_DIM,
+        "cross_attention_dim": inner, "caption_channels": CROSS_WIDTH, "mlp_ratio": 2.5, "patch_size": 1,
+        "sample_size": GRID, "interpolation_scale": 1, "qk_norm": "rms_norm_across_heads",
+    }  # fmt: skip
+
+
+def autoencoder_config(scaling_factor: float = 1.0) -> dict:
+    """The first stage has no layers: half the side of 64 px is where the work begins."""
+    return {
+        "_class_name": "AutoencoderDC", "in_channels": 3, "latent_channels": LATENT_CHANNELS, "attention_head_dim": 8,
+        "encoder_block_types": ["ResBlock"] * 4, "decoder_block_types": ["ResBlock"] * 4,
+        "encoder_block_out_channels": [24, 32, 64, 128], "decoder_block_out_channels": [24, 32, 64, 128],
+        "encoder_layers_per_block": [0, 1, 1, 1], "decoder_layers_per_block": [0, 1, 2, 2],
+        "encoder_qkv_multiscales": [[]] * 4, "decoder_qkv_multiscales": [[]] * 4, "upsample_block_type": "interpolate",
+        "downsample_block_type": "Conv", "decoder_norm_types": "rms_norm", "decoder_act_fns": "silu",
+        "scaling_factor": scaling_factor,
+    }  # fmt: skip
+
+
+def _write(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,52 @@
+"""The connector learns to say, from hidden states, what SANA was taught to draw from; both ends stay as they are.
+
+A good start for the joint stage, which lets all three move.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from ...checkpoint import Checkpoint
+from ...decoding import causal_mask
+from ...layout import CONNECTOR
+from ...training.objective import collate
+from ..captions import caption
+from ..world import make_scene
+from .image_tokenizer import codes_of_all
+from .language import WORLD
+from .loop import Report, Settings, fit, integers
+from .renderer import conditions
+
+SETTINGS = Settings(steps=400, lr=4e-3, muon=0.02, warmup=20)
+BATCH = 48
+
+
+def train(checkpoint: Checkpoint, folder: Path, settings: Settings = SETTINGS, report: Report | None = None):
+    """-> the connector."""
+    model = checkpoint.load_language(torch.float32)
+    connector = model.connector.requires_grad_(True)
+    encoder = checkpoint.prompt_encoder
+
+    def loss(step: int, generator: torch.Generator):
+        indices = integers(generator, 2**40, BATCH)
+        scenes = [make_scene(0, "train", index, WORLD) for index in indices]
+        captions = [caption(scene, index) for scene, index in zip(scenes, indices, strict=True)]
+        codes = codes_of_all(scenes)
+        batch = collate(encoder, captions, codes, torch.empty(BATCH, 0))
+        with torch.no_grad():
+            embeds = model.embed(batch.ids, torch.float32)
+            positions = torch.arange(batch.ids.shape[1])[None].expand_as(batch.ids)
+            hidden = model(embeds, positions, causal_mask(batch.keep))
+            place = batch.starts[:, None] + 1 + torch.arange(batch.num_tokens)
+            states = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
+        # The scale token has no piece to speak of.
+        return F.mse_loss(connector(states).float(), conditions(codes)[:, 1:]), {}
+
+    fit(connector, loss, settings, folder, (), report)
+    return connector
+
+
+def tensors(connector) -> dict[str, torch.Tensor]:
+    return {CONNECTOR + name: tensor for name, tensor in connector.state_dict().items()}

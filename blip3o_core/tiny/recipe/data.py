@@ -1,0 +1,53 @@
+"""What the joint stages are fed: pictures of the world as the checkpoint's own encoders see them, packed in one file."""
+
+from pathlib import Path
+
+import torch
+
+from ...checkpoint import Checkpoint
+from ...training.packed import pack
+from ..captions import caption
+from ..edits import instruction, make_edit
+from ..world import World, make_scene
+from .autoencoder import pixels
+
+_AT_ONCE = 100
+
+
+class Encoders:
+    """Both ways into the model for a picture: codes, and scaled latents."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        self.tower = checkpoint.load_image_tokenizer(torch.float32)
+        self.vae = checkpoint.load_autoencoder(torch.float32)
+
+    @torch.no_grad()
+    def encode(self, scenes) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scenes -> codes (N, H*W) int16 and latents (N, C, h, w) bf16."""
+        codes, latents = [], []
+        for first in range(0, len(scenes), _AT_ONCE):
+            seen = pixels(scenes[first : first + _AT_ONCE])
+            codes.append(self.tower.codes(self.tower.features(seen)).to(torch.int16))
+            latents.append((self.vae.encode(seen).latent * self.vae.config.scaling_factor).bfloat16())
+        return torch.cat(codes), torch.cat(latents)
+
+
+def pack_scenes(checkpoint: Checkpoint, path: Path, seed: int, count: int, world: World, plain: tuple[bool, ...]):
+    """Training scenes, each with one caption for every entry of `plain`: in the plain grammar, or in any words."""
+    scenes = [make_scene(seed, "train", index, world) for index in range(count)]
+    codes, latents = Encoders(checkpoint).encode(scenes)
+    captions = [
+        [caption(scene, index * len(plain) + k, plain=only) for k, only in enumerate(plain)]
+        for index, scene in enumerate(scenes)
+    ]
+    pack(path, codes, latents, captions)
+
+
+def pack_edits(checkpoint: Checkpoint, path: Path, seed: int, count: int, world: World, wordings: int = 4):
+    """Training edits: the picture before as the one reference, the picture after as what is to be drawn."""
+    edits = [make_edit(seed, "train", index, world) for index in range(count)]
+    encoders = Encoders(checkpoint)
+    references, reference_latents = encoders.encode([edit.source for edit in edits])
+    codes, latents = encoders.encode([edit.target for edit in edits])
+    asked = [[instruction(e, index * wordings + k) for k in range(wordings)] for index, e in enumerate(edits)]
+    pack(path, codes, latents, asked, references, reference_latents)

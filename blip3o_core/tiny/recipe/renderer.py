@@ -1,0 +1,112 @@
+"""The tiny SANA learns to draw true codes, before there are hidden states; then the connector learns to say the same.
+
+While the language model still learns, the condition of a code is what its words mean and where it lies, at the size
+that the connector's norm will give it.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from ... import autoencoder as dc_ae
+from ... import diffusion
+from ...checkpoint import Checkpoint
+from ...layout import SANA
+from ...seeds import seeded
+from ...training.objective import noised
+from ..demand import demand_of
+from ..judge import judge
+from ..world import CATEGORIES, World, make_scene
+from . import blank
+from .autoencoder import pixels
+from .image_tokenizer import codes_of_all
+from .loop import Report, Settings, fit, integers
+from .pieces import codebook
+from .starts import PLACES, place_waves
+
+WORLD = World(low_contrast=False, coloured=0.4)
+SETTINGS = Settings(steps=2600, lr=1.5e-3, muon=0.015, warmup=30, average=0.995, final=0.02)
+BATCH = 48
+PICTURES = 48_000
+DROPPED = 0.1  # share of rows that see the null condition: zeros, until the connector says what its zero is
+_SIZE = 5.5**0.5  # root mean square that the connector's norm starts with
+_EXCLUDED = ("attn2.to_q", "attn2.to_k", "caption_", "patch_embed", "proj_out", "time_embed", "scale_shift_table")
+
+
+def conditions(codes: torch.Tensor) -> torch.Tensor:
+    """(B, H*W) codes -> (B, 1 + H*W, width): the scale token's place is empty."""
+    width = blank.CROSS_WIDTH - PLACES
+    spread = torch.linalg.qr(torch.randn(width, blank.CODE_WIDTH, generator=seeded(0)))[0]
+    meanings = (codebook() @ spread.T)[codes]
+    places = place_waves().expand(len(codes), -1, -1)
+    places = places * (places.shape[-1] / 2) ** -0.5
+    given = torch.cat([places, meanings], -1)
+    given = given * (_SIZE * (blank.CROSS_WIDTH / 2) ** 0.5)
+    return F.pad(given, (0, 0, 1, 0))
+
+
+@torch.no_grad()
+def encode(checkpoint: Checkpoint, seed: int, count: int, world: World = WORLD) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes (N, H*W) and scaled latents (N, C, h, w) bf16 of `count` training pictures."""
+    vae = checkpoint.load_autoencoder(torch.float32)
+    codes, latents = [], []
+    for first in range(0, count, 200):
+        scenes = [make_scene(seed, "train", index, world) for index in range(first, min(first + 200, count))]
+        codes.append(codes_of_all(scenes))
+        latents.append((vae.encode(pixels(scenes)).latent * vae.config.scaling_factor).bfloat16())
+    return torch.cat(codes), torch.cat(latents)
+
+
+def timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
+    """(B,) in 1..1000: mostly around the middle, where shapes are decided, three in ten anywhere."""
+    middle = torch.sigmoid(0.3 + torch.randn(count, generator=generator))
+    anywhere = torch.rand(count, generator=generator)
+    chosen = torch.where(torch.rand(count, generator=generator) < 0.3, anywhere, middle)
+    return (1000 * chosen).clamp(1, 1000)
+
+
+def train(checkpoint: Checkpoint, folder: Path, settings: Settings = SETTINGS, report: Report | None = None):
+    """-> the transformer."""
+    transformer = checkpoint.load_transformer(torch.float32)
+    transformer.requires_grad_(True)
+    codes, latents = encode(checkpoint, 0, PICTURES)
+
+    def loss(step: int, generator: torch.Generator):
+        rows = integers(generator, PICTURES, BATCH)
+        given = conditions(codes[rows])
+        dropped = torch.rand(BATCH, 1, 1, generator=generator) < DROPPED
+        clean = latents[rows].float()
+        noise = torch.randn(clean.shape, generator=generator)
+        times = timesteps(BATCH, generator)
+        x, velocity = noised(clean, noise, times)
+        predicted = transformer(
+            x, encoder_hidden_states=given.masked_fill(dropped, 0), timestep=times, return_dict=False
+        )[0]
+        return F.mse_loss(predicted.float(), velocity), {}
+
+    fit(transformer, loss, settings, folder, _EXCLUDED, report)
+    return transformer
+
+
+@torch.no_grad()
+def gate(checkpoint: Checkpoint, transformer, count: int = 160, steps: int = 12, guidance: float = 1.0) -> dict:
+    """Share of held-back pictures that are right when drawn from their true codes."""
+    vae, world, shares = checkpoint.load_autoencoder(torch.float32), World(low_contrast=False), {}
+    schedule = diffusion.sigmas(steps, checkpoint.shift)
+    for category in CATEGORIES:
+        scenes = [make_scene(3, "held_back", i, world, category) for i in range(count // len(CATEGORIES))]
+        given = conditions(codes_of_all(scenes))
+        shape = (blank.LATENT_CHANNELS, blank.GRID, blank.GRID)
+        noise = diffusion.initial_noise(shape, list(range(len(scenes))))
+        latents = diffusion.sample(transformer, noise, given, torch.zeros_like(given[:1]), schedule, guidance)
+        pictures = dc_ae.decode(vae, latents / vae.config.scaling_factor).numpy()
+        right = [judge(picture, demand_of(scene)).strict for picture, scene in zip(pictures, scenes, strict=True)]
+        shares[category] = sum(right) / len(right)
+    shares["mean"] = sum(shares.values()) / len(CATEGORIES)
+    return shares
+
+
+def tensors(transformer) -> dict[str, torch.Tensor]:
+    """By published name; the table of positions is no checkpoint tensor."""
+    return {SANA + name: t for name, t in transformer.state_dict().items() if not name.endswith("pos_embed")}
