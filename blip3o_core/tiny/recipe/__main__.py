@@ -8,7 +8,7 @@ from ...errors import Blip3oError
 
 
 def main(argv: list[str] | None = None) -> int:
-    from .stages import STAGES, run
+    from .stages import STAGES, Recipe, run
 
     parser = argparse.ArgumentParser(
         prog="python -m blip3o_core.tiny.recipe",
@@ -18,10 +18,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)} (default: all, in order)")
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="folder of all results (runs/tiny)")
+    parser.add_argument("--share", type=float, default=1.0, help="of every stage's steps; 0.1 takes ten minutes")
     arguments = parser.parse_args(argv)
+    recipe = Recipe(arguments.out, _print, arguments.share)
     try:
         for stage in arguments.stages or STAGES:
-            numbers = run(stage, arguments.out, _print)
+            numbers = run(stage, recipe)
             print(f"{stage}: " + "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()), flush=True)
     except Blip3oError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -53,7 +53,7 @@ def train(folder: Path, settings: Settings = SETTINGS, report: Report | None = N
         # Keeps the scale of latents where bf16 and the decoder are at ease.
         size = (latents.float().square().mean() - 1).square()
         value = picture_loss(made, true) + 0.01 * size
-        return value, {"mse": float((made.float() - true).square().mean())}
+        return value, {"mse": (made.float() - true).square().mean().item()}
 
     fit(network, loss, settings, folder, ("conv_in.", "conv_out."), report)
     return rescale(network)

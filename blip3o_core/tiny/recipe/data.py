@@ -1,4 +1,4 @@
-"""What the joint stages are fed: pictures of the world as the checkpoint's own encoders see them, packed in one file."""
+"""What the joint stages are fed: the world's pictures as the checkpoint's own encoders see them, packed in one file."""
 
 from pathlib import Path
 

@@ -21,10 +21,10 @@ from .pieces import picture_of
 # What is hardest to lay out is drawn most often.
 WORLD = World(
     low_contrast=False, coloured=0.35,
-    weights=(("single_object", 0.8), ("two_object", 1.2), ("counting", 1.5), ("colors", 0.8), ("position", 1.8),
-             ("color_attr", 1.4), ("background", 1.2), ("size", 1.0)),
+    weights=(("single_object", 0.7), ("two_object", 1.1), ("counting", 1.5), ("colors", 0.7), ("position", 1.6),
+             ("color_attr", 2.0), ("background", 1.4), ("size", 1.4)),
 )  # fmt: skip
-SETTINGS = Settings(steps=4600, lr=1.5e-3, muon=0.02, warmup=50, average=0.998, final=0.02)
+SETTINGS = Settings(steps=2200, lr=1.5e-3, muon=0.02, warmup=50, average=0.998, final=0.02)
 BATCH = 48
 _EXCLUDED = ("embed_tokens", "lm_head", CONNECTOR.removeprefix("model."))
 

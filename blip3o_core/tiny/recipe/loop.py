@@ -134,7 +134,7 @@ def fit(
             value, numbers = loss(step, generator)
         if not bool(torch.isfinite(value)):
             raise Blip3oError(
-                f"Step {step + 1} of {folder.name} stopped: the loss is {float(value)}. The last good state is in "
+                f"Step {step + 1} of {folder.name} stopped: the loss is {value.item()}. The last good state is in "
                 f"{saved}; lower the learning rates ({settings.lr}, {settings.muon}) or set bf16 to false."
             )
         value.backward()
@@ -143,7 +143,7 @@ def fit(
             average.update()
         step += 1
         if step % every == 0 or step == settings.steps:
-            entry = {"step": step, "loss": float(value), **numbers, "gradient_norm": norm,
+            entry = {"step": step, "loss": value.item(), **numbers, "gradient_norm": norm,
                      "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - spent}  # fmt: skip
             with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
                 log.write(json.dumps(entry) + "\n")

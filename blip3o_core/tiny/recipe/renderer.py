@@ -26,7 +26,7 @@ from .pieces import codebook
 from .starts import PLACES, place_waves
 
 WORLD = World(low_contrast=False, coloured=0.4)
-SETTINGS = Settings(steps=2600, lr=1.5e-3, muon=0.015, warmup=30, average=0.995, final=0.02)
+SETTINGS = Settings(steps=1600, lr=1.5e-3, muon=0.015, warmup=30, average=0.995, final=0.02)
 BATCH = 48
 PICTURES = 48_000
 DROPPED = 0.1  # share of rows that see the null condition: zeros, until the connector says what its zero is

@@ -1,138 +1,223 @@
 """The stages in order: what each needs, what it writes, and the gate behind it.
 
-    autoencoder  image_tokenizer        the two encoders; need nothing
-    language                            needs nothing either: codes are known from the scenes
-    renderer                            needs the autoencoder
-    connector  data  joint              need all of them; from here on the general trainer does the work
-    instruct  edit  grpo                each starts from the stage before
+autoencoder  image_tokenizer    the two encoders; need nothing
+language                        needs nothing either: the codes of a drawn scene are known
+renderer                        needs the autoencoder
+connector  data                 need all of these
+joint  instruct  edit           the general trainer, each from the checkpoint before
+grpo                            reinforcement learning, from edit's
+release                         the bundled checkpoint
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
+from ...bundled import BUNDLED
 from ...checkpoint import Checkpoint, open_checkpoint
 from ...errors import Blip3oError
 from ...image_tokenizer import PREFIX
 from ...layout import VAE
+from ...pipeline import Pipeline
 from ...training.config import config_from
+from ...training.edits import add_references
 from ...training.loop import train as train_jointly
-from ..world import EDIT, World
-from . import autoencoder, connector, data, image_tokenizer, language, renderer
+from ..evaluation import Settings as Evaluation
+from ..evaluation import evaluate
+from ..world import World
+from . import autoencoder, connector, data, grpo, image_tokenizer, language, release, renderer
 from .assemble import assemble, save_part
-from .loop import Report
+from .loop import Report, Settings
 
-# The joint stages' world: what the first evaluation found weakest is drawn most often.
-WORLD = language.WORLD
+# What the gate behind `language` found weakest is drawn most often from there on.
+WEAK = World(
+    low_contrast=False,
+    coloured=0.3,
+    weights=(
+        ("single_object", 0.5),
+        ("two_object", 0.7),
+        ("counting", 1.2),
+        ("colors", 0.5),
+        ("position", 0.8),
+        ("color_attr", 3.5),
+        ("background", 1.3),
+        ("size", 2.5),
+    ),
+)
 EDITS = World(low_contrast=False, coloured=0.35)
 _RATES = {"language": 3e-4, "connector": 1e-3, "sana": 6e-4}
-_SETTINGS = {
+_JOINT = {
     "batch": 48, "muon": 10.0, "bf16": True, "ema_decay": 0.995, "warmup": 30, "final_lr": 0.02, "device": "cpu",
-    "save_every": 100, "log_every": 10, "keep": 1, "train": _RATES,
+    "save_every": 100, "log_every": 10, "keep": 1,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
+class Recipe:
+    out: Path
+    report: Report
+    share: float = 1.0  # of every stage's steps: 0.1 is a look at the whole in about ten minutes
+
+    def settings(self, full: Settings) -> Settings:
+        return replace(full, steps=self.steps(full.steps), warmup=min(full.warmup, self.steps(full.steps)))
+
+    def steps(self, full: int) -> int:
+        return max(1, round(full * self.share))
+
+    def start(self) -> Checkpoint:
+        """All parts that are ready, the rest at their start."""
+        return open_checkpoint(assemble(self.out, self.out / "start"))
+
+    def pack(self, name: str) -> Path:
+        return self.out / "data" / f"{name}.safetensors"
+
+    def last(self, stage: str) -> Path:
+        """The newest checkpoint of a stage of the general trainer. Raises Blip3oError when there is none."""
+        found = sorted((self.out / stage).glob("step-*"))
+        if not found:
+            raise Blip3oError(f"{self.out / stage} holds no checkpoint. Run the stage {stage} first.")
+        return found[-1]
+
+    def train(self, module, stage: str, *given):
+        return module.train(*given, self.out / stage, self.settings(module.SETTINGS), self.report)
+
+    def train_jointly(
+        self, stage: str, checkpoint: Path, packs: list[str], steps: int, slower: float, rates=None, **more
+    ) -> None:
+        """`slower`: what the learning rates are divided by. `rates`: of parts that learn in this stage alone."""
+        steps = self.steps(steps)
+        content = {
+            **_JOINT, "checkpoint": str(checkpoint), "out": str(self.out / stage), "steps": steps,
+            "data": [str(self.pack(name)) for name in packs], "warmup": min(_JOINT["warmup"], steps),
+            "train": {part: rate / slower for part, rate in (_RATES | (rates or {})).items()}, **more,
+        }  # fmt: skip
+        resume = (self.out / stage).is_dir()
+        train_jointly(config_from(content), resume, lambda entry: self.report({"stage": stage, **entry}))
+
+
+@dataclass(frozen=True)
 class Stage:
-    run: Callable[[Path, Report], None]
-    gate: Callable[[Path], dict[str, float]]
-    key: str = "mean"  # what of the gate's numbers must reach `least`
+    run: Callable[[Recipe], None]
+    gate: Callable[[Recipe], dict[str, float]]
+    key: str = ""  # what of the gate's numbers must reach `least`
     least: float = 0.0
 
 
-def start(out: Path) -> Checkpoint:
-    """All parts that are ready, the rest at their start."""
-    return open_checkpoint(assemble(out, out / "start"))
-
-
-def _autoencoder(out: Path, report: Report) -> None:
-    network = autoencoder.train(out / "autoencoder", report=report)
+def _autoencoder(recipe: Recipe) -> None:
+    network = recipe.train(autoencoder, "autoencoder")
     tensors = {VAE + name: tensor for name, tensor in network.state_dict().items()}
-    save_part(out, "autoencoder", tensors, {"scaling_factor": str(network.config.scaling_factor)})
+    save_part(recipe.out, "autoencoder", tensors, {"scaling_factor": str(network.config.scaling_factor)})
 
 
-def _image_tokenizer(out: Path, report: Report) -> None:
-    network = image_tokenizer.train(out / "image_tokenizer", report=report)
-    tensors = {PREFIX + name: tensor for name, tensor in image_tokenizer.tensors(network).items()}
-    save_part(out, "image_tokenizer", tensors)
+def _image_tokenizer(recipe: Recipe) -> None:
+    tensors = image_tokenizer.tensors(recipe.train(image_tokenizer, "image_tokenizer"))
+    save_part(recipe.out, "image_tokenizer", {PREFIX + name: tensor for name, tensor in tensors.items()})
 
 
-def _language(out: Path, report: Report) -> None:
-    model = language.train(start(out), out / "language", report=report)
-    save_part(out, "language", language.tensors(model))
+def _part(stage: str, module) -> Callable[[Recipe], None]:
+    def run(recipe: Recipe) -> None:
+        trained = recipe.train(module, stage, recipe.start())
+        save_part(recipe.out, stage, module.tensors(trained))
+
+    return run
 
 
-def _renderer(out: Path, report: Report) -> None:
-    transformer = renderer.train(start(out), out / "renderer", report=report)
-    save_part(out, "renderer", renderer.tensors(transformer))
+def _data(recipe: Recipe) -> None:
+    checkpoint, world = recipe.start(), language.WORLD
+    data.pack_scenes(checkpoint, recipe.pack("captions"), 11, recipe.steps(36_000), world, (True, True, False))
+    data.pack_scenes(checkpoint, recipe.pack("weak"), 14, recipe.steps(24_000), WEAK, (True, True, False))
+    data.pack_scenes(checkpoint, recipe.pack("phrasings"), 12, recipe.steps(12_000), world, (False,) * 6)
+    data.pack_edits(checkpoint, recipe.pack("edits"), 13, recipe.steps(16_000), EDITS)
 
 
-def _connector(out: Path, report: Report) -> None:
-    save_part(out, "connector", connector.tensors(connector.train(start(out), out / "connector", report=report)))
+def _joint(recipe: Recipe) -> None:
+    checkpoint = recipe.start().folder
+    recipe.train_jointly("joint", checkpoint, ["captions", "weak"], 900, slower=1)
 
 
-def _data(out: Path, report: Report) -> None:
-    checkpoint = start(out)
-    data.pack_scenes(checkpoint, out / "data" / "captions.safetensors", 11, 36_000, WORLD, (True, True, False))
-    data.pack_scenes(checkpoint, out / "data" / "phrasings.safetensors", 12, 12_000, WORLD, (False,) * 6)
-    data.pack_edits(checkpoint, out / "data" / "edits.safetensors", 13, 16_000, EDITS)
+def _instruct(recipe: Recipe) -> None:
+    recipe.train_jointly("instruct", recipe.last("joint"), ["phrasings", "weak"], 250, slower=3, seed=1)
 
 
-def last_checkpoint(out: Path, stage: str) -> Path:
-    """The newest checkpoint of a stage of the general trainer. Raises Blip3oError when there is none."""
-    found = sorted((out / stage).glob("step-*"))
-    if not found:
-        raise Blip3oError(f"{out / stage} holds no checkpoint. Run the stage {stage} first.")
-    return found[-1]
+def _edit(recipe: Recipe) -> None:
+    """Half of the rows stay text to image: with fewer, that is forgotten."""
+    source = open_checkpoint(recipe.last("instruct"))
+    blank = recipe.out / "edit-start"
+    shutil.rmtree(blank, ignore_errors=True)
+    add_references(source, blank, cross=True, noise=True)
+    packs = ["edits", "edits", "weak", "phrasings"]
+    recipe.train_jointly("edit", blank, packs, 400, slower=2, seed=2, rates={"reference_cross": 1e-3})
 
 
-def _jointly(stage: str, out: Path, report: Report, checkpoint: Path, files: list[str], **settings) -> None:
-    content = {**_SETTINGS, "checkpoint": str(checkpoint), "out": str(out / stage),
-               "data": [str(out / "data" / f"{name}.safetensors") for name in files], **settings}  # fmt: skip
-    train_jointly(config_from(content), resume=(out / stage).is_dir(), report=lambda e: report({"stage": stage, **e}))
+def _grpo(recipe: Recipe) -> None:
+    folder = recipe.out / "grpo"
+    report = lambda entry: recipe.report({"stage": "grpo", **entry})  # noqa: E731
+    grpo.improve(recipe.last("edit"), folder, folder.is_dir(), report, updates=recipe.steps(200))
 
 
-def _joint(out: Path, report: Report) -> None:
-    start(out)
-    _jointly("joint", out, report, out / "start", ["captions"], steps=1200)
+def _release(recipe: Recipe) -> None:
+    release.release(recipe.last("grpo"), BUNDLED if recipe.share >= 1 else recipe.out / "released")
 
 
-def _instruct(out: Path, report: Report) -> None:
-    rates = {part: rate / 3 for part, rate in _RATES.items()}
-    _jointly("instruct", out, report, last_checkpoint(out, "joint"), ["phrasings"], steps=250, train=rates, seed=1)
+def _drawn(stage: str) -> Callable[[Recipe], dict[str, float]]:
+    def gate(recipe: Recipe) -> dict[str, float]:
+        """Held-back prompts, drawn from sampled and from true codes."""
+        pipeline, numbers = Pipeline(open_checkpoint(recipe.last(stage))), {}
+        for way in ("true-codes", "codes"):
+            result = evaluate(pipeline, Evaluation(count=320, seeds=1, guidance=1.0), way)
+            numbers[way] = result.mean
+        return {**numbers, "weakest": min(result.by_category.values()), "mean": result.mean}
+
+    return gate
+
+
+def _nothing(recipe: Recipe) -> dict[str, float]:
+    return {}
 
 
 STAGES = {
-    "autoencoder": Stage(_autoencoder, lambda out: autoencoder.gate(start(out).load_autoencoder()), least=0.97),
-    "image_tokenizer": Stage(
-        _image_tokenizer, lambda out: image_tokenizer.gate(start(out).load_image_tokenizer()), "patches", 0.98
+    "autoencoder": Stage(
+        _autoencoder, lambda recipe: autoencoder.gate(recipe.start().load_autoencoder()), "mean", 0.97
     ),
-    "language": Stage(_language, lambda out: language.gate(start(out), start(out).load_language()), least=0.8),
-    "renderer": Stage(_renderer, lambda out: renderer.gate(start(out), start(out).load_transformer()), least=0.9),
-    "connector": Stage(_connector, lambda out: {}, ""),
-}
+    "image_tokenizer": Stage(
+        _image_tokenizer, lambda recipe: image_tokenizer.gate(recipe.start().load_image_tokenizer()), "patches", 0.98
+    ),
+    "language": Stage(
+        _part("language", language),
+        lambda recipe: language.gate(recipe.start(), recipe.start().load_language()), "mean", 0.8,
+    ),
+    "renderer": Stage(
+        _part("renderer", renderer),
+        lambda recipe: renderer.gate(recipe.start(), recipe.start().load_transformer()), "mean", 0.9,
+    ),
+    "connector": Stage(_part("connector", connector), _nothing),
+    "data": Stage(_data, _nothing),
+    "joint": Stage(_joint, _drawn("joint"), "true-codes", 0.9),
+    "instruct": Stage(_instruct, _drawn("instruct"), "true-codes", 0.9),
+    "edit": Stage(_edit, _drawn("edit"), "true-codes", 0.9),
+    "grpo": Stage(_grpo, _drawn("grpo"), "mean", 0.92),
+    "release": Stage(_release, _nothing),
+}  # fmt: skip
 
 
-def run(stage: str, out: Path, report: Report) -> dict[str, float]:
+def run(stage: str, recipe: Recipe) -> dict[str, float]:
     """Train one stage, or go on where it was cut off, and measure its gate -> the gate's numbers.
 
-    Raises Blip3oError when the gate is missed: what follows would build on sand.
+    Raises Blip3oError when the gate is missed: what follows would build on sand. A share of the steps has no gates.
     """
     if stage not in STAGES:
         raise Blip3oError(f"There is no stage {stage!r}. The stages are {', '.join(STAGES)}.")
     chosen, cpu, wall = STAGES[stage], time.process_time(), time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
-    chosen.run(out, report)
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    chosen.run(recipe)
     numbers = {"cpu_minutes": (time.process_time() - cpu) / 60, "minutes": (time.perf_counter() - wall) / 60}
-    with torch.random.fork_rng(devices=[]):
-        numbers |= chosen.gate(out)
-    with open(out / "gates.jsonl", "a", encoding="utf-8") as log:
+    numbers |= chosen.gate(recipe)
+    with open(recipe.out / "gates.jsonl", "a", encoding="utf-8") as log:
         log.write(json.dumps({"stage": stage, **numbers}) + "\n")
-    if chosen.key and numbers[chosen.key] < chosen.least:
+    if chosen.key and recipe.share >= 1 and numbers[chosen.key] < chosen.least:
         raise Blip3oError(
             f"The gate behind {stage} wants {chosen.key} {chosen.least:.2f}, it is {numbers[chosen.key]:.3f}. "
             "Train the stage longer before the next one."

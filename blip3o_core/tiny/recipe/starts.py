@@ -8,8 +8,10 @@
 import torch
 from torch import nn
 
+from ..shapes import SHAPES
+from ..world import COLOURS
 from . import blank
-from .pieces import codebook
+from .pieces import FIRST_OBJECT, codebook, forms
 
 _CONSTANT = 0  # dimension of the embedding that is the same for every token
 _PHASES = 8  # the quickest rotary pairs: slow ones cannot tell neighbours apart
@@ -30,7 +32,13 @@ def language(config: dict):
     embedding = model.embed_tokens.weight
     embedding.normal_(std=0.04)
     spread = torch.linalg.qr(torch.randn(width, blank.CODE_WIDTH))[0]
-    embedding[first : first + blank.CODES].mul_(0.2).add_(0.6 * codebook() @ spread.T)
+    codes = embedding[first : first + blank.CODES]
+    codes.mul_(0.4).add_(0.6 * codebook() @ spread.T)
+    # Of sums alone, "a red circle or a blue star" cannot be made without "a blue circle": each pair has its own part.
+    pairs = torch.randn(len(SHAPES) * len(COLOURS), width) * 0.35 / width**0.5
+    objects = torch.arange(FIRST_OBJECT, FIRST_OBJECT + len(forms()) * len(COLOURS))
+    shapes = torch.tensor([SHAPES.index(shape) for shape, *_ in forms()]).repeat_interleave(len(COLOURS))
+    codes[objects] += pairs[shapes * len(COLOURS) + (objects - FIRST_OBJECT) % len(COLOURS)]
     embedding[:, _CONSTANT] = 0.3
     for layer, backs in zip(model.layers, _BACK, strict=False):
         attention, size = layer.self_attn, config["head_dim"]
