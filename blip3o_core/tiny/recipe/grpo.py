@@ -26,7 +26,7 @@ STRICT = 0.7  # share of the reward for a picture that is all right; the rest is
 WORLD = World(low_contrast=False, coloured=0.45)  # that of the other stages
 SEED = 61  # of the training scenes; no other stage has it
 HELD_OUT_SEED, HELD_OUT = 62, 160
-SETTINGS = {"prompts": len(CATEGORIES), "group": 8, "lr": 1e-4, "kl": 0.04, "bf16": True, "device": "cpu"}
+SETTINGS = {"prompts": len(CATEGORIES), "group": 8, "lr": 5e-4, "kl": 0.02, "bf16": True, "device": "cpu"}
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from ...training.loop import train as train_jointly
 from ..evaluation import Settings as Evaluation
 from ..evaluation import evaluate
 from ..world import World
-from . import autoencoder, connector, data, grpo, image_tokenizer, language, release, renderer
+from . import autoencoder, connector, data, editing, grpo, image_tokenizer, language, release, renderer
 from .assemble import assemble, save_part
 from .loop import Report, Settings
 
@@ -144,18 +144,18 @@ def _instruct(recipe: Recipe) -> None:
 
 def _edit(recipe: Recipe) -> None:
     """Half of the rows stay text to image: with fewer, that is forgotten."""
-    source = open_checkpoint(recipe.last("instruct"))
+    source = open_checkpoint(recipe.last("grpo"))
     blank = recipe.out / "edit-start"
     shutil.rmtree(blank, ignore_errors=True)
     add_references(source, blank, cross=True, noise=True)
     packs = ["edits", "edits", "weak", "phrasings"]
-    recipe.train_jointly("edit", blank, packs, 400, slower=2, seed=2, rates={"reference_cross": 1e-3})
+    recipe.train_jointly("edit", blank, packs, 300, slower=2, seed=2, rates={"reference_cross": 1e-3})
 
 
 def _grpo(recipe: Recipe) -> None:
     folder = recipe.out / "grpo"
     report = lambda entry: recipe.report({"stage": "grpo", **entry})  # noqa: E731
-    grpo.improve(recipe.last("edit"), folder, folder.is_dir(), report, updates=recipe.steps(200))
+    grpo.improve(recipe.last("instruct"), folder, folder.is_dir(), report, updates=recipe.steps(140))
 
 
 def _release(recipe: Recipe) -> None:
@@ -197,9 +197,9 @@ STAGES = {
     "data": Stage(_data, _nothing),
     "joint": Stage(_joint, _drawn("joint"), "true-codes", 0.9),
     "instruct": Stage(_instruct, _drawn("instruct"), "true-codes", 0.9),
-    "edit": Stage(_edit, _drawn("edit"), "true-codes", 0.9),
     "grpo": Stage(_grpo, _drawn("grpo"), "mean", 0.92),
     "release": Stage(_release, _nothing),
+    "edit": Stage(_edit, lambda recipe: editing.gate(open_checkpoint(recipe.last("edit"))), "mean", 0.8),
 }  # fmt: skip
 
 

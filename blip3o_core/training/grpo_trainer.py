@@ -1,0 +1,218 @@
+"""TRL's GRPOTrainer on a checkpoint of ours, through its public parts: rollout function, reward function, callback.
+
+- The rollout function draws with our decoder on the policy's own parameters, so prompts need no second tokenizer and
+  the hidden states for the renderer come for free. Rows of one prompt share their diffusion noise: a difference in
+  reward is then the tokens', not the noise's.
+- Everything random is a function of (seed, update, row), and of nothing that a resumed run would not have.
+- TRL's own state, which resuming needs, lies in `trainer/`; the best checkpoint so far in `step-*`.
+"""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AutoTokenizer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from ..checkpoint import open_checkpoint
+from ..errors import Blip3oError
+from ..pipeline import Pipeline
+from ..weights import read_json
+from .grpo import GrpoSettings, Report, Reward, Task, draw, measure, score, seed_of, shares
+from .grpo_policy import bar_text, make_policy, policy_tensors
+from .run_folder import RunFolder
+from .save import save_checkpoint
+
+# What of TRL's metrics is logged, and how it is called here. `kl` and `entropy` are in nats per token.
+_LOGGED = {
+    "reward": "reward", "kl": "kl", "entropy": "entropy", "grad_norm": "gradient_norm", "learning_rate": "lr",
+    "frac_reward_zero_std": "equal_groups", "loss": "loss",
+}  # fmt: skip
+
+
+def run(
+    settings: GrpoSettings,
+    tasks: Sequence[Task],
+    held_out: Sequence[Task],
+    reward: Reward,
+    resume: bool,
+    report: Report | None,
+) -> Path:
+    """See `grpo.train`."""
+    with warnings.catch_warnings():
+        # Of names that TRL still uses, and that its rollout function is new.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
+        warnings.filterwarnings("ignore", "You are using 'rollout_func'")
+        return _run(settings, tasks, held_out, reward, resume, report)
+
+
+def _run(settings: GrpoSettings, tasks, held_out, reward: Reward, resume: bool, report: Report | None) -> Path:
+    folder = RunFolder(Path(settings.out))
+    curve = json.loads(json.dumps(settings.curve))
+    folder.start(resume, curve)
+    state = _last_state(folder.path / "trainer") if resume else None
+    done = _number(state) if state else 0
+    if done >= settings.updates:
+        return folder.last
+    arguments = _arguments(settings, folder.path / "trainer")
+    checkpoint = open_checkpoint(settings.checkpoint, settings.diffusion_folder)
+    for task in (*tasks, *held_out):
+        checkpoint.prompt_encoder.encode(task.prompt)  # one that is too long is found before hours of work
+    pipeline = Pipeline(checkpoint, arguments.device, torch.float32)
+    watch = _Watch(settings, folder, pipeline, held_out, reward, report)
+    trainer = _trainer(settings, arguments, pipeline, tasks, reward, watch)
+    if trainer.accelerator.is_main_process:
+        folder.clean(done if state else -1)
+    trainer.accelerator.wait_for_everyone()
+    # With a mask, the CPU's fused attention has a backward pass four times as slow as plain matrix products.
+    plain = sdpa_kernel(SDPBackend.MATH) if arguments.device.type == "cpu" else nullcontext()
+    with plain:
+        trainer.train(resume_from_checkpoint=str(state) if state else None)
+    trainer.accelerator.free_memory()
+    return folder.last
+
+
+def _arguments(settings: GrpoSettings, folder: Path) -> GRPOConfig:
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    pictures = settings.prompts * settings.group
+    share = pictures // processes
+    batch = min(settings.batch, share)
+    if pictures % processes or share % batch:
+        raise Blip3oError(
+            f"{pictures} pictures per update (prompts x group) cannot be divided between {processes} processes in "
+            f"passes of {settings.batch}. Change prompts, group or batch."
+        )
+    return GRPOConfig(
+        output_dir=str(folder), max_steps=settings.updates, per_device_train_batch_size=batch,
+        gradient_accumulation_steps=share // batch, num_generations=settings.group,
+        learning_rate=settings.lr, lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": settings.final_lr}, warmup_steps=settings.warmup,
+        max_grad_norm=settings.clip, weight_decay=0.0, adam_beta2=0.95, beta=settings.kl,
+        # One update per drawing: the ratio to the policy that drew is 1, and clipping it never acts.
+        num_iterations=1, loss_type="grpo", temperature=1.0, top_p=1.0, top_k=0,
+        shuffle_dataset=False, seed=settings.seed, bf16=settings.bf16, gradient_checkpointing=False,
+        use_cpu=settings.device == "cpu", dataloader_pin_memory=False, logging_steps=1, report_to="none",
+        save_steps=settings.save_every, save_total_limit=2, disable_tqdm=True,
+    )  # fmt: skip
+
+
+def _trainer(settings, arguments: GRPOConfig, pipeline: Pipeline, tasks, reward: Reward, watch) -> GRPOTrainer:
+    language, vocabulary = pipeline.language, pipeline.language.vocabulary
+    policy = make_policy(language)
+    # TRL loads the reference from a folder; the checkpoint's own is of a class that transformers does not know.
+    reference = Path(arguments.output_dir) / "reference"
+    with arguments.main_process_first(local=False):
+        if arguments.process_index == 0:
+            policy.save_pretrained(reference)
+    policy.config._name_or_path = str(reference)
+    bar_text(policy, vocabulary)
+
+    def rollout(prompts: list[str], trainer: GRPOTrainer) -> dict:
+        update, rank = trainer.state.global_step, trainer.accelerator.process_index
+        seeds = [seed_of(settings.seed, update, rank * len(prompts) + row) for row in range(len(prompts))]
+        noise = [seed_of(settings.seed, update, prompt) for prompt in prompts]
+        passes, pictures = draw(pipeline, prompts, seeds, noise, settings.rollout_sampling, settings.steps, settings)
+        return {
+            "prompt_ids": [ids for tokens in passes for ids in tokens.prompt_ids],
+            "completion_ids": [ids for tokens in passes for ids in (tokens.codes + vocabulary.image_start).tolist()],
+            "logprobs": None,  # only vLLM's correction asks for them
+            "picture": list(pictures),
+        }
+
+    def judged(prompts, completions, completion_ids, task, picture, log_metric, **_) -> list[float]:
+        asked = [tasks[number] for number in task]
+        scores = score(reward, asked, torch.stack(picture))
+        for name, value in shares(asked, scores).items():
+            log_metric(name, value)
+        return [one.reward for one in scores]
+
+    data = Dataset.from_dict({"prompt": [task.prompt for task in tasks], "task": list(range(len(tasks)))})
+    trainer = GRPOTrainer(
+        model=policy, reward_funcs=judged, args=arguments, train_dataset=data, callbacks=[watch],
+        processing_class=_tokenizer(pipeline), rollout_func=rollout,
+    )  # fmt: skip
+    if trainer.ref_model is not None:
+        bar_text(trainer.ref_model, vocabulary)
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+    return trainer
+
+
+def _tokenizer(pipeline: Pipeline):
+    """What TRL pads with and writes completions in its tables with; prompts never go through it."""
+    tokenizer = AutoTokenizer.from_pretrained(pipeline.checkpoint.folder, local_files_only=True)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pipeline.language.vocabulary.pad)
+    return tokenizer
+
+
+class _Watch(TrainerCallback):
+    """Logs, looks at the held-out tasks, keeps the best checkpoint, and stops before a gradient that is not finite."""
+
+    def __init__(self, settings, folder: RunFolder, pipeline: Pipeline, held_out, reward: Reward, report):
+        self.settings, self.folder, self.pipeline = settings, folder, pipeline
+        self.held_out, self.reward, self.report = held_out, reward, report
+
+    def on_train_begin(self, args, state, control, model=None, **_):
+        if state.global_step == 0 and state.is_world_process_zero:
+            self._look(0, model)
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            raise Blip3oError(
+                f"Update {state.global_step + 1} stopped: its gradient is not finite. The weights are those before "
+                "it. Resume with a lower learning rate in a new run, or without bf16."
+            )
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        step = state.global_step
+        if state.is_world_process_zero and (step % self.settings.held_out_every == 0 or step == args.max_steps):
+            self._look(step, model)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if not state.is_world_process_zero or "reward" not in logs:
+            return  # the summary at the end
+        entry = {"step": state.global_step}
+        entry |= {ours: logs[theirs] for theirs, ours in _LOGGED.items() if theirs in logs}
+        entry |= {name: value for name, value in logs.items() if name.startswith("passed")}
+        self._log(entry, seconds=logs.get("step_time"))
+
+    def _look(self, step: int, policy) -> None:
+        found = measure(self.pipeline, self.held_out, self.reward, self.settings)
+        entry = {"step": step, **{f"held_out_{name}": value for name, value in found.items()}}
+        best = self.folder.last
+        if best is None or found["passed"] > read_json(best / "training" / "held_out.json")["held_out_passed"]:
+            self._keep(step, policy, entry)
+        self._log(entry)
+
+    def _keep(self, step: int, policy, entry: dict) -> None:
+        place = self.folder.place(step)
+        save_checkpoint(place, self.pipeline.checkpoint, policy_tensors(policy), int(self.settings.shard_gb * 1e9))
+        (place / "training" / "held_out.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
+        final = self.folder.path / place.name.removeprefix(".")
+        if final.exists():  # of a run that was cut off behind this update
+            shutil.rmtree(final)
+        self.folder.finish(place, step, json.loads(json.dumps(self.settings.curve)), keep=1)
+
+    def _log(self, entry: dict, **timed) -> None:
+        self.folder.append(entry)
+        if self.report is not None:
+            self.report({**entry, **timed})
+
+
+def _last_state(folder: Path) -> Path | None:
+    """TRL's newest complete state: it writes `trainer_state.json` last."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=_number, default=None)
+
+
+def _number(state: Path) -> int:
+    return int(state.name.rpartition("-")[2])
