@@ -19,7 +19,8 @@ from . import autoencoder, diffusion, image_tokenizer, weights
 from . import diffusion_folder as diffusion_folders
 from .errors import Blip3oError
 from .language import LanguageModel
-from .layout import CONNECTOR, EDIT_CONNECTORS, LANGUAGE_TENSORS, SANA, VAE
+from .layout import CONNECTOR, EDIT_CONNECTORS, LANGUAGE_TENSORS, REFERENCE_CONNECTOR, SANA, VAE
+from .references import ReferencePaths
 from .vocabulary import PromptEncoder, Vocabulary
 from .weights import Table, read_json, strip_prefix
 
@@ -114,6 +115,10 @@ class Checkpoint:
         """The edit switches of config.json that decide how references enter (reference.md 6.7)."""
         names = (*EDIT_CONNECTORS, "only_use_und_image_vae_as_noise")
         return {name: bool(self.config.get(name)) for name in names}
+
+    @property
+    def reference_paths(self) -> ReferencePaths:
+        return ReferencePaths.of(self.switches)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -238,8 +243,11 @@ class Checkpoint:
         fields = {key: value for key, value in self.config.items() if key not in bookkeeping}
         config = Qwen3Config(**{**fields, "rope_theta": _rope_theta(self.config)})
         config._attn_implementation = "sdpa"
-        width = self.table[CONNECTOR + "0.weight"].shape[0]
-        return LanguageModel(config, width, self.vocabulary, self.grid, self.tied, self.vocabulary_id)
+        width, reference = self.table[CONNECTOR + "0.weight"].shape[0], self.table.get(REFERENCE_CONNECTOR + "0.weight")
+        return LanguageModel(
+            config, width, self.vocabulary, self.grid, self.tied, self.vocabulary_id,
+            reference_channels=reference and reference.shape[1],
+        )  # fmt: skip
 
     def _diffusion_table(self, prefix: str, subfolder: str) -> Table:
         own = strip_prefix(self.table, prefix)

@@ -49,11 +49,13 @@ class LanguageModel(nn.Module):
     """Qwen3 with the diffusion connector, for one checkpoint's vocabulary and token grid."""
 
     def __init__(
-        self, config, cross_width: int, vocabulary: Vocabulary, grid: tuple[int, int], tied: bool, vocabulary_id: str
-    ):
+        self, config, cross_width: int, vocabulary: Vocabulary, grid: tuple[int, int], tied: bool, vocabulary_id: str,
+        reference_channels: int | None = None,
+    ):  # fmt: skip
         """`config`: a transformers Qwen3Config. `cross_width`: width of the cross-attention tokens.
 
-        `vocabulary_id`: what its image tokens mean, see `Checkpoint.vocabulary_id`.
+        `vocabulary_id`: what its image tokens mean, see `Checkpoint.vocabulary_id`. `reference_channels`: of the
+        latents that the reference connector takes, None when the checkpoint has no such connector.
         """
         from transformers import Qwen3Model
 
@@ -63,11 +65,18 @@ class LanguageModel(nn.Module):
         self.config, self.vocabulary, self.grid, self.vocabulary_id = config, vocabulary, grid, vocabulary_id
         self.model = Qwen3Model(config)
         self.model.diffusion_connector = build_connector(config.hidden_size, cross_width)
+        if reference_channels is not None:
+            self.model.und_image_vae_connector = build_connector(reference_channels, cross_width)
         self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
     def connector(self) -> nn.Module:
         return self.model.diffusion_connector
+
+    @property
+    def reference_connector(self) -> nn.Module | None:
+        """For the latents of reference pictures, see `references`; None when the checkpoint has none."""
+        return getattr(self.model, "und_image_vae_connector", None)
 
     @property
     def num_tokens(self) -> int:

@@ -8,4 +8,5 @@ EDIT_CONNECTORS = {
     "use_und_image_vae_as_noise": "model.und_image_vae_as_noise_connector.",
     "use_tar_siglip_features": "model.tar_siglip_features_connector.",
 }
-LANGUAGE_TENSORS = ("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.", CONNECTOR)
+REFERENCE_CONNECTOR = EDIT_CONNECTORS["use_und_image_vae"]
+LANGUAGE_TENSORS = ("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.", CONNECTOR, REFERENCE_CONNECTOR)

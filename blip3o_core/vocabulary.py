@@ -10,10 +10,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from .errors import Blip3oError
 
 SYSTEM_PROMPT = "You are a helpful assistant."
 TEXT_TO_IMAGE = "Please generate image based on the following caption: {prompt}"
+EDIT = "Please edit {these} according to the following instruction: {instruction}.\n"
 
 _CONFIG_FIELDS = {
     "image_start_tag": "image_start_tag_id",
@@ -84,6 +87,13 @@ class PromptEncoder:
             tokenizer.no_truncation()
             tokenizer.no_padding()
         self._chat_start, self._chat_end = self._special("<|im_start|>"), self._special("<|im_end|>")
+        line = self._text("\n")
+        system = [self._chat_start, *self._text(f"system\n{SYSTEM_PROMPT}"), self._chat_end, *line]
+        self._before = [*system, self._chat_start]
+        self._after = [self._chat_end, *line, self._chat_start, *self._text("assistant\n"),
+                       vocabulary.image_start_tag, vocabulary.scale_start]  # fmt: skip
+        # What follows the image tokens in a training text.
+        self.closing = [vocabulary.image_end_tag, self._chat_end, *line]
         expected = {
             "<im_start>": vocabulary.image_start_tag,
             "<S0>": vocabulary.scale_start,
@@ -96,11 +106,6 @@ class PromptEncoder:
                     f"The tokenizer in {folder} gives {token} the id {self._full.token_to_id(token)}, config.json says "
                     f"{id}: it lacks the image tokens of this checkpoint. Copy tokenizer.json from the checkpoint."
                 )
-
-    @property
-    def closing(self) -> list[int]:
-        """What follows the image tokens in a training text: `<im_end><|im_end|>` and a line feed."""
-        return [self.vocabulary.image_end_tag, self._chat_end, *self._text("\n")]
 
     def _special(self, token: str) -> int:
         id = self._full.token_to_id(token)
@@ -116,6 +121,28 @@ class PromptEncoder:
 
         Raises Blip3oError when it is longer than `limit`; the authors cut it and lose `<im_start><S0>`.
         """
+        return self._chat(prompt, TEXT_TO_IMAGE.format(prompt=prompt), [], parse_special)
+
+    def encode_edit(
+        self, instruction: str, references: torch.Tensor, parse_special: bool = False, plural: bool = True
+    ) -> list[int]:
+        """The prompt of an edit, with the codes (R, T) of all references as image tokens in one block.
+
+        Several references are "these images", as the authors train; their inference says "this image" (`plural` False).
+        """
+        these = "these images" if plural and len(references) > 1 else "this image"
+        user = EDIT.format(these=these, instruction=instruction)
+        tokens = (references.flatten() + self.vocabulary.image_start).tolist()
+        block = [self._special("<|vision_start|>"), *tokens, self._special("<|vision_end|>")]
+        return self._chat(instruction, user, block, parse_special)
+
+    def reference_span(self, ids: list[int], tokens: int) -> slice:
+        """Where the `tokens` image tokens of the references lie in a prompt of `encode_edit`."""
+        end = len(ids) - len(self._after) - 1
+        return slice(end - tokens, end)
+
+    def _chat(self, prompt: str, user: str, block: list[int], parse_special: bool) -> list[int]:
+        """`prompt` is what the user wrote of `user`; `block` are the ids behind it."""
         try:
             prompt.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -123,22 +150,16 @@ class PromptEncoder:
                 f"The prompt holds half a character at position {error.start}: {prompt[error.start]!r}. Delete it or "
                 "use the whole character."
             ) from None
-        user = TEXT_TO_IMAGE.format(prompt=prompt)
         if parse_special:
-            string = (
-                f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n"
-                "<|im_start|>assistant\n<im_start><S0>"
-            )
-            ids = self._full.encode(string, add_special_tokens=False).ids
+            text = f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n{user}"
+            ids = self._full.encode(text, add_special_tokens=False).ids
         else:
-            ids = []
-            for role, content in (("system", SYSTEM_PROMPT), ("user", user)):
-                ids += [self._chat_start, *self._text(f"{role}\n{content}"), self._chat_end, *self._text("\n")]
-            ids += [self._chat_start, *self._text("assistant\n")]
-            ids += [self.vocabulary.image_start_tag, self.vocabulary.scale_start]
+            ids = [*self._before, *self._text(f"user\n{user}")]
+        ids += [*block, *self._after]
         if len(ids) > self.limit:
+            pictures = f", {len(block)} of them reference pictures" if block else ""
             raise Blip3oError(
-                f"The prompt is {len(ids)} tokens long, this model takes {self.limit}. Shorten it by about "
+                f"The prompt is {len(ids)} tokens long{pictures}, this model takes {self.limit}. Shorten it by about "
                 f"{len(ids) - self.limit} tokens; it starts {prompt[:60]!r}."
             )
         return ids

@@ -2,17 +2,28 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
+from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.training.batches import Batches
 from blip3o_core.training.config import TrainingConfig, config_from
+from blip3o_core.training.encoding import PictureEncoder
+from blip3o_core.training.items import find_items
 from blip3o_core.training.loop import train
 from blip3o_core.training.run_folder import load_state
 
+TOP = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOP)}
 COLOURS = ["red", "green", "blue", "yellow", "purple", "orange"]
 
 
@@ -30,15 +41,35 @@ def make_data(folder: Path, captions: bool = True) -> Path:
     return folder
 
 
+def make_edits(folder: Path, several: bool = False) -> Path:
+    """Each square of `make_data` in the next one's colour, the square itself as reference; with `several`, every other
+    edit has the next square as a second one."""
+    make_data(folder)
+    lines = []
+    for k, colour in enumerate(COLOURS):
+        after = (k + 1) % len(COLOURS)
+        with Image.open(folder / f"{k}.png") as picture:
+            ImageDraw.Draw(picture).rectangle((4 + 6 * k, 12, 44 + 6 * k, 52), fill=COLOURS[after])
+            picture.save(folder / f"after{k}.png")
+        references = [f"{k}.png", f"{after}.png"][: 2 if several and k % 2 else 1]
+        lines.append({"image": f"after{k}.png", "images": references, "instruction": f"paint the {colour} one"})
+    (folder / "items.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return folder
+
+
 def make_shard(folder: Path, shard: Path) -> Path:
-    """The pictures and captions of `make_data` as a webdataset-style .tar, captions as .txt and .json in turn."""
+    """The items of a folder as a webdataset-style .tar, their texts as .txt and .json in turn."""
     entries = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
     with tarfile.open(shard, "w") as tar:
         for k, entry in enumerate(entries):
-            text = entry["caption"].encode()
-            kind, text = ("txt", text) if k % 2 else ("json", json.dumps({"caption": entry["caption"]}).encode())
-            for name, data in ((f"{k:03d}.png", (folder / entry["image"]).read_bytes()), (f"{k:03d}.{kind}", text)):
-                member = tarfile.TarInfo(name)
+            name = "instruction" if "images" in entry else "caption"
+            text = ("txt", entry[name]) if k % 2 else ("json", json.dumps({name: entry[name]}))
+            members = {"png": (folder / entry["image"]).read_bytes(), text[0]: text[1].encode()}
+            members |= {
+                f"reference{n}.png": (folder / image).read_bytes() for n, image in enumerate(entry.get("images", []))
+            }
+            for kind, data in members.items():
+                member = tarfile.TarInfo(f"{k:03d}.{kind}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     return shard
@@ -67,6 +98,21 @@ class World:
         return read_log(self.folder / out)
 
 
+def write_config(world: World, out: str, **changes) -> Path:
+    path = world.folder / f"{out}.yaml"
+    path.write_text(yaml.safe_dump(world.settings(out, **changes)))
+    return path
+
+
+def launch(program: list[str], config: Path, *options: str) -> str:
+    """Two processes -> what they print."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+    command = [*torchrun, "--rdzv-endpoint=localhost:0", *program, "train", str(config), *options]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
 def read_log(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
@@ -88,3 +134,22 @@ def assert_same_run(one: Path, other: Path, tolerance: float = 1e-5) -> None:
     assert mine.keys() == theirs.keys()
     far = sum(int(((tensor - theirs[name]).abs() > tolerance).sum()) for name, tensor in mine.items())
     assert far <= 1e-4 * sum(tensor.numel() for tensor in mine.values()), far
+
+
+def encoder(world, cache=None, side=64, fit="crop") -> PictureEncoder:
+    return PictureEncoder(open_checkpoint(world.checkpoint), cache or world.cache, side, fit, torch.device("cpu"))
+
+
+def batches(world, cache=None, **changes) -> Batches:
+    config = world.config(**changes)
+    pictures = encoder(world, cache)
+    return Batches(config, find_items(config.data), pictures.checkpoint.prompt_encoder, pictures)
+
+
+def assert_same_passes(one, other) -> None:
+    for mine, theirs in zip(one, other, strict=True):
+        for name in ("ids", "labels", "keep", "starts", "latents", "references", "given"):
+            one, other = getattr(mine.batch, name), getattr(theirs.batch, name)
+            assert torch.equal(one, other) if one is not None else other is None, name
+        for name in ("noise", "timesteps", "dropped"):
+            assert torch.equal(getattr(mine, name), getattr(theirs, name)), name

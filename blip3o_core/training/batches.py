@@ -15,6 +15,7 @@ from .encoding import PictureEncoder
 from .items import Item, Order
 from .objective import IGNORED, Batch, Objective, collate, timesteps_of
 from .optimizer import chances
+from .packed import PackedItem
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,16 @@ class Batches:
     """The passes of one process."""
 
     def __init__(
-        self, config: TrainingConfig, items: list[Item], prompts: PromptEncoder, pictures: PictureEncoder,
+        self, config: TrainingConfig, items: list[Item | PackedItem], prompts: PromptEncoder, pictures: PictureEncoder,
         process: int = 0, processes: int = 1,
     ):  # fmt: skip
         self.config, self.items, self.prompts, self.pictures = config, items, prompts, pictures
         self.process, self.processes = process, processes
         self.order = Order(len(items), config.seed)
-        self.objective = Objective(config.all_text, config.last_positions)
+        self.objective = Objective(config.all_text, config.last_positions, config.zero_null)
         self.rows = config.batch * config.accumulation * processes
+        for pack in {item.pack for item in items if isinstance(item, PackedItem)}:
+            pack.check(pictures.checkpoint, pictures.shape)
 
     def passes(self, step: int) -> list[Pass]:
         """This process's passes of one step."""
@@ -58,12 +61,21 @@ class Batches:
 
     def _pass(self, step: int, rows: range) -> Pass:
         items = [self.items[self.order.item(step * self.rows + row)] for row in rows]
-        codes, latents = zip(*map(self.pictures.encode, items), strict=True)
-        captions = [item.caption or "" for item in items]
-        batch = collate(self.prompts, captions, torch.stack(codes), torch.stack(latents), self.objective)
-        named = torch.tensor([item.caption is not None for item in items])
-        batch = dataclasses.replace(batch, labels=batch.labels.masked_fill(~named[:, None], IGNORED))
         drawn = [chances(self.config.seed, step, row, self.pictures.shape) for row in rows]
-        timesteps = timesteps_of(torch.tensor([timestep for timestep, _, _ in drawn], dtype=torch.float64))
-        dropped = torch.tensor([dropout < self.config.condition_dropout for _, dropout, _ in drawn])
-        return Pass(batch, torch.stack([noise for _, _, noise in drawn]), timesteps, dropped)
+        captions = [_caption(item, one.caption) for item, one in zip(items, drawn, strict=True)]
+        encoded = [item.encoded(self.pictures) for item in items]
+        codes, latents, references, reference_latents = map(list, zip(*encoded, strict=True))
+        batch = collate(
+            self.prompts, [caption or "" for caption in captions], torch.stack(codes), torch.stack(latents),
+            self.objective, references=references, reference_latents=reference_latents,
+        )  # fmt: skip
+        named = torch.tensor([caption is not None for caption in captions])
+        batch = dataclasses.replace(batch, labels=batch.labels.masked_fill(~named[:, None], IGNORED))
+        timesteps = timesteps_of(torch.tensor([one.timestep for one in drawn], dtype=torch.float64))
+        dropped = torch.tensor([one.dropout < self.config.condition_dropout for one in drawn])
+        return Pass(batch, torch.stack([one.noise for one in drawn]), timesteps, dropped)
+
+
+def _caption(item: Item | PackedItem, chance: float) -> str | None:
+    """One of the item's captions, None for a reconstruction."""
+    return item.captions[int(chance * len(item.captions))] if item.captions else None

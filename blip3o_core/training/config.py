@@ -44,12 +44,14 @@ class TrainingConfig:
     accumulation: int = 1  # forward passes per optimizer step
     weight_decay: float = 0.0  # on matrices; never on norms and biases
     betas: tuple[float, ...] = (0.9, 0.95)
+    muon: float | None = None  # hidden matrices by Muon at this many times their part's rate; None: all by AdamW
     warmup: int = 0  # steps until the peak learning rate
     final_lr: float = 0.0  # where the cosine ends, as a fraction of the peak; 1: no decay
     clip: float = 1.0  # largest norm of the gradient
     condition_dropout: float = 0.1  # share of rows that see the null condition
     all_text: bool = False  # the authors' labels: prompts too
     last_positions: bool = False  # the authors' condition: the last positions of the padded row
+    zero_null: bool = False  # the authors' edits: the null condition is zeros behind the connectors
     bf16: bool = False  # autocast; weights and optimizer stay float32
     gradient_checkpointing: bool = False  # language layers and SANA blocks: a second forward pass instead of memory
     ema_decay: float | None = None  # average of the weights; when given, it is what checkpoints hold
@@ -79,6 +81,8 @@ class TrainingConfig:
             _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must be from 0 to 1")
         for name in ("checkpoint", "out", "data"):
             _check(getattr(self, name) and all(getattr(self, name)), name, getattr(self, name), "must not be empty")
+        muon = self.muon is None or 0 < self.muon < math.inf
+        _check(muon, "muon", self.muon, "must be above 0; leave it out for AdamW alone")
         _check(self.ema_decay is None or 0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be in [0, 1)")
         betas = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         _check(betas, "betas", self.betas, "must be two numbers in [0, 1)")

@@ -18,7 +18,7 @@ from .. import autoencoder
 from ..checkpoint import AUTOENCODER, TOKENIZER, Checkpoint
 from ..errors import Blip3oError
 from ..weights import open_file
-from .items import Item
+from .items import Picture
 
 
 def square(picture, fit: str):
@@ -46,7 +46,7 @@ def pixels(picture, side: int, resample: str) -> torch.Tensor:
 
 
 class PictureEncoder:
-    """Items -> codes (T,) int64 and scaled latents (C, h, w) float32, on the CPU. Encoders load on the first miss."""
+    """Pictures -> codes (T,) int64 and scaled latents (C, h, w) float32, on the CPU. Encoders load when needed."""
 
     def __init__(self, checkpoint: Checkpoint, folder: Path, side: int, fit: str, device: torch.device):
         autoencoder.check_size(side, side, checkpoint.latent_multiple)
@@ -56,17 +56,17 @@ class PictureEncoder:
         tables = [checkpoint.tables[part] for part in (TOKENIZER, AUTOENCODER)]
         settings = (side, fit, checkpoint.tower, sorted(checkpoint.autoencoder_config.items()))
         self.identity = hashlib.sha256(repr([settings, *map(_digest, tables)]).encode()).hexdigest()
-        self._keys: dict[Item, str] = {}
+        self._keys: dict[Picture, str] = {}
         self._networks = None
         cells = side // autoencoder.compression(checkpoint.autoencoder_config)
         self.shape = (checkpoint.autoencoder_config["latent_channels"], cells, cells)
 
-    def encode(self, item: Item) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(self, picture: Picture) -> tuple[torch.Tensor, torch.Tensor]:
         data = None
-        if item not in self._keys:
-            data = item.read()
-            self._keys[item] = hashlib.sha256(self.identity.encode() + data).hexdigest()
-        key = self._keys[item]
+        if picture not in self._keys:
+            data = picture.read()
+            self._keys[picture] = hashlib.sha256(self.identity.encode() + data).hexdigest()
+        key = self._keys[picture]
         path = self.folder / key[:2] / f"{key[2:]}.safetensors"
         if path.is_file():
             try:
@@ -74,7 +74,7 @@ class PictureEncoder:
                 return entry["codes"].long(), entry["latents"]
             except (SafetensorError, KeyError):
                 path.unlink(missing_ok=True)
-        codes, latents = self._encode(item, item.read() if data is None else data)
+        codes, latents = self._encode(picture.name, picture.read() if data is None else data)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         save_file({"codes": codes.int(), "latents": latents}, temporary)
@@ -82,16 +82,14 @@ class PictureEncoder:
         return codes, latents
 
     @torch.no_grad()
-    def _encode(self, item: Item, data: bytes) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode(self, name: str, data: bytes) -> tuple[torch.Tensor, torch.Tensor]:
         from PIL import Image
 
         try:
-            with Image.open(io.BytesIO(data)) as picture:
-                picture = square(picture, self.fit)
+            with Image.open(io.BytesIO(data)) as opened:
+                picture = square(opened, self.fit)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise Blip3oError(
-                f"{item.name} is no picture that can be read: {error}. Take it out of the data."
-            ) from error
+            raise Blip3oError(f"{name} is no picture that can be read: {error}. Take it out of the data.") from error
         if self._networks is None:
             tokenizer, vae = self.checkpoint.load_image_tokenizer(), self.checkpoint.load_autoencoder()
             self._networks = tokenizer.to(self.device), vae.to(self.device)

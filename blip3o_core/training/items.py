@@ -1,6 +1,8 @@
-"""Pictures with captions on disk: folders with `items.jsonl`, and webdataset-style .tar shards; read by position.
+"""Pictures with captions on disk: folders with `items.jsonl`, webdataset-style .tar shards, packed files; by position.
 
 - An item without a caption is a reconstruction: the picture is learnt from its own image tokens, which are no labels.
+- An item with references is an edit: they and an instruction give the picture.
+- Several captions or instructions of an item say the same; each time it is shown, one of them is drawn.
 - A shard's index is read once and its members are read in place, so a shard serves any order.
 """
 
@@ -12,13 +14,15 @@ from pathlib import Path
 import torch
 
 from ..errors import Blip3oError
+from .packed import Captions, Encoded, PackedItem, captions_of, open_pack
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
-class Item:
-    caption: str | None  # None: a reconstruction
+class Picture:
+    """The bytes of one picture: a file, or a part of a shard."""
+
     file: Path
     name: str  # for messages
     offset: int | None = None  # inside a shard, in bytes
@@ -35,18 +39,44 @@ class Item:
             raise Blip3oError(f"{self.name} cannot be read: {error}. Restore it or take it out of the data.") from error
 
 
-def find_items(sources: tuple[str, ...]) -> list[Item]:
+@dataclass(frozen=True)
+class Item:
+    captions: Captions  # none: a reconstruction
+    picture: Picture
+    references: tuple[Picture, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.picture.name
+
+    @property
+    def count(self) -> int:
+        """References."""
+        return len(self.references)
+
+    def encoded(self, pictures) -> Encoded:
+        """Through `pictures`, a PictureEncoder."""
+        codes, latents = zip(*map(pictures.encode, (self.picture, *self.references)), strict=True)
+        codes, latents = torch.stack(codes), torch.stack(latents)
+        return Encoded(codes[0], latents[0], codes[1:], latents[1:])
+
+
+def find_items(sources: tuple[str, ...]) -> list[Item | PackedItem]:
     """All items, in the order of the sources and of their lines or names. Raises Blip3oError when there are none."""
-    items: list[Item] = []
+    items: list[Item | PackedItem] = []
     for source in map(Path, sources):
         if source.is_file() and source.suffix == ".tar":
             found = _shard(source)
+        elif source.is_file() and source.suffix == ".safetensors":
+            found = open_pack(source).items()
         elif (source / "items.jsonl").is_file():
             found = _folder(source)
         elif source.is_dir():
             found = [item for shard in sorted(source.glob("*.tar")) for item in _shard(shard)]
         else:
-            raise Blip3oError(f"data names {source}, which is neither a folder nor a .tar shard. Check the path.")
+            raise Blip3oError(
+                f"data names {source}, which is no folder, .tar shard or packed .safetensors file. Check the path."
+            )
         if not found:
             raise Blip3oError(f"{source} holds no pictures: give a folder with items.jsonl or .tar shards, or a shard.")
         items += found
@@ -58,22 +88,39 @@ def _folder(folder: Path) -> list[Item]:
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip():
             continue
+        where = f"{path}, line {number}"
         try:
             entry = json.loads(line)
-            image, caption = entry["image"], entry.get("caption")
+            image, images = entry["image"], entry.get("images") or []
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise Blip3oError(
-                f'{path}, line {number} is {line[:80]!r}; write {{"image": path, "caption": text}}.'
-            ) from None
-        file = folder / str(image)
-        if not file.is_file():
-            raise Blip3oError(f"{path}, line {number} names {image!r}, and {file} does not exist. Paths start there.")
-        items.append(Item(_caption(caption, f"{path}, line {number}"), file, str(file)))
+            raise Blip3oError(f'{where} is {line[:80]!r}; write {{"image": path, "caption": text}}.') from None
+        pictures = []
+        for name in [image, *(images if isinstance(images, list) else [images])]:
+            file = folder / str(name)
+            if not file.is_file():
+                raise Blip3oError(f"{where} names {name!r}, and {file} does not exist. Paths start there.")
+            pictures.append(Picture(file, str(file)))
+        items.append(_item(entry, pictures, where))
     return items
 
 
+def _item(entry: dict, pictures: list[Picture], where: str) -> Item:
+    """A target and its references, with what `entry` says of them."""
+    edit = len(pictures) > 1
+    instructions, captions = (captions_of(entry.get(name), where) for name in ("instruction", "caption"))
+    if bool(instructions) != edit or (edit and captions):
+        raise Blip3oError(
+            f"{where} has {len(pictures) - 1} references and {', '.join(entry) or 'no text'}: an edit has references "
+            "and an instruction and no caption, any other picture has neither."
+        )
+    return Item(instructions or captions, pictures[0], tuple(pictures[1:]))
+
+
 def _shard(file: Path) -> list[Item]:
-    """Members that share a name up to the first dot belong together: a picture, and .txt or .json (`caption`)."""
+    """Members that share a name up to the first dot belong together.
+
+    A picture, .txt or .json (`caption`, `instruction`), and in edits .reference.png or .reference1.png, ...
+    """
     groups: dict[str, dict[str, tarfile.TarInfo]] = {}
     items = []
     try:
@@ -84,24 +131,22 @@ def _shard(file: Path) -> list[Item]:
                 if member.isfile() and stem and dot:
                     groups.setdefault(f"{folder}/{stem}", {})["." + kind.lower()] = member
             for members in groups.values():
-                picture = next((members[kind] for kind in PICTURES if kind in members), None)
-                if picture is None:
+                target = next((members[kind] for kind in PICTURES if kind in members), None)
+                if target is None:
                     continue
-                name, caption = f"{file}:{picture.name}", None
+                sources = sorted(kind for kind in members if kind.startswith(".reference") and kind.endswith(PICTURES))
+                found = [target, *(members[kind] for kind in sources)]
+                pictures = [Picture(file, f"{file}:{one.name}", one.offset_data, one.size) for one in found]
+                entry = {}
                 if ".txt" in members:
-                    caption = shard.extractfile(members[".txt"]).read().decode("utf-8")
+                    text = shard.extractfile(members[".txt"]).read().decode("utf-8")
+                    entry = {"instruction" if sources else "caption": text}
                 elif ".json" in members:
-                    caption = json.loads(shard.extractfile(members[".json"]).read()).get("caption")
-                items.append(Item(_caption(caption, name), file, name, picture.offset_data, picture.size))
-    except (tarfile.TarError, OSError, ValueError, AttributeError) as error:
+                    entry = dict(json.loads(shard.extractfile(members[".json"]).read()))
+                items.append(_item(entry, pictures, pictures[0].name))
+    except (tarfile.TarError, OSError, ValueError, TypeError) as error:
         raise Blip3oError(f"{file} cannot be read as an uncompressed .tar shard: {error}. Make it again.") from error
     return items
-
-
-def _caption(caption, where: str) -> str | None:
-    if caption is not None and not isinstance(caption, str):
-        raise Blip3oError(f"{where}: the caption is {caption!r}; it must be text, or absent for a reconstruction.")
-    return caption.strip() or None if caption else None
 
 
 class Order:

@@ -17,10 +17,10 @@ from ..checkpoint import open_checkpoint
 from ..errors import Blip3oError
 from .batches import Batches
 from .config import TrainingConfig
+from .edits import check_edits
 from .encoding import PictureEncoder
 from .items import find_items
-from .objective import Objective
-from .optimizer import Average, lr_scale, make_optimizer
+from .optimizer import Average, lr_scale, make_optimizers
 from .parts import JointModel, add_lora, choose_parts
 from .run_folder import RunFolder, load_state
 from .samples import save_samples
@@ -28,6 +28,7 @@ from .save import save_adapter, save_checkpoint, trained_tensors
 from .sharding import divided_like, load_optimizer_state, optimizer_state, whole
 
 Report = Callable[[dict], None]
+_OPTIMIZERS = ("optimizer", "muon")  # their names in state.pt
 
 
 def train(config: TrainingConfig, resume: bool = False, report: Report | None = None) -> Path:
@@ -50,10 +51,13 @@ class Trainer:
             raise Blip3oError("sample_every needs the whole model on one device; FSDP divides it. Leave it out.")
         if self.sharded and not getattr(accelerator, "is_fsdp2", False):
             raise Blip3oError("This is FSDP version 1; set fsdp_version: 2 in accelerate's configuration.")
+        if self.sharded and config.muon is not None:
+            raise Blip3oError("muon needs whole matrices; FSDP divides them. Leave muon out, or use DDP.")
         self.checkpoint = checkpoint = open_checkpoint(config.checkpoint, config.diffusion_folder)
         side = config.image_size or checkpoint.trained_side
         self.pictures = PictureEncoder(checkpoint, config.cache_folder, side, config.fit, accelerator.device)
         items = find_items(config.data)
+        check_edits(checkpoint, items, config.train, self.sharded)
         prompts, processes = checkpoint.prompt_encoder, accelerator.num_processes
         for prompt in config.sample_prompts:
             prompts.encode(prompt)
@@ -61,13 +65,13 @@ class Trainer:
         language = checkpoint.load_language(torch.float32)
         if config.lora is not None:
             add_lora(language, config.lora.rank, config.lora.alpha, config.lora.targets, config.seed)
-        objective = Objective(config.all_text, config.last_positions)
-        transformer = checkpoint.load_transformer(torch.float32)
-        self.network = JointModel(language, transformer, objective, config.bf16, config.gradient_checkpointing).eval()
+        self.network = JointModel(
+            language, checkpoint.load_transformer(torch.float32), self.batches.objective, config.bf16,
+            config.gradient_checkpointing, checkpoint.reference_paths,
+        ).eval()  # fmt: skip
         parts = choose_parts(self.network, config.train, config.lora is not None)
         self.parameters = {name: p for named in parts.values() for name, p in named.items()}
-        self.optimizer = make_optimizer(parts, config)
-        self.model, self.optimizer = accelerator.prepare(self.network, self.optimizer)
+        self.model, *self.optimizers = accelerator.prepare(self.network, *make_optimizers(parts, config))
         if self.sharded:
             # FSDP puts shards in the parameters' places.
             self.network = accelerator.unwrap_model(self.model)
@@ -127,10 +131,11 @@ class Trainer:
                 "from it with a lower learning rate or clip, or without bf16, or look at the step's pictures."
             )
         scale = lr_scale(self.step, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * scale
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * scale
+            optimizer.step()
+            optimizer.zero_grad()
         if self.average is not None:
             self.average.update()
         self.step += 1
@@ -185,7 +190,7 @@ class Trainer:
         return {
             "step": self.step,
             "parameters": self._whole(self.parameters),
-            "optimizer": optimizer_state(self.optimizer),
+            **{name: optimizer_state(one) for name, one in zip(_OPTIMIZERS, self.optimizers, strict=False)},
             "average": self._whole(self.average.shadow) if self.average is not None else None,
         }
 
@@ -197,7 +202,8 @@ class Trainer:
             if self.average is not None:
                 for name, shadow in self.average.shadow.items():
                     shadow.copy_(divided_like(state["average"][name], shadow))
-        load_optimizer_state(self.optimizer, state["optimizer"])
+        for name, optimizer in zip(_OPTIMIZERS, self.optimizers, strict=False):
+            load_optimizer_state(optimizer, state[name])
         return state["step"]
 
 

@@ -4,17 +4,21 @@
   code means to, but compares the wrong axis and takes the last positions of the padded row: three to the right, padding
   included (reference.md 10). `last_positions` repeats that.
 - Image tokens are the labels. The authors train on all text as well; `all_text` repeats that.
-- Condition dropout zeroes the states in front of the connector, which is the null condition of inference.
+- Condition dropout zeroes the states in front of the connector, which is the null condition of inference; references'
+  tokens become zeros behind theirs, as in inference. The authors' edits zero both behind; `zero_null` repeats that.
+- A row without references trains as text to image: its neighbours' references are masked out, and beside no noise.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from ..decoding import causal_mask
 from ..errors import Blip3oError
 from ..language import LanguageModel
+from ..references import ReferencePaths, beside, extended, reference_tokens
 from ..vocabulary import PromptEncoder
 
 IGNORED = -100
@@ -26,9 +30,11 @@ class Objective:
 
     all_text: bool = False
     last_positions: bool = False
+    zero_null: bool = False
 
 
 AUTHORS = Objective(all_text=True, last_positions=True)
+AUTHORS_EDIT = Objective(all_text=True, last_positions=True, zero_null=True)
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class Batch:
     starts: torch.Tensor  # (B,) index of the scale token
     latents: torch.Tensor  # (B, C, h, w), scaled
     num_tokens: int  # T, image tokens of one picture
+    references: torch.Tensor | None = None  # (B, R, C, h, w) scaled latents; None when no row has any
+    given: torch.Tensor | None = None  # (B, R) bool, which of them are there
 
 
 @dataclass(frozen=True)
@@ -57,22 +65,43 @@ def collate(
     latents: torch.Tensor,
     objective: Objective = Objective(),  # noqa: B008 - frozen
     parse_special: bool = False,
+    references: list[torch.Tensor] | None = None,
+    reference_latents: list[torch.Tensor] | None = None,
 ) -> Batch:
-    """Prompts, their pictures' codes (B, T) and scaled latents (B, C, h, w) -> one batch."""
+    """Prompts, their pictures' codes (B, T) and scaled latents (B, C, h, w) -> one batch.
+
+    Rows with references, codes (R, T) and latents (R, C, h, w), are edits; R may be 0.
+    """
     if len(prompts) != len(codes) or len(prompts) != len(latents):
         raise Blip3oError(f"{len(prompts)} prompts, {len(codes)} codes, {len(latents)} latents: give as many of each.")
-    before = [encoder.encode(prompt, parse_special) for prompt in prompts]
-    pictures = (codes + encoder.vocabulary.image_start).tolist()
-    rows = [prompt + picture + encoder.closing for prompt, picture in zip(before, pictures, strict=True)]
-    longest, pad = max(map(len, rows)), encoder.vocabulary.pad
-    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
-    keep = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in rows])
+    references = references or [codes[:0]] * len(prompts)
+    before = [
+        encoder.encode_edit(prompt, theirs, parse_special) if len(theirs) else encoder.encode(prompt, parse_special)
+        for prompt, theirs in zip(prompts, references, strict=True)
+    ]
+    closing = torch.tensor(encoder.closing)
+    pictures = codes + encoder.vocabulary.image_start
+    rows = [torch.cat([torch.tensor(ids), image, closing]) for ids, image in zip(before, pictures, strict=True)]
+    ids = pad_sequence(rows, batch_first=True, padding_value=encoder.vocabulary.pad)
+    place = torch.arange(ids.shape[1])[None]
+    keep = place < torch.tensor([[len(row)] for row in rows])
     starts = torch.tensor([len(prompt) - 1 for prompt in before])
-    learnt = keep
-    if not objective.all_text:
-        place = torch.arange(longest)[None]
+    if objective.all_text:
+        learnt = keep.clone()
+        for row, (prompt, theirs) in enumerate(zip(before, references, strict=True)):
+            learnt[row, encoder.reference_span(prompt, theirs.numel())] = False
+    else:
         learnt = (place > starts[:, None]) & (place <= starts[:, None] + codes.shape[1])
-    return Batch(ids, ids.masked_fill(~learnt, IGNORED), keep, starts, latents, codes.shape[1])
+    labels = ids.masked_fill(~learnt, IGNORED)
+    batch = Batch(ids, labels, keep, starts, latents, codes.shape[1])
+    if not any(len(theirs) for theirs in references):
+        return batch
+    counts = torch.tensor([[len(theirs)] for theirs in references])
+    return replace(
+        batch,
+        references=pad_sequence(reference_latents, batch_first=True),
+        given=torch.arange(int(counts.max()))[None] < counts,
+    )
 
 
 def timesteps_of(uniforms: torch.Tensor, total: int = 1000) -> torch.Tensor:
@@ -109,6 +138,7 @@ def joint_loss(
     dropped: torch.Tensor,
     objective: Objective = Objective(),  # noqa: B008 - frozen
     read=None,
+    paths: ReferencePaths = ReferencePaths(),  # noqa: B008 - frozen
 ) -> Losses:
     """`noise` like the latents, `timesteps` (B,) in 1..1000, `dropped` (B,) bool: rows that see the null condition.
 
@@ -125,13 +155,37 @@ def joint_loss(
     else:
         place = batch.starts[:, None] + torch.arange(width, device=batch.starts.device)
         states = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
-    context = language.connector(states.masked_fill(dropped.view(-1, 1, 1), 0))
+    drop, connector = dropped.view(-1, 1, 1), language.reference_connector
+    context, mask = language.connector(states if objective.zero_null else states.masked_fill(drop, 0)), None
+    if batch.references is None:
+        if connector is not None:
+            # Its gradient is zero, not absent: processes whose rows differ in kind wait for each other's.
+            tokens = tokens + 0 * reference_tokens(connector, batch.latents[:1, None]).sum()
+    elif paths.cross:
+        theirs = reference_tokens(connector, batch.references).masked_fill(drop, 0)
+        context, mask = extended(context, theirs, batch.given)
+    if objective.zero_null:
+        context = context.masked_fill(drop, 0)
     x, velocity = noised(batch.latents, noise, timesteps)
-    predicted = transformer(
-        x.to(transformer.dtype),
-        encoder_hidden_states=context.to(transformer.dtype),
-        timestep=timesteps,
-        return_dict=False,
-    )[0]
+    inputs = {"timestep": timesteps, "encoder_hidden_states": context.to(transformer.dtype),
+              "encoder_attention_mask": mask}  # fmt: skip
+    predicted = _predict(transformer, x.to(transformer.dtype), inputs, batch if paths.noise else None)
     diffusion = (predicted.float() - velocity.float()).pow(2).flatten(1).mean(1).mean()
     return Losses(tokens + diffusion, tokens, diffusion)
+
+
+def _predict(transformer, x: torch.Tensor, inputs: dict, edits: Batch | None) -> torch.Tensor:
+    """The velocity of every row of `x`; rows of `edits` with a reference have it beside them, in their own pass."""
+    if edits is None or edits.references is None:
+        return transformer(x, return_dict=False, **inputs)[0]
+    given, reference = edits.given[:, 0], edits.references[:, 0]
+    if bool(given.all()):
+        return beside(transformer, x, reference, **inputs)
+
+    def rows(which: torch.Tensor) -> dict:
+        return {name: value if value is None else value[which] for name, value in inputs.items()}
+
+    with_reference = beside(transformer, x[given], reference[given], **rows(given))
+    without = transformer(x[~given], return_dict=False, **rows(~given))[0]
+    back = torch.cat([given.nonzero(), (~given).nonzero()]).flatten().argsort()
+    return torch.cat([with_reference, without])[back]

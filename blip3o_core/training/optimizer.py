@@ -1,24 +1,71 @@
-"""AdamW groups, the learning rate of a step, the running average of the weights, and each sample's own randomness."""
+"""AdamW and Muon groups, the learning rate of a step, the average of the weights, and each sample's own randomness."""
 
 import hashlib
 import math
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 
+from ..errors import Blip3oError
+from ..layout import SANA
 from .config import TrainingConfig
+from .parts import published_name
+
+# Beginning -> endings of the hidden matrices' published names.
+_HIDDEN = {
+    "model.layers.": ("_proj.weight",),
+    SANA + "transformer_blocks.": ("attn1.to_q.weight", "attn1.to_k.weight", "to_v.weight", "to_out.0.weight"),
+}
 
 
-def make_optimizer(parts: dict[str, dict[str, torch.nn.Parameter]], config: TrainingConfig) -> torch.optim.AdamW:
-    """One group per part and kind: matrices decay, norms and biases do not. `peak` is the part's learning rate."""
-    groups = []
+def make_optimizers(
+    parts: dict[str, dict[str, torch.nn.Parameter]], config: TrainingConfig
+) -> list[torch.optim.Optimizer]:
+    """AdamW, and behind it Muon for hidden matrices when `config.muon` is given.
+
+    One group per part and kind: matrices decay, norms and biases do not. `peak` is the group's highest learning rate.
+    """
+    adamw, muon = [], []
     for part, parameters in parts.items():
+        rate, by_muon = config.train[part], [n for n in parameters if config.muon is not None and is_hidden(n)]
+        if by_muon:
+            muon.append(_group([parameters[name] for name in by_muon], rate * config.muon, config.weight_decay))
+        others = [parameter for name, parameter in parameters.items() if name not in by_muon]
         for decays in (True, False):
-            mine = [p for p in parameters.values() if (p.ndim >= 2) == decays]
-            decay = config.weight_decay if decays else 0.0
+            mine = [p for p in others if (p.ndim >= 2) == decays]
             if mine:
-                groups.append({"params": mine, "lr": 0.0, "peak": config.train[part], "weight_decay": decay})
-    return torch.optim.AdamW(groups, betas=config.betas)
+                adamw.append(_group(mine, rate, config.weight_decay if decays else 0.0))
+    optimizers = [torch.optim.AdamW(adamw, betas=config.betas)]
+    if config.muon is not None:
+        optimizers.append(_muon(muon, config))
+    return optimizers
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a JointModel's parameter is a matrix between hidden states, which is what Muon is for.
+
+    Not embeddings, heads, modulation tables, convolutions, connectors and adapters. SANA's cross-attention queries and
+    keys are not either: small models are started with these two aligned, which orthogonal steps undo.
+    """
+    published = published_name(name)
+    return any(published.startswith(part) and published.endswith(_HIDDEN[part]) for part in _HIDDEN)
+
+
+def _group(parameters: list, peak: float, decay: float) -> dict:
+    return {"params": parameters, "lr": 0.0, "peak": peak, "weight_decay": decay}
+
+
+def _muon(groups: list[dict], config: TrainingConfig) -> torch.optim.Optimizer:
+    if not groups:
+        raise Blip3oError(
+            f"muon is {config.muon}, but no hidden matrix is trained: {', '.join(config.train)} have none"
+            f"{' besides adapters' if config.lora else ''}. Leave it out, or train language or sana."
+        )
+    if not hasattr(torch.optim, "Muon"):
+        raise Blip3oError(f"muon needs torch 2.9 or newer; this is torch {torch.__version__}. Leave it out.")
+    # An orthogonal step with the size (RMS) of AdamW's, so that rates compare.
+    return torch.optim.Muon(groups, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw")
 
 
 def lr_scale(step: int, config: TrainingConfig) -> float:
@@ -58,12 +105,22 @@ def _copy(source: dict, target: dict) -> None:
         tensor.copy_(source[name])
 
 
-def chances(seed: int, step: int, row: int, shape: tuple[int, ...]) -> tuple[float, float, torch.Tensor]:
-    """Two numbers in [0, 1) (timestep, dropout) and noise (C, h, w) for row `row` of all rows of a step.
+class Chances(NamedTuple):
+    """What is drawn for one row; numbers are in [0, 1)."""
+
+    timestep: float
+    dropout: float
+    caption: float  # which of several
+    noise: torch.Tensor  # (C, h, w)
+
+
+def chances(seed: int, step: int, row: int, shape: tuple[int, ...]) -> Chances:
+    """For row `row` of all rows of a step, with noise (C, h, w).
 
     The key knows nothing of processes or passes: however a batch is divided, a row sees the same noise.
     """
     digest = hashlib.sha256(f"{seed}/{step}/{row}".encode()).digest()
     generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "big"))
     timestep, dropout = torch.rand(2, generator=generator).tolist()
-    return timestep, dropout, torch.randn(shape, generator=generator)
+    noise = torch.randn(shape, generator=generator)
+    return Chances(timestep, dropout, float(torch.rand(1, generator=generator)), noise)

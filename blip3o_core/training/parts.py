@@ -1,7 +1,7 @@
 """What can be trained, each part named once, and the network that the trainer runs.
 
-- A part is a set of tensors of the published checkpoint. `sana` is all of SANA; when `caption_projection` is named
-  too, those tensors take that part's learning rate.
+- A part is a set of tensors of the published checkpoint. `sana` is all of SANA; when `caption_projection` or
+  `sana_ends` is named too, those tensors take that part's learning rate.
 - Language layers are run through their own forward, so that FSDP and gradient checkpointing, which hook into it, work.
 """
 
@@ -12,14 +12,17 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 from ..language import LanguageModel
-from ..layout import CONNECTOR, SANA
+from ..layout import CONNECTOR, REFERENCE_CONNECTOR, SANA
+from ..references import ReferencePaths
 from ..seeds import seeded
 from .objective import Batch, Objective, joint_loss
 
 # Part -> beginnings of its tensors' published names; the first part that fits a name has it.
 PARTS = {
     "connector": (CONNECTOR,),
+    "reference_cross": (REFERENCE_CONNECTOR,),
     "caption_projection": (SANA + "caption_projection.", SANA + "caption_norm."),
+    "sana_ends": (SANA + "patch_embed.", SANA + "proj_out."),
     "sana": (SANA,),
     "language": ("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head."),
 }
@@ -29,9 +32,12 @@ _LORA = ".lora_"
 class JointModel(nn.Module):
     """Language model, connector and diffusion transformer; forward is the joint loss, so that DDP sees one call."""
 
-    def __init__(self, language: LanguageModel, transformer, objective: Objective, bf16=False, checkpointing=False):
+    def __init__(
+        self, language: LanguageModel, transformer, objective: Objective, bf16=False, checkpointing=False,
+        paths: ReferencePaths = ReferencePaths(),  # noqa: B008 - frozen
+    ):  # fmt: skip
         super().__init__()
-        self.language, self.transformer, self.objective = language, transformer, objective
+        self.language, self.transformer, self.objective, self.paths = language, transformer, objective, paths
         self.bf16, self.checkpointing = bf16, checkpointing
         if checkpointing:
             transformer.enable_gradient_checkpointing()
@@ -41,7 +47,7 @@ class JointModel(nn.Module):
         autocast = torch.autocast(noise.device.type, torch.bfloat16) if self.bf16 else nullcontext()
         with autocast:
             losses = joint_loss(
-                self.language, self.transformer, batch, noise, timesteps, dropped, self.objective, self.read
+                self.language, self.transformer, batch, noise, timesteps, dropped, self.objective, self.read, self.paths
             )
         return losses.tokens, losses.diffusion
 

@@ -45,7 +45,9 @@ class RunFolder:
             return None
         saved = read_json(self.last / "training" / "state.json")["curve"]
         curve = json.loads(json.dumps(curve))
-        changed = [name for name in sorted({*saved, *curve}) if saved.get(name) != curve.get(name)]
+        # A setting that is younger than the checkpoint was off.
+        names = sorted(name for name in {*saved, *curve} if name in saved or curve[name])
+        changed = [name for name in names if saved.get(name) != curve.get(name)]
         if changed:
             name = changed[0]
             raise Blip3oError(

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from ..checkpoint import AUTOENCODER, TRANSFORMER, Checkpoint
 from ..errors import Blip3oError
 from ..layout import SANA, VAE
-from ..weights import Table, open_file
+from ..weights import Table, TensorEntry, open_file
 from .config import Lora
 from .parts import published_name
 
@@ -46,9 +46,11 @@ def trained_tensors(state: dict[str, torch.Tensor], lora: Lora | None) -> dict[s
     return tensors
 
 
-def save_checkpoint(folder: Path, source: Checkpoint, trained: dict[str, torch.Tensor], shard_bytes: int) -> None:
-    """Write a complete checkpoint into the empty `folder`."""
-    table = _complete_table(source)
+def save_checkpoint(
+    folder: Path, source: Checkpoint, trained: dict[str, torch.Tensor], shard_bytes: int, added: dict | None = None
+) -> None:
+    """Write a complete checkpoint into the empty `folder`. `added`: tensors that the source does not have."""
+    table, added = _complete_table(source), added or {}
     # Tied models may carry a copy of the embedding as their head; it must not stay behind.
     if source.tied and "lm_head.weight" in table and "model.embed_tokens.weight" in trained:
         trained = {**trained, "lm_head.weight": trained["model.embed_tokens.weight"]}
@@ -56,11 +58,12 @@ def save_checkpoint(folder: Path, source: Checkpoint, trained: dict[str, torch.T
     if unknown:
         raise Blip3oError(f"{source.folder} has no tensor {unknown[0]}, which was trained; it was changed meanwhile.")
     _carry_files(folder, source)
+    table |= {name: TensorEntry(folder, name, tuple(new.shape), "", new.nbytes) for name, new in added.items()}
     shards = _split(table, shard_bytes)
     weight_map = {}
     for number, names in enumerate(shards, 1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(_read(table, names, trained), folder / file, metadata={"format": "pt"})
+        save_file(_read(table, names, trained, added), folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(names, file)
     if len(shards) > 1:
         total = sum(entry.nbytes for entry in table.values())
@@ -105,9 +108,11 @@ def _split(table: Table, limit: int) -> list[list[str]]:
     return shards
 
 
-def _read(table: Table, names: list[str], trained: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    handles, tensors = {}, {}
+def _read(table: Table, names: list[str], trained: dict, added: dict) -> dict[str, torch.Tensor]:
+    handles, tensors = {}, {name: added[name].detach().cpu().contiguous() for name in names if name in added}
     for name in names:
+        if name in added:
+            continue
         entry = table[name]
         if entry.file not in handles:
             handles[entry.file] = open_file(entry.file)

@@ -51,9 +51,9 @@ def test_a_loss_that_is_no_number_stops_the_run(world, tmp_path):
     good = {"cache": str(tmp_path / "good"), "save_every": 1, "keep": 9, "steps": 5, "batch": 1}
     world.train("good", **good)
     trainer = Trainer(world.config("other", **good))
-    item = trainer.batches.items[Order(6, 0).item(3)]
-    trainer.pictures.encode(item)
-    key = trainer.pictures._keys[item]
+    picture = trainer.batches.items[Order(6, 0).item(3)].picture
+    trainer.pictures.encode(picture)
+    key = trainer.pictures._keys[picture]
     entry = tmp_path / "good" / key[:2] / f"{key[2:]}.safetensors"
     kept = load_file(entry)
     save_file({**kept, "latents": kept["latents"] * float("nan")}, entry)
@@ -143,7 +143,7 @@ def test_small_norms_and_biases_do_not_decay(world):
     trainer._advance()
     names = {id(p): name for name, p in trainer.parameters.items()}
     seen = {}
-    for group in trainer.optimizer.param_groups:
+    for group in trainer.optimizers[0].param_groups:
         for parameter in group["params"]:
             seen[names[id(parameter)]] = group["lr"], group["weight_decay"]
             assert group["weight_decay"] == (0.1 if parameter.ndim >= 2 else 0)
@@ -151,7 +151,8 @@ def test_small_norms_and_biases_do_not_decay(world):
     assert seen["language.model.diffusion_connector.0.weight"] == (2e-3, 0.1)
     assert seen["transformer.caption_projection.linear_1.weight"] == (3e-3, 0.1)
     assert seen["transformer.proj_out.bias"] == (4e-3, 0)
-    assert len(seen) == len(trainer.parameters) == sum(len(g["params"]) for g in trainer.optimizer.param_groups)
+    groups = trainer.optimizers[0].param_groups
+    assert len(seen) == len(trainer.parameters) == sum(len(group["params"]) for group in groups)
 
 
 def test_samples_are_drawn_and_change_nothing(world, tmp_path):

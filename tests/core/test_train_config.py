@@ -31,6 +31,7 @@ REFUSED = {
     "dropout above 1": ({"condition_dropout": 1.1}, "condition_dropout"),
     "clip of zero": ({"clip": 0}, "clip"),
     "average that never moves": ({"ema_decay": 1}, "ema_decay"),
+    "muon without a rate": ({"muon": 0}, "muon"),
     "one beta": ({"betas": [0.9]}, "betas"),
     "warm-up longer than the run": ({"warmup": 11}, "warmup"),
     "seed below zero": ({"seed": -1}, "seed"),

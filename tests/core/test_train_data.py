@@ -9,33 +9,13 @@ import torch
 from PIL import Image
 
 from blip3o_core import autoencoder
-from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.errors import Blip3oError
-from blip3o_core.training.batches import Batches
 from blip3o_core.training.encoding import PictureEncoder, square
 from blip3o_core.training.items import Order, find_items
 from blip3o_core.training.objective import IGNORED
-from tests.training_world import make_data, make_shard
+from tests.training_world import assert_same_passes, batches, encoder, make_data, make_shard
 
 pytestmark = pytest.mark.core
-
-
-def encoder(world, cache=None, side=64, fit="crop") -> PictureEncoder:
-    return PictureEncoder(open_checkpoint(world.checkpoint), cache or world.cache, side, fit, torch.device("cpu"))
-
-
-def batches(world, cache=None, **changes) -> Batches:
-    config = world.config(**changes)
-    pictures = encoder(world, cache)
-    return Batches(config, find_items(config.data), pictures.checkpoint.prompt_encoder, pictures)
-
-
-def assert_same_passes(one, other) -> None:
-    for mine, theirs in zip(one, other, strict=True):
-        for name in ("ids", "labels", "keep", "starts", "latents"):
-            assert torch.equal(getattr(mine.batch, name), getattr(theirs.batch, name)), name
-        for name in ("noise", "timesteps", "dropped"):
-            assert torch.equal(getattr(mine, name), getattr(theirs, name)), name
 
 
 def test_cached_pictures_give_the_same_batches(world, tmp_path, monkeypatch):
@@ -53,7 +33,7 @@ def test_what_is_cached_is_known_by_its_content(world, tmp_path):
     cache, data = tmp_path / "cache", shutil.copytree(world.data, tmp_path / "data")
 
     def count(pictures) -> int:
-        pictures.encode(find_items((str(data),))[0])
+        pictures.encode(find_items((str(data),))[0].picture)
         return len(list(cache.rglob("*.safetensors")))
 
     assert [count(encoder(world, cache)) for _ in range(2)] == [1, 1]
@@ -72,7 +52,7 @@ def test_what_is_cached_is_known_by_its_content(world, tmp_path):
 
 def test_a_damaged_entry_is_made_again(world, tmp_path):
     """Catches a run that stops, or trains on rubbish, because a disk was full when a picture was cached."""
-    item, cache = find_items((str(world.data),))[0], tmp_path / "cache"
+    item, cache = find_items((str(world.data),))[0].picture, tmp_path / "cache"
     codes, latents = encoder(world, cache).encode(item)
     [entry] = cache.rglob("*.safetensors")
     for content in (entry.read_bytes()[:50], b"", entry.read_bytes()[:-4]):
@@ -83,7 +63,7 @@ def test_a_damaged_entry_is_made_again(world, tmp_path):
 
 def test_codes_and_latents_are_those_of_the_two_encoders(world, checkpoint, tmp_path):
     """Catches swapped axes, a wrong value range, and latents that lack the scale the diffusion works on."""
-    codes, latents = encoder(world, tmp_path / "cache").encode(find_items((str(world.data),))[2])
+    codes, latents = encoder(world, tmp_path / "cache").encode(find_items((str(world.data),))[2].picture)
     with Image.open(world.data / "2.png") as picture:
         middle = picture.crop((8, 0, 72, 64))
         seen = torch.tensor(np.array(middle.resize((76, 76), Image.Resampling.BICUBIC)))
@@ -105,15 +85,19 @@ def test_pictures_are_upright_and_on_white():
     assert square(Image.new("L", (4, 4), 7), "crop").getpixel((0, 0)) == (7, 7, 7)
 
 
+def contents(items) -> list:
+    return [(item.captions, item.picture.read()) for item in items]
+
+
 def test_a_shard_holds_the_same_items_as_a_folder(world, tmp_path):
     """Catches members read at the wrong place, captions of another picture, and a folder of shards that is not seen."""
     make_shard(world.data, tmp_path / "squares-000.tar")
     folder = find_items((str(world.data),))
     for source in (tmp_path / "squares-000.tar", tmp_path):
         items = find_items((str(source),))
-        assert [(item.caption, item.read()) for item in items] == [(item.caption, item.read()) for item in folder]
+        assert contents(items) == contents(folder)
     both = find_items((str(world.data), str(tmp_path)))
-    assert [item.caption for item in both] == 2 * [item.caption for item in folder]
+    assert [item.captions for item in both] == 2 * [item.captions for item in folder]
 
 
 def test_every_epoch_shows_everything_once_in_a_new_order():
@@ -137,7 +121,7 @@ def test_pictures_without_captions_are_reconstructed(world, tmp_path):
     [one] = mixed.passes(0)
     items = [mixed.items[mixed.order.item(position)] for position in range(12)]
     for item, labels in zip(items, one.batch.labels, strict=True):
-        assert (labels != IGNORED).any() == (item.caption is not None)
+        assert (labels != IGNORED).any() == bool(item.captions)
 
 
 BROKEN = {
@@ -167,6 +151,6 @@ def test_broken_files_are_refused(world, tmp_path):
     (tmp_path / "items.jsonl").write_text(json.dumps({"image": "0.png", "caption": "a"}))
     [item] = find_items((str(tmp_path),))
     with pytest.raises(Blip3oError, match="0.png"):
-        encoder(world).encode(item)
+        encoder(world).encode(item.picture)
     with pytest.raises(Blip3oError, match="65x65"):
         encoder(world, side=65)

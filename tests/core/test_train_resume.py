@@ -1,5 +1,6 @@
 """Runs that are killed, continued and divided between processes, in processes of their own."""
 
+import json
 import os
 import random
 import re
@@ -12,22 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from blip3o_core.errors import Blip3oError
 from blip3o_core.training.run_folder import load_state
-from tests.training_world import World, assert_same_run, read_log
+from tests.training_world import ENVIRONMENT, TOP, assert_same_run, launch, read_log, write_config
 
 pytestmark = pytest.mark.core
-TOP = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOP)}
-
-
-def write_config(world: World, out: str, **changes) -> Path:
-    path = world.folder / f"{out}.yaml"
-    path.write_text(yaml.safe_dump(world.settings(out, **changes)))
-    return path
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -61,21 +53,22 @@ def test_killed_and_resumed_is_uninterrupted(world, tmp_path):
     assert_same_weights(resumed, straight)
 
 
-def launch(program: list[str], config: Path, *options: str) -> str:
-    """Two processes -> what they print."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
-    command = [*torchrun, "--rdzv-endpoint=localhost:0", *program, "train", str(config), *options]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 def test_two_processes_are_one_with_twice_the_batch(world, tmp_path):
     """Catches processes that see the same rows or noise, and gradients summed over them or weighed unequally."""
     settings = {"steps": 4, "clip": 1e9, "all_text": True}
     launch(["-m", "blip3o_core"], write_config(world, "two", batch=3, **settings))
     one = world.train("one", batch=6, **settings)
     assert_same_run(one, tmp_path / "two" / one.name)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_two_processes_take_the_same_orthogonal_steps(world):
+    """Catches Muon on one process's own gradients. It computes in bf16, so rounding shows in the fourth digit."""
+    settings = {"steps": 4, "clip": 1e9, "muon": 1.0}
+    launch(["-m", "blip3o_core"], write_config(world, "two", batch=3, **settings))
+    world.train("one", batch=6, **settings)
+    for mine, theirs in zip(world.log("one"), world.log("two"), strict=True):
+        assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-3)
 
 
 def test_a_divided_model_is_the_whole_one(world, tmp_path):
@@ -149,6 +142,18 @@ def test_a_run_is_not_continued_by_mistake(world, tmp_path):
     after = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))}
     changed = {path.name for path in before if before[path] != after.get(path)}
     assert changed == {"state.pt"}
+
+
+def test_a_run_outlives_new_settings(world, tmp_path):
+    """Catches a long run that cannot go on because the trainer has learnt a setting since, or bends when it is used."""
+    world.train(steps=1)
+    path = tmp_path / "run" / "step-00000001" / "training" / "state.json"
+    state = json.loads(path.read_text())
+    del state["curve"]["zero_null"], state["curve"]["muon"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(Blip3oError, match="zero_null None, the configuration says True"):
+        world.train(resume=True, steps=2, zero_null=True)
+    assert world.train(resume=True, steps=2).name == "step-00000002"
 
 
 def test_mistakes_leave_no_run_behind(world, tmp_path):

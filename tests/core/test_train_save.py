@@ -18,7 +18,8 @@ pytestmark = pytest.mark.core
 LANGUAGE = ("model.embed_tokens.", "model.layers.", "model.norm.")
 CAPTION = (SANA + "caption_projection.", SANA + "caption_norm.")
 # What a part must change, and all it may.
-PARTS = {"language": LANGUAGE, "connector": (CONNECTOR,), "caption_projection": CAPTION, "sana": (SANA,)}
+PARTS = {"language": LANGUAGE, "connector": (CONNECTOR,), "caption_projection": CAPTION,
+         "sana_ends": (SANA + "patch_embed.", SANA + "proj_out."), "sana": (SANA,)}  # fmt: skip
 
 
 def bits(folder) -> dict[str, torch.Tensor]:

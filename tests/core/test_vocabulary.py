@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from blip3o_core.errors import Blip3oError
 from blip3o_core.vocabulary import PromptEncoder, Vocabulary
@@ -209,3 +210,34 @@ def _encoder(folder: Path) -> PromptEncoder:
     from blip3o_core.checkpoint import open_checkpoint
 
     return open_checkpoint(folder).prompt_encoder
+
+
+EDIT = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nPlease edit {these} according to "
+    "the following instruction: {}.\n<|vision_start|>{tokens}<|vision_end|><|im_end|>\n<|im_start|>assistant\n"
+    "<im_start><S0>"
+)
+
+
+@pytest.mark.parametrize(
+    "count, plural, these", [(1, True, "this image"), (2, True, "these images"), (2, False, "this image")]
+)
+def test_an_edit_is_tokenised_as_the_whole_string(count, plural, these, merging, full):
+    """Catches references in another order or place, their number in the wrong words, and a cut in the instruction."""
+    codes = torch.tensor([[5, 0, 95, 7], [1, 2, 3, 4]])[:count]
+    tokens = "".join(f"<I{code}>" for code in codes.flatten().tolist())
+    for prompt in PROMPTS:
+        string = EDIT.replace("{these}", these).replace("{tokens}", tokens).replace("{}", prompt)
+        for parse in (False, True):
+            ids = merging.encode_edit(prompt, codes, parse, plural)
+            assert ids == full(string)
+            assert merging._full.decode(ids[merging.reference_span(ids, codes.numel())]) == tokens
+
+
+def test_an_edit_that_is_too_long_is_refused(limited):
+    """Catches references that push the start of the picture out of the prompt: the message says what they take."""
+    codes = torch.zeros(2, 25, dtype=torch.long)
+    needed = len(limited(10_000).encode_edit("x", codes))
+    assert len(limited(needed).encode_edit("x", codes)) == needed
+    with pytest.raises(Blip3oError, match=f"{needed} tokens long, 52 of them reference pictures"):
+        limited(needed - 1).encode_edit("x", codes)

@@ -16,7 +16,7 @@ from blip3o_core.diffusion import sigmas
 from . import t2i, train
 from .report import Report
 
-KINDS = {"t2i": t2i.run, "train_t2i": train.run_t2i}
+KINDS = {"t2i": t2i.run, "train_t2i": train.run, "train_edit": train.run}
 
 
 def schedules(path: Path) -> Report:

@@ -51,7 +51,7 @@ def test_a_kind_that_cannot_run_is_no_success(tmp_path, capsys):
     """A folder whose cases were all skipped counted as parity."""
     case = tmp_path / "cases" / "other"
     case.mkdir(parents=True)
-    (case / "golden.json").write_text('{"kind": "train_edit"}', encoding="utf-8")
+    (case / "golden.json").write_text('{"kind": "edit"}', encoding="utf-8")
     assert main([str(tmp_path)]) == 1
     assert main([str(tmp_path), "--kind", "t2i"]) == 1
     assert "NOT RUN other" in capsys.readouterr().out

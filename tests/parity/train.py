@@ -1,25 +1,34 @@
-"""Training: losses, gradients and what leads to them, against one recorded step of the authors' code."""
+"""Training: losses, gradients and what leads to them, against recorded steps of the authors' code.
+
+Reference pictures are read from the case's PNG files, their latents from the recording.
+"""
 
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from blip3o_core import autoencoder
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint import Checkpoint, open_checkpoint
 from blip3o_core.layout import SANA
-from blip3o_core.training.objective import AUTHORS, collate, joint_loss, noised, timesteps_of
+from blip3o_core.training.encoding import pixels, square
+from blip3o_core.training.objective import AUTHORS, AUTHORS_EDIT, collate, joint_loss, noised, timesteps_of
 
 from .report import Report
 
 
-def run_t2i(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path) -> Report:
+def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path) -> Report:
     report = Report(case)
     checkpoint = open_checkpoint(folder / golden["checkpoint"])
+    edit, paths = golden["kind"] == "train_edit", checkpoint.reference_paths
+    objective = AUTHORS_EDIT if edit else AUTHORS
     language = checkpoint.load_language(torch.float32).requires_grad_(True)
     sana = checkpoint.load_transformer(torch.float32)
-    # The authors train the language model, its connector, and of SANA what carries "caption" in its name.
+    # The authors train the language model, its connectors, and of SANA what carries "caption" in its name; beside the
+    # noise its first and last layer, too.
+    trained = ("caption", "patch_embed", "proj_out") if paths.noise else ("caption",)
     for name, parameter in sana.named_parameters():
-        parameter.requires_grad_("caption" in name)
+        parameter.requires_grad_(any(part in name for part in trained))
     vae = checkpoint.load_autoencoder(torch.float32)
     if "target_images" in recorded:
         raw = autoencoder.encode(vae, (recorded["target_images"].movedim(1, -1) + 1) / 2)
@@ -27,7 +36,12 @@ def run_t2i(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: 
     latents = recorded["vae_latent_raw_call0"] * vae.config.scaling_factor
     prompts = [sample["txt"] for sample in golden["samples"]]
     codes = _codes(checkpoint, recorded, golden)
-    batch = collate(checkpoint.prompt_encoder, prompts, codes, latents, AUTHORS, parse_special=True)
+    references = {}
+    if edit:
+        theirs = recorded.get("vae_latent_raw_call1", recorded["vae_latent_raw_call0"]) * vae.config.scaling_factor
+        references = {"references": _reference_codes(checkpoint, folder, len(prompts)),
+                      "reference_latents": list(theirs[:, None])}  # fmt: skip
+    batch = collate(checkpoint.prompt_encoder, prompts, codes, latents, objective, parse_special=True, **references)
     report.exact("labels, image codes", batch.labels, recorded["final_labels"])
     report.exact("attention mask", batch.keep.long(), recorded["final_attention_mask"].long())
     if "inputs_embeds" in recorded:
@@ -36,15 +50,22 @@ def run_t2i(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: 
     report.exact("timesteps", timesteps_of(recorded["u"]), recorded["timesteps"])
 
     seen: dict[str, torch.Tensor] = {}
-    hooks = _watch(language.connector, "connector", seen), _watch(sana, "sana", seen)
+    hooks = [_watch(language.connector, "connector", seen), _watch(sana, "sana", seen)]
+    if paths.cross:
+        hooks.append(_watch(language.reference_connector, "reference", seen))
     dropped = recorded["bernoulli_mask"].bool()
-    losses = joint_loss(language, sana, batch, recorded["noise"], recorded["timesteps"], dropped, AUTHORS)
+    losses = joint_loss(
+        language, sana, batch, recorded["noise"], recorded["timesteps"], dropped, objective, paths=paths
+    )
     for hook in hooks:
         hook.remove()
     losses.total.backward()
-    report.close("noisy latents", noised(latents, recorded["noise"], recorded["timesteps"])[0], recorded["sana_in"])
-    for name in ("connector_in", "connector_out", "sana_out"):
+    noisy = noised(latents, recorded["noise"], recorded["timesteps"])[0]
+    report.close("noisy latents", noisy, recorded["sana_in"][..., : noisy.shape[-1]])
+    for name in ("connector_in", "connector_out", "sana_in", "sana_cond", "sana_out"):
         report.close(name.replace("_", ", "), seen[name], recorded[name])
+    for row in range(len(prompts) if paths.cross else 0):
+        report.close("reference connector, out", seen["reference_out"][row], recorded[f"und_vae_connector_out_{row}"])
     report.close("loss, tokens", losses.tokens.detach(), recorded["loss_ce"])
     report.close("loss, diffusion", losses.diffusion.detach(), torch.tensor(golden["loss_diffusion"]))
     report.close("loss, total", losses.total.detach(), recorded["loss_total"])
@@ -52,7 +73,7 @@ def run_t2i(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: 
     return report
 
 
-def _codes(checkpoint, recorded, golden) -> torch.Tensor:
+def _codes(checkpoint: Checkpoint, recorded, golden) -> torch.Tensor:
     """The targets' codes: from the recorded pixels where they are stored, else from the labels."""
     count = checkpoint.grid[0] * checkpoint.grid[1]
     if "processor_images" in recorded:
@@ -65,13 +86,27 @@ def _codes(checkpoint, recorded, golden) -> torch.Tensor:
     return torch.stack(rows) - checkpoint.vocabulary.image_start
 
 
+@torch.no_grad()
+def _reference_codes(checkpoint: Checkpoint, folder: Path, samples: int) -> list[torch.Tensor]:
+    """(1, T) for each sample, of pictures that are stretched to the tokenizer's square."""
+    tokenizer = checkpoint.load_image_tokenizer(torch.float32)
+    codes = []
+    for k in range(samples):
+        with Image.open(folder / f"sample{k}_ref0.png") as picture:
+            seen = pixels(square(picture, "stretch"), checkpoint.tower.side, "BICUBIC").movedim(-1, 1) * 2 - 1
+        codes.append(tokenizer.codes(tokenizer.features(seen)))
+    return codes
+
+
 def _watch(module, name: str, seen: dict):
-    def hook(_, args, out) -> None:
+    def hook(_, args, inputs, out) -> None:
         if args:
             seen[f"{name}_in"] = args[0].detach()
+        if "encoder_hidden_states" in inputs:
+            seen[f"{name}_cond"] = inputs["encoder_hidden_states"].detach()
         seen[f"{name}_out"] = (out[0] if isinstance(out, tuple) else out).detach()
 
-    return module.register_forward_hook(hook)
+    return module.register_forward_hook(hook, with_kwargs=True)
 
 
 def _named(network, prefix: str = "") -> dict[str, torch.nn.Parameter]:
