@@ -2,13 +2,18 @@
 PYTHON ?= python3
 VENV = .venv/bin/python
 PORT ?= 8188
+# The README's picture is `make demo DEMO=docs/images/demo.png`.
+DEMO ?= output/demo.png
 
-.PHONY: demo serve test test-core test-parity test-host test-browser test-oldest lint format environment workflows
+.PHONY: demo evaluate serve test test-core test-parity test-host test-browser test-oldest lint format environment workflows
 
-demo: environment  ## draw the sample workflow on a tiny random model, through a real ComfyUI
-	$(VENV) -m tests.host.demo
+demo: environment  ## draw three prompts with the bundled model, through the sample workflow in a real ComfyUI
+	$(VENV) -m tests.host.demo --out $(DEMO)
 
-serve: environment  ## ComfyUI with this pack and the tiny model, for a human
+evaluate: environment  ## how often the bundled model draws what it is told, and which of its parts errs
+	$(VENV) -m blip3o_core evaluate tiny --from all --speed --json output/tiny.json --grid output/tiny.png
+
+serve: environment  ## ComfyUI with this pack and the bundled model, for a human
 	$(VENV) -m tests.host.demo --serve --port $(PORT)
 
 test:

@@ -5,11 +5,11 @@ import shlex
 import sys
 from pathlib import Path
 
+from .bundled import chosen, name_of
 from .decoding import Sampling
 from .errors import Blip3oError
+from .options import Bar, add_model_options, load_pipeline
 from .training.command import add_train_command
-
-DTYPES = ("auto", "bf16", "fp16", "fp32")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         "generate",
         help="draw pictures from text",
         description="Draw a picture from a prompt, or one per line of a file. The settings are stored in each PNG.",
-        epilog='example: python -m blip3o_core generate --model models/BLIP3o --prompt "a red cube" --out cube.png',
+        epilog='example: python -m blip3o_core generate --prompt "a red circle above a blue star" --out circle.png',
     )
     what = generate.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", help="what to draw")
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--out", type=Path, required=True, help="PNG to write; with --prompts a folder for 00000.png, 00001.png, ..."
     )
-    _model_arguments(generate)
+    add_model_options(generate)
     defaults = Sampling()
     generate.add_argument("--seed", type=int, default=0, help="seed; the picture of row k uses seed + k (default 0)")
     generate.add_argument(
@@ -67,47 +67,113 @@ def build_parser() -> argparse.ArgumentParser:
         help="say what a checkpoint is",
         description="Recognise a checkpoint folder and check every tensor's shape.",
     )
-    inspect.add_argument("model", type=Path, metavar="DIR", help="checkpoint folder")
+    inspect.add_argument(
+        "model", type=Path, nargs="?", metavar="DIR", help="checkpoint folder (default: the bundled tiny model)"
+    )
     inspect.add_argument(
         "--diffusion-folder", type=Path, help="folder with transformer/ and vae/ configs, if not found"
     )
     inspect.set_defaults(run=run_inspect)
     add_train_command(commands)
+    add_evaluate_command(commands)
     return parser
 
 
-def _model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, metavar="DIR", help="checkpoint folder")
-    parser.add_argument("--diffusion-folder", type=Path, help="folder with transformer/ and vae/ configs, if not found")
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: the GPU when there is one)"
+def add_evaluate_command(commands) -> None:
+    evaluate = commands.add_parser(
+        "evaluate", help="measure how well a model draws what it is told", description="Measure a model's pictures."
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="number format (default: as stored)")
+    worlds = evaluate.add_subparsers(dest="world", required=True)
+    tiny = worlds.add_parser(
+        "tiny",
+        help="the tiny world, judged exactly",
+        description="Draw held-back prompts of the tiny world, judge every picture, and say which part errs.",
+        epilog="example: python -m blip3o_core evaluate tiny --from all --json tiny.json --grid tiny.png",
+    )
+    add_model_options(tiny, dtype="fp32")
+    tiny.add_argument("--count", type=int, default=1000, help="prompts, spread over the categories (default 1000)")
+    tiny.add_argument("--seeds", type=int, default=3, help="sampling seeds: runs over all prompts (default 3)")
+    tiny.add_argument(
+        "--split", default="held_back", help="held_back, or train to see what was learnt by heart (default held_back)"
+    )
+    tiny.add_argument("--steps", type=int, help="diffusion steps (default: what suits the bundled model)")
+    tiny.add_argument("--guidance", type=float, help="diffusion guidance (default: what suits the bundled model)")
+    defaults = Sampling()
+    tiny.add_argument("--top-k", type=int, default=defaults.top_k, help="sample among the K likeliest tokens (1200)")
+    tiny.add_argument("--top-p", type=float, default=defaults.top_p, help="and among those that hold this mass (0.95)")
+    tiny.add_argument("--temperature", type=float, default=defaults.temperature, help="0 is greedy (default 1.0)")
+    tiny.add_argument("--any-phrasing", action="store_true", help="all ways to say it, not only the plain grammar's")
+    tiny.add_argument("--low-contrast", action="store_true", help="also ask for pairs like purple on blue")
+    tiny.add_argument(
+        "--from", dest="ways", choices=("codes", "true-codes", "autoencoder", "all"), default="codes",
+        help="draw from sampled codes, from the true picture's codes, by the autoencoder alone, or all (default codes)",
+    )  # fmt: skip
+    tiny.add_argument("--batch", type=int, default=50, help="prompts drawn together (default 50)")
+    tiny.add_argument("--json", type=Path, metavar="FILE", help="write settings and all numbers to this file")
+    tiny.add_argument("--grid", type=Path, metavar="FILE.png", help="write a grid of pictures with their verdicts")
+    tiny.add_argument("--speed", action="store_true", help="also time pictures drawn one at a time")
+    tiny.set_defaults(run=run_evaluate_tiny)
+
+
+def run_evaluate_tiny(arguments: argparse.Namespace) -> None:
+    import json
+
+    from .picture_file import check_writable
+
+    try:
+        from .tiny import evaluation, evaluation_report
+    except ImportError as error:
+        raise Blip3oError(f"Judging needs more packages: {error}. Install this project's `train` extra.") from error
+
+    sampling = Sampling(arguments.top_k, arguments.top_p, arguments.temperature)
+    chosen_numbers = {name: getattr(arguments, name) for name in ("steps", "guidance")}
+    settings = evaluation.Settings(
+        arguments.count, arguments.seeds, arguments.split, sampling=sampling, any_phrasing=arguments.any_phrasing,
+        low_contrast=arguments.low_contrast, batch=arguments.batch,
+        **{name: value for name, value in chosen_numbers.items() if value is not None},
+    )  # fmt: skip
+    for option, path in (("--json", arguments.json), ("--grid", arguments.grid)):
+        if path is not None:
+            check_writable(path.parent, option)
+    if arguments.grid is not None and arguments.grid.suffix.lower() != ".png":
+        raise Blip3oError(f"--grid is {arguments.grid}; it must be the name of a .png file.")
+    pipeline = load_pipeline(arguments)
+    pipeline.check(None, settings.steps, settings.guidance)
+    results = []
+    for way in evaluation.WAYS if arguments.ways == "all" else (arguments.ways,):
+        with Bar(way) as bar:
+            results.append(evaluation.evaluate(pipeline, settings, way, bar))
+    print(evaluation_report.table(results))
+    speed = evaluation.measure_speed(pipeline, settings) if arguments.speed else None
+    if speed:
+        print(evaluation_report.speed_line(speed, evaluation_report.device_of(pipeline)))
+    if arguments.json is not None:
+        report = evaluation_report.to_json(results, pipeline, speed)
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print(arguments.json)
+    if arguments.grid is not None:
+        evaluation_report.save_grid(arguments.grid, results)
+        print(arguments.grid)
 
 
 def run_inspect(arguments: argparse.Namespace) -> None:
     from .checkpoint import open_checkpoint
     from .inspection import describe
 
-    print(describe(open_checkpoint(arguments.model, arguments.diffusion_folder)))
+    print(describe(open_checkpoint(chosen(arguments.model), arguments.diffusion_folder)))
 
 
 def run_generate(arguments: argparse.Namespace) -> None:
     from .picture_file import check_writable, save_png
-    from .pipeline import Pipeline
     from .seeds import row_seeds
 
-    if arguments.model is None:
-        raise Blip3oError("--model is missing, and no model comes with this version. Give a checkpoint folder.")
     prompts, paths = _prompts_and_paths(arguments)
     check_writable(paths[0].parent)
     size = _parse_size(arguments.size)
     if arguments.batch < 1:
         raise Blip3oError(f"--batch is {arguments.batch}; at least 1 prompt must be drawn at a time.")
     sampling = Sampling(arguments.top_k, arguments.top_p, arguments.temperature, guidance=arguments.token_guidance)
-    pipeline = Pipeline.load(
-        arguments.model, _device(arguments.device), _dtype(arguments.dtype), arguments.diffusion_folder
-    )
+    pipeline = load_pipeline(arguments)
     size = pipeline.check(size, arguments.steps, arguments.guidance)
     noise_seed = arguments.seed if arguments.noise_seed is None else arguments.noise_seed
     for prompt in prompts:
@@ -116,9 +182,9 @@ def run_generate(arguments: argparse.Namespace) -> None:
         rows = prompts[first : first + arguments.batch]
         seeds, noise_seeds = (row_seeds(seed, len(rows), first) for seed in (arguments.seed, noise_seed))
         name = f"{first + 1}/{len(prompts)} " if len(prompts) > 1 else ""
-        with _Bar(f"{name}tokens") as bar:
+        with Bar(f"{name}tokens") as bar:
             tokens = pipeline.draw(rows, seeds, sampling, negative_prompt=arguments.negative_prompt, callback=bar)
-        with _Bar(f"{name}diffusion") as bar:
+        with Bar(f"{name}diffusion") as bar:
             images = pipeline.render(tokens, noise_seeds, size, arguments.steps, arguments.guidance, bar)
         for k, image in enumerate(images):
             settings = _settings(arguments, pipeline, rows[k], seeds[k], noise_seeds[k], size)
@@ -140,10 +206,12 @@ def _settings(arguments, pipeline, prompt: str, seed: int, noise_seed: int, size
     words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
     if arguments.diffusion_folder is not None:
         words.append("--diffusion-folder=DIFFUSION_DIR")
-    command = shlex.join(["python", "-m", "blip3o_core", "generate", *words, "--model=DIR", "--out=OUT.png"])
+    if arguments.model is not None:
+        words.append("--model=DIR")
+    command = shlex.join(["python", "-m", "blip3o_core", "generate", *words, "--out=OUT.png"])
     return {
         **options,
-        "checkpoint": pipeline.checkpoint.folder.name,
+        "checkpoint": name_of(pipeline.checkpoint.folder),
         "tokens": pipeline.checkpoint.vocabulary_id,
         "command": command,
     }
@@ -175,45 +243,6 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise Blip3oError(f"--size is {text!r}; write width and height in pixels, like 1024x768.")
     return int(parts[0]), int(parts[1])
-
-
-def _device(name: str):
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise Blip3oError(f"--device {name!r} cannot be used: {reason}. Try cpu or cuda.") from error
-    return device
-
-
-def _dtype(name: str):
-    import torch
-
-    return {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
-
-
-class _Bar:
-    """A progress bar that is a callback (done, total, anything)."""
-
-    def __init__(self, label: str):
-        from tqdm import tqdm
-
-        self._bar = tqdm(desc=label, leave=False, file=sys.stderr)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._bar.close()
-
-    def __call__(self, done: int, total: int, _) -> None:
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,14 +13,14 @@ from .errors import Blip3oError
 KEY = "blip3o"
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, option: str = "--out") -> None:
     """Make the folder if needed and try to write in it, before any work is done for it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise Blip3oError(f"Pictures cannot be written to {folder}: {error}. Choose another --out.") from error
+        raise Blip3oError(f"Results cannot be written to {folder}: {error}. Choose another {option}.") from error
 
 
 def save_png(path: Path, image: torch.Tensor, settings: dict) -> None:

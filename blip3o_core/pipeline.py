@@ -4,11 +4,12 @@ The nodes call the same functions one by one.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from . import autoencoder, diffusion
+from . import autoencoder, diffusion, image_tokenizer
 from .checkpoint import Checkpoint, open_checkpoint
 from .connector import connect
 from .decoding import Callback, Sampling, decode, read
@@ -97,7 +98,7 @@ class Pipeline:
 
     def __init__(self, checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: torch.dtype | None = None):
         """`dtype` None: as stored."""
-        self.checkpoint, self.device = checkpoint, torch.device(device)
+        self.checkpoint, self.device, self._dtype = checkpoint, torch.device(device), dtype
         self.encoder = checkpoint.prompt_encoder
         self.language = checkpoint.load_language(dtype).to(device)
         self.transformer = checkpoint.load_transformer(dtype).to(device)
@@ -107,6 +108,28 @@ class Pipeline:
     @classmethod
     def load(cls, folder: str | Path, device="cpu", dtype=None, diffusion_folder=None) -> "Pipeline":
         return cls(open_checkpoint(folder, diffusion_folder), device, dtype)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, language: LanguageModel, transformer, autoencoder) -> "Pipeline":
+        """Of parts in memory, as while they are trained: hidden states are always read anew, for weights may move."""
+        self = cls.__new__(cls)
+        self.checkpoint, self.encoder, self._dtype, self.source = checkpoint, checkpoint.prompt_encoder, None, None
+        self.language, self.transformer, self.autoencoder = language, transformer, autoencoder
+        self.device = language.connector[0].weight.device
+        return self
+
+    @cached_property
+    def image_tokenizer(self):
+        """Loaded on first use: drawing from text needs none."""
+        return self.checkpoint.load_image_tokenizer(self._dtype).to(self.device)
+
+    def tokens_of(self, images: torch.Tensor, prompts: list[str]) -> ImageTokens:
+        """Pictures (B, H, W, 3) in [0, 1] -> their image tokens, as if the prompts had been drawn so."""
+        codes = image_tokenizer.encode(self.image_tokenizer, images.to(self.device)).cpu()
+        return ImageTokens(
+            codes=codes, grid=self.language.grid, prompts=prompts, prompt_ids=list(map(self.encoder.encode, prompts)),
+            seeds=[0] * len(codes), lengths=[codes.shape[1]] * len(codes), vocabulary_id=self.language.vocabulary_id,
+        )  # fmt: skip
 
     def draw(self, prompts: list[str], seeds: list[int], sampling: Sampling = Sampling(), **kwargs) -> ImageTokens:  # noqa: B008
         """Prompts -> image tokens; see `draw_tokens`."""
@@ -125,15 +148,22 @@ class Pipeline:
 
         `seeds`: of the noise, one per picture; a single row of tokens is rendered once for each of them.
         """
+        return self.decode(self.latents(tokens, seeds, size, steps, guidance, callback))
+
+    def latents(self, tokens, seeds, size=None, steps=30, guidance=2.0, callback=None) -> torch.Tensor:
+        """The first half of `render`: tokens -> scaled latents (B, C, h, w)."""
         width, height = self.check(size, steps, guidance)
         factor = autoencoder.compression(self.checkpoint.autoencoder_config)
         shape = (self.transformer.config.in_channels, height // factor, width // factor)
         schedule = diffusion.sigmas(steps, self.checkpoint.shift)
         given = condition(self.language, tokens, self.source)
-        latents = diffusion.sample(
+        return diffusion.sample(
             self.transformer, diffusion.initial_noise(shape, seeds), given.positive, given.negative,
             schedule, guidance, given.mask, callback,
         )  # fmt: skip
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """The second half of `render`: scaled latents -> pictures."""
         return autoencoder.decode(self.autoencoder, latents / self.autoencoder.config.scaling_factor)
 
     def check(self, size: tuple[int, int] | None, steps: int, guidance: float) -> tuple[int, int]:

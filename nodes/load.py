@@ -18,7 +18,8 @@ class Loader(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint",
                     options=folders.checkpoints(),
-                    tooltip="A folder under models/blip3o with config.json, the tokenizer and .safetensors files.",
+                    default=folders.bundled.NAME,
+                    tooltip="The tiny model that comes with the pack, or a checkpoint folder under models/blip3o.",
                 ),
                 io.Combo.Input(
                     "dtype",

@@ -5,9 +5,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    from tests.host.demo import tiny_server
+    from tests.host.server import Server
 
-    with tiny_server(tmp_path_factory.mktemp("comfyui")) as running:
+    with Server(tmp_path_factory.mktemp("comfyui")) as running:
         yield running
 
 

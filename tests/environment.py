@@ -1,6 +1,6 @@
 """Builds the development environments at the top of the checkout: `.venv` and `.venv-oldest`.
 
-    python3 tests/environment.py              .venv: torch, the real ComfyUI's requirements, ours, the `test` extra
+    python3 tests/environment.py              .venv: torch, the real ComfyUI's requirements, ours, the extras
     python3 tests/environment.py --oldest     .venv-oldest: the lowest versions requirements.txt allows, no ComfyUI
     python3 tests/environment.py --browser    .venv, and Chromium where this machine lets us install it
 
@@ -97,24 +97,25 @@ def newest() -> None:
     host_requirements = [line for line in lines(host / "requirements.txt") if line != "torchaudio"]
 
     def install(python: Path) -> None:
-        say(f"installing torch {TORCH}, ComfyUI's requirements, ours and the test extra (minutes)")
+        say(f"installing torch {TORCH}, ComfyUI's requirements, ours and the extras (minutes)")
         constraint, hosts = folder / "constraint.txt", folder / "host-requirements.txt"
         # Without the constraint pip would exchange torch for the newest one that any of these allow.
         constraint.write_text(f"torch=={TORCH}\n")
         hosts.write_text("\n".join(host_requirements))
-        pip(python, "-c", constraint, "-r", hosts, "-r", TOP / "requirements.txt", *test_extra())
+        pip(python, "-c", constraint, "-r", hosts, "-r", TOP / "requirements.txt", *test_extra("rl"))
         pip(python, "--no-deps", "torchaudio")
         if ask(python, "import torch; print(torch.version.cuda or torch.version.hip)") == "None":
             fit_cpu_torch(Path(ask(python, "import sysconfig; print(sysconfig.get_path('purelib'))")))
         run(python, "-c", "import torchvision, torchaudio")
 
     hook = (TOP / "tests/cpu_torchvision.py").read_text()
-    build(folder, [hook, *host_requirements, *lines(TOP / "requirements.txt"), *test_extra()], install)
+    build(folder, [hook, *host_requirements, *lines(TOP / "requirements.txt"), *test_extra("rl")], install)
 
 
 def oldest() -> None:
     lowest = [line.replace(">=", "==") for line in lines(TOP / "requirements.txt")]
 
+    # Without `rl`: TRL asks for a newer transformers.
     def install(python: Path) -> None:
         say(f"installing torch {TORCH}, {', '.join(lowest)} and the test extra (minutes)")
         pip(python, f"torch=={TORCH}", *lowest, *test_extra())
@@ -151,10 +152,10 @@ def browser() -> None:
                 return
 
 
-def test_extra() -> list[str]:
-    """What the tests need: their own extra, and that of the code they test."""
+def test_extra(*more: str) -> list[str]:
+    """What the tests need: their own extra, and those of the code they test."""
     extras = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    return [*extras["test"], *extras["train"]]
+    return [requirement for name in ("test", "train", *more) for requirement in extras[name]]
 
 
 def lines(file: Path) -> list[str]:

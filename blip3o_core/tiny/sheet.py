@@ -16,24 +16,22 @@ from .report import soft_ways
 from .softening import soften
 from .world import CATEGORIES, TEXT, World, make_scene
 
-_LINE, _LETTER = 11, 6  # px of PIL's own font
 
-
-def make_sheet(pictures, captions, columns: int = 6, width: int = 192) -> np.ndarray:
-    """(H, W, 3) uint8 pictures of any size -> one picture, each `width` px wide over its caption."""
-    pictures = list(pictures)
-    texts = [textwrap.wrap(text, (width - 4) // _LETTER) for text in captions]
+def make_sheet(pictures, captions, columns: int = 6, width: int = 192, letters: int = 10) -> np.ndarray:
+    """(H, W, 3) uint8 pictures of any size -> one picture, each `width` px wide over its caption, `letters` px high."""
+    pictures, line_height = list(pictures), round(1.1 * letters)
+    texts = [textwrap.wrap(text, int((width - 4) / (0.6 * letters))) for text in captions]
     lines = max(len(text) for text in texts)
     heights = [round(width * picture.shape[0] / picture.shape[1]) for picture in pictures]
-    cell = width + 8, max(heights) + _LINE * lines + 10
+    cell = width + 8, max(heights) + line_height * lines + letters
     rows = -(-len(pictures) // columns)
     page = Image.new("RGB", (cell[0] * min(columns, len(pictures)), cell[1] * rows), "white")
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default()
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(letters)
     for index, (picture, text, height) in enumerate(zip(pictures, texts, heights, strict=True)):
         left, top = cell[0] * (index % columns) + 4, cell[1] * (index // columns) + 4
         page.paste(Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST), (left, top))
         for number, line in enumerate(text):
-            pen.text((left, top + height + 2 + _LINE * number), line, "black", font)
+            pen.text((left, top + height + 2 + line_height * number), line, "black", font)
     return np.asarray(page)
 
 

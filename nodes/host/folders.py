@@ -1,14 +1,14 @@
-"""Where checkpoints are: the `blip3o` model folder, with whatever `extra_model_paths.yaml` adds to it."""
+"""Where checkpoints are: the bundled one in the pack, others in the `blip3o` folder and what the user's YAML adds."""
 
 from pathlib import Path
 
 import folder_paths
 
+from ...blip3o_core import bundled
 from ...blip3o_core.checkpoint import find_checkpoints
 from ...blip3o_core.errors import Blip3oError
 
 FOLDER = "blip3o"
-NONE = "put a checkpoint folder into models/blip3o"
 AUTOMATIC = "auto"
 
 
@@ -22,9 +22,8 @@ def _roots() -> list[Path]:
 
 
 def checkpoints() -> list[str]:
-    """Names for the loader's combo, relative, with '/' on every system. Cheap; never raises."""
-    names = dict.fromkeys(name for root in _roots() for name in find_checkpoints(root))
-    return list(names) or [NONE]
+    """Names for the loader's combo, relative, with '/' on every system, the bundled one first. Cheap; never raises."""
+    return list(dict.fromkeys([bundled.NAME, *(name for root in _roots() for name in find_checkpoints(root))]))
 
 
 def diffusion_folders() -> list[str]:
@@ -42,10 +41,12 @@ def diffusion_folders() -> list[str]:
 
 def resolve(name: str) -> str:
     """A name from a combo -> its folder. Raises Blip3oError for names that leave the model folders or do not exist."""
+    if name == bundled.NAME:
+        return str(bundled.chosen(None))
     roots = _roots()
     for root in roots:
         folder = root / name
-        if not folder.is_dir() or name == NONE:
+        if not folder.is_dir():
             continue
         # Links inside the model folder may point anywhere; the name itself may not.
         if ".." in Path(name).parts or Path(name).is_absolute():
@@ -60,12 +61,12 @@ def resolve(name: str) -> str:
 
 def complaint(name: str) -> str | None:
     """Why `name` is not in the list of checkpoints and what to do; None when it is."""
-    if name in checkpoints() and name != NONE:
-        return None
     try:
         folder = resolve(name)
     except Blip3oError as error:
         return str(error)
+    if name in checkpoints():
+        return None
     return (
         f"{folder} is no checkpoint: config.json and model.safetensors (or model.safetensors.index.json) must both "
         "be in it. Copy what is missing, or choose another folder."

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from blip3o_core import bundled
 from blip3o_core.__main__ import build_parser, main
 from blip3o_core.picture_file import read_settings
 
@@ -223,15 +224,42 @@ def test_inspect_prints_what_a_folder_holds(tiny, tmp_path, capsys):
     assert str(tmp_path) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["generate", "inspect"])
+def test_without_a_model_the_bundled_one_draws(tiny, tmp_path, capsys, monkeypatch):
+    """Catches a newcomer who must name a model, and a picture whose command asks for one that it was not made with."""
+    monkeypatch.setattr(bundled, "BUNDLED", tiny)
+    out, again = tmp_path / "a.png", tmp_path / "again.png"
+    assert main(["generate", "--prompt=a", f"--out={out}", "--steps=1", "--device=cpu"]) == 0
+    settings = read_settings(out)
+    assert settings["checkpoint"] == bundled.NAME and "--model" not in settings["command"]
+    assert main(shlex.split(settings["command"].replace("OUT.png", str(again)))[3:]) == 0
+    assert_same(out, again)
+    capsys.readouterr()
+    assert main(["inspect"]) == 0
+    assert "text-to-image" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command", [["generate", "--prompt=a", "--out={tmp}/a.png"], ["inspect"], ["evaluate", "tiny", "--count=8"]]
+)
+def test_a_copy_without_the_bundled_model_says_so(command, tmp_path, capsys, monkeypatch):
+    """Catches a traceback where files were left out of an installation."""
+    monkeypatch.setattr(bundled, "BUNDLED", tmp_path / "absent")
+    assert main([word.replace("{tmp}", str(tmp_path)) for word in command]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "absent" in said.err and "incomplete" in said.err
+
+
+@pytest.mark.parametrize("command", ["generate", "inspect", "evaluate tiny"])
 def test_help_mentions_every_option(command, capsys):
     """Catches an option that a newcomer cannot find out about."""
     with pytest.raises(SystemExit) as left:
-        main([command, "--help"])
-    text = capsys.readouterr().out
+        main([*command.split(), "--help"])
+    text, parser = capsys.readouterr().out, build_parser()
     assert left.value.code == 0
-    [commands] = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    for action in commands.choices[command]._actions:
+    for word in command.split():
+        [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        parser = commands.choices[word]
+    for action in parser._actions:
         assert action.help and action.help != argparse.SUPPRESS, action.dest
         for name in action.option_strings or [action.metavar or action.dest]:
             assert name in text

@@ -2,6 +2,7 @@
 
 import pytest
 
+from blip3o_core.bundled import NAME
 from tests.host.inside import in_host
 from tests.tiny_checkpoint import make_checkpoint
 
@@ -96,7 +97,7 @@ def test_extra_model_paths_are_honoured_and_come_first(tmp_path, folder):
         load_extra_path_config(str(yaml))
         folders.register()
         refused = []
-        for name in ("../" + Path(folder).parent.name + "/tiny", folder, "absent", folders.NONE):
+        for name in ("../" + Path(folder).parent.name + "/tiny", folder, "absent"):
             try:
                 folders.resolve(name)
             except errors.Blip3oError as error:
@@ -105,10 +106,34 @@ def test_extra_model_paths_are_honoured_and_come_first(tmp_path, folder):
         return [empty, folders.checkpoints(), folders.diffusion_folders(), folders.resolve("tiny"), roots, refused]
 
     empty, names, diffusion, found, roots, refused = in_host(look, base=tmp_path, folder=folder)
-    assert empty == ["put a checkpoint folder into models/blip3o"]
-    assert names == ["tiny"] and diffusion == ["auto", "tiny/diffusion"] and found == folder
+    assert empty == [NAME] and names == [NAME, "tiny"]
+    assert diffusion == ["auto", "tiny/diffusion"] and found == folder
     assert len(roots) == 2 and folder.startswith(roots[0]) and roots[1] == str(tmp_path / "models/blip3o")
-    assert len(refused) == 4 and all("models/blip3o" in line and "Put the checkpoint" in line for line in refused)
+    assert len(refused) == 3 and all("models/blip3o" in line and "Put the checkpoint" in line for line in refused)
+
+
+def test_the_bundled_model_is_found_and_watched(tmp_path, folder):
+    """Catches a copy without the model that fails in the middle of a run, and weights replaced without a reload."""
+
+    def look(folder):
+        import importlib
+        import os
+        from pathlib import Path
+
+        folders = importlib.import_module(pack.__name__ + ".nodes.host.folders")  # noqa: F821
+        bundled = folders.bundled
+        bundled.BUNDLED = Path(folder)
+        found = folders.resolve(bundled.NAME), folders.complaint(bundled.NAME)
+        before = folders.fingerprint(bundled.NAME)
+        os.utime(Path(folder, "model.safetensors"), (1, 1))
+        after = folders.fingerprint(bundled.NAME)
+        bundled.BUNDLED = Path(folder, "absent")
+        missing = folders.complaint(bundled.NAME), folders.checkpoints()
+        return [found, before != after, before == folders.fingerprint(bundled.NAME), missing]
+
+    found, changed, same, (complaint, names) = in_host(look, base=tmp_path, folder=folder)
+    assert found == [folder, None] and changed and not same
+    assert "absent" in complaint and "incomplete" in complaint and names == [NAME]
 
 
 def test_no_part_leaves_weights_behind_at_any_memory_budget(tmp_path, folder):

@@ -1,4 +1,4 @@
-"""Every file in workflows/ runs as it is, over HTTP, on the tiny checkpoint that bears the name it asks for."""
+"""Every file in workflows/ runs as it is, over HTTP, on the bundled model."""
 
 import io
 

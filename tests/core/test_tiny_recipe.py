@@ -1,0 +1,233 @@
+"""How the tiny model is made: what codes mean, where training starts from, the loop, the files."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.decoding import causal_mask
+from blip3o_core.errors import Blip3oError
+from blip3o_core.tiny.captions import phrasings
+from blip3o_core.tiny.demand import demand_of
+from blip3o_core.tiny.edits import KINDS, instructions, make_edit
+from blip3o_core.tiny.judge import judge
+from blip3o_core.tiny.recipe import assemble, autoencoder, blank, data, image_tokenizer, language, renderer, stages
+from blip3o_core.tiny.recipe.loop import Settings, fit
+from blip3o_core.tiny.recipe.pieces import FIRST_OBJECT, codebook, codes_of, forms, picture_of
+from blip3o_core.tiny.world import CATEGORIES, World, make_scene
+from blip3o_core.training.packed import open_pack
+
+pytestmark = pytest.mark.core
+WORLD = World(low_contrast=False)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A checkpoint of starting values."""
+    out = tmp_path_factory.mktemp("recipe")
+    return open_checkpoint(assemble.assemble(out, out / "start"))
+
+
+def scenes(count: int, split: str = "held_back"):
+    return [make_scene(3, split, i, WORLD, CATEGORIES[i % len(CATEGORIES)]) for i in range(count)]
+
+
+def test_codes_say_everything_a_caption_asks_for():
+    """Catches codes that lose a shape, a colour, a size or a place: no model could be better than its codes."""
+    for scene in scenes(160):
+        verdict = judge(picture_of(codes_of(scene)), demand_of(scene))
+        assert verdict.strict, (scene, verdict.reasons)
+
+
+def test_every_code_means_something_else():
+    """Catches two pieces with one direction in the book, which no tokenizer could tell apart."""
+    book = codebook()
+    used = FIRST_OBJECT + 8 * len(forms())
+    assert used <= blank.CODES and not book[used:].any()
+    similar = book[:used] @ book[:used].T
+    similar.fill_diagonal_(0)
+    assert similar.max() < 0.95
+
+
+def test_the_tokenizer_knows_every_word_of_the_world(start):
+    """Catches a word of the grammar that all captions with it would lose."""
+    encoder = start.prompt_encoder
+    unknown = encoder._full.token_to_id("[UNK]")
+    for index in range(60):
+        texts = [phrasings(make_scene(5, "held_back", index, World(), c)) for c in (*CATEGORIES, "text")]
+        texts += [instructions(make_edit(5, "held_back", index, World(), kind)) for kind in KINDS]
+        for text in (text for some in texts for text in some):
+            assert unknown not in encoder.encode(text), text
+
+
+def test_prompts_are_short_and_read_alike_both_ways(start):
+    """Catches fixed phrases that fall apart into words, and quoted text that is read as words."""
+    encoder = start.prompt_encoder
+    plain, parsed = encoder.encode("a red circle"), encoder.encode("a red circle", parse_special=True)
+    assert plain == parsed and len(plain) == 15
+    longer = encoder.encode('the word "CAT" in red')
+    assert [encoder._full.id_to_token(id) for id in longer[6:13]] == ["the", "word", '"', "##c", "##a", "##t", '##"']
+    odd = encoder.encode("a flabbergasted circle \N{GRINNING FACE}")
+    assert [encoder._full.id_to_token(id) for id in odd[6:10]] == ["a", "[UNK]", "circle", "[UNK]"]
+
+
+def test_a_start_is_a_complete_checkpoint(start):
+    """Catches a tensor too many or too few in what the stages hand on."""
+    start.tables  # noqa: B018 - raises
+    assert start.grid == (blank.GRID, blank.GRID) and start.trained_side == blank.SIDE
+
+
+def test_the_tower_starts_with_looking_at_neighbours():
+    """Catches positions or heads that no longer fit together; training from there is many times slower."""
+    network = image_tokenizer.build()
+    pixels = autoencoder.pixels(scenes(2))
+    states = network.encoder["embeddings"](pixels)
+    layer = network.encoder["encoder"].layers[0]
+    normed = layer.layer_norm1(states)
+    heads = [p(normed).view(2, 64, 4, -1).transpose(1, 2) for p in (layer.self_attn.q_proj, layer.self_attn.k_proj)]
+    attention = (heads[0] @ heads[1].mT / heads[0].shape[-1] ** 0.5).softmax(-1)
+    middle = 3 * 8 + 4
+    for head, place in enumerate((2 * 8 + 4, 4 * 8 + 4, 3 * 8 + 3, 3 * 8 + 5)):
+        assert attention[0, head, middle].argmax() == place
+        assert attention[0, head, middle, place] > 0.4
+
+
+def test_the_language_model_starts_with_looking_back(start):
+    """Catches rotary phases of the wrong sign or size: heads would look ahead, or nowhere."""
+    model = start.load_language(torch.float32)
+    ids = torch.randint(blank.CODES, (1, 40)) + start.vocabulary.image_start
+    layer, embeds = model.model.layers[0], model.embed(ids, torch.float32)
+    cos, sin = model.model.rotary_emb(embeds, torch.arange(40)[None])
+    normed, attention = layer.input_layernorm(embeds), layer.self_attn
+    query = attention.q_norm(attention.q_proj(normed).view(1, 40, blank.HEADS, -1)).transpose(1, 2)
+    key = attention.k_norm(attention.k_proj(normed).view(1, 40, blank.KV_HEADS, -1)).transpose(1, 2)
+
+    def turned(x):
+        first, second = x.chunk(2, -1)
+        return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
+
+    keys = turned(key).repeat_interleave(blank.HEADS // blank.KV_HEADS, 1)
+    scores = torch.einsum("hd,hnd->hn", turned(query)[0, :, 30], keys[0])
+    for head, back in enumerate((1, 8, 7, 9)):
+        assert scores[head, :31].argmax() == 30 - back
+
+
+def test_sana_starts_with_looking_at_its_own_place(start):
+    """Catches a start that is not aligned: places are then found after hours, and the loss does not show it."""
+    transformer = start.load_transformer(torch.float32)
+    given = renderer.conditions(torch.stack([torch.from_numpy(codes_of(scene)) for scene in scenes(2)]))
+    own = []
+
+    def look(module, inputs, more):
+        query = module.norm_q(module.to_q(inputs[0])).view(2, 64, blank.SANA_HEADS, -1).transpose(1, 2)
+        key = module.norm_k(module.to_k(more["encoder_hidden_states"])).view(2, 65, blank.SANA_HEADS, -1)
+        attention = (query @ key.transpose(1, 2).mT / query.shape[-1] ** 0.5).softmax(-1)
+        own.append(attention[:, :, range(64), range(1, 65)].mean((0, 2)))
+
+    for block in transformer.transformer_blocks:
+        block.attn2.register_forward_pre_hook(look, with_kwargs=True)
+    with torch.no_grad():
+        noise = torch.randn(2, blank.LATENT_CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
+        transformer(noise, encoder_hidden_states=given, timestep=torch.full((2,), 700.0), return_dict=False)
+    own = torch.stack(own)
+    assert own[:, ::2].min() > 0.4 and own[:, 1::2].max() < 0.2
+
+
+def tiny_fit(folder, steps, stop=None):
+    torch_state = torch.Generator().manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.randn(p.shape, generator=torch_state) * 0.1)
+
+    def loss(step, generator):
+        if step == stop:
+            raise KeyboardInterrupt
+        x = torch.randn(8, 3, 4, 4, generator=generator)
+        return (network(x) - x.mean((2, 3))[:, :2]).square().mean(), {}
+
+    settings = Settings(steps=steps, lr=1e-2, muon=0.02, warmup=2, average=0.9, bf16=False, save_every=4)
+    fit(network, loss, settings, folder, every=1)
+    return network.state_dict()
+
+
+def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path):
+    """Catches state that is not saved: momentum, the average, the random stream."""
+    whole = tiny_fit(tmp_path / "whole", 12)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_fit(tmp_path / "cut", 12, stop=7)
+    again = tiny_fit(tmp_path / "cut", 12)
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, again[name]), name
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cut/log.jsonl").read_text().splitlines()]
+    assert steps[-1] == 12
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path):
+    """Catches NaN weights over the last good ones."""
+    tiny_fit(tmp_path, 4)
+    before = (tmp_path / "state.pt").read_bytes()
+    network = torch.nn.Linear(2, 2)
+    with pytest.raises(Blip3oError, match="loss is nan.*last good state"):
+        fit(network, lambda step, g: (network.weight.sum() * float("nan"), {}), Settings(8, 1e-3, 1e-3), tmp_path / "n")
+    assert (tmp_path / "state.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("stage", [autoencoder, image_tokenizer, language, renderer])
+def test_a_stage_learns(stage, start, tmp_path, monkeypatch):
+    """Catches a stage whose loss does not reach its weights: labels shifted, a part frozen, the wrong target."""
+    monkeypatch.setattr(stage, "BATCH", 8)
+    monkeypatch.setattr(renderer, "PICTURES", 64)
+    settings = replace(stage.SETTINGS, steps=25, warmup=3, save_every=100)
+    entries = []
+    given = () if stage in (autoencoder, image_tokenizer) else (start,)
+    torch.manual_seed(0)
+    stage.train(*given, folder=tmp_path, settings=settings, report=entries.append)
+    first = replace(settings, steps=1)
+    stage.train(*given, folder=tmp_path / "first", settings=first, report=entries.append)
+    assert entries[0]["loss"] < 0.9 * entries[1]["loss"]
+
+
+def test_a_missed_gate_stops_the_recipe(tmp_path, monkeypatch):
+    """Catches stages that go on from a part that failed."""
+    weak = stages.Stage(lambda recipe: None, lambda recipe: {"mean": 0.2}, "mean", 0.9)
+    monkeypatch.setitem(stages.STAGES, "weak", weak)
+    recipe = stages.Recipe(tmp_path, print)
+    with pytest.raises(Blip3oError, match="weak wants mean 0.90, it is 0.200"):
+        stages.run("weak", recipe)
+    assert json.loads((tmp_path / "gates.jsonl").read_text())["mean"] == 0.2
+    with pytest.raises(Blip3oError, match="no stage 'week'"):
+        stages.run("week", recipe)
+
+
+def test_packs_hold_what_the_encoders_see(start, tmp_path):
+    """Catches codes, latents and captions of different pictures in one row."""
+    data.pack_scenes(start, tmp_path / "a.safetensors", 1, 5, WORLD, (True, False))
+    data.pack_edits(start, tmp_path / "b.safetensors", 1, 3, WORLD)
+    scenes_pack, edits_pack = open_pack(tmp_path / "a.safetensors"), open_pack(tmp_path / "b.safetensors")
+    encoders = data.Encoders(start)
+    for row in range(5):
+        scene = make_scene(1, "train", row, WORLD)
+        codes, latents = encoders.encode([scene])
+        assert np.array_equal(scenes_pack.codes[row], codes[0])
+        assert torch.allclose(scenes_pack.latents[row].float(), latents[0].float(), atol=0.05)
+        assert set(scenes_pack.captions[row]) <= set(phrasings(scene))
+    edit = make_edit(1, "train", 2, WORLD)
+    assert np.array_equal(edits_pack.references[2, 0], encoders.encode([edit.source])[0][0])
+    assert np.array_equal(edits_pack.codes[2], encoders.encode([edit.target])[0][0])
+    assert set(edits_pack.captions[2]) <= set(instructions(edit))
+
+
+def test_masked_and_causal_reading_agree(start):
+    """Catches training that sees padding: right-padded rows must give the states of the row alone."""
+    model, encoder = start.load_language(torch.float32), start.prompt_encoder
+    short, long = encoder.encode("a circle"), encoder.encode("a picture of three small red stars")
+    ids = torch.tensor([short + [0] * (len(long) - len(short)), long])
+    keep = torch.tensor([[True] * len(short) + [False] * (len(long) - len(short)), [True] * len(long)])
+    with torch.no_grad():
+        together = model(model.embed(ids, torch.float32), torch.arange(len(long)).expand(2, -1), causal_mask(keep))
+        alone = model(model.embed(ids[:1, : len(short)], torch.float32), torch.arange(len(short))[None], None)
+    assert torch.allclose(together[0, : len(short)], alone[0], atol=1e-4)

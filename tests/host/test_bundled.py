@@ -1,0 +1,57 @@
+"""The bundled model in the real host: offered first, drawing what the sample workflow says, whatever the words."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blip3o_core.bundled import NAME
+from blip3o_core.tiny import Demand, Wanted, judge
+from tests.host import demo
+from tests.host.graphs import text_to_image
+from tests.host.workflow import load_workflow, node_of, to_prompt
+from tests.odd_prompts import ODD_PROMPTS
+
+pytestmark = pytest.mark.host
+
+
+def picture(client, result) -> np.ndarray:
+    assert result.status == "success", result.error
+    with Image.open(io.BytesIO(client.view(**result.images[0]))) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_the_loader_offers_it_first(client):
+    """Catches a newcomer whose loader asks for a download, and a default that changes with what is in models/blip3o."""
+    _, options = client.object_info("BLIP3oLoader")["BLIP3oLoader"]["input"]["required"]["checkpoint"]
+    assert options["options"][0] == options["default"] == NAME
+
+
+def test_the_sample_workflow_draws_what_it_says(client):
+    """Catches wires, sizes or settings of the sample under which a model that understands does not show it."""
+    graph = to_prompt(load_workflow("text_to_image"), client.object_info())
+    _, inputs = node_of(graph, "BLIP3oTokenGenerator")
+    assert inputs["prompt"] == "a red circle left of a blue star"
+    demand = Demand((Wanted("circle", "red"), Wanted("star", "blue")), relation=(0, "left of", 1))
+    right = []
+    for seed in range(5):
+        inputs["seed"] = seed
+        drawn = picture(client, client.run(graph, timeout=300))
+        assert drawn.shape == (512, 512, 3)
+        right.append(judge(drawn, demand).strict)
+    assert sum(right) >= 3, right
+
+
+def test_the_demo_draws_each_of_its_prompts(client):
+    """Catches a demo that shows one picture three times, or times a run that the server had in its cache."""
+    pictures, seconds = demo.draw(client, demo.PROMPTS)
+    assert len({drawn.tobytes() for drawn in pictures}) == len(seconds) == 3 and min(seconds) > 0
+    assert demo.grid(pictures).shape[1] > 3 * 320
+
+
+@pytest.mark.parametrize("prompt", ODD_PROMPTS.values(), ids=ODD_PROMPTS)
+def test_odd_prompts_give_a_picture(client, prompt):
+    """Catches an error where words are unknown, contradict themselves or fill the prompt to its limit."""
+    graph = text_to_image(NAME, size=(64, 64), prompt=prompt, steps=2)
+    assert picture(client, client.run(graph)).shape == (64, 64, 3)
