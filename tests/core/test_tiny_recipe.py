@@ -1,11 +1,13 @@
 """How the tiny model is made: what codes mean, where training starts from, the loop, the files."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.decoding import causal_mask
@@ -14,10 +16,22 @@ from blip3o_core.tiny.captions import phrasings
 from blip3o_core.tiny.demand import demand_of
 from blip3o_core.tiny.edits import KINDS, instructions, make_edit
 from blip3o_core.tiny.judge import judge
-from blip3o_core.tiny.recipe import assemble, autoencoder, blank, data, image_tokenizer, language, renderer, stages
+from blip3o_core.tiny.recipe import (
+    assemble,
+    autoencoder,
+    blank,
+    data,
+    editing,
+    image_tokenizer,
+    language,
+    release,
+    renderer,
+    stages,
+)
 from blip3o_core.tiny.recipe.loop import Settings, fit
 from blip3o_core.tiny.recipe.pieces import FIRST_OBJECT, codebook, codes_of, forms, picture_of
 from blip3o_core.tiny.world import CATEGORIES, World, make_scene
+from blip3o_core.training.edits import add_references
 from blip3o_core.training.packed import open_pack
 
 pytestmark = pytest.mark.core
@@ -231,3 +245,44 @@ def test_masked_and_causal_reading_agree(start):
         together = model(model.embed(ids, torch.float32), torch.arange(len(long)).expand(2, -1), causal_mask(keep))
         alone = model(model.embed(ids[:1, : len(short)], torch.float32), torch.arange(len(short))[None], None)
     assert torch.allclose(together[0, : len(short)], alone[0], atol=1e-4)
+
+
+def test_a_release_is_whole_or_not_at_all(start, tmp_path):
+    """Catches a bundled model that is half written, of the wrong numbers, or gone after a failed release."""
+    target = tmp_path / "bundled"
+    size = release.release(start.folder, target)
+    assert size == sum(path.stat().st_size for path in target.rglob("*") if path.is_file()) <= release.LIMIT
+    released = open_checkpoint(target)
+    assert released.load_language().model.embed_tokens.weight.dtype == torch.bfloat16
+    damaged = tmp_path / "damaged"
+    shutil.copytree(start.folder, damaged)
+    tensors = load_file(damaged / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, damaged / "model.safetensors")
+    before = (target / "model.safetensors").read_bytes()
+    with pytest.raises(Blip3oError, match="model.norm.weight holds NaN"):
+        release.release(damaged, target)
+    assert (target / "model.safetensors").read_bytes() == before
+
+
+def test_edits_are_drawn_by_every_way_references_can_go(start, tmp_path):
+    """Catches a way of the reference that the gate behind `edit` would not measure."""
+    add_references(start, tmp_path / "edit", cross=True, noise=True)
+    checkpoint = open_checkpoint(tmp_path / "edit")
+    editor = editing.Editor(checkpoint)
+    with torch.no_grad():  # at its start the transformer's cross-attention barely reads new tokens
+        editor.language.reference_connector[3].weight.mul_(10)
+    edits = [make_edit(1, "held_back", index, WORLD, "recolour") for index in range(2)]
+    ways = [editor.draw(edits, cross, noise, steps=2) for cross, noise in ((False, False), (True, False), (True, True))]
+    assert all(pictures.shape == (2, blank.SIDE, blank.SIDE, 3) for pictures in ways)
+    assert not torch.allclose(ways[0], ways[1], atol=1e-4) and not torch.allclose(ways[1], ways[2], atol=1e-4)
+    numbers = editing.gate(checkpoint, count=len(KINDS))
+    assert set(numbers) == {*KINDS, "mean", "outside"} and numbers["outside"] > 0
+
+
+def test_a_share_of_the_recipe_has_a_share_of_the_steps(tmp_path):
+    """Catches a short run whose warm-up or average outlasts it: nothing would have been learnt."""
+    recipe = stages.Recipe(tmp_path, print, share=0.01)
+    settings = recipe.settings(language.SETTINGS)
+    assert settings.steps == 22 and settings.warmup <= 22 and settings.average <= 0.8
+    assert stages.Recipe(tmp_path, print).settings(language.SETTINGS) == language.SETTINGS

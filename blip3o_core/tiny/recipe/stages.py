@@ -62,7 +62,10 @@ class Recipe:
     share: float = 1.0  # of every stage's steps: 0.1 is a look at the whole in about ten minutes
 
     def settings(self, full: Settings) -> Settings:
-        return replace(full, steps=self.steps(full.steps), warmup=min(full.warmup, self.steps(full.steps)))
+        steps, average = self.steps(full.steps), full.average
+        if average is not None and self.share < 1:
+            average = max(0.0, 1 - (1 - average) / self.share)  # it must not remember the start
+        return replace(full, steps=steps, warmup=min(full.warmup, steps), average=average)
 
     def steps(self, full: int) -> int:
         return max(1, round(full * self.share))
