@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)} (default: all, in order)")
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="folder of all results (runs/tiny)")
-    parser.add_argument("--share", type=float, default=1.0, help="of every stage's steps; 0.1 takes ten minutes")
+    parser.add_argument("--share", type=float, default=1.0, help="of every stage's steps (default 1)")
     arguments = parser.parse_args(argv)
     recipe = Recipe(arguments.out, _print, arguments.share)
     try:

@@ -59,7 +59,7 @@ _JOINT = {
 class Recipe:
     out: Path
     report: Report
-    share: float = 1.0  # of every stage's steps: 0.1 is a look at the whole in about ten minutes
+    share: float = 1.0  # of every stage's steps; below 1 no gate stops the recipe
 
     def settings(self, full: Settings) -> Settings:
         steps, average = self.steps(full.steps), full.average
