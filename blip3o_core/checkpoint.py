@@ -17,9 +17,10 @@ import torch
 
 from . import autoencoder, diffusion, image_tokenizer, weights
 from . import diffusion_folder as diffusion_folders
+from .connector import build_connector
 from .errors import Blip3oError
 from .language import LanguageModel
-from .layout import CONNECTOR, EDIT_CONNECTORS, LANGUAGE_TENSORS, REFERENCE_CONNECTOR, SANA, VAE
+from .layout import CONNECTOR, EDIT_CONNECTORS, FEATURES_CONNECTOR, LANGUAGE_TENSORS, REFERENCE_CONNECTOR, SANA, VAE
 from .references import ReferencePaths
 from .vocabulary import PromptEncoder, Vocabulary
 from .weights import Table, read_json, strip_prefix
@@ -165,15 +166,12 @@ class Checkpoint:
     def vocabulary_id(self) -> str:
         """What image tokens of this checkpoint mean; tokens travel only between checkpoints that agree on it."""
         ids = self.vocabulary
-        codebook = [entry for name, entry in sorted(self.table.items()) if name.startswith(_CODEBOOK)]
-        sample = "unknown"
-        if codebook:
-            digest = hashlib.sha256()
-            for entry in codebook:
-                with torch.device("cpu"):
-                    rows = weights.open_file(entry.file).get_slice(entry.name)[:4].float()
-                digest.update(rows.numpy().tobytes())
-            sample = digest.hexdigest()[:8]
+        codebook = {
+            name: weights.open_file(entry.file).get_slice(entry.name)
+            for name, entry in self.table.items()
+            if name.startswith(_CODEBOOK)
+        }
+        sample = image_tokenizer.codebook_digest(codebook) if codebook else "unknown"
         return (
             f"{ids.num_codes} codes from token {ids.image_start} on {self.grid[0]}x{self.grid[1]}, "
             f"tokenizer {self.prompt_encoder.fingerprint}, codebook {sample}"
@@ -243,11 +241,10 @@ class Checkpoint:
         fields = {key: value for key, value in self.config.items() if key not in bookkeeping}
         config = Qwen3Config(**{**fields, "rope_theta": _rope_theta(self.config)})
         config._attn_implementation = "sdpa"
-        width, reference = self.table[CONNECTOR + "0.weight"].shape[0], self.table.get(REFERENCE_CONNECTOR + "0.weight")
-        return LanguageModel(
-            config, width, self.vocabulary, self.grid, self.tied, self.vocabulary_id,
-            reference_channels=reference and reference.shape[1],
-        )  # fmt: skip
+        width = self.table[CONNECTOR + "0.weight"].shape[0]
+        inputs = [self.table.get(name + "0.weight") for name in (REFERENCE_CONNECTOR, FEATURES_CONNECTOR)]
+        widths = [entry and entry.shape[1] for entry in inputs]
+        return LanguageModel(config, width, self.vocabulary, self.grid, self.tied, self.vocabulary_id, *widths)
 
     def _diffusion_table(self, prefix: str, subfolder: str) -> Table:
         own = strip_prefix(self.table, prefix)
@@ -267,6 +264,16 @@ class Checkpoint:
         network = self._load(LANGUAGE, dtype)
         network.model.rotary_emb = type(network.model.rotary_emb)(config=network.config)
         return network
+
+    def load_reference_connector(self, dtype: torch.dtype | None = None) -> torch.nn.Module | None:
+        """The connector of `reference_paths.cross` alone, for a host that keeps it beside the transformer."""
+        table = strip_prefix(self.tables[LANGUAGE], REFERENCE_CONNECTOR)
+        if not table:
+            return None
+        with torch.device("meta"):
+            connector = build_connector(table["0.weight"].shape[1], table["0.weight"].shape[0])
+        weights.assign(connector, table, dtype)
+        return connector
 
     def load_transformer(self, dtype: torch.dtype | None = None):
         """diffusers' SanaTransformer2DModel with this checkpoint's weights."""

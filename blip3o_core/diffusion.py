@@ -7,10 +7,12 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from .errors import Blip3oError
+from .references import ReferencePaths, Strengths, predict
 from .seeds import seeded
 
 
@@ -62,6 +64,24 @@ def check_guidance(guidance: float) -> None:
         raise Blip3oError(f"guidance is {guidance}; it must be 0 or more, 2 is the reference's, 1 turns it off.")
 
 
+@dataclass(frozen=True)
+class Guides:
+    """References for `sample`, scaled latents (B or 1, C, any height and width), and how they reach the network."""
+
+    latents: list[torch.Tensor]
+    paths: ReferencePaths
+    strengths: Strengths = Strengths()
+    connector: torch.nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """A picture of which a part stays."""
+
+    latents: torch.Tensor  # (B or 1, C, h, w), scaled
+    change: torch.Tensor  # (B or 1, 1, h, w) in [0, 1]: 0 stays, 1 is drawn anew
+
+
 @torch.no_grad()
 def sample(
     transformer,
@@ -72,12 +92,15 @@ def sample(
     guidance: float = 2.0,
     mask: torch.Tensor | None = None,
     callback: Callable[[int, int, torch.Tensor], None] | None = None,
+    guides: Guides | None = None,
+    known: Known | None = None,
 ) -> torch.Tensor:
     """Noise (B, C, h, w) and conditions (B or 1, N, width) -> scaled latents (B, C, h, w), float32.
 
     One row of conditions serves every row of noise: the same tokens under several seeds.
     Guidance is u + g * (c - u); at g = 1 the null half is not computed. `mask` (B, N) bool: cross-attention tokens that
     count. `callback(step, steps, x0 estimate)` runs after each step and may raise to cancel.
+    What of `known` stays is set to its own noisy value before every step, as the host's samplers do.
     """
     check_guidance(guidance)
     rows = len(noise)
@@ -94,19 +117,24 @@ def sample(
     if mask is not None:
         mask = (torch.cat([mask, mask]) if guided else mask).to(device)
     x, schedule = noise.to(device, torch.float32), schedule.to(device, torch.float32)
-    steps = len(schedule) - 1
+    noise, steps = x, len(schedule) - 1
+    guides = guides or Guides([], ReferencePaths())
+    is_null = torch.arange(len(context), device=device) < len(context) - rows
+    if known is not None:
+        start, change = known.latents.to(x), known.change.to(x)
     for step, (sigma, following) in enumerate(zip(schedule[:-1], schedule[1:], strict=True)):
+        if known is not None:
+            x = change * x + (1 - change) * torch.lerp(start, noise, sigma)
         doubled = (torch.cat([x, x]) if guided else x).to(dtype)
-        v = transformer(
-            doubled,
-            encoder_hidden_states=context,
-            encoder_attention_mask=mask,
-            timestep=(sigma * 1000).expand(len(doubled)),
-            return_dict=False,
-        )[0].float()
+        v = predict(
+            transformer, guides.connector, doubled, (sigma * 1000).expand(len(doubled)), context, mask, guides.latents,
+            is_null, guides.paths, guides.strengths,
+        ).float()  # fmt: skip
         if guided:
             null, conditioned = v.chunk(2)
             v = null + guidance * (conditioned - null)
+        if known is not None:
+            v = change * v + (1 - change) * (x - start) / sigma
         if callback is not None:
             callback(step + 1, steps, x - sigma * v)
         x = x + (following - sigma) * v

@@ -5,6 +5,7 @@
 - Codes are the argmax; the authors' training mode samples them instead.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ PREFIX = "model.vision_tower.vision_tower."
 _LAYER = "encoder.encoder.layers."
 # Saved with the tower, needed only to turn codes back into features.
 UNUSED = ("decoder.", "decode_task_layer.", "encoder.", "bottleneck.out_linear.", "scale_layer.")
+CODEBOOK = "bottleneck.regularizer."
 # SigLIP2 so400m patch14-384, the only tower published checkpoints use: heads and input side are not in the tensors.
 _PUBLISHED = {
     "hidden_size": 1152, "num_hidden_layers": 27, "patch_size": 14, "num_attention_heads": 16, "image_size": 384,
@@ -50,8 +52,13 @@ class TowerShape:
         return side, side
 
 
-def tower_shape(table: Table, folder: Path, config: dict) -> TowerShape | None:
-    """Sizes of the image tokenizer in a checkpoint's tensors (prefix stripped), None when it holds none."""
+def tower_shape(
+    table: Table | dict[str, torch.Tensor], folder: Path, config: dict, file: Path | None = None
+) -> TowerShape | None:
+    """Sizes of the image tokenizer in a checkpoint's tensors (prefix stripped), None when it holds none.
+
+    `file`: the tensors are those of a file in the folder, not of all of it.
+    """
     if "encoder.embeddings.position_embedding.weight" not in table:
         return None
     try:
@@ -59,10 +66,10 @@ def tower_shape(table: Table, folder: Path, config: dict) -> TowerShape | None:
         _, channels, patch, _ = table["encoder.embeddings.patch_embedding.weight"].shape
         codes, code_width = table["bottleneck.regularizer.embedding.weight"].shape
         mlp = table[_LAYER + "0.mlp.fc1.weight"].shape[0]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise Blip3oError(
-            f"{folder}: the image tokenizer (TA-Tok) is incomplete or of another kind: {error}. "
-            "Copy the checkpoint again."
+            f"{file or folder}: the image tokenizer (TA-Tok) is incomplete or of another kind: {error}. "
+            f"Copy the {'file' if file else 'checkpoint'} again."
         ) from error
     layers = len({name.split(".")[3] for name in table if name.startswith(_LAYER)})
     shape = TowerShape(width, layers, mlp, patch, channels, tokens, codes, code_width, None, None)
@@ -98,6 +105,19 @@ def _is_of(vision: dict | None, shape: TowerShape) -> bool:
     )
 
 
+def codebook_digest(codebook: dict) -> str:
+    """What codes mean, in 8 hex digits: of the first rows of the codebook's tensors, by name.
+
+    Values are tensors or what safetensors calls slices; only those rows are read.
+    """
+    digest = hashlib.sha256()
+    for _, tensor in sorted(codebook.items()):
+        with torch.device("cpu"):
+            rows = tensor[:4].float()
+        digest.update(rows.numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
 class ImageTokenizer(nn.Module):
     """Pictures -> codes and features. State-dict names are those of the published file."""
 
@@ -110,7 +130,7 @@ class ImageTokenizer(nn.Module):
         config = SiglipVisionConfig(
             hidden_size=shape.width, intermediate_size=shape.mlp, num_hidden_layers=shape.layers - 1,
             num_attention_heads=shape.heads or 1, num_channels=shape.channels, patch_size=shape.patch,
-            image_size=shape.side or shape.grid[0] * shape.patch, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6,
+            image_size=self.side, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6,
         )  # fmt: skip
         config._attn_implementation = "sdpa"
         self.encoder = nn.ModuleDict({"embeddings": SiglipVisionEmbeddings(config), "encoder": SiglipEncoder(config)})
@@ -126,6 +146,11 @@ class ImageTokenizer(nn.Module):
                 ),
             }
         )
+
+    @property
+    def side(self) -> int:
+        """Pixels on a side of the pictures it takes."""
+        return self.shape.side or self.shape.grid[0] * self.shape.patch
 
     def restore_buffers(self) -> None:
         """Position ids are no checkpoint tensor; a network built on the meta device gets them here."""
@@ -158,3 +183,27 @@ def encode(tokenizer: ImageTokenizer, images: torch.Tensor) -> torch.Tensor:
         size = (tokenizer.shape.side,) * 2
         pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
     return tokenizer.codes(tokenizer.features(pixels.to(tokenizer.encode_task_layer[0].weight.dtype)))
+
+
+@torch.no_grad()
+def encode_views(
+    tokenizer: ImageTokenizer, views: torch.Tensor, features: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(B, side, side, 3) in [0, 1] -> codes (B, T) int64 and, when asked for, features (B, T, width), on the CPU.
+
+    One picture at a time: in a larger batch sums are taken in another order, and a close code may become another.
+    Views on the CPU go to where the weights are; a host that keeps weights elsewhere than it computes gives them there.
+    """
+    weight = tokenizer.encode_task_layer[0].weight
+    device = weight.device if views.device.type == "cpu" else views.device
+    codes, found = [], []
+    for view in views.split(1):
+        own = tokenizer.features((view.movedim(-1, 1) * 2 - 1).to(device, weight.dtype))
+        if not bool(torch.isfinite(own).all()):
+            raise Blip3oError(
+                f"The image tokenizer gave NaN or infinite values for picture {len(codes) + 1} in {weight.dtype}. Load "
+                "it in float32 or bfloat16; if they remain, the picture or the weights hold them."
+            )
+        codes.append(tokenizer.codes(own).cpu())
+        found.append(own.cpu())
+    return torch.cat(codes), torch.cat(found) if features else None

@@ -6,6 +6,8 @@
 - Weights are read through the modules' own forward or `leaf_weight`, so a host may stream or patch them.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -45,17 +47,30 @@ class KVCache:
         return store[0, :, :, :end], store[1, :, :, :end]
 
 
+@dataclass(frozen=True)
+class PromptFeatures:
+    """What stands in a prompt in the place of its references' tokens (reference.md 6.4), the same in every row."""
+
+    values: torch.Tensor  # (n, width) of the image tokenizer
+    behind: int  # ids behind them in the prompt
+
+    def place(self, length: int) -> slice:
+        """Where they lie in prompts of `length`, padded on the left."""
+        return slice(length - self.behind - len(self.values), length - self.behind)
+
+
 class LanguageModel(nn.Module):
     """Qwen3 with the diffusion connector, for one checkpoint's vocabulary and token grid."""
 
     def __init__(
         self, config, cross_width: int, vocabulary: Vocabulary, grid: tuple[int, int], tied: bool, vocabulary_id: str,
-        reference_channels: int | None = None,
+        reference_channels: int | None = None, feature_width: int | None = None,
     ):  # fmt: skip
         """`config`: a transformers Qwen3Config. `cross_width`: width of the cross-attention tokens.
 
-        `vocabulary_id`: what its image tokens mean, see `Checkpoint.vocabulary_id`. `reference_channels`: of the
-        latents that the reference connector takes, None when the checkpoint has no such connector.
+        `vocabulary_id`: what its image tokens mean, see `Checkpoint.vocabulary_id`. `reference_channels`,
+        `feature_width`: of the latents and of the image tokenizer's features that the connectors for references take;
+        None when the checkpoint has no such connector.
         """
         from transformers import Qwen3Model
 
@@ -67,6 +82,8 @@ class LanguageModel(nn.Module):
         self.model.diffusion_connector = build_connector(config.hidden_size, cross_width)
         if reference_channels is not None:
             self.model.und_image_vae_connector = build_connector(reference_channels, cross_width)
+        if feature_width is not None:
+            self.model.tar_siglip_features_connector = build_connector(feature_width, config.hidden_size)
         self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
@@ -99,6 +116,15 @@ class LanguageModel(nn.Module):
     def embed(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(B, S) ids -> (B, S, D)."""
         return self.model.embed_tokens(ids).to(dtype)
+
+    def embed_prompts(self, ids: torch.Tensor, dtype: torch.dtype, features: PromptFeatures | None) -> torch.Tensor:
+        """(B, S) ids, padded on the left -> (B, S, D), with `features` in their place."""
+        embeds = self.embed(ids, dtype)
+        if features is None:
+            return embeds
+        values = self.model.tar_siglip_features_connector(features.values.to(embeds)).to(dtype)
+        embeds[:, features.place(ids.shape[1])] = values
+        return embeds
 
     def forward(
         self,

@@ -9,4 +9,8 @@ EDIT_CONNECTORS = {
     "use_tar_siglip_features": "model.tar_siglip_features_connector.",
 }
 REFERENCE_CONNECTOR = EDIT_CONNECTORS["use_und_image_vae"]
-LANGUAGE_TENSORS = ("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.", CONNECTOR, REFERENCE_CONNECTOR)
+FEATURES_CONNECTOR = EDIT_CONNECTORS["use_tar_siglip_features"]
+LANGUAGE_TENSORS = (
+    "model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.",
+    CONNECTOR, REFERENCE_CONNECTOR, FEATURES_CONNECTOR,
+)  # fmt: skip

@@ -1,10 +1,12 @@
-"""Options that several commands share: which model, where and in what numbers; and a progress bar."""
+"""What several commands share: options, the settings stored with a picture, and a progress bar."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
-from .bundled import chosen
+from .bundled import chosen, name_of
+from .decoding import Sampling
 from .errors import Blip3oError
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")
@@ -22,15 +24,94 @@ def add_model_options(parser: argparse.ArgumentParser, dtype: str = "auto") -> N
     )
 
 
+def add_seed_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="seed; the picture of row k uses seed + k (default 0)")
+    parser.add_argument(
+        "--noise-seed", type=int, help="seed of the diffusion noise, when only that should change (default: as --seed)"
+    )
+
+
+def add_rendering_options(parser: argparse.ArgumentParser, size: str) -> None:
+    """`size`: what a picture's size is when none is asked for."""
+    parser.add_argument("--steps", type=int, default=30, help="diffusion steps (default 30)")
+    parser.add_argument("--guidance", type=float, default=2.0, help="diffusion guidance, 1 turns it off (default 2.0)")
+    parser.add_argument("--size", metavar="WxH", help=f"picture size in pixels (default: {size})")
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    defaults = Sampling()
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        default=defaults.top_k,
+        help="sample among the K likeliest tokens; 0: all, 1: greedy (1200)",
+    )
+    parser.add_argument(
+        "--top-p", type=float, default=defaults.top_p, help="and among those that hold this mass (0.95)"
+    )
+    parser.add_argument("--temperature", type=float, default=defaults.temperature, help="0 is greedy (default 1.0)")
+    parser.add_argument("--negative-prompt", help="what to lead the tokens away from, with --token-guidance above 1")
+    parser.add_argument(
+        "--token-guidance", type=float, default=1.0, help="guidance on the token logits (default 1: off)"
+    )
+
+
+def sampling_of(arguments: argparse.Namespace) -> Sampling:
+    """What the options of `add_sampling_options` say."""
+    return Sampling(arguments.top_k, arguments.top_p, arguments.temperature, guidance=arguments.token_guidance)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise Blip3oError(f"--size is {text!r}; write width and height in pixels, like 1024x768.")
+    return int(parts[0]), int(parts[1])
+
+
+def check_picture_name(out: Path, what: str) -> None:
+    """Raise Blip3oError unless `out` can be a picture's file; `what`: what it is the picture of."""
+    if out.is_dir() or out.suffix.lower() != ".png":
+        raise Blip3oError(f"--out is {out}; for one {what} it must be the name of a .png file.")
+
+
+def stored_settings(
+    arguments: argparse.Namespace, checkpoint, command: str, options: dict, files: dict | None = None
+) -> dict:
+    """What is stored with a picture: `options`, what is known of its `files`, and the command that makes it again.
+
+    Files go into the command under names that stand for them ("--image=IMAGE1"): their own are nobody's business.
+    """
+    words = []
+    for name, known in (files or {}).items():
+        many = isinstance(known, list)
+        option, stand_in = (name.removesuffix("s") if many else name), name.removesuffix("s").upper()
+        words += [f"--{option}={stand_in}{k}" for k in range(1, len(known) + 1)] if many else [f"--{option}={stand_in}"]
+    words += [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
+    if arguments.diffusion_folder is not None:
+        words.append("--diffusion-folder=DIFFUSION_DIR")
+    if arguments.model is not None:
+        words.append("--model=DIR")
+    return {
+        **options,
+        **(files or {}),
+        "checkpoint": name_of(checkpoint.folder),
+        "tokens": checkpoint.vocabulary_id,
+        "command": shlex.join(["python", "-m", "blip3o_core", command, *words, "--out=OUT.png"]),
+    }
+
+
 def load_pipeline(arguments: argparse.Namespace):
     """The pipeline that the options of `add_model_options` name."""
     from .pipeline import Pipeline
 
     folder = chosen(arguments.model)
-    return Pipeline.load(folder, _device(arguments.device), _dtype(arguments.dtype), arguments.diffusion_folder)
+    device, dtype = device_of(arguments.device), dtype_of(arguments.dtype)
+    return Pipeline.load(folder, device, dtype, arguments.diffusion_folder)
 
 
-def _device(name: str):
+def device_of(name: str):
     import torch
 
     if name == "auto":
@@ -44,7 +125,7 @@ def _device(name: str):
     return device
 
 
-def _dtype(name: str):
+def dtype_of(name: str):
     import torch
 
     return {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 
-from . import autoencoder, diffusion, image_tokenizer
+from . import autoencoder, diffusion, image_tokenizer, masking
 from .checkpoint import Checkpoint, open_checkpoint
 from .connector import connect
 from .decoding import Callback, Sampling, decode, read
 from .errors import Blip3oError
-from .language import LanguageModel
+from .language import LanguageModel, PromptFeatures
+from .references import ReferencePaths, References, Strengths, encode_references
 from .tokens import ImageTokens
-from .vocabulary import PromptEncoder
+from .vocabulary import PromptEncoder, same_codes
 
 
 @dataclass(frozen=True)
@@ -40,27 +41,61 @@ def draw_tokens(
     source: str | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
+    references: References | None = None,
+    as_features: bool = False,
 ) -> ImageTokens:
     """Write one picture per prompt as image tokens, hidden states kept.
 
-    `callback(done, total, codes (B, done))` runs once per token. `source` names the weights, see `condition`.
+    `callback(done, total, codes (B, done))` runs once per token. `source` names the weights, see `condition`. With
+    `references` the prompts are instructions for all of them; `as_features`: see `ReferencePaths`.
     """
     for prompt in prompts:
         if not prompt.strip():
             raise Blip3oError(f"The prompt is {prompt!r}: there is nothing to draw. Describe the picture in words.")
-    rows = [encoder.encode(prompt, parse_special) for prompt in prompts]
-    guided = sampling.guidance > 1
-    negative = encoder.encode(negative_prompt or "", parse_special) if guided else None
+    features = None
+    if references is not None:
+        check_codes(language, references, "references")
+        if as_features:
+            features = PromptFeatures(references.features.flatten(0, 1), encoder.behind_references)
+    rows = [prompt_ids(encoder, prompt, references, parse_special, as_features) for prompt in prompts]
+    negative = None
+    if sampling.guidance > 1:
+        negative = prompt_ids(encoder, negative_prompt or "", references, parse_special, as_features)
     start = language.vocabulary.image_start
 
     def on_codes(done: int, total: int, ids: torch.Tensor) -> None:
         callback(done, total, ids - start)
 
-    drawn = decode(language, rows, seeds, sampling, negative, on_codes if callback else None, device, dtype)
+    callback_ids = on_codes if callback else None
+    drawn = decode(language, rows, seeds, sampling, negative, callback_ids, device, dtype, features)
     return ImageTokens(
         codes=(drawn.ids - start).cpu(), grid=language.grid, prompts=prompts, prompt_ids=rows, seeds=seeds,
         lengths=drawn.lengths, vocabulary_id=language.vocabulary_id, hidden=drawn.hidden.cpu(), hidden_source=source,
+        features=features,
     )  # fmt: skip
+
+
+def prompt_ids(
+    encoder: PromptEncoder,
+    prompt: str,
+    references: References | None = None,
+    parse_special: bool = False,
+    as_features: bool = False,
+) -> list[int]:
+    """The whole prompt of a picture, or of an edit of `references`."""
+    if references is None:
+        return encoder.encode(prompt, parse_special)
+    return encoder.encode_edit(prompt, references.codes, parse_special, as_features=as_features)
+
+
+def check_codes(language: LanguageModel, codes: ImageTokens | References, what: str) -> None:
+    """Raise Blip3oError unless `codes` mean to `language` what they meant to the model that made them."""
+    if not same_codes(language.vocabulary_id, codes.vocabulary_id) or codes.grid != language.grid:
+        raise Blip3oError(
+            f"These {what} are of another checkpoint: {codes.vocabulary_id}, {codes.grid[0]}x{codes.grid[1]}; this "
+            f"language model has {language.vocabulary_id}. Make them again with this model, or connect the model that "
+            "made them."
+        )
 
 
 @torch.no_grad()
@@ -71,25 +106,24 @@ def condition(
     reference_batch: bool = False,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
+    strength: float = 1.0,
 ) -> Conditioning:
-    """Hidden states through the connector, and the null condition.
+    """Hidden states through the connector, and the null condition; `strength`: 1 the first, 0 the second.
 
     The states that `tokens` carry are used when `source` names the weights that made them; else the language model
     reads the tokens once. `reference_batch` repeats the authors' unmasked second pass, where rows change each other.
     """
-    if tokens.vocabulary_id != language.vocabulary_id:
-        raise Blip3oError(
-            f"These image tokens are of another checkpoint: {tokens.vocabulary_id}; this language model has "
-            f"{language.vocabulary_id}. Draw them again with this model, or connect the model that drew them."
-        )
+    check_codes(language, tokens, "image tokens")
     weight = language.connector[0].weight
     device, dtype = device or weight.device, dtype or weight.dtype
     if tokens.hidden is not None and source is not None and tokens.hidden_source == source and not reference_batch:
         hidden = tokens.hidden
     else:
         ids = tokens.codes + language.vocabulary.image_start
-        hidden = read(language, tokens.prompt_ids, ids, reference_batch, device, dtype)
+        hidden = read(language, tokens.prompt_ids, ids, reference_batch, device, dtype, tokens.features)
     positive, negative = connect(language.connector, hidden.to(device, dtype))
+    if strength != 1:
+        positive = torch.lerp(negative.expand_as(positive), positive, strength)
     return Conditioning(positive, negative, None if reference_batch else tokens.mask)
 
 
@@ -131,9 +165,25 @@ class Pipeline:
             seeds=[0] * len(codes), lengths=[codes.shape[1]] * len(codes), vocabulary_id=self.language.vocabulary_id,
         )  # fmt: skip
 
+    @property
+    def paths(self) -> ReferencePaths:
+        return self.checkpoint.reference_paths
+
+    def references(self, pictures: list, fit: str = "stretch", side: int | None = None) -> References:
+        """PIL pictures -> what an edit starts from; `fit`: see `framing`, `side`: see `encode_references`."""
+
+        def to_latents(view: torch.Tensor) -> torch.Tensor:
+            return autoencoder.encode(self.autoencoder, view.to(self.device))
+
+        return encode_references(
+            self.image_tokenizer, to_latents, pictures, fit, side or self.checkpoint.trained_side,
+            self.checkpoint.latent_multiple, self.language.vocabulary_id,
+        )  # fmt: skip
+
     def draw(self, prompts: list[str], seeds: list[int], sampling: Sampling = Sampling(), **kwargs) -> ImageTokens:  # noqa: B008
         """Prompts -> image tokens; see `draw_tokens`."""
-        return draw_tokens(self.language, self.encoder, prompts, seeds, sampling, source=self.source, **kwargs)
+        kwargs = {"source": self.source, "as_features": self.paths.features, **kwargs}
+        return draw_tokens(self.language, self.encoder, prompts, seeds, sampling, **kwargs)
 
     def render(
         self,
@@ -143,24 +193,56 @@ class Pipeline:
         steps: int = 30,
         guidance: float = 2.0,
         callback=None,
+        **edit,
     ) -> torch.Tensor:
         """Tokens -> pictures (B, H, W, 3) float32 in [0, 1]. `size`: (width, height) in pixels.
 
-        `seeds`: of the noise, one per picture; a single row of tokens is rendered once for each of them.
+        `seeds`: of the noise, one per picture; a single row of tokens is rendered once for each of them. `edit`: as
+        `latents` takes it.
         """
-        return self.decode(self.latents(tokens, seeds, size, steps, guidance, callback))
+        return self.decode(self.latents(tokens, seeds, size, steps, guidance, callback, **edit))
 
-    def latents(self, tokens, seeds, size=None, steps=30, guidance=2.0, callback=None) -> torch.Tensor:
-        """The first half of `render`: tokens -> scaled latents (B, C, h, w)."""
+    def latents(
+        self,
+        tokens: ImageTokens,
+        seeds: list[int],
+        size: tuple[int, int] | None = None,
+        steps: int = 30,
+        guidance: float = 2.0,
+        callback=None,
+        references: References | None = None,
+        strengths: Strengths = Strengths(),  # noqa: B008 - frozen
+        paths: ReferencePaths | None = None,
+        change: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The first half of `render`: tokens -> scaled latents (B, C, h, w).
+
+        With `references` the size is the first one's, unless given; `paths`: of those the checkpoint has, None for all.
+        `change` (H, W) in [0, 1]: where the first reference may change; the size is then the reference's.
+        """
+        vae = self.autoencoder.config
+        guides = known = None
+        if references is not None:
+            factor = vae.scaling_factor
+            paths = self.paths if paths is None else self.check_paths(paths)
+            scaled = [latents * factor for latents in references.latents]
+            guides = diffusion.Guides(scaled, paths, strengths, self.language.reference_connector)
+            size = references.views[0] if size is None or change is not None else size
+            if change is not None:
+                known = diffusion.Known(scaled[0], masking.latent_mask(change, scaled[0].shape[-2:]))
         width, height = self.check(size, steps, guidance)
-        factor = autoencoder.compression(self.checkpoint.autoencoder_config)
-        shape = (self.transformer.config.in_channels, height // factor, width // factor)
+        cell = autoencoder.compression(self.checkpoint.autoencoder_config)
+        shape = (self.transformer.config.in_channels, height // cell, width // cell)
         schedule = diffusion.sigmas(steps, self.checkpoint.shift)
-        given = condition(self.language, tokens, self.source)
+        given = condition(self.language, tokens, self.source, strength=strengths.text)
         return diffusion.sample(
             self.transformer, diffusion.initial_noise(shape, seeds), given.positive, given.negative,
-            schedule, guidance, given.mask, callback,
+            schedule, guidance, given.mask, callback, guides, known,
         )  # fmt: skip
+
+    def check_paths(self, asked: ReferencePaths) -> ReferencePaths:
+        """`asked`, if the checkpoint has all of it; else Blip3oError."""
+        return self.paths.checked(asked, str(self.checkpoint.folder))
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """The second half of `render`: scaled latents -> pictures."""

@@ -1,17 +1,29 @@
-"""How the references of an edit reach the diffusion transformer, besides as tokens in the prompt (reference.md 6).
+"""The references of an edit, and how they reach the diffusion transformer besides in the prompt (reference.md 6).
 
 - cross: their latents, through a connector of their own, stand behind the condition. Null: zeros behind the connector.
-- noise: the one reference lies to the right of the noisy latents, clean, also in the null half of guidance; of what is
-  predicted the left half counts.
+- noise: they lie to the right of the noisy latents, clean, also in the null half of guidance; of what is predicted the
+  left part counts.
 - features: the image tokenizer's features in the prompt, in the place of tokens.
+
+Strengths are this project's. 1 is the authors' number, 0 is as if the way were not there: `cross` multiplies the weight
+that attention gives to the references' tokens, `noise` blends the predictions with and without the pictures beside.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from .connector import build_connector
+from .errors import Blip3oError
+from .framing import latent_view, token_view
+from .image_tokenizer import ImageTokenizer, encode_views
 from .seeds import seeded
+
+MAX_REFERENCES = 8
+_HIDDEN = -10000.0  # what diffusers adds where attention may not look
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,84 @@ class ReferencePaths:
             noise=switches["use_und_image_vae_as_noise"],
             features=switches["use_tar_siglip_features"],
         )
+
+    def checked(self, asked: "ReferencePaths", where: str) -> "ReferencePaths":
+        """`asked`, if it is among these; else a Blip3oError that says which checkpoint has it."""
+        for name, switch in (("cross", "use_und_image_vae"), ("noise", "use_und_image_vae_as_noise")):
+            if getattr(asked, name) and not getattr(self, name):
+                raise Blip3oError(
+                    f"{where} has no {name} path for references: its config.json does not set {switch}. "
+                    "BLIP3o-NEXT-edit-VAE has both; with this checkpoint references go as tokens in the prompt."
+                )
+        return asked
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """Of the condition and of the ways of the references; see the module."""
+
+    text: float = 1.0  # between the null condition (0) and what the language model says (1)
+    cross: float = 1.0
+    noise: float = 1.0
+
+    def __post_init__(self):
+        for name in ("text", "cross", "noise"):
+            if not 0 <= getattr(self, name) <= 10:  # written so that NaN fails
+                raise Blip3oError(f"strength of {name} is {getattr(self, name)}; it must be 0 to 10, 1 is as trained.")
+
+
+@dataclass(frozen=True)
+class References:
+    """One to eight pictures that an edit starts from, encoded once. All tensors on the CPU."""
+
+    codes: torch.Tensor  # (n, T) int64
+    grid: tuple[int, int]
+    latents: list[torch.Tensor]  # (1, C, h, w) each, unscaled, at the picture's own aspect
+    vocabulary_id: str  # of the codes, see Checkpoint
+    sizes: list[tuple[int, int]]  # (width, height) of the pictures, in pixels
+    views: list[tuple[int, int]]  # (width, height) that the autoencoder saw
+    fit: str
+    features: torch.Tensor | None = None  # (n, T, width) of the image tokenizer
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def described(self) -> list[str]:
+        """A line a picture: what was resized to what."""
+        ways = {"pad": "padded to a square, then to", "crop": "its middle square at"}
+        way, cells = ways.get(self.fit, "stretched to"), "x".join(map(str, reversed(self.grid)))
+        return [
+            f"image {k}: {size[0]}x{size[1]}; tokens: {way} {cells} codes; latent: {view[0]}x{view[1]} pixels"
+            for k, (size, view) in enumerate(zip(self.sizes, self.views, strict=True), 1)
+        ]
+
+
+def encode_references(
+    tokenizer: ImageTokenizer,
+    to_latents: Callable[[torch.Tensor], torch.Tensor],
+    pictures: list,
+    fit: str,
+    side: int,
+    multiple: int,
+    vocabulary_id: str,
+    device: torch.device | str = "cpu",
+) -> References:
+    """PIL pictures -> References. Raises Blip3oError for none, for too many, and for sizes that cannot be drawn.
+
+    `to_latents`: (1, H, W, 3) in [0, 1] -> (1, C, h, w) unscaled. `side`: pixels on a side of a square picture's
+    latent view; `multiple`: what sides must be a multiple of. `fit`: see `framing`. `device`: where a
+    host computes that keeps the tokenizer's weights elsewhere.
+    """
+    if not 1 <= len(pictures) <= MAX_REFERENCES:
+        raise Blip3oError(f"{len(pictures)} reference pictures: an edit takes 1 to {MAX_REFERENCES}.")
+    # Sizes first: nothing is encoded when one of them cannot be.
+    views = [latent_view(picture, fit, side, multiple) for picture in pictures]
+    squares = torch.cat([token_view(picture, fit, tokenizer.shape.side) for picture in pictures])
+    codes, features = encode_views(tokenizer, squares.to(device), features=True)
+    return References(
+        codes, tokenizer.shape.grid, [to_latents(view).float().cpu() for view in views], vocabulary_id,
+        [picture.size for picture in pictures], [(view.shape[2], view.shape[1]) for view in views], fit, features,
+    )  # fmt: skip
 
 
 def new_connector(channels: int, width: int, seed: int) -> torch.nn.Sequential:
@@ -60,26 +150,79 @@ def extended(
     return context, torch.cat([own, given.repeat_interleave(tokens.shape[1] // given.shape[1], dim=1)], dim=1)
 
 
-def beside(transformer, x: torch.Tensor, reference: torch.Tensor, **inputs) -> torch.Tensor:
-    """The prediction for `x` (B, C, h, w) with `reference`, of the same shape, to its right; `inputs` as ever.
+def beside(transformer, x: torch.Tensor, references: list[torch.Tensor], **inputs) -> torch.Tensor:
+    """The prediction for `x` (B, C, h, w) with `references` (B, C, h, any width) to its right; `inputs` as ever.
 
-    Both halves have the positions of one picture: diffusers' table would be stretched over the two. The published
-    model has no positions.
+    Each part has the positions of one picture: diffusers' table would be stretched over all. The published model has
+    no positions.
     """
+    parts = [x, *(reference.to(x.dtype) for reference in references)]
     hook = None
     if transformer.config.interpolation_scale is not None:
-        hook = transformer.patch_embed.register_forward_hook(_embed_halves)
+        widths = [part.shape[-1] for part in parts]
+        hook = transformer.patch_embed.register_forward_hook(lambda *call: _embed_parts(*call, widths))
     try:
-        both = transformer(torch.cat([x, reference.to(x.dtype)], dim=-1), return_dict=False, **inputs)[0]
+        together = transformer(torch.cat(parts, dim=-1), return_dict=False, **inputs)[0]
     finally:
         if hook is not None:
             hook.remove()
-    return both[..., : x.shape[-1]]
+    return together[..., : x.shape[-1]]
 
 
-def _embed_halves(patch_embed, arguments: tuple, _) -> torch.Tensor:
-    """(B, C, h, 2w) -> tokens (B, h * 2w, D), each half embedded as a picture of its own."""
-    [pair] = arguments
-    rows = pair.shape[-2] // patch_embed.patch_size
-    halves = [patch_embed.forward(half).unflatten(1, (rows, -1)) for half in pair.chunk(2, dim=-1)]
-    return torch.cat(halves, dim=2).flatten(1, 2)
+def _embed_parts(patch_embed, arguments: tuple, _, widths: list[int]) -> torch.Tensor:
+    """(B, C, h, sum of widths) -> tokens (B, h * that, D), each part embedded as a picture of its own."""
+    [row] = arguments
+    lines = row.shape[-2] // patch_embed.patch_size
+    embedded = [patch_embed.forward(part).unflatten(1, (lines, -1)) for part in row.split(widths, dim=-1)]
+    return torch.cat(embedded, dim=2).flatten(1, 2)
+
+
+def predict(
+    transformer,
+    connector: torch.nn.Module | None,
+    x: torch.Tensor,
+    timestep: torch.Tensor,
+    context: torch.Tensor,
+    mask: torch.Tensor | None,
+    latents: list[torch.Tensor],
+    null: torch.Tensor,
+    paths: ReferencePaths,
+    strengths: Strengths = Strengths(),  # noqa: B008 - frozen
+) -> torch.Tensor:
+    """The velocity of `x` (B, C, h, w) under `context` (B, N, width) and references.
+
+    `latents`: scaled, (B or 1, C, any height and width) each.
+    `mask` (B, N): nonzero where attention may look. `null` (B,) bool: rows of the null condition. References of another
+    height than `x` are resampled to it where they lie beside.
+    """
+    rows = len(x)
+    # Rows of a batch come again for the null half.
+    latents = [latent.to(x.device).repeat(rows // len(latent), 1, 1, 1) for latent in latents]
+    inputs = {"timestep": timestep, "encoder_hidden_states": context, "encoder_attention_mask": mask}
+    if latents and paths.cross and strengths.cross > 0:
+        weight = connector[0].weight
+        parts = [reference_tokens(connector, latent[:, None].to(weight)) for latent in latents]
+        tokens = torch.cat(parts, dim=1).masked_fill(null[:, None, None], 0)
+        inputs["encoder_hidden_states"] = extended(context, tokens)[0]
+        inputs["encoder_attention_mask"] = _weighted(context, mask, tokens.shape[1], strengths.cross)
+    if not (latents and paths.noise and strengths.noise > 0):
+        return transformer(x, return_dict=False, **inputs)[0]
+    together = beside(transformer, x, [_of_height(latent, x.shape[-2]) for latent in latents], **inputs)
+    if strengths.noise == 1:
+        return together
+    return torch.lerp(transformer(x, return_dict=False, **inputs)[0], together, strengths.noise)
+
+
+def _weighted(context: torch.Tensor, mask: torch.Tensor | None, added: int, strength: float) -> torch.Tensor | None:
+    """What attention adds to its scores, (B, 1, N + added), so that the added tokens weigh `strength` times as much."""
+    if mask is None and strength == 1:
+        return None
+    own = context.new_zeros(context.shape[:2]) if mask is None else (1 - mask.to(context)) * _HIDDEN
+    return torch.cat([own, own.new_full((len(own), added), math.log(strength))], dim=1)[:, None]
+
+
+def _of_height(latents: torch.Tensor, height: int) -> torch.Tensor:
+    if latents.shape[-2] == height:
+        return latents
+    width = max(1, round(latents.shape[-1] * height / latents.shape[-2]))
+    return F.interpolate(latents.float(), (height, width), mode="bilinear", antialias=True, align_corners=False)

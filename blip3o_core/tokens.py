@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .errors import Blip3oError
+from .language import PromptFeatures
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,17 @@ class ImageTokens:
     codes: torch.Tensor  # (B, T) int64, row-major over the grid; T = H * W unless every row ended early
     grid: tuple[int, int]  # (H, W)
     prompts: list[str]
-    prompt_ids: list[list[int]]  # per row, through the scale token
+    prompt_ids: list[list[int]] | None  # per row, through the scale token; None: of a picture that nobody asked for
     seeds: list[int]
     lengths: list[int]  # tokens that count, per row
     vocabulary_id: str
     hidden: torch.Tensor | None = None  # (B, 1 + T, D)
     hidden_source: str | None = None  # what made `hidden`: checkpoint and patches
+    features: PromptFeatures | None = None  # of the references, where a checkpoint takes those in the prompt
 
     def __post_init__(self):
-        rows = {len(self.codes), len(self.prompt_ids), len(self.seeds), len(self.lengths), len(self.prompts)}
+        context = [self.prompts, self.seeds, self.lengths, *([] if self.prompt_ids is None else [self.prompt_ids])]
+        rows = {len(self.codes), *map(len, context)}
         if self.codes.ndim != 2 or len(rows) != 1 or self.codes.shape[1] > self.grid[0] * self.grid[1]:
             raise Blip3oError(
                 f"Image tokens of shape {tuple(self.codes.shape)} with {sorted(rows)} rows of context do not fit a "
@@ -40,8 +43,8 @@ class ImageTokens:
         """One row as a batch of one."""
         keep = slice(index, index + 1)
         return replace(
-            self, codes=self.codes[keep], prompts=self.prompts[keep], prompt_ids=self.prompt_ids[keep],
-            seeds=self.seeds[keep], lengths=self.lengths[keep],
+            self, codes=self.codes[keep], prompts=self.prompts[keep], seeds=self.seeds[keep],
+            prompt_ids=self.prompt_ids and self.prompt_ids[keep], lengths=self.lengths[keep],
             hidden=None if self.hidden is None else self.hidden[keep],
         )  # fmt: skip
 

@@ -64,6 +64,16 @@ class Vocabulary:
         return ids
 
 
+def same_codes(ours: str, theirs: str) -> bool:
+    """Whether image codes described by two `Checkpoint.vocabulary_id` mean the same.
+
+    Those of an image tokenizer that was loaded alone are described by the last part, its codebook's; it serves a
+    checkpoint that has none.
+    """
+    alone = theirs.startswith("codebook ")
+    return ours.endswith(theirs) or (alone and ours.endswith("codebook unknown"))
+
+
 class PromptEncoder:
     """Prompt text -> token ids, with the checkpoint's own `tokenizer.json`."""
 
@@ -124,25 +134,38 @@ class PromptEncoder:
         return self._chat(prompt, TEXT_TO_IMAGE.format(prompt=prompt), [], parse_special)
 
     def encode_edit(
-        self, instruction: str, references: torch.Tensor, parse_special: bool = False, plural: bool = True
+        self,
+        instruction: str,
+        references: torch.Tensor,
+        parse_special: bool = False,
+        plural: bool = True,
+        as_features: bool = False,
     ) -> list[int]:
         """The prompt of an edit, with the codes (R, T) of all references as image tokens in one block.
 
         Several references are "these images", as the authors train; their inference says "this image" (`plural` False).
+        `as_features`: placeholders instead, for features to be put in their place.
         """
         these = "these images" if plural and len(references) > 1 else "this image"
         user = EDIT.format(these=these, instruction=instruction)
         tokens = (references.flatten() + self.vocabulary.image_start).tolist()
+        if as_features:
+            tokens = [self._special("<|image_pad|>")] * len(tokens)
         block = [self._special("<|vision_start|>"), *tokens, self._special("<|vision_end|>")]
-        return self._chat(instruction, user, block, parse_special)
+        return self._chat(instruction, user, block, parse_special, len(references))
+
+    @property
+    def behind_references(self) -> int:
+        """Ids behind the references' tokens in every prompt of `encode_edit`."""
+        return 1 + len(self._after)
 
     def reference_span(self, ids: list[int], tokens: int) -> slice:
         """Where the `tokens` image tokens of the references lie in a prompt of `encode_edit`."""
-        end = len(ids) - len(self._after) - 1
+        end = len(ids) - self.behind_references
         return slice(end - tokens, end)
 
-    def _chat(self, prompt: str, user: str, block: list[int], parse_special: bool) -> list[int]:
-        """`prompt` is what the user wrote of `user`; `block` are the ids behind it."""
+    def _chat(self, prompt: str, user: str, block: list[int], parse_special: bool, pictures: int = 0) -> list[int]:
+        """`prompt` is what the user wrote of `user`; `block` are the ids behind it, those of `pictures` references."""
         try:
             prompt.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -157,10 +180,20 @@ class PromptEncoder:
             ids = [*self._before, *self._text(f"user\n{user}")]
         ids += [*block, *self._after]
         if len(ids) > self.limit:
-            pictures = f", {len(block)} of them reference pictures" if block else ""
+            over, remedy = len(ids) - self.limit, "Shorten it"
+            described = f"The prompt is {len(ids)} tokens long"
+            if pictures:
+                each = (len(block) - 2) // pictures
+                described += f", {len(block)} of them for {pictures} reference pictures of {each} tokens"
+                if over > len(ids) - len(block):
+                    raise Blip3oError(
+                        f"{described}; this model takes {self.limit}: use {-(-over // each)} fewer, or put them into "
+                        "one picture."
+                    )
+                remedy = "Shorten the instruction"
             raise Blip3oError(
-                f"The prompt is {len(ids)} tokens long{pictures}, this model takes {self.limit}. Shorten it by about "
-                f"{len(ids) - self.limit} tokens; it starts {prompt[:60]!r}."
+                f"{described}, this model takes {self.limit}. {remedy} by about {over} tokens; it starts "
+                f"{prompt[:60]!r}."
             )
         return ids
 

@@ -4,7 +4,8 @@ from .compat import ComfyExtension
 from .condition import HiddenStateConditioner
 from .generate import TokenGenerator
 from .host import folders
-from .load import Loader
+from .load import ImageTokenizerLoader, Loader
+from .reference import EditReferenceEncoder, MaskedEdit
 from .sample import DiffusionSampler, Scheduler
 
 
@@ -13,4 +14,7 @@ class Extension(ComfyExtension):
         folders.register()
 
     async def get_node_list(self):
-        return [Loader, TokenGenerator, HiddenStateConditioner, DiffusionSampler, Scheduler]
+        return [
+            Loader, ImageTokenizerLoader, TokenGenerator, EditReferenceEncoder, HiddenStateConditioner,
+            DiffusionSampler, Scheduler, MaskedEdit,
+        ]  # fmt: skip

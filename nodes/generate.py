@@ -1,7 +1,7 @@
 """Prompt -> image tokens."""
 
 from .compat import io
-from .sockets import CATEGORY, LM, TOKENS, decimal_input, seed_input
+from .sockets import CATEGORY, LM, REFERENCE, TOKENS, decimal_input, seed_input
 
 
 class TokenGenerator(io.ComfyNode):
@@ -16,13 +16,17 @@ class TokenGenerator(io.ComfyNode):
             inputs=[
                 LM.Input("lm", tooltip="From BLIP3o Loader."),
                 io.String.Input(
-                    "prompt", multiline=True, dynamic_prompts=True, tooltip="What to draw, in plain words."
+                    "prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What to draw, or with references what to change.",
                 ),
                 seed_input("seed", "Token seed: another seed, another picture. Row k of a batch uses seed + k."),
                 io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Pictures to write at once."),
                 io.DynamicCombo.Input(
                     "sampling", options=_sampling(), tooltip="greedy always takes the likeliest token."
                 ),
+                REFERENCE.Input("reference", optional=True, tooltip="For an edit: what the instruction is about."),
                 *_advanced(),
             ],
             outputs=[
@@ -34,13 +38,14 @@ class TokenGenerator(io.ComfyNode):
     @classmethod
     def execute(
         cls, lm, prompt, seed, batch_size=1, sampling=None, negative_prompt="", token_guidance=1.0,
-        vocabulary="image tokens", special_tokens="as text",
+        vocabulary="image tokens", special_tokens="as text", reference=None, lines="one prompt",
     ):  # fmt: skip
-        from .host.language import describe, settings
+        from .host.language import describe, rows_of, settings
 
         chosen = settings(sampling, token_guidance, vocabulary)
-        tokens = lm.draw([prompt] * batch_size, seed, chosen, negative_prompt, special_tokens == "parse")
-        return io.NodeOutput(tokens, describe(tokens))
+        rows = rows_of(prompt, batch_size, lines == "a picture a line")
+        tokens = lm.draw(rows, seed, chosen, negative_prompt, special_tokens == "parse", reference)
+        return io.NodeOutput(tokens, describe(tokens, lm, reference))
 
 
 def _sampling():
@@ -68,9 +73,11 @@ def _advanced():
         "full is the authors' way: text and end tokens may be sampled, and an end token cuts the picture short."
     )
     special = "parse is the authors' way: chat and image tokens spelled in a prompt act as tokens."
+    lines = "a picture a line: every line of the prompt is a prompt of its own, batch_size times."
     return [
         io.String.Input("negative_prompt", multiline=True, default="", tooltip=negative, **more),
         decimal_input("token_guidance", 1.0, 1.0, 20.0, 0.1, guidance, **more),
         io.Combo.Input("vocabulary", options=["image tokens", "full"], tooltip=vocabulary, **more),
         io.Combo.Input("special_tokens", options=["as text", "parse"], tooltip=special, **more),
+        io.Combo.Input("lines", options=["one prompt", "a picture a line"], tooltip=lines, **more),
     ]

@@ -60,3 +60,30 @@ class Loader(io.ComfyNode):
         folder = folders.resolve(checkpoint)
         diffusion = None if diffusion_folder == folders.AUTOMATIC else folders.resolve(diffusion_folder)
         return io.NodeOutput(*load(folder, diffusion, dtype))
+
+
+class ImageTokenizerLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="BLIP3oImageTokenizerLoader",
+            display_name="BLIP3o Image Tokenizer Loader",
+            category=CATEGORY,
+            description="Loads TA-Tok from its own published file (ta_tok.pth), for checkpoints that come without it.",
+            search_aliases=["ta-tok", "ta_tok.pth", "siglip", "blip3o tatok"],
+            inputs=[
+                io.Combo.Input("file", options=folders.tatok_files(), tooltip="A .pth file under models/blip3o."),
+                io.Combo.Input("dtype", options=["auto", "bf16", "fp32"], default="auto", tooltip="As in the loader."),
+            ],
+            outputs=[TATOK.Output("tatok", display_name="tatok", tooltip="For BLIP3o Edit-Reference Encoder.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file, dtype="auto"):
+        return folders.fingerprint(file)
+
+    @classmethod
+    def execute(cls, file, dtype="auto"):
+        from .host.language import load_tatok_file
+
+        return io.NodeOutput(load_tatok_file(folders.resolve_file(file), dtype))

@@ -6,6 +6,9 @@
   prompt ids and seeds they were drawn with, and optionally hidden states (B, 1 + H*W, D) on the CPU. Fewer or other
   codes only where the whole vocabulary was sampled. Never changed in place: prompts share outputs.
 
+- BLIP3O_REFERENCE: `blip3o_core.references.References`: one to eight pictures as codes (n, H*W), features, and latents
+  (1, C, h_i, w_i), unscaled, each at its own aspect. Never changed in place.
+
 The first two have a `.patcher`, by which the host manages their memory, and their patches if a node adds any.
 """
 
@@ -14,6 +17,7 @@ from .compat import io
 LM = io.Custom("BLIP3O_LM")
 TATOK = io.Custom("BLIP3O_TATOK")
 TOKENS = io.Custom("BLIP3O_TOKENS")
+REFERENCE = io.Custom("BLIP3O_REFERENCE")
 
 CATEGORY = "BLIP3o-NEXT"
 

@@ -17,32 +17,9 @@ from safetensors.torch import load_file, save_file
 from .. import autoencoder
 from ..checkpoint import AUTOENCODER, TOKENIZER, Checkpoint
 from ..errors import Blip3oError
+from ..framing import pixels, square
 from ..weights import open_file
 from .items import Picture
-
-
-def square(picture, fit: str):
-    """A PIL picture, upright and on white: its middle square, or whole when it is to be stretched."""
-    from PIL import Image, ImageOps
-
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    picture = picture.convert("RGB")
-    if fit == "crop":
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        picture = picture.crop((left, top, left + side, top + side))
-    return picture
-
-
-def pixels(picture, side: int, resample: str) -> torch.Tensor:
-    """PIL picture -> (1, side, side, 3) in [0, 1]."""
-    from PIL import Image
-
-    resized = picture.resize((side, side), getattr(Image.Resampling, resample))
-    return torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.uint8).view(1, side, side, 3) / 255
 
 
 class PictureEncoder:

@@ -180,12 +180,12 @@ def _predict(transformer, x: torch.Tensor, inputs: dict, edits: Batch | None) ->
         return transformer(x, return_dict=False, **inputs)[0]
     given, reference = edits.given[:, 0], edits.references[:, 0]
     if bool(given.all()):
-        return beside(transformer, x, reference, **inputs)
+        return beside(transformer, x, [reference], **inputs)
 
     def rows(which: torch.Tensor) -> dict:
         return {name: value if value is None else value[which] for name, value in inputs.items()}
 
-    with_reference = beside(transformer, x[given], reference[given], **rows(given))
+    with_reference = beside(transformer, x[given], [reference[given]], **rows(given))
     without = transformer(x[~given], return_dict=False, **rows(~given))[0]
     back = torch.cat([given.nonzero(), (~given).nonzero()]).flatten().argsort()
     return torch.cat([with_reference, without])[back]

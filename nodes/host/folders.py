@@ -59,6 +59,26 @@ def resolve(name: str) -> str:
     )
 
 
+def tatok_files() -> list[str]:
+    """Published files of the image tokenizer alone, `.pth`, up to two levels down."""
+    found = []
+    for root in _roots():
+        try:
+            found += [path.relative_to(root).as_posix() for depth in ("*.pth", "*/*.pth") for path in root.glob(depth)]
+        except OSError:
+            continue
+    return sorted(set(found))
+
+
+def resolve_file(name: str) -> str:
+    """A name from `tatok_files` -> its path."""
+    for root in _roots():
+        if name in tatok_files() and (root / name).is_file():
+            return str(root / name)
+    looked = ", ".join(map(str, _roots()))
+    raise Blip3oError(f"{name!r} is no .pth file in {looked}. Put ta_tok.pth there, press R, and choose it again.")
+
+
 def complaint(name: str) -> str | None:
     """Why `name` is not in the list of checkpoints and what to do; None when it is."""
     try:
@@ -78,7 +98,7 @@ def fingerprint(*names: str) -> list:
     found = []
     for name in names:
         try:
-            files = sorted(Path(resolve(name)).rglob("*"))
+            files = [Path(resolve_file(name))] if name in tatok_files() else sorted(Path(resolve(name)).rglob("*"))
             found += [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
         except (OSError, TypeError, Blip3oError):  # a linked name is not known yet
             found.append([name])

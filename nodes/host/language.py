@@ -4,6 +4,7 @@ Both run on the host's main device: its text-encoder device is the CPU on small 
 """
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import comfy.model_management as mm
 import comfy.utils
@@ -15,11 +16,15 @@ from ...blip3o_core import pipeline
 from ...blip3o_core.checkpoint import LANGUAGE, TOKENIZER, open_checkpoint
 from ...blip3o_core.decoding import Sampling
 from ...blip3o_core.errors import Blip3oError
+from ...blip3o_core.instructions import unknown_numbers
 from ...blip3o_core.language import KVCache
+from ...blip3o_core.references import References, Strengths, encode_references
 from ...blip3o_core.seeds import row_seeds
+from ...blip3o_core.tatok_file import open_tatok
 from ...blip3o_core.tokens import ImageTokens, code_colours, mosaic
-from .offload import dtypes, manage, swap_leaves
+from .offload import NAMED, SUPPORTED, dtypes, manage, supported, swap_leaves
 
+PUBLISHED_SIDE = 1024
 PREVIEW_PIXELS = 8  # a token's square in the live preview
 
 
@@ -51,9 +56,10 @@ class Part:
 class Language(Part):
     """What travels as BLIP3O_LM: Qwen3, its connector, the prompt encoder and the vocabulary of one checkpoint."""
 
-    def __init__(self, patcher, dtype, encoder, identity: str):
+    def __init__(self, patcher, dtype, encoder, identity: str, paths):
+        """`paths`: the ReferencePaths of the checkpoint."""
         super().__init__(patcher, dtype)
-        self.encoder, self._identity = encoder, identity
+        self.encoder, self._identity, self.paths = encoder, identity, paths
         self._colours = None  # of the codes in previews; patches do not change them
 
     @property
@@ -75,12 +81,14 @@ class Language(Part):
         cache = KVCache.nbytes(config, rows, length, self.dtype)
         return self.reading_memory(rows, length) + cache + numbers * self.dtype.itemsize
 
-    def draw(self, prompts, seed, sampling, negative_prompt="", parse_special=False) -> ImageTokens:
+    def draw(
+        self, prompts, seed, sampling, negative_prompt="", parse_special=False, reference: References | None = None
+    ) -> ImageTokens:
         """Write one picture of tokens per prompt, with the host's progress bar and interrupt on every token."""
         total = self.network.num_tokens
         guided = sampling.guidance > 1
         texts = [*prompts, *([negative_prompt] if guided else [])]
-        longest = max(len(self.encoder.encode(text, parse_special)) for text in texts)
+        longest = max(len(pipeline.prompt_ids(self.encoder, text, reference, parse_special)) for text in texts)
         rows = len(prompts) * (2 if guided else 1)
         with self.loaded(self.drawing_memory(rows, longest + total, not sampling.image_tokens_only)) as device:
             return pipeline.draw_tokens(
@@ -95,6 +103,8 @@ class Language(Part):
                 source=self.identity,
                 device=device,
                 dtype=self.dtype,
+                references=reference,
+                as_features=self.paths.features,
             )
 
     def _progress(self, device):
@@ -115,14 +125,45 @@ class Language(Part):
 
         return step
 
-    def conditionings(self, tokens) -> tuple[list, list]:
-        """Positive and null as the host's CONDITIONING; a mask rides along only where a row ended early."""
+    def conditionings(self, tokens, reference=None, strengths=Strengths(), paths="auto") -> tuple[list, list]:  # noqa: B008
+        """Positive and null as the host's CONDITIONING; a mask rides along only where a row ended early.
+
+        With a reference, both carry its latents and how strongly they count on the ways of `paths`, see PATHS.
+        """
+        asked = self._asked(paths)
+        if tokens.prompt_ids is None:
+            tokens = replace(tokens, prompt_ids=[self.encoder.encode(prompt) for prompt in tokens.prompts])
         longest = max(map(len, tokens.prompt_ids)) + tokens.codes.shape[1]
         with self.loaded(self.reading_memory(len(tokens), longest)) as device:
-            both = pipeline.condition(self.network, tokens, source=self.identity, device=device, dtype=self.dtype)
+            both = pipeline.condition(self.network, tokens, source=self.identity, device=device, dtype=self.dtype,
+                                      strength=strengths.text)  # fmt: skip
         extra = {} if both.mask is None else {"attention_mask": both.mask}
+        if reference is not None and (asked.cross or asked.noise):
+            extra |= {
+                "reference_latents": reference.latents,
+                "reference_cross": strengths.cross if asked.cross else 0.0,
+                "reference_noise": strengths.noise if asked.noise else 0.0,
+            }
         rest = mm.intermediate_device()
-        return [[both.positive.to(rest), extra]], [[both.negative.to(rest), dict(extra)]]
+        # Said also without a reference: ReferenceLatent may add one.
+        null = {**extra, "reference_null": True}
+        return [[both.positive.to(rest), extra]], [[both.negative.to(rest), null]]
+
+    def _asked(self, paths: str):
+        if paths == "auto":
+            return self.paths
+        asked = replace(self.paths, cross=paths in ("cross", "both"), noise=paths in ("noise", "both"))
+        return self.paths.checked(asked, "The checkpoint")
+
+
+def rows_of(prompt: str, copies: int, by_line: bool) -> list[str]:
+    """The prompts of a batch; `by_line`: each line that is not empty, `copies` times."""
+    prompts = [line for line in prompt.splitlines() if line.strip()] if by_line else [prompt]
+    return [each for each in prompts or [prompt] for _ in range(copies)]
+
+
+# How a reference reaches the diffusion transformer, besides as tokens: "auto" is all that the checkpoint has.
+PATHS = ("auto", "tokens", "cross", "noise", "both")
 
 
 def settings(choice: dict | None, guidance: float, vocabulary: str) -> Sampling:
@@ -138,16 +179,37 @@ def settings(choice: dict | None, guidance: float, vocabulary: str) -> Sampling:
     raise Blip3oError(f"sampling is {kind!r}: choose 'sample' or 'greedy'.")
 
 
-def describe(tokens: ImageTokens) -> str:
-    """One line per row: seed, tokens that count, distinct codes."""
+def describe(tokens: ImageTokens, lm: Language, reference: References | None = None) -> str:
+    """One line per row: seed, tokens that count, distinct codes; room in the prompt; what an edit names in vain."""
     lines = [f"{len(tokens)} x {tokens.grid[0]}x{tokens.grid[1]} image tokens"]
     for seed, length, codes in zip(tokens.seeds, tokens.lengths, tokens.codes, strict=True):
         lines.append(f"seed {seed}: {length} tokens, {codes[:length].unique().numel()} different")
+    longest = max(map(len, tokens.prompt_ids))
+    lines.append(f"prompt: {longest} of {lm.encoder.limit} tokens")
+    if reference is not None:
+        lines[-1] += f", {reference.codes.numel()} of them for {len(reference)} references"
+        for prompt in dict.fromkeys(tokens.prompts):
+            for number in unknown_numbers(prompt, len(reference)):
+                lines.append(f"warning: the instruction names image {number}, there are {len(reference)}")
     return "\n".join(lines)
 
 
 class ImageTokenizerPart(Part):
     """What travels as BLIP3O_TATOK."""
+
+    def __init__(self, patcher, dtype, vocabulary_id: str, side: int):
+        """`side`: pixels on a side of the pictures that the checkpoint draws."""
+        super().__init__(patcher, dtype)
+        self.vocabulary_id, self.side = vocabulary_id, side
+
+    def references(self, vae, pictures: list, fit: str, side: int) -> References:
+        """PIL pictures -> References. `vae`: the host's; `side` 0: as the checkpoint draws."""
+        shape = self.network.shape
+        with self.loaded(4 * shape.tokens * (shape.mlp + 8 * shape.width) * self.dtype.itemsize) as device:
+            return encode_references(
+                self.network, vae.encode, pictures, fit, side or self.side, vae.spacial_compression_encode(),
+                self.vocabulary_id, device,
+            )  # fmt: skip
 
 
 def load_language(folder, diffusion, choice, disable_dynamic=False, checkpoint=None) -> Language:
@@ -157,7 +219,7 @@ def load_language(folder, diffusion, choice, disable_dynamic=False, checkpoint=N
     network = swap_leaves(checkpoint.load_language(weights), cast=compute != weights)
     recipe = (load_language_patcher, (folder, diffusion, choice))
     patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic)
-    return Language(patcher, compute, checkpoint.prompt_encoder, checkpoint.identity)
+    return Language(patcher, compute, checkpoint.prompt_encoder, checkpoint.identity, checkpoint.reference_paths)
 
 
 def load_language_patcher(*arguments, disable_dynamic=False):
@@ -176,7 +238,22 @@ def load_image_tokenizer(
     _, compute = dtypes(choice, checkpoint.tables[TOKENIZER], device)
     network = swap_leaves(checkpoint.load_image_tokenizer(compute))
     recipe = (load_image_tokenizer_patcher, (folder, diffusion, choice))
-    return ImageTokenizerPart(manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic), compute)
+    patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic)
+    return ImageTokenizerPart(patcher, compute, checkpoint.vocabulary_id, checkpoint.trained_side)
+
+
+def load_tatok_file(path, choice, disable_dynamic=False) -> ImageTokenizerPart:
+    """The published file alone; its pictures are those that the published model draws."""
+    file, device = open_tatok(path), mm.get_torch_device()
+    compute = NAMED.get(choice) or supported(mm.unet_dtype(device, supported_dtypes=SUPPORTED), device)
+    network = swap_leaves(file.load(compute))
+    recipe = (load_tatok_file_patcher, (path, choice))
+    patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic)
+    return ImageTokenizerPart(patcher, compute, f"codebook {file.codebook}", PUBLISHED_SIDE)
+
+
+def load_tatok_file_patcher(*arguments, disable_dynamic=False):
+    return load_tatok_file(*arguments, disable_dynamic=disable_dynamic).patcher
 
 
 def load_image_tokenizer_patcher(*arguments, disable_dynamic=False):

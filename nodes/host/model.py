@@ -14,6 +14,7 @@ from diffusers import SanaTransformer2DModel
 from ...blip3o_core.autoencoder import compression
 from ...blip3o_core.checkpoint import TRANSFORMER, open_checkpoint
 from ...blip3o_core.errors import Blip3oError
+from ...blip3o_core.references import ReferencePaths, Strengths, predict
 from .latent_format import DeepCompressionLatent
 from .offload import dtypes, manage, swap_leaves
 
@@ -21,10 +22,18 @@ from .offload import dtypes, manage, swap_leaves
 class HostTransformer(SanaTransformer2DModel):
     """SANA called the way the host calls a diffusion model. Made by swapping the class of a loaded network."""
 
-    def forward(self, x, timestep, context=None, control=None, transformer_options=None, attention_mask=None, **kwargs):
+    # Set when a checkpoint is loaded. No defaults here: a class attribute would hide the submodule.
+    reference_connector: torch.nn.Module | None
+    paths: ReferencePaths
+
+    def forward(
+        self, x, timestep, context=None, control=None, transformer_options=None, attention_mask=None, ref_latents=(),
+        reference_null=None, reference_cross=1.0, reference_noise=1.0, **kwargs,
+    ):  # fmt: skip
         """x (B, C, h, w) scaled latents, timestep (B,) = 1000 * sigma, context (B, N, cross width) -> velocity like x.
 
-        `attention_mask` (B, N): nonzero where cross-attention may look.
+        `attention_mask` (B, N): nonzero where cross-attention may look. `ref_latents`: scaled, (B, C, any size) each;
+        `reference_null` (B,): nonzero in rows of the null condition; then strengths, see `references`.
         """
         if context is None or context.shape[-1] != self.config.caption_channels:
             width = "nothing" if context is None else f"tokens of width {context.shape[-1]}"
@@ -37,13 +46,22 @@ class HostTransformer(SanaTransformer2DModel):
                 f"The latent has {x.shape[1]} channels, this model works on {self.config.in_channels}. Encode the "
                 "picture with the VAE of this checkpoint, or start from an empty latent."
             )
-        return super().forward(
-            hidden_states=x,
-            encoder_hidden_states=context,
-            timestep=timestep,
-            encoder_attention_mask=attention_mask,
-            return_dict=False,
-        )[0]
+        null = torch.zeros(len(x), device=x.device) if reference_null is None else reference_null
+        strengths = Strengths(cross=reference_cross, noise=reference_noise)
+        return predict(
+            _Plain(self), self.reference_connector, x, timestep, context, attention_mask, list(ref_latents),
+            null.bool(), self.paths, strengths,
+        )  # fmt: skip
+
+
+class _Plain:
+    """The network as diffusers calls it."""
+
+    def __init__(self, network: HostTransformer):
+        self.network, self.config, self.patch_embed = network, network.config, network.patch_embed
+
+    def __call__(self, x: torch.Tensor, **inputs):
+        return SanaTransformer2DModel.forward(self.network, x, **inputs)
 
 
 class DiffusionConfig(comfy.supported_models_base.BASE):
@@ -74,14 +92,17 @@ class DiffusionModel(comfy.model_base.BaseModel):
     def __init__(self, config: DiffusionConfig, network: HostTransformer, device=None):
         super().__init__(config, comfy.model_base.ModelType.FLOW, device=device)
         self.diffusion_model = network
+        self.memory_usage_factor_conds = ("ref_latents",)
 
     def extra_conds(self, **kwargs):
-        if kwargs.get("reference_latents"):
-            raise Blip3oError(
-                "The conditioning carries reference latents, and this version draws from text only. Take "
-                "ReferenceLatent out of the graph; to keep parts of a picture, use a noise mask."
-            )
         out = super().extra_conds(**kwargs)
+        latents = kwargs.get("reference_latents") or ()
+        if latents:
+            self._check_references(latents)
+            out["ref_latents"] = comfy.conds.CONDList([self.process_latent_in(latent) for latent in latents])
+            out["reference_null"] = comfy.conds.CONDRegular(torch.tensor([float(bool(kwargs.get("reference_null")))]))
+            for name in ("reference_cross", "reference_noise"):
+                out[name] = comfy.conds.CONDConstant(kwargs.get(name, 1.0))
         mask, tokens = kwargs.get("attention_mask"), kwargs.get("cross_attn")
         if mask is not None and tokens is not None:
             # ConditioningConcat appends tokens but keeps the first mask: all that was appended is visible.
@@ -89,6 +110,26 @@ class DiffusionModel(comfy.model_base.BaseModel):
             mask = torch.nn.functional.pad(mask.float(), (0, added), value=1.0)
             out["attention_mask"] = comfy.conds.CONDRegular(mask)
         return out
+
+    def extra_conds_shapes(self, **kwargs):
+        latents = kwargs.get("reference_latents") or ()
+        cells = sum(latent.shape[-2] * latent.shape[-1] for latent in latents)
+        return {"ref_latents": [1, self.latent_format.latent_channels, cells]} if cells else {}
+
+    def _check_references(self, latents) -> None:
+        paths, channels = self.diffusion_model.paths, self.latent_format.latent_channels
+        if not (paths.cross or paths.noise):
+            raise Blip3oError(
+                "The conditioning carries reference latents, and this checkpoint has no path for them: its config.json "
+                "sets neither use_und_image_vae nor use_und_image_vae_as_noise. BLIP3o-NEXT-edit-VAE has both. With "
+                "this checkpoint references go as tokens: take ReferenceLatent out, or set `paths` to tokens."
+            )
+        for latent in latents:
+            if latent.ndim != 4 or latent.shape[1] != channels:
+                raise Blip3oError(
+                    f"A reference latent has shape {tuple(latent.shape)}; this model takes (rows, {channels}, height, "
+                    "width). Encode the picture with the VAE of this checkpoint."
+                )
 
     def process_latent_out(self, latent):
         """Every sampler ends here, so a run that overflowed stops with a reason, not with a black picture."""
@@ -110,6 +151,8 @@ def load_diffusion(folder, diffusion, choice, vae=None, disable_dynamic=False, c
     weights, compute = dtypes(choice, checkpoint.tables[TRANSFORMER], device)
     network = checkpoint.load_transformer(weights)
     network.__class__ = HostTransformer
+    network.paths = checkpoint.reference_paths
+    network.reference_connector = checkpoint.load_reference_connector(weights) if network.paths.cross else None
     swap_leaves(network, cast=compute != weights)
     cells = checkpoint.autoencoder_config
     latent_format = DeepCompressionLatent(network.config.in_channels, compression(cells), cells["scaling_factor"], vae)

@@ -5,7 +5,7 @@ import torch
 
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.errors import Blip3oError
-from blip3o_core.image_tokenizer import PREFIX
+from blip3o_core.image_tokenizer import PREFIX, encode_views
 
 pytestmark = pytest.mark.core
 
@@ -100,3 +100,38 @@ def test_a_grid_that_is_not_square_is_an_error(copy):
     copy.edit_tensors(lambda tensors: tensors.update({name: torch.zeros(24, 32)}))
     with pytest.raises(Blip3oError, match="24"):
         open_checkpoint(copy.folder).load_image_tokenizer()
+
+
+def views(count: int) -> torch.Tensor:
+    return (pictures(count, 76).movedim(1, -1) + 1) / 2
+
+
+def test_views_are_encoded_as_the_tower_does(tokenizer):
+    """Catches a wrong value range, swapped axes, and features of another picture than the codes."""
+    codes, features = encode_views(tokenizer, views(2), features=True)
+    expected = torch.cat([tokenizer.features(picture) for picture in pictures(2, 76).split(1)])
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(codes, tokenizer.codes(features)) and codes.dtype == torch.int64
+    assert encode_views(tokenizer, views(2))[1] is None
+
+
+def test_views_do_not_depend_on_the_batch(tokenizer, monkeypatch):
+    """Catches one pass for all references: sums in another order change a code where two are about as near."""
+    real, seen = tokenizer.features, []
+    monkeypatch.setattr(tokenizer, "features", lambda pixels: seen.append(len(pixels)) or real(pixels))
+    codes, features = encode_views(tokenizer, views(3), features=True)
+    alone = encode_views(tokenizer, views(3)[1:2], features=True)
+    assert torch.equal(codes[1:2], alone[0]) and torch.equal(features[1:2], alone[1]) and set(seen) == {1}
+
+
+def test_views_that_cannot_be_encoded_are_an_error(tokenizer):
+    """Catches NaN that becomes some code: argmax finds one in anything."""
+    broken = views(2)
+    broken[1, 3, 4] = torch.nan
+    with pytest.raises(Blip3oError, match="picture 2 in torch.float32"):
+        encode_views(tokenizer, broken)
+
+
+def test_the_side_is_that_of_the_pictures_it_was_built_for(tokenizer, config):
+    """Catches the side counted in whole patches, which cuts the border that pictures are resized with."""
+    assert tokenizer.side == config["vision_config"]["image_size"] == 76

@@ -20,6 +20,13 @@ def checkpoint(checkpoints):
 
 
 @pytest.fixture(scope="session")
+def edit_checkpoint(checkpoints):
+    """ "edit": takes references in cross-attention and beside the noise."""
+    switches = ("use_und_image_vae", "use_und_image_vae_as_noise")
+    return make_checkpoint(checkpoints / "edit", edit=switches, sizes=Sizes(prompt_limit=400))
+
+
+@pytest.fixture(scope="session")
 def long_checkpoint(checkpoints):
     """ "long": enough tokens that decoding takes seconds, so that a test can interrupt it."""
     return make_checkpoint(checkpoints / "long", sizes=Sizes(grid=50))

@@ -30,6 +30,29 @@ def text_to_image(checkpoint: str = "tiny", size: tuple[int, int] = (128, 128), 
         "save": node("SaveImage", images=["decode", 0], filename_prefix="picture"),
         "latents": node("SaveLatent", samples=["sample", 0], filename_prefix="latents/latent"),
     }  # fmt: skip
+    return _changed(graph, changes)
+
+
+def edit(
+    *pictures: str, checkpoint: str = "edit", instruction: str = "make it blue", batch: int = 1, mask=None, **changes
+) -> dict:
+    """The line of an edit of uploaded `pictures`; with `mask`, an output, it ends in Masked Edit ("whole")."""
+    graph = text_to_image(checkpoint, prompt=instruction, batch=batch)
+    graph |= {f"image{k}": node("LoadImage", image=name) for k, name in enumerate(pictures, 1)}
+    images = {f"images.image_{k}": [f"image{k}", 0] for k in range(1, len(pictures) + 1)}
+    graph["encode"] = node("BLIP3oEditReferenceEncoder", tatok=["load", 3], vae=["load", 2], fit="stretch", **images)
+    for owner in ("draw", "condition"):
+        graph[owner]["inputs"]["reference"] = ["encode", 0]
+    graph["sample"]["inputs"]["latent_image"] = ["encode", 2]
+    del graph["empty"]
+    if mask is not None:
+        graph["encode"]["inputs"]["mask"] = mask
+        graph["whole"] = node("BLIP3oMaskedEdit", original=["image1", 0], edited=["decode", 0], mask=mask, feather=0)
+        graph["save"]["inputs"]["images"] = ["whole", 0]
+    return _changed(graph, changes)
+
+
+def _changed(graph: dict, changes: dict) -> dict:
     for name, value in changes.items():
         owner = next(inputs for inputs in (part["inputs"] for part in graph.values()) if name in inputs)
         owner[name] = value

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.host, pytest.mark.usefixtures("checkpoint")]
 TOLERANCE = 1e-4
 NODES = {
     "BLIP3oLoader", "BLIP3oTokenGenerator", "BLIP3oHiddenStateConditioner", "BLIP3oDiffusionSampler", "BLIP3oScheduler",
+    "BLIP3oEditReferenceEncoder", "BLIP3oMaskedEdit", "BLIP3oImageTokenizerLoader",
 }  # fmt: skip
 
 

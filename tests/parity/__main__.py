@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from blip3o_core.diffusion import sigmas
 
-from . import t2i, train
+from . import edit, t2i, train
 from .report import Report
 
-KINDS = {"t2i": t2i.run, "train_t2i": train.run, "train_edit": train.run}
+KINDS = {"t2i": t2i.run, "edit": edit.run, "train_t2i": train.run, "train_edit": train.run}
 
 
 def schedules(path: Path) -> Report:

@@ -9,12 +9,12 @@ from tests.parity.__main__ import case_folders, main, run_case, schedules
 
 pytestmark = pytest.mark.parity
 FOLDER = Path(os.environ.get("BLIP3O_GOLDEN", Path(__file__).parents[1] / "golden"))
-CASES = [case for kind in ("t2i", "train") for case in case_folders(FOLDER, kind)]
+CASES = [case for kind in ("t2i", "edit", "train") for case in case_folders(FOLDER, kind)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_case_equals_the_recording(case):
-    """Any stage whose numbers drift from the authors': prompt, tokens, states, connector, diffusion, picture."""
+    """Any stage whose numbers drift from the authors': references, prompt, tokens, states, diffusion, picture."""
     report = run_case(case)
     assert report.failed == [], "\n".join(report.lines())
 
@@ -51,7 +51,7 @@ def test_a_kind_that_cannot_run_is_no_success(tmp_path, capsys):
     """A folder whose cases were all skipped counted as parity."""
     case = tmp_path / "cases" / "other"
     case.mkdir(parents=True)
-    (case / "golden.json").write_text('{"kind": "edit"}', encoding="utf-8")
+    (case / "golden.json").write_text('{"kind": "other"}', encoding="utf-8")
     assert main([str(tmp_path)]) == 1
     assert main([str(tmp_path), "--kind", "t2i"]) == 1
     assert "NOT RUN other" in capsys.readouterr().out

@@ -39,13 +39,14 @@ def picture_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return (difference.abs() * weight).mean() * 0.5 + 10 * (difference.square() * weight).mean() + 0.7 * edges
 
 
-def train(folder: Path, settings: Settings = SETTINGS, report: Report | None = None):
+def train(folder: Path, settings: Settings = SETTINGS, report: Report | None = None, world: World = WORLD):
     """-> the network, with `scaling_factor` set so that scaled latents have unit variance."""
     with random_start(settings.seed):
         network = autoencoder.build(blank.autoencoder_config())
 
     def loss(step: int, generator: torch.Generator):
-        true = _batch(generator)
+        indices = integers(generator, 2**40, BATCH)
+        true = pixels([make_scene(0, "train", index, world) for index in indices])
         latents = network.encode(true).latent
         scale = latents.detach().float().std()
         noise = torch.randn(latents.shape, generator=generator) * scale * 0.05
@@ -56,24 +57,16 @@ def train(folder: Path, settings: Settings = SETTINGS, report: Report | None = N
         return value, {"mse": (made.float() - true).square().mean().item()}
 
     fit(network, loss, settings, folder, ("conv_in.", "conv_out."), report)
-    return rescale(network)
-
-
-def _batch(generator: torch.Generator) -> torch.Tensor:
-    indices = integers(generator, 2**40, BATCH)
-    return pixels([make_scene(0, "train", index, WORLD) for index in indices])
+    return rescale(network, world)
 
 
 @torch.no_grad()
-def rescale(network, count: int = 512):
+def rescale(network, world: World = WORLD, count: int = 512):
     """Set `scaling_factor` to one over the standard deviation of latents."""
-    latents = network.encode(_batch_of(count, "train")).latent
+    scenes = [make_scene(1, "train", index, world) for index in range(count)]
+    latents = network.encode(pixels(scenes)).latent
     network.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
     return network
-
-
-def _batch_of(count: int, split: str) -> torch.Tensor:
-    return pixels([make_scene(1, split, index, WORLD) for index in range(count)])
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from ...decoding import causal_mask
 from ...layout import CONNECTOR
 from ...training.objective import collate
 from ..captions import caption
-from ..world import make_scene
+from ..world import World, make_scene
 from .image_tokenizer import codes_of_all
 from .language import WORLD
 from .loop import Report, Settings, fit, integers
@@ -23,7 +23,13 @@ SETTINGS = Settings(steps=400, lr=4e-3, muon=0.02, warmup=20)
 BATCH = 48
 
 
-def train(checkpoint: Checkpoint, folder: Path, settings: Settings = SETTINGS, report: Report | None = None):
+def train(
+    checkpoint: Checkpoint,
+    folder: Path,
+    settings: Settings = SETTINGS,
+    report: Report | None = None,
+    world: World = WORLD,
+):
     """-> the connector."""
     model = checkpoint.load_language(torch.float32)
     connector = model.connector.requires_grad_(True)
@@ -31,7 +37,7 @@ def train(checkpoint: Checkpoint, folder: Path, settings: Settings = SETTINGS, r
 
     def loss(step: int, generator: torch.Generator):
         indices = integers(generator, 2**40, BATCH)
-        scenes = [make_scene(0, "train", index, WORLD) for index in indices]
+        scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index) for scene, index in zip(scenes, indices, strict=True)]
         codes = codes_of_all(scenes)
         batch = collate(encoder, captions, codes, torch.empty(BATCH, 0))

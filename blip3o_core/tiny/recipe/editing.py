@@ -24,7 +24,7 @@ class _Beside:
         self.dtype, self.device = transformer.dtype, transformer.device
 
     def __call__(self, x: torch.Tensor, return_dict: bool, **inputs) -> tuple[torch.Tensor]:
-        return (beside(self.transformer, x, self.reference, **inputs),)
+        return (beside(self.transformer, x, [self.reference], **inputs),)
 
 
 class Editor:

@@ -45,11 +45,13 @@ def build(seed: int = 0) -> ImageTokenizer:
     return network
 
 
-def train(folder: Path, settings: Settings = SETTINGS, report: Report | None = None) -> ImageTokenizer:
+def train(
+    folder: Path, settings: Settings = SETTINGS, report: Report | None = None, world: World = WORLD
+) -> ImageTokenizer:
     network = build(settings.seed)
 
     def loss(step: int, generator: torch.Generator):
-        scenes = [make_scene(0, "train", index, WORLD) for index in integers(generator, 2**40, BATCH)]
+        scenes = [make_scene(0, "train", index, world) for index in integers(generator, 2**40, BATCH)]
         wanted = codes_of_all(scenes)
         seen = disturb(pixels(scenes), generator)
         # Ground is most of every picture and soon learnt: a quarter of it is enough.

@@ -29,7 +29,13 @@ BATCH = 48
 _EXCLUDED = ("embed_tokens", "lm_head", CONNECTOR.removeprefix("model."))
 
 
-def train(checkpoint: Checkpoint, folder: Path, settings: Settings = SETTINGS, report: Report | None = None):
+def train(
+    checkpoint: Checkpoint,
+    folder: Path,
+    settings: Settings = SETTINGS,
+    report: Report | None = None,
+    world: World = WORLD,
+):
     """-> the language model, its connector untouched."""
     model = checkpoint.load_language(torch.float32)
     model.requires_grad_(True)
@@ -39,7 +45,7 @@ def train(checkpoint: Checkpoint, folder: Path, settings: Settings = SETTINGS, r
 
     def loss(step: int, generator: torch.Generator):
         indices = integers(generator, 2**40, BATCH)
-        scenes = [make_scene(0, "train", index, WORLD) for index in indices]
+        scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index, plain=index % 10 < 7) for scene, index in zip(scenes, indices, strict=True)]
         batch = collate(encoder, captions, codes_of_all(scenes), torch.empty(BATCH, 0))
         embeds = model.embed(batch.ids, torch.float32)

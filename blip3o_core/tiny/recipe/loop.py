@@ -142,7 +142,7 @@ def fit(
         if average is not None:
             average.update()
         step += 1
-        if step % every == 0 or step == settings.steps:
+        if step == 1 or step % every == 0 or step == settings.steps:
             entry = {"step": step, "loss": value.item(), **numbers, "gradient_norm": norm,
                      "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - spent}  # fmt: skip
             with open(folder / "log.jsonl", "a", encoding="utf-8") as log:

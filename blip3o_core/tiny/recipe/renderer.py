@@ -28,7 +28,7 @@ from .starts import PLACES, place_waves
 WORLD = World(low_contrast=False, coloured=0.4)
 SETTINGS = Settings(steps=1600, lr=1.5e-3, muon=0.015, warmup=30, average=0.995, final=0.02)
 BATCH = 48
-PICTURES = 48_000
+PICTURES = 30  # a step; every picture is seen about 1.6 times
 DROPPED = 0.1  # share of rows that see the null condition: zeros, until the connector says what its zero is
 _SIZE = 5.5**0.5  # root mean square that the connector's norm starts with
 _EXCLUDED = ("attn2.to_q", "attn2.to_k", "caption_", "patch_embed", "proj_out", "time_embed", "scale_shift_table")
@@ -66,14 +66,20 @@ def timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
     return (1000 * chosen).clamp(1, 1000)
 
 
-def train(checkpoint: Checkpoint, folder: Path, settings: Settings = SETTINGS, report: Report | None = None):
+def train(
+    checkpoint: Checkpoint,
+    folder: Path,
+    settings: Settings = SETTINGS,
+    report: Report | None = None,
+    world: World = WORLD,
+):
     """-> the transformer."""
     transformer = checkpoint.load_transformer(torch.float32)
     transformer.requires_grad_(True)
-    codes, latents = encode(checkpoint, 0, PICTURES)
+    codes, latents = encode(checkpoint, 0, PICTURES * settings.steps, world)
 
     def loss(step: int, generator: torch.Generator):
-        rows = integers(generator, PICTURES, BATCH)
+        rows = integers(generator, len(codes), BATCH)
         given = conditions(codes[rows])
         dropped = torch.rand(BATCH, 1, 1, generator=generator) < DROPPED
         clean = latents[rows].float()

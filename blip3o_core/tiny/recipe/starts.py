@@ -41,22 +41,42 @@ def language(config: dict):
     codes[objects] += pairs[shapes * len(COLOURS) + (objects - FIRST_OBJECT) % len(COLOURS)]
     embedding[:, _CONSTANT] = 0.3
     for layer, backs in zip(model.layers, _BACK, strict=False):
-        attention, size = layer.self_attn, config["head_dim"]
-        heads_per_key = config["num_attention_heads"] // config["num_key_value_heads"]
-        frequency = config["rope_theta"] ** (-2.0 * torch.arange(_PHASES) / size)
-        for norm in (attention.q_norm, attention.k_norm):
-            norm.weight[:_PHASES] = norm.weight[size // 2 : size // 2 + _PHASES] = 1.7
-        for head, back in enumerate(backs):
-            if back is None:
-                continue
-            query, key = head * size, head // heads_per_key * size
-            for projection, place, phase in (
-                (attention.q_proj, query, -back * frequency), (attention.k_proj, key, 0 * frequency)
-            ):  # fmt: skip
-                projection.weight[place : place + size].mul_(0.3)
-                projection.weight[place : place + _PHASES, _CONSTANT] = 0.3 * phase.cos()
-                projection.weight[place + size // 2 : place + size // 2 + _PHASES, _CONSTANT] = 0.3 * phase.sin()
+        _look_back(layer.self_attn, config, backs)
     return model
+
+
+def _look_back(attention: nn.Module, config: dict, backs: tuple[int | None, ...]) -> None:
+    """Head k looks `backs[k]` tokens back; None: free."""
+    size = config["head_dim"]
+    heads_per_key = config["num_attention_heads"] // config["num_key_value_heads"]
+    frequency = config["rope_theta"] ** (-2.0 * torch.arange(_PHASES) / size)
+    for norm in (attention.q_norm, attention.k_norm):
+        norm.weight[:_PHASES] = norm.weight[size // 2 : size // 2 + _PHASES] = 1.7
+    for head, back in enumerate(backs):
+        if back is None:
+            continue
+        query, key = head * size, head // heads_per_key * size
+        for projection, place, phase in (
+            (attention.q_proj, query, -back * frequency), (attention.k_proj, key, 0 * frequency)
+        ):  # fmt: skip
+            projection.weight[place : place + size].mul_(0.3)
+            projection.weight[place : place + _PHASES, _CONSTANT] = 0.3 * phase.cos()
+            projection.weight[place + size // 2 : place + size // 2 + _PHASES, _CONSTANT] = 0.3 * phase.sin()
+
+
+@torch.no_grad()
+def first_layer(config: dict, backs: tuple[int | None, ...]) -> dict[str, torch.Tensor]:
+    """A layer that is put in front of trained ones, by its names in a layer: it adds nothing until it is trained."""
+    from transformers import Qwen3Config
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+    fields = {key: value for key, value in config.items() if key not in ("model_type", "architectures")}
+    layer = Qwen3DecoderLayer(Qwen3Config(**fields), 0)
+    _look_back(layer.self_attn, config, backs)
+    layer.self_attn.v_proj.weight.normal_(std=config["hidden_size"] ** -0.5)
+    layer.self_attn.o_proj.weight.zero_()
+    layer.mlp.down_proj.weight.zero_()
+    return layer.state_dict()
 
 
 def place_waves() -> torch.Tensor:

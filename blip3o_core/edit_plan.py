@@ -1,0 +1,227 @@
+"""What a run of edits will draw, checked as far as can be before any weight is loaded.
+
+A list of edits is a file of JSON objects, one a line; paths in it are relative to its folder.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from . import autoencoder, framing, masking
+from .checkpoint import Checkpoint
+from .errors import Blip3oError
+from .instructions import unknown_numbers
+from .references import MAX_REFERENCES, ReferencePaths
+
+KEYS = ("image", "images", "instruction", "mask", "out", "seed")
+PATHS = {
+    "tokens": ReferencePaths(),
+    "cross": ReferencePaths(cross=True),
+    "noise": ReferencePaths(noise=True),
+    "both": ReferencePaths(cross=True, noise=True),
+}
+_SHOWN = 10  # faults of a list that are named at once
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit as it was asked for."""
+
+    images: list[Path]
+    instruction: str
+    out: Path
+    mask: Path | None = None
+    seed: int | None = None  # None: the run's
+    line: int | None = None  # of the list, counted from 1
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An edit that can be drawn with the checkpoint it was checked for."""
+
+    edit: Edit
+    size: tuple[int, int]  # (width, height) in pixels that is drawn; with a mask it is put into the first image
+    files: dict  # what is known of the files, to be stored
+    prompt_tokens: int
+    unknown: list[int]  # numbers of images that the instruction names and that are not there
+
+
+def read_list(path: Path, folder: Path) -> list[Edit]:
+    """The edits in a list, pictures to be written into `folder`. All faulty lines are in one Blip3oError."""
+    try:
+        # Not splitlines(): it also cuts at characters that an instruction may hold, like U+2028.
+        lines = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Blip3oError(f"--list {path} cannot be read: {error}. Give a UTF-8 text file of JSON objects.") from error
+    entries = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not entries:
+        raise Blip3oError(
+            f'--list {path} holds no edit: every line is empty. Write one a line, like {{"image": "a.png", '
+            '"instruction": "make it red"}.'
+        )
+    edits, faults = [], []
+    for index, (number, line) in enumerate(entries):
+        try:
+            edits.append(_edit(line, number, path.parent, folder, f"{index:05d}.png"))
+        except Blip3oError as error:
+            faults.append(f"line {number}: {error}")
+    taken: dict[str, int] = {}
+    for edit in edits:
+        # Names that differ only in case are one file on some systems.
+        first = taken.setdefault(edit.out.name.casefold(), edit.line)
+        if first != edit.line:
+            faults.append(f'line {edit.line}: {edit.out.name} is written by line {first}. Give it another "out".')
+    _raise(path, faults)
+    return edits
+
+
+def _edit(line: str, number: int, base: Path, folder: Path, name: str) -> Edit:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise Blip3oError(f"this is no JSON: {error}. It starts {line[:40]!r}.") from error
+    if not isinstance(entry, dict):
+        raise Blip3oError(f"{line[:40]!r} is no JSON object. Write {{...}} with {', '.join(KEYS)}.")
+    if unknown := [key for key in entry if key not in KEYS]:
+        raise Blip3oError(f"{unknown[0]!r} is not known here. A line has {', '.join(KEYS)}.")
+    if ("image" in entry) == ("images" in entry):
+        raise Blip3oError('it must have either "image", a path, or "images", a list of paths.')
+    images = entry["images"] if "images" in entry else [entry["image"]]
+    if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
+        raise Blip3oError(f'the images are {images!r}. Give paths as text: "image": "a.png".')
+    for key in ("instruction", "mask", "out"):
+        if not isinstance(entry.get(key, ""), str):
+            raise Blip3oError(f"{key} is {entry[key]!r}; it must be text.")
+    seed = entry.get("seed")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise Blip3oError(f"seed is {seed!r}; it must be a whole number.")
+    out = entry.get("out", name)
+    if Path(out).name != out or "\\" in out or not out.isprintable() or not out.lower().endswith(".png"):
+        raise Blip3oError(f"out is {out!r}; it must be the name of a .png file, without a folder.")
+    mask = base / entry["mask"] if entry.get("mask") else None
+    return Edit(
+        [base / image for image in images], entry.get("instruction", ""), folder / out, mask, seed, number
+    )  # fmt: skip
+
+
+def check_all(edits: list[Edit], source: Path | None, checkpoint: Checkpoint, **settings) -> list[Checked]:
+    """Every edit checked, see `check`. `source`: the list they come from, whose faulty lines are in one Blip3oError."""
+    if checkpoint.tower is None:
+        raise Blip3oError(f"{checkpoint.folder} has no image tokenizer (TA-Tok), so it cannot see pictures. Use another.")
+    inputs = {_place(path) for edit in edits for path in (*edit.images, *filter(None, [edit.mask]))}
+    checked, faults = [], []
+    for edit in edits:
+        try:
+            if _place(edit.out) in inputs:
+                raise Blip3oError(f"{edit.out} is also read: it would be overwritten. Choose another name to write.")
+            checked.append(check(edit, checkpoint, **settings))
+        except Blip3oError as error:
+            if source is None:
+                raise
+            faults.append(f"line {edit.line}: {error}")
+    if faults:
+        _raise(source, faults)
+    return checked
+
+
+def check(
+    edit: Edit,
+    checkpoint: Checkpoint,
+    fit: str,
+    size: tuple[int, int] | None,
+    negative_prompt: str | None = None,
+) -> Checked:
+    """Read all files and measure the prompt. `negative_prompt`: None when tokens are not guided.
+
+    The size is `size`, else the first image's view; with a mask it is the view's in any case.
+    """
+    if not edit.instruction.strip():
+        raise Blip3oError(f"The instruction is {edit.instruction!r}: nothing is asked for. Say what should change.")
+    if not 1 <= len(edit.images) <= MAX_REFERENCES:
+        raise Blip3oError(
+            f"{len(edit.images)} images: an edit takes 1 to {MAX_REFERENCES}. Put several into one picture if needed."
+        )
+    if edit.mask is not None:
+        masking.check_fit(fit)
+        if size is not None:
+            raise Blip3oError("--size does not go with a mask: the result has the first image's size. Leave one out.")
+    lengths = [
+        len(checkpoint.prompt_encoder.encode_edit(text, _blank_codes(edit, checkpoint), as_features=_features(checkpoint)))
+        for text in (edit.instruction, negative_prompt)
+        if text is not None
+    ]
+    images, first = [], None
+    for path in edit.images:
+        known = _digest(path)
+        picture = framing.open_picture(path)
+        # The view itself, not its size alone: it refuses what it cannot make.
+        view = framing.latent_view(picture, fit, checkpoint.trained_side, checkpoint.latent_multiple)
+        first = first or (picture.size, (view.shape[2], view.shape[1]))
+        images.append({"size": _text(picture.size), "sha256": known})
+    files = {"images": images}
+    if edit.mask is not None:
+        known = _digest(edit.mask)
+        mask = open_mask(edit.mask, first[0])
+        files["mask"] = {"size": _text((mask.shape[1], mask.shape[0])), "sha256": known}
+    size = size or first[1]
+    autoencoder.check_size(*size, checkpoint.latent_multiple)
+    return Checked(edit, size, files, lengths[0], unknown_numbers(edit.instruction, len(edit.images)))
+
+
+def open_mask(path: Path, size: tuple[int, int]) -> torch.Tensor:
+    """(H, W) in [0, 1] of a mask for a picture of `size` (width, height); a Blip3oError names the file."""
+    mask = framing.open_mask(path)
+    try:
+        return masking.check_mask(mask, size)
+    except Blip3oError as error:
+        raise Blip3oError(f"{path}: {error}") from error
+
+
+def chosen_paths(name: str, checkpoint: Checkpoint) -> tuple[str, ReferencePaths]:
+    """What --paths says, with its name: "auto" is all that the checkpoint has. Blip3oError for one that it lacks."""
+    own = checkpoint.reference_paths
+    if name == "auto":
+        name = next(name for name, paths in PATHS.items() if (paths.cross, paths.noise) == (own.cross, own.noise))
+    return name, own.checked(PATHS[name], str(checkpoint.folder))
+
+
+def file_facts(path: Path, size: tuple[int, int]) -> dict:
+    """What is stored of a file that was read: `size` (width, height) of its picture, and its sha256."""
+    return {"size": _text(size), "sha256": _digest(path)}
+
+
+def _blank_codes(edit: Edit, checkpoint: Checkpoint) -> torch.Tensor:
+    """(n, T): a prompt's length does not depend on what the codes are."""
+    return torch.zeros(len(edit.images), checkpoint.grid[0] * checkpoint.grid[1], dtype=torch.int64)
+
+
+def _features(checkpoint: Checkpoint) -> bool:
+    return checkpoint.reference_paths.features
+
+
+def _digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise Blip3oError(f"{path} cannot be read: {error}. Give the name of a picture that is there.") from error
+
+
+def _place(path: Path) -> str:
+    try:
+        return str(path.resolve())
+    except (OSError, ValueError):
+        return str(path)
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _raise(source: Path, faults: list[str]) -> None:
+    if faults:
+        more = [f"and {len(faults) - _SHOWN} lines more"] if len(faults) > _SHOWN else []
+        raise Blip3oError(f"--list {source}: nothing was drawn.\n  " + "\n  ".join(faults[:_SHOWN] + more))

@@ -1,0 +1,220 @@
+"""Edits on a real server: every path, what is cached, what the library says, masks to the bit, and bad pictures."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from blip3o_core.framing import to_pictures
+from blip3o_core.pipeline import Pipeline
+from blip3o_core.references import ReferencePaths, Strengths
+from tests.host.graphs import edit, latents, node, text_to_image
+
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("edit_checkpoint", "checkpoint")]
+TOLERANCE = 1e-4
+SIZES = {"square": (96, 96), "wide": (160, 90), "tall": (50, 120)}
+
+
+def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
+    """Smooth random colours."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize(size, Image.BICUBIC)
+
+
+def png(image: Image.Image) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pictures(server):
+    """Uploaded as <name>.png."""
+    with server.client() as client:
+        for seed, (name, size) in enumerate(SIZES.items()):
+            client.upload(f"{name}.png", png(picture(size, seed)))
+
+
+@pytest.fixture(scope="module")
+def pipeline(edit_checkpoint):
+    return Pipeline.load(edit_checkpoint)
+
+
+def by_library(pipeline: Pipeline, *names: str, instruction="make it blue", strengths=None, paths=None, fit="stretch"):
+    """The library's unscaled latents of the graph of `edit`."""
+    shown = [picture(SIZES[name], list(SIZES).index(name)) for name in names]
+    references = pipeline.references(shown, fit)
+    tokens = pipeline.draw([instruction], [5], references=references)
+    made = pipeline.latents(
+        tokens, [11], None, 4, 2.0, references=references, strengths=strengths or Strengths(), paths=paths
+    )
+    return made / pipeline.autoencoder.config.scaling_factor
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and bool((a - b).abs().max() <= TOLERANCE * b.abs().max())
+
+
+@pytest.mark.parametrize("names", [("square",), ("wide",), ("tall",), ("square", "wide")], ids=" ".join)
+def test_the_graph_edits_as_the_library_does(client, server, pipeline, names):
+    """Any aspect, scale, order, null half or padding of references that differs between host and library."""
+    result = client.run(edit(*(f"{name}.png" for name in names)))
+    assert close(latents(server, result), by_library(pipeline, *names))
+    [shown] = result.images
+    assert Image.open(io.BytesIO(client.view(**shown))).size == pipeline.references([picture(SIZES[names[0]])]).views[0]
+
+
+@pytest.mark.parametrize(
+    "changes, strengths",
+    [
+        ({"paths": "tokens"}, Strengths(cross=0, noise=0)),
+        ({"paths": "cross"}, Strengths(noise=0)),
+        ({"paths": "noise"}, Strengths(cross=0)),
+        ({"cross_strength": 0.5, "noise_strength": 0.25, "text_strength": 0.7}, Strengths(0.7, 0.5, 0.25)),
+    ],
+    ids=["tokens", "cross", "noise", "part of all"],
+)
+def test_strengths_and_paths_reach_the_network(client, server, pipeline, changes, strengths):
+    """A widget that is drawn but not wired, or wired to the other way."""
+    graph = edit("wide.png")
+    graph["condition"]["inputs"] |= changes
+    ours = latents(server, client.run(graph))
+    assert close(ours, by_library(pipeline, "wide", strengths=strengths))
+    assert not close(ours, by_library(pipeline, "wide"))
+
+
+def test_stock_reference_latent_is_our_reference(client, server):
+    """Reference latents that only our own conditioner can attach shut out every workflow made of stock nodes."""
+    ours = latents(server, client.run(edit("wide.png")))
+    graph = edit("wide.png")
+    del graph["condition"]["inputs"]["reference"]
+    for k, name in enumerate(("positive", "negative")):
+        graph[name] = node("ReferenceLatent", conditioning=["condition", k], latent=["encode", 2])
+        graph["sample"]["inputs"][name] = [name, 0]
+    assert close(latents(server, client.run(graph)), ours)
+
+
+def test_stock_samplers_edit_alike(client, server):
+    """A reference that reaches only our sampler."""
+    graph = edit("wide.png", steps=10)
+    ours = latents(server, client.run(graph))
+    graph["sample"] = node(
+        "KSampler", model=["load", 1], positive=["condition", 0], negative=["condition", 1],
+        latent_image=["encode", 2], seed=11, steps=10, cfg=2.0, sampler_name="euler", scheduler="simple", denoise=1.0,
+    )  # fmt: skip
+    assert close(latents(server, client.run(graph)), ours)
+
+
+def test_nothing_is_encoded_again_for_a_new_seed_or_instruction(client):
+    """Pictures that are encoded anew, or tokens drawn anew, for what they do not depend on."""
+    client.run(edit("wide.png", "square.png"))
+    again = client.run(edit("wide.png", "square.png", noise_seed=12))
+    assert {"load", "encode", "draw", "condition"} <= again.cached and "sample" in again.executed
+    other = client.run(edit("wide.png", "square.png", noise_seed=12, instruction="make it red"))
+    assert {"load", "encode"} <= other.cached and {"draw", "condition"} <= set(other.executed)
+
+
+def test_two_instructions_in_a_batch_equal_two_singles(client, server):
+    """Rows of a batch that share a reference and change each other, or get each other's padding."""
+    lines = ["make it blue", "put a very small yellow hat on everything in it"]
+    together = latents(server, client.run(edit("wide.png", instruction="\n".join(lines)) | _lines(lines)))
+    for row, line in enumerate(lines):
+        alone = latents(server, client.run(edit("wide.png", instruction=line, seed=5 + row, noise_seed=11 + row)))
+        assert close(together[row : row + 1], alone)
+
+
+def _lines(lines: list[str]) -> dict:
+    draw = edit("wide.png", instruction="\n".join(lines))["draw"]
+    draw["inputs"]["lines"] = "a picture a line"
+    return {"draw": draw}
+
+
+def test_outside_the_mask_every_pixel_is_the_input(client, server):
+    """A resized, re-encoded or off-by-one composite: visible seams, and a picture that drifts with every edit."""
+    size = (150, 90)
+    noise = np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    alpha = np.full((size[1], size[0]), 255, np.uint8)
+    alpha[20:50, 30:90] = 0  # the host's mask is 1 where alpha is 0
+    # The host multiplies nothing by alpha: the colours under it are the picture's.
+    client.upload("masked.png", png(Image.fromarray(np.dstack([noise, alpha]))))
+    result = client.run(edit("masked.png", mask=["image1", 1]))
+    assert result.status == "success", result.error
+    made = np.asarray(Image.open(io.BytesIO(client.view(**result.images[0]))).convert("RGB"))
+    assert made.shape == noise.shape and np.array_equal(made[alpha > 0], noise[alpha > 0])
+    assert (made[alpha == 0] != noise[alpha == 0]).mean() > 0.5
+
+
+def test_latents_outside_the_mask_are_the_reference(client, server):
+    """A noise mask that is lost on the way to the sampler: everything is drawn anew and hidden by the composite."""
+    mask = np.zeros((90, 160), np.uint8)
+    mask[:40, :80] = 255
+    client.upload("mask.png", png(Image.fromarray(mask).convert("RGB")))
+    graph = edit("wide.png", mask=["mask", 0])
+    graph["mask"] = node("LoadImageMask", image="mask.png", channel="red")
+    graph["before"] = node("SaveLatent", samples=["encode", 2], filename_prefix="latents/before")
+    result = client.run(graph)
+    after, before = latents(server, result), latents(server, result, "before")
+    half = after.shape[-1] // 2 + 1, after.shape[-2] // 2 + 1
+    assert torch.allclose(after[..., :, half[0] :], before[..., :, half[0] :], atol=1e-4)
+    assert not torch.allclose(after[..., :2, :2], before[..., :2, :2], atol=1e-2)
+    graph["encode"]["inputs"].pop("mask")
+    graph["noise mask"] = node("SetLatentNoiseMask", samples=["encode", 2], mask=["mask", 0])
+    graph["sample"]["inputs"]["latent_image"] = ["noise mask", 0]
+    stock = latents(server, client.run(graph))
+    assert torch.allclose(stock[..., :, half[0] :], before[..., :, half[0] :], atol=1e-4)
+
+
+def test_reconstruction_from_tokens_alone(client, server, pipeline):
+    """Tokens of the encoder that the conditioner cannot read."""
+    graph = edit("square.png")
+    graph["condition"]["inputs"] = {"lm": ["load", 0], "tokens": ["encode", 1]}
+    del graph["draw"]
+    made = latents(server, client.run(graph))
+    shown = torch.tensor(np.asarray(picture(SIZES["square"])), dtype=torch.float32)[None] / 255
+    tokens = pipeline.tokens_of(shown, [""])
+    size = pipeline.references([picture(SIZES["square"])]).views[0]
+    expected = pipeline.latents(tokens, [11], size, 4, 2.0) / pipeline.autoencoder.config.scaling_factor
+    assert close(made, expected)
+
+
+def test_text_to_image_runs_on_an_edit_checkpoint(client, server, pipeline):
+    """The authors' edit script cannot draw without an image."""
+    made = latents(server, client.run(text_to_image("edit")))
+    tokens = pipeline.draw([text_to_image()["draw"]["inputs"]["prompt"]], [5])
+    expected = pipeline.latents(tokens, [11], (128, 128), 4, 2.0) / pipeline.autoencoder.config.scaling_factor
+    assert close(made, expected)
+
+
+def test_a_checkpoint_without_paths_edits_by_tokens_and_refuses_more(client, server):
+    """An edit checkpoint taken for granted: a way that does not exist must be named, not silently left out."""
+    assert client.run(edit("wide.png", checkpoint="tiny")).status == "success"
+    graph = edit("wide.png", checkpoint="tiny")
+    graph["condition"]["inputs"]["paths"] = "cross"
+    result = client.run(graph)
+    assert result.status == "error" and "edit-VAE" in result.error["exception_message"]
+    graph = edit("wide.png", checkpoint="tiny")
+    graph["positive"] = node("ReferenceLatent", conditioning=["condition", 0], latent=["encode", 2])
+    graph["sample"]["inputs"]["positive"] = ["positive", 0]
+    result = client.run(graph)
+    assert result.status == "error" and "no path" in result.error["exception_message"]
+
+
+def test_more_references_than_the_prompt_holds(client):
+    """A prompt that is cut loses the picture's start; the host would show a tensor error, or nothing."""
+    graph = edit(*["square.png"] * 8, instruction="combine all of these " * 60)
+    result = client.run(graph)
+    assert result.status == "error" and "8 reference pictures of 25 tokens" in result.error["exception_message"]
+
+
+def test_the_creator_reads_what_was_resized_and_what_is_in_the_prompt(client):
+    """Silent resizing, and a token budget that is only met as an error."""
+    graph = edit("wide.png", instruction="put image 2 into image 1")
+    graph["shown"] = node("PreviewAny", source=["draw", 1])
+    result = client.run(graph)
+    [resized] = result.outputs["encode"]["text"]
+    assert "160x90" in resized and "5x5 codes" in resized and "88x48" in resized
+    [said] = result.outputs["shown"]["text"]
+    assert "of 400 tokens, 25 of them for 1 references" in said and "names image 2" in said
