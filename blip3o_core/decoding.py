@@ -5,8 +5,10 @@
 - Every row has its own generator on the CPU and one uniform number per token drawn from it, so row k of a batch is the
   single run with that seed, on any device.
 - Rows of different prompt lengths are padded on the left, masked, and keep their own positions.
+- Rows of one prompt share its prefill. On a CPU a step goes past the modules (`stepping`), where weights allow it.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import torch.nn.functional as F
 from .errors import Blip3oError
 from .language import KVCache, LanguageModel, PromptFeatures
 from .seeds import seeded
+from .stepping import Stepper, obstacle
 
 MAX_GUIDANCE = 1000.0
 Callback = Callable[[int, int, torch.Tensor], None]
@@ -140,13 +143,14 @@ def decode(
     _check_room(lm, max(map(len, prompts + ([negative] if negative else []))) + total)
     guided = sampling.guidance > 1 and negative is not None
     rows = prompts + ([negative] * batch if guided else [])
-    ids, keep = pad_left(rows, lm.vocabulary.pad, device)
-    mask, positions = causal_mask(keep), own_positions(keep)
-    cache = KVCache(lm.config, len(rows), ids.shape[1] + total, device, dtype)
+    state, cache, keep, position = _prefill(lm, rows, total, features, device, dtype)
     future = keep.new_ones(len(rows), total)
-    seen = None if mask is None else torch.cat([keep, future], 1)[:, None, None]
-
-    state = lm(lm.embed_prompts(ids, dtype, features), positions, mask, cache)[:, -1:]
+    seen = None if bool(keep.all()) else torch.cat([keep, future], 1)[:, None, None]
+    why_not = obstacle(lm, device, dtype)
+    if why_not is None:
+        stepper = Stepper(lm, cache, position + 1 + torch.arange(total, device=device), seen)
+    else:
+        logging.getLogger(__name__).debug("decode steps go through the modules: %s", why_not)
     head = lm.head_weight(state, sampling.image_tokens_only)
     offset = lm.vocabulary.image_start if sampling.image_tokens_only else 0
     stop = torch.tensor([] if sampling.image_tokens_only else lm.vocabulary.stop, device=device, dtype=torch.long)
@@ -155,7 +159,6 @@ def decode(
     hidden = state.new_zeros(batch, 1 + total, state.shape[-1])
     lengths = torch.full((batch,), total, device=device)
     running = torch.ones(batch, dtype=torch.bool, device=device)
-    position = positions[:, -1:]
 
     for step in range(total):
         hidden[:, step] = state[:batch, 0]
@@ -173,16 +176,36 @@ def decode(
         out[:, step] = token
         if callback is not None:
             callback(step + 1, total, out[:, : step + 1])
-        fed = torch.cat([token, token]) if guided else token
-        position = position + 1
-        view = None if seen is None else seen[..., : cache.filled + 1]
-        state = lm(lm.embed(fed[:, None], dtype), position, view, cache)
+        fed = lm.embed((torch.cat([token, token]) if guided else token)[:, None], dtype)
+        if why_not is None:
+            state = stepper(fed, step)
+        else:
+            view = None if seen is None else seen[..., : cache.filled + 1]
+            state = lm(fed, position + 1 + step, view, cache)
         if stop.numel() and not bool(running.any()):
             total = step + 1
             break
     hidden[:, total] = state[:batch, 0]
     _check_finite(hidden)
     return Decoded(out[:, :total], lengths.clamp(max=total).tolist(), hidden[:, : 1 + total])
+
+
+def _prefill(lm: LanguageModel, rows: list[list[int]], total: int, features, device, dtype):
+    """Each prompt once -> last state (B, 1, D), cache with room for `total` more, keep (B, S), last position (B, 1)."""
+    unique = list(dict.fromkeys(map(tuple, rows)))
+    ids, keep = pad_left([list(row) for row in unique], lm.vocabulary.pad, device)
+    positions, length = own_positions(keep), ids.shape[1]
+    own = len(unique) == len(rows)
+    cache = KVCache(lm.config, len(unique), length + (total if own else 0), device, dtype)
+    state = lm(lm.embed_prompts(ids, dtype, features), positions, causal_mask(keep), cache)[:, -1:]
+    if own:
+        return state, cache, keep, positions[:, -1:]
+    place = {row: index for index, row in enumerate(unique)}
+    index = torch.tensor([place[tuple(row)] for row in rows], device=device)
+    whole = KVCache(lm.config, len(rows), length + total, device, dtype)
+    whole.data[..., :length, :] = cache.data[:, :, index]
+    whole.filled = length
+    return state[index], whole, keep[index], positions[index, -1:]
 
 
 @torch.no_grad()
