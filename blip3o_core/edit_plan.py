@@ -3,6 +3,7 @@
 A list of edits is a file of JSON objects, one a line; paths in it are relative to its folder.
 """
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -101,30 +102,38 @@ def _edit(line: str, number: int, base: Path, folder: Path, name: str) -> Edit:
     out = entry.get("out", name)
     if Path(out).name != out or "\\" in out or not out.isprintable() or not out.lower().endswith(".png"):
         raise Blip3oError(f"out is {out!r}; it must be the name of a .png file, without a folder.")
-    mask = base / entry["mask"] if entry.get("mask") else None
-    return Edit(
-        [base / image for image in images], entry.get("instruction", ""), folder / out, mask, seed, number
-    )  # fmt: skip
+    mask = base / entry["mask"] if "mask" in entry else None
+    return Edit([base / image for image in images], entry.get("instruction", ""), folder / out, mask, seed, number)
 
 
 def check_all(edits: list[Edit], source: Path | None, checkpoint: Checkpoint, **settings) -> list[Checked]:
     """Every edit checked, see `check`. `source`: the list they come from, whose faulty lines are in one Blip3oError."""
-    if checkpoint.tower is None:
-        raise Blip3oError(f"{checkpoint.folder} has no image tokenizer (TA-Tok), so it cannot see pictures. Use another.")
-    inputs = {_place(path) for edit in edits for path in (*edit.images, *filter(None, [edit.mask]))}
+    check_sees(checkpoint)
+    inputs = {place(path) for edit in edits for path in (*edit.images, edit.mask) if path is not None}
     checked, faults = [], []
     for edit in edits:
         try:
-            if _place(edit.out) in inputs:
-                raise Blip3oError(f"{edit.out} is also read: it would be overwritten. Choose another name to write.")
+            check_apart(edit.out, inputs)
             checked.append(check(edit, checkpoint, **settings))
         except Blip3oError as error:
             if source is None:
                 raise
             faults.append(f"line {edit.line}: {error}")
-    if faults:
-        _raise(source, faults)
+    _raise(source, faults)
     return checked
+
+
+def check_sees(checkpoint: Checkpoint) -> None:
+    if checkpoint.tower is None:
+        raise Blip3oError(
+            f"{checkpoint.folder} holds no image tokenizer (TA-Tok), so it sees no pictures. Use one with it."
+        )
+
+
+def check_apart(out: Path, places: set[str]) -> None:
+    """Raise Blip3oError if `out` is among `places`, see `place`, that are read."""
+    if place(out) in places:
+        raise Blip3oError(f"--out {out} is read, too, and would be overwritten. Choose another name to write.")
 
 
 def check(
@@ -132,9 +141,10 @@ def check(
     checkpoint: Checkpoint,
     fit: str,
     size: tuple[int, int] | None,
-    negative_prompt: str | None = None,
+    feather: int = 0,
+    negative: str | None = None,
 ) -> Checked:
-    """Read all files and measure the prompt. `negative_prompt`: None when tokens are not guided.
+    """Read all files and measure the prompt. `negative`: None when tokens are not guided.
 
     The size is `size`, else the first image's view; with a mask it is the view's in any case.
     """
@@ -148,36 +158,50 @@ def check(
         masking.check_fit(fit)
         if size is not None:
             raise Blip3oError("--size does not go with a mask: the result has the first image's size. Leave one out.")
-    lengths = [
-        len(checkpoint.prompt_encoder.encode_edit(text, _blank_codes(edit, checkpoint), as_features=_features(checkpoint)))
-        for text in (edit.instruction, negative_prompt)
-        if text is not None
-    ]
-    images, first = [], None
+    if size is not None:
+        autoencoder.check_size(*size, checkpoint.latent_multiple)
+    # A prompt's length does not depend on what the codes are.
+    codes = torch.zeros(len(edit.images), checkpoint.grid[0] * checkpoint.grid[1], dtype=torch.int64)
+    encode, features = checkpoint.prompt_encoder.encode_edit, checkpoint.reference_paths.features
+    if negative is not None:
+        encode(negative, codes, as_features=features)
+    length = len(encode(edit.instruction, codes, as_features=features))
+    images, sizes, views = [], [], []
     for path in edit.images:
-        known = _digest(path)
-        picture = framing.open_picture(path)
-        # The view itself, not its size alone: it refuses what it cannot make.
-        view = framing.latent_view(picture, fit, checkpoint.trained_side, checkpoint.latent_multiple)
-        first = first or (picture.size, (view.shape[2], view.shape[1]))
-        images.append({"size": _text(picture.size), "sha256": known})
+        facts, picture = opened(path)
+        with _naming(path):
+            # Made and thrown away: it refuses what cannot be made.
+            view = framing.latent_view(picture, fit, checkpoint.trained_side, checkpoint.latent_multiple)
+        images.append(facts)
+        sizes.append(picture.size)
+        views.append((view.shape[2], view.shape[1]))
     files = {"images": images}
     if edit.mask is not None:
-        known = _digest(edit.mask)
-        mask = open_mask(edit.mask, first[0])
-        files["mask"] = {"size": _text((mask.shape[1], mask.shape[0])), "sha256": known}
-    size = size or first[1]
-    autoencoder.check_size(*size, checkpoint.latent_multiple)
-    return Checked(edit, size, files, lengths[0], unknown_numbers(edit.instruction, len(edit.images)))
+        files["mask"] = {"size": _text(sizes[0]), "sha256": _digest(edit.mask)}
+        with _naming(edit.mask):
+            masking.feathered(open_mask(edit.mask, sizes[0]), feather)
+    return Checked(edit, size or views[0], files, length, unknown_numbers(edit.instruction, len(edit.images)))
+
+
+def opened(path: Path) -> tuple[dict, object]:
+    """What is stored of a picture that was read, its size and sha256, and the picture."""
+    digest = _digest(path)
+    picture = framing.open_picture(path)
+    return {"size": _text(picture.size), "sha256": digest}, picture
 
 
 def open_mask(path: Path, size: tuple[int, int]) -> torch.Tensor:
-    """(H, W) in [0, 1] of a mask for a picture of `size` (width, height); a Blip3oError names the file."""
-    mask = framing.open_mask(path)
+    """(H, W) in [0, 1] of a mask for a picture of `size` (width, height)."""
+    return masking.check_mask(framing.open_mask(path), size)
+
+
+@contextlib.contextmanager
+def _naming(path: Path):
+    """A Blip3oError from within names the file, too."""
     try:
-        return masking.check_mask(mask, size)
+        yield
     except Blip3oError as error:
-        raise Blip3oError(f"{path}: {error}") from error
+        raise Blip3oError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
 def chosen_paths(name: str, checkpoint: Checkpoint) -> tuple[str, ReferencePaths]:
@@ -188,29 +212,22 @@ def chosen_paths(name: str, checkpoint: Checkpoint) -> tuple[str, ReferencePaths
     return name, own.checked(PATHS[name], str(checkpoint.folder))
 
 
-def file_facts(path: Path, size: tuple[int, int]) -> dict:
-    """What is stored of a file that was read: `size` (width, height) of its picture, and its sha256."""
-    return {"size": _text(size), "sha256": _digest(path)}
-
-
-def _blank_codes(edit: Edit, checkpoint: Checkpoint) -> torch.Tensor:
-    """(n, T): a prompt's length does not depend on what the codes are."""
-    return torch.zeros(len(edit.images), checkpoint.grid[0] * checkpoint.grid[1], dtype=torch.int64)
-
-
-def _features(checkpoint: Checkpoint) -> bool:
-    return checkpoint.reference_paths.features
+def pixels_of(picture) -> torch.Tensor:
+    """RGB PIL picture -> (H, W, 3) in [0, 1], from which the same 8 bits come back."""
+    data = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return data.view(picture.height, picture.width, 3) / 255
 
 
 def _digest(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise Blip3oError(f"{path} cannot be read: {error}. Give the name of a picture that is there.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise Blip3oError(f"{path} cannot be read: {reason}. Give the name of a picture that is there.") from error
 
 
-def _place(path: Path) -> str:
+def place(path: Path) -> str:
+    """One text for every way to write a path."""
     try:
         return str(path.resolve())
     except (OSError, ValueError):

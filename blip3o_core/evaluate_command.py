@@ -1,4 +1,4 @@
-"""`python -m blip3o_core evaluate tiny`."""
+"""`python -m blip3o_core evaluate tiny`, and `tiny-edits`."""
 
 import argparse
 from pathlib import Path
@@ -42,6 +42,47 @@ def add_evaluate_command(commands) -> None:
     tiny.add_argument("--grid", type=Path, metavar="FILE.png", help="write a grid of pictures with their verdicts")
     tiny.add_argument("--speed", action="store_true", help="also time pictures drawn one at a time")
     tiny.set_defaults(run=run_evaluate_tiny)
+    edits = worlds.add_parser(
+        "tiny-edits",
+        help="edits in the tiny world, by every way of the reference",
+        description="Edit held-back pictures of the tiny world by every way the checkpoint has, and judge the results.",
+        epilog="example: python -m blip3o_core evaluate tiny-edits --json edits.json",
+    )
+    add_model_options(edits, dtype="fp32")
+    edits.add_argument("--count", type=int, default=300, help="edits, spread over the kinds (default 300)")
+    edits.add_argument("--seed", type=int, default=0, help="seed; edit k uses seed + k (default 0)")
+    edits.add_argument("--steps", type=int, help="diffusion steps (default: what suits the bundled model)")
+    edits.add_argument("--guidance", type=float, help="diffusion guidance (default: what suits the bundled model)")
+    edits.add_argument("--batch", type=int, default=50, help="edits drawn together (default 50)")
+    edits.add_argument("--json", type=Path, metavar="FILE", help="write settings and all numbers to this file")
+    edits.set_defaults(run=run_evaluate_edits)
+
+
+def run_evaluate_edits(arguments: argparse.Namespace) -> None:
+    import json
+
+    from .picture_file import check_writable
+
+    try:
+        from .tiny import edit_evaluation as edits
+    except ImportError as error:
+        raise Blip3oError(f"Judging needs more packages: {error}. Install this project's `train` extra.") from error
+
+    names = ("count", "seed", "steps", "guidance", "batch")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    settings = edits.Settings(**given)
+    if arguments.json is not None:
+        check_writable(arguments.json.parent, "--json")
+    pipeline = load_pipeline(arguments)
+    pipeline.check(None, settings.steps, settings.guidance)
+    results = []
+    for way in edits.ways_of(pipeline.paths):
+        with Bar(way) as bar:
+            results.append(edits.evaluate(pipeline, settings, way, bar))
+    print(edits.table(results))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(edits.to_json(results), indent=1) + "\n", encoding="utf-8")
+        print(arguments.json)
 
 
 def run_evaluate_tiny(arguments: argparse.Namespace) -> None:

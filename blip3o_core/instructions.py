@@ -54,7 +54,7 @@ def _behind(words: list[str], at: int) -> tuple[list[int], int]:
 
 
 def _before(words: list[str], at: int) -> tuple[list[int], int]:
-    """The ordinals from `at` on, and where they end, if a noun follows: "second image", "1st and 3rd input pictures"."""
+    """The ordinals from `at` on, and where they end, before a noun: "second image", "1st and 3rd input pictures"."""
     found, end = _run(words, at, _ordinal, True)
     noun = end + 1 if _word(words, end) in _KINDS else end
     another = at > 0 and words[at - 1] in ("a", "an")

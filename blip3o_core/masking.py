@@ -9,12 +9,29 @@ import torch.nn.functional as F
 
 from .errors import Blip3oError
 
+MAX_FEATHER = 1024  # pixels
+_WHOLE = ("stretch", "pad")
+
+
+def check_fit(fit: str) -> None:
+    """Raise Blip3oError for a fit (see `framing`) with which the autoencoder sees only a part of the picture."""
+    if fit not in _WHOLE:
+        raise Blip3oError(f"With a mask the fit cannot be {fit!r}, which crops the picture. Use {' or '.join(_WHOLE)}.")
+
+
+def check_feather(feather: int) -> None:
+    if not 0 <= feather <= MAX_FEATHER:
+        raise Blip3oError(f"feather is {feather}; it must be 0 to {MAX_FEATHER} pixels.")
+
 
 def check_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """(H, W) float in [0, 1] that belongs to a picture of `size` (width, height) and lets something change."""
     if mask.ndim != 2 or tuple(mask.shape) != (size[1], size[0]):
         shown = "x".join(map(str, reversed(mask.shape)))
-        raise Blip3oError(f"The mask is {shown}, the picture {size[0]}x{size[1]}: they must have the same size.")
+        raise Blip3oError(
+            f"The mask is {shown}, the picture {size[0]}x{size[1]}: they must have the same size. Paint the mask on this "
+            "picture, or leave it out."
+        )
     if not bool(torch.isfinite(mask).all()):
         raise Blip3oError("The mask holds NaN or infinity. Paint it again, or take the node out that computed it.")
     mask = mask.float().clamp(0, 1)
@@ -28,17 +45,38 @@ def latent_mask(mask: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
     return F.adaptive_max_pool2d((mask > 0).float()[None, None], cells)
 
 
+def feathered(mask: torch.Tensor, feather: int) -> torch.Tensor:
+    """(H, W) mask -> its weights: they rise over `feather` pixels inside its edge. The picture's edge is none."""
+    check_feather(feather)
+    if feather == 0:
+        return mask
+    reach = (feather + 1) // 2
+    inside = (mask > 0).double()
+    eroded = _means(inside, reach) > 1 - 0.5 / (2 * reach + 1) ** 2
+    if not bool(eroded.any()):
+        raise Blip3oError(f"A feather of {feather} pixels leaves nothing of the mask: nothing may change. Use less.")
+    return mask * (_means(eroded.double(), reach).clamp(0, 1) * inside).to(mask)
+
+
+def _means(plane: torch.Tensor, reach: int) -> torch.Tensor:
+    """(H, W) -> the mean of the square `reach` pixels around each pixel; beyond the edges they go on.
+
+    By running sums: pooling by wide windows takes minutes for a photo.
+    """
+    size = 2 * reach + 1
+    for _ in range(2):
+        sums = F.pad(plane[None], (reach + 1, reach), mode="replicate")[0].cumsum(1)
+        plane = ((sums[:, size:] - sums[:, :-size]) / size).T
+    return plane
+
+
 def composite(original: torch.Tensor, edited: torch.Tensor, mask: torch.Tensor, feather: int = 0) -> torch.Tensor:
     """Original (H, W, 3) with `edited` (h, w, 3), resized to it, where `mask` (H, W) is above 0 -> (H, W, 3).
 
     `feather`: pixels, inside the mask, over which the one turns into the other.
     """
     height, width = original.shape[:2]
-    if feather > 0:
-        inside = (mask > 0).float()[None, None]
-        size = 2 * feather + 1
-        eroded = -F.max_pool2d(-F.pad(inside, [feather] * 4, value=1.0), size, stride=1)
-        mask = mask * F.avg_pool2d(F.pad(eroded, [feather] * 4, mode="replicate"), size, stride=1)[0, 0] * inside[0, 0]
+    mask = feathered(mask, feather)
     edited = edited.movedim(-1, 0)[None].to(original)
     if edited.shape[-2:] != (height, width):
         edited = F.interpolate(edited, (height, width), mode="bicubic", antialias=True, align_corners=False)

@@ -54,3 +54,13 @@ def read_settings(path: Path) -> dict:
     if text is None:
         raise Blip3oError(f"{path} carries no {KEY} settings: it was not made by this program, or they were stripped.")
     return json.loads(text)
+
+
+def is_made_with(path: Path, settings: dict) -> bool:
+    """Whether `path` is a whole picture of this program, made with exactly these settings."""
+    if not path.is_file():
+        return False
+    try:
+        return read_settings(path) == json.loads(json.dumps(settings))
+    except Exception:  # whatever Pillow says about a file that is no PNG, or half of one: it is made anew
+        return False

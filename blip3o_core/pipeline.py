@@ -127,6 +127,17 @@ def condition(
     return Conditioning(positive, negative, None if reference_batch else tokens.mask)
 
 
+def check_rendering(
+    checkpoint: Checkpoint, size: tuple[int, int] | None, steps: int, guidance: float
+) -> tuple[int, int]:
+    """The size to draw; raises Blip3oError when size, steps or guidance cannot be drawn with."""
+    diffusion.sigmas(steps)
+    diffusion.check_guidance(guidance)
+    size = size or (checkpoint.trained_side,) * 2
+    autoencoder.check_size(*size, checkpoint.latent_multiple)
+    return size
+
+
 class Pipeline:
     """All parts of one checkpoint on one device."""
 
@@ -229,6 +240,7 @@ class Pipeline:
             guides = diffusion.Guides(scaled, paths, strengths, self.language.reference_connector)
             size = references.views[0] if size is None or change is not None else size
             if change is not None:
+                masking.check_fit(references.fit)
                 known = diffusion.Known(scaled[0], masking.latent_mask(change, scaled[0].shape[-2:]))
         width, height = self.check(size, steps, guidance)
         cell = autoencoder.compression(self.checkpoint.autoencoder_config)
@@ -250,8 +262,4 @@ class Pipeline:
 
     def check(self, size: tuple[int, int] | None, steps: int, guidance: float) -> tuple[int, int]:
         """The size to draw; raises Blip3oError when size, steps or guidance cannot be drawn with."""
-        diffusion.sigmas(steps)
-        diffusion.check_guidance(guidance)
-        size = size or (self.checkpoint.trained_side,) * 2
-        autoencoder.check_size(*size, self.checkpoint.latent_multiple)
-        return size
+        return check_rendering(self.checkpoint, size, steps, guidance)

@@ -44,7 +44,7 @@ class Stepper:
     """Decode steps of one run: weights, rotary tables and cache are looked up once."""
 
     def __init__(self, lm: LanguageModel, cache: KVCache, positions: torch.Tensor, mask: torch.Tensor | None):
-        """`positions` (B, total): of every token that will be fed. `mask` (B, 1, 1, keys), of the whole run, or None."""
+        """`positions` (B, total): of all tokens that will be fed. `mask` (B, 1, 1, keys), of the whole run, or None."""
         config, self.cache, self.mask = lm.config, cache, mask
         self.width = config.head_dim
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads

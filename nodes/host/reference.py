@@ -4,7 +4,7 @@ import torch
 
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.framing import to_pictures
-from ...blip3o_core.masking import check_mask, composite, latent_mask
+from ...blip3o_core.masking import check_fit, check_mask, composite, latent_mask
 from ...blip3o_core.references import MAX_REFERENCES, References
 from ...blip3o_core.tokens import ImageTokens
 
@@ -21,9 +21,12 @@ def encode(tatok, vae, images: dict, fit: str, mask, side: int) -> tuple[Referen
     if not 1 <= len(pictures) <= MAX_REFERENCES:
         raise Blip3oError(
             f"{len(pictures)} reference pictures are connected; an edit takes 1 to {MAX_REFERENCES}. Every picture of "
-            "a batch counts."
+            "a batch and every frame of an animation counts: connect fewer, or choose some with ImageFromBatch."
         )
-    change = None if mask is None else check_mask(_one(mask), pictures[0].size)
+    change = None
+    if mask is not None:
+        check_fit(fit)
+        change = check_mask(_one(mask), pictures[0].size)
     reference = tatok.references(vae, pictures, fit, side)
     rows = len(reference)
     tokens = ImageTokens(

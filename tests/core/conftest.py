@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.pipeline import Pipeline
-from tests.tiny_checkpoint import make_checkpoint
+from tests.tiny_checkpoint import Sizes, make_checkpoint
 
 
 class Copy:
@@ -106,3 +106,53 @@ def world(tiny, training_files, tmp_path):
     from tests.training_world import World
 
     return World(tiny, *training_files, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def editor(tmp_path_factory) -> Path:
+    """With both ways for references; prompts may be longer, for the tokenizer counts bytes."""
+    edit = ("use_und_image_vae", "use_und_image_vae_as_noise")
+    return make_checkpoint(tmp_path_factory.mktemp("editor") / "model", sizes=Sizes(prompt_limit=400), edit=edit)
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    """Where pictures lie: a.png 48x32, b.png 20x30, hole.png a mask for a.png."""
+    from PIL import Image
+
+    from tests.pictures import noise
+
+    noise(48, 32).save(tmp_path / "a.png")
+    noise(20, 30).save(tmp_path / "b.png")
+    mask = Image.new("L", (48, 32))
+    mask.paste(255, (10, 8, 30, 20))
+    mask.save(tmp_path / "hole.png")
+    return tmp_path
+
+
+@pytest.fixture
+def faulty(place) -> Path:
+    """`place` with files that cannot be edited."""
+    from PIL import Image
+
+    (place / "empty.png").touch()
+    (place / "text.png").write_text("a picture, said the file")
+    whole = (place / "a.png").read_bytes()
+    (place / "half.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("RGB", (20000, 1)).save(place / "wide.png")
+    Image.new("RGB", (9, 1)).save(place / "long.png")
+    Image.new("L", (48, 32)).save(place / "black.png")
+    (place / "list.jsonl").write_text('{"image": "a.png", "instruction": "red"}\n')
+    return place
+
+
+@pytest.fixture
+def edit(editor, place):
+    """edit with that checkpoint and few steps; {here} is the folder of pictures -> exit status."""
+    from blip3o_core.__main__ import main
+
+    def run(*arguments, model=editor) -> int:
+        words = [str(argument).replace("{here}", str(place)) for argument in arguments]
+        return main(["edit", f"--model={model}", "--steps=2", "--device=cpu", *words])
+
+    return run

@@ -249,7 +249,7 @@ def test_a_copy_without_the_bundled_model_says_so(command, tmp_path, capsys, mon
     assert said.out == "" and "absent" in said.err and "incomplete" in said.err
 
 
-@pytest.mark.parametrize("command", ["generate", "inspect", "evaluate tiny"])
+@pytest.mark.parametrize("command", ["generate", "edit", "reconstruct", "inspect", "evaluate tiny"])
 def test_help_mentions_every_option(command, capsys):
     """Catches an option that a newcomer cannot find out about."""
     with pytest.raises(SystemExit) as left:

@@ -1,8 +1,10 @@
 """How the tiny model is made: what codes mean, where training starts from, the loop, the files."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from blip3o_core.tiny.recipe import (
     editing,
     image_tokenizer,
     language,
+    quick,
     release,
     renderer,
     stages,
@@ -36,6 +39,7 @@ from blip3o_core.training.packed import open_pack
 
 pytestmark = pytest.mark.core
 WORLD = World(low_contrast=False)
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -194,15 +198,14 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path):
 def test_a_stage_learns(stage, start, tmp_path, monkeypatch):
     """Catches a stage whose loss does not reach its weights: labels shifted, a part frozen, the wrong target."""
     monkeypatch.setattr(stage, "BATCH", 8)
-    monkeypatch.setattr(renderer, "PICTURES", 64)
+    monkeypatch.setattr(renderer, "PICTURES", 3)
     settings = replace(stage.SETTINGS, steps=25, warmup=3, save_every=100)
     entries = []
     given = () if stage in (autoencoder, image_tokenizer) else (start,)
     torch.manual_seed(0)
     stage.train(*given, folder=tmp_path, settings=settings, report=entries.append)
-    first = replace(settings, steps=1)
-    stage.train(*given, folder=tmp_path / "first", settings=first, report=entries.append)
-    assert entries[0]["loss"] < 0.9 * entries[1]["loss"]
+    assert [entry["step"] for entry in entries] == [1, 25]
+    assert entries[1]["loss"] < 0.9 * entries[0]["loss"]
 
 
 def test_a_missed_gate_stops_the_recipe(tmp_path, monkeypatch):
@@ -286,3 +289,50 @@ def test_a_share_of_the_recipe_has_a_share_of_the_steps(tmp_path):
     settings = recipe.settings(language.SETTINGS)
     assert settings.steps == 22 and settings.warmup <= 22 and settings.average <= 0.8
     assert stages.Recipe(tmp_path, print).settings(language.SETTINGS) == language.SETTINGS
+
+
+def quick_run(out, monkeypatch):
+    for module in quick.MODULES.values():
+        monkeypatch.setattr(module, "BATCH", 4)
+    return quick.run(quick.Quick(out, lambda entry: None, share=0.005), count=1)
+
+
+def test_a_quick_run_is_the_same_again(tmp_path, monkeypatch):
+    """Catches a stage that the quick schedule lost, and chance that no seed fixes: the record would be of one run."""
+    once, again = (quick_run(tmp_path / name, monkeypatch) for name in ("once", "again"))
+    assert json.loads((tmp_path / "once" / quick.CURVE).read_text()) == json.loads(json.dumps(once))
+    assert open_checkpoint(tmp_path / "once/checkpoint").load_language().model.embed_tokens.weight.isfinite().all()
+    for record in (once, again):
+        assert all(record["cpu_minutes"].pop(stage) >= 0 for stage in [*quick.SHARES, "accuracy"])
+    assert once == again and set(once["accuracy"]) == {"single_object", "colors", "size"}
+    with pytest.raises(Blip3oError, match="once is not empty.*Name another folder"):
+        quick_run(tmp_path / "once", monkeypatch)
+
+
+def test_the_recorded_quick_run_is_of_this_recipe(start, tmp_path):
+    """Catches a record of other settings, of a run that failed, or of other starting values, worlds or seeds."""
+    record = json.loads((DOCS / "tiny_quick.json").read_text())
+    recipe = quick.Quick(tmp_path, lambda entry: None)
+    assert record["settings"] == json.loads(json.dumps(quick.settings(recipe)))
+    assert list(record["stages"]) == list(quick.SHARES)
+    assert min(record["accuracy"].values()) > 0.5
+    for stage, curve in record["stages"].items():
+        last = recipe.of(stage).steps
+        assert curve["step"] == sorted({1, *range(50, last, 50), last}), stage
+        assert len(curve["loss"]) == len(curve["step"]) and all(map(math.isfinite, curve["loss"]))
+        assert curve["loss"][-1] < 0.2 * curve["loss"][0], stage
+    for module, given in ((image_tokenizer, ()), (language, (start,))):
+        stage, entries = module.__name__.rpartition(".")[2], []
+        first = replace(recipe.of(stage), steps=1)
+        module.train(*given, tmp_path / stage, first, entries.append, quick.WORLD)
+        assert entries[0]["loss"] == pytest.approx(record["stages"][stage]["loss"][0], rel=0.01)
+
+
+def test_the_docs_show_the_recorded_quick_run():
+    """Catches a new record beside the old table."""
+    record, text = json.loads((DOCS / "tiny_quick.json").read_text()), (DOCS / "tiny.md").read_text()
+    for stage, curve in record["stages"].items():
+        steps, loss, minutes = curve["step"][-1], curve["loss"], record["cpu_minutes"][stage]
+        assert f"| `{stage}` | {steps} | {minutes:.1f} | {loss[0]:.3f} | {loss[-1]:.3f} |" in text
+    shares = " | ".join(f"{100 * share:.0f}" for share in record["accuracy"].values())
+    assert f"| {shares} |" in text

@@ -1,8 +1,13 @@
 """Checkpoints for the shared server; the loader lists its folder anew for every prompt."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from tests.tiny_checkpoint import Sizes, make_checkpoint
+
+GOLDEN = Path(__file__).parents[1] / "golden/checkpoints"
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +41,14 @@ def long_checkpoint(checkpoints):
 def other_checkpoint(checkpoints):
     """ "other": another vocabulary, so its tokens mean nothing to "tiny"."""
     return make_checkpoint(checkpoints / "other", seed=1, sizes=Sizes(codes=80))
+
+
+@pytest.fixture(scope="session")
+def golden(checkpoints):
+    """The authors' tiny checkpoints: "golden/edit_vae", "golden/t2i", their configs "golden/sana", "ta_tok/ta_tok.pth".
+
+    Copies, as in a creator's folder; a link would do, but tests write beside them. Returns the folder "golden".
+    """
+    for name, target in (("edit_vae", "golden"), ("t2i", "golden"), ("sana", "golden"), ("ta_tok", "")):
+        shutil.copytree(GOLDEN / name, checkpoints / target / name, dirs_exist_ok=True)
+    return checkpoints / "golden"

@@ -46,8 +46,9 @@ def _print(entry: dict) -> None:
 
 
 def _print_quick(record: dict) -> None:
-    for stage, part in record["stages"].items():
-        print(f"{stage}: cpu_minutes {part['cpu_minutes']}  loss {part['loss'][0]} -> {part['loss'][-1]}")
+    for stage, curve in record["stages"].items():
+        loss, minutes = curve["loss"], record["cpu_minutes"][stage]
+        print(f"{stage}: cpu_minutes {minutes:.1f}  loss {loss[0]:.4f} -> {loss[-1]:.4f}")
     print("right: " + "  ".join(f"{category} {share:.3f}" for category, share in record["accuracy"].items()))
 
 

@@ -7,6 +7,8 @@ ground in every picture the same parts need a fraction of the steps to draw most
 import json
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -20,11 +22,15 @@ from ..demand import demand_of
 from ..evaluation import SCENES
 from ..judge import judge
 from ..world import World, make_scene
+from . import autoencoder, connector, image_tokenizer, language, renderer
 from .assemble import assemble
+from .loop import Settings
 from .stages import STAGES, Recipe
 
 WORLD = World(coloured=0.0, weights=(("single_object", 1.0), ("colors", 1.0), ("size", 1.0)))
 SHARES = {"autoencoder": 0.25, "image_tokenizer": 0.15, "language": 0.2, "renderer": 0.2, "connector": 0.3}
+MODULES = {"autoencoder": autoencoder, "image_tokenizer": image_tokenizer, "language": language, "renderer": renderer,
+           "connector": connector}  # fmt: skip
 CURVE = "curve.json"
 _STEPS, _GUIDANCE = 20, 1.0  # of drawing; a connector that met no null condition cannot be guided by it
 
@@ -33,9 +39,11 @@ _STEPS, _GUIDANCE = 20, 1.0  # of drawing; a connector that met no null conditio
 class Quick(Recipe):
     """The recipe in the smaller world; `share` is of its own steps."""
 
+    def of(self, stage: str) -> Settings:
+        return replace(self, share=self.share * SHARES[stage]).settings(MODULES[stage].SETTINGS)
+
     def train(self, module, stage: str, *given):
-        settings = replace(self, share=self.share * SHARES[stage]).settings(module.SETTINGS)
-        return module.train(*given, self.out / stage, settings, self.report, WORLD)
+        return module.train(*given, self.out / stage, self.of(stage), self.report, WORLD)
 
 
 def run(recipe: Quick, count: int = 100) -> dict:
@@ -44,27 +52,35 @@ def run(recipe: Quick, count: int = 100) -> dict:
     All of it but the minutes is the same again on the same machine with as many threads. Raises Blip3oError where
     `out` holds something: a run that goes on from another one is not from nothing.
     """
-    if recipe.out.is_dir() and any(recipe.out.iterdir()):
-        raise Blip3oError(f"{recipe.out} is not empty, and a quick run starts from nothing. Name another folder.")
-    recipe.out.mkdir(parents=True, exist_ok=True)
-    stages = {}
+    out, stages, minutes = recipe.out, {}, {}
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Blip3oError(f"{out} is not empty, and a quick run starts from nothing. Name another folder.")
+    out.mkdir(parents=True, exist_ok=True)
     for stage in SHARES:
-        began = time.process_time()
-        STAGES[stage].run(recipe)
-        minutes = (time.process_time() - began) / 60
-        entries = [json.loads(line) for line in (recipe.out / stage / "log.jsonl").read_text().splitlines()]
-        stages[stage] = {"cpu_minutes": round(minutes, 2), "step": [entry["step"] for entry in entries],
-                         "loss": [round(entry["loss"], 5) for entry in entries]}  # fmt: skip
-    pipeline = Pipeline(open_checkpoint(assemble(recipe.out, recipe.out / "checkpoint")))
-    record = {"settings": settings(recipe), "machine": machine(), "stages": stages, "pictures": count,
-              "accuracy": {category: accuracy(pipeline, category, count) for category, _ in WORLD.weights}}  # fmt: skip
-    (recipe.out / CURVE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        with _minutes(minutes, stage):
+            STAGES[stage].run(recipe)
+        entries = [json.loads(line) for line in (out / stage / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        stages[stage] = {"step": [entry["step"] for entry in entries], "loss": [entry["loss"] for entry in entries]}
+    with _minutes(minutes, "accuracy"):
+        pipeline = Pipeline(open_checkpoint(assemble(out, out / "checkpoint")))
+        shares = {category: accuracy(pipeline, category, count) for category, _ in WORLD.weights}
+    record = {"settings": settings(recipe), "machine": machine(), "cpu_minutes": minutes, "stages": stages,
+              "pictures": count, "accuracy": shares}  # fmt: skip
+    (out / CURVE).write_text(json.dumps(record) + "\n", encoding="utf-8")
     return record
+
+
+@contextmanager
+def _minutes(minutes: dict[str, float], what: str) -> Iterator[None]:
+    began = time.process_time()
+    yield
+    minutes[what] = (time.process_time() - began) / 60
 
 
 def settings(recipe: Quick) -> dict:
     """What the numbers depend on, besides the code."""
-    return {"world": asdict(WORLD), "shares": SHARES, "share": recipe.share, "steps": _STEPS, "guidance": _GUIDANCE}
+    stages = {stage: {"batch": module.BATCH, **asdict(recipe.of(stage))} for stage, module in MODULES.items()}
+    return {"world": asdict(WORLD), "stages": stages, "drawing": {"steps": _STEPS, "guidance": _GUIDANCE}}
 
 
 def machine() -> dict:

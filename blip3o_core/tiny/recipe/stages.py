@@ -4,9 +4,9 @@ autoencoder  image_tokenizer    the two encoders; need nothing
 language                        needs nothing either: the codes of a drawn scene are known
 renderer                        needs the autoencoder
 connector  data                 need all of these
-joint  instruct  edit           the general trainer, each from the checkpoint before
-grpo                            reinforcement learning, from edit's
-release                         the bundled checkpoint
+joint  instruct                 the general trainer, each from the checkpoint before
+following  edit                 edits: the language model alone, then the general trainer
+grpo  release                   reinforcement learning; the bundled checkpoint
 """
 
 import json
@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from ...bundled import BUNDLED
 from ...checkpoint import Checkpoint, open_checkpoint
@@ -25,10 +27,11 @@ from ...pipeline import Pipeline
 from ...training.config import config_from
 from ...training.edits import add_references
 from ...training.loop import train as train_jointly
+from ...training.save import save_checkpoint
 from ..evaluation import Settings as Evaluation
 from ..evaluation import evaluate
 from ..world import World
-from . import autoencoder, connector, data, editing, grpo, image_tokenizer, language, release, renderer
+from . import autoencoder, connector, data, editing, following, grpo, image_tokenizer, language, release, renderer
 from .assemble import assemble, save_part
 from .loop import Report, Settings
 
@@ -145,9 +148,26 @@ def _instruct(recipe: Recipe) -> None:
     recipe.train_jointly("instruct", recipe.last("joint"), ["phrasings", "weak"], 250, slower=3, seed=1)
 
 
+def _following(recipe: Recipe) -> None:
+    start, folder, settings = recipe.out / "following-start", recipe.out / "following", following.SETTINGS
+    if not folder.is_dir():
+        following.add_layer(open_checkpoint(recipe.last("instruct")), start)
+    source, packs = open_checkpoint(start), [recipe.pack(name) for name in ("edits", "weak", "phrasings")]
+    model = following.train(source, packs, folder, recipe.settings(settings), recipe.report)
+    done = folder / f"step-{recipe.steps(settings.steps):08d}"
+    shutil.rmtree(done, ignore_errors=True)
+    done.mkdir()
+    save_checkpoint(done, source, language.tensors(model), 5 * 10**9)
+
+
+def _followed(recipe: Recipe) -> dict[str, float]:
+    checkpoint = open_checkpoint(recipe.last("following"))
+    return following.gate(checkpoint, checkpoint.load_language(torch.float32))
+
+
 def _edit(recipe: Recipe) -> None:
     """Half of the rows stay text to image: with fewer, that is forgotten."""
-    source = open_checkpoint(recipe.last("grpo"))
+    source = open_checkpoint(recipe.last("following"))
     blank = recipe.out / "edit-start"
     shutil.rmtree(blank, ignore_errors=True)
     add_references(source, blank, cross=True, noise=True)
@@ -158,7 +178,7 @@ def _edit(recipe: Recipe) -> None:
 def _grpo(recipe: Recipe) -> None:
     folder = recipe.out / "grpo"
     report = lambda entry: recipe.report({"stage": "grpo", **entry})  # noqa: E731
-    grpo.improve(recipe.last("instruct"), folder, folder.is_dir(), report, updates=recipe.steps(140))
+    grpo.improve(recipe.last("edit"), folder, folder.is_dir(), report, updates=recipe.steps(140))
 
 
 def _release(recipe: Recipe) -> None:
@@ -200,9 +220,10 @@ STAGES = {
     "data": Stage(_data, _nothing),
     "joint": Stage(_joint, _drawn("joint"), "true-codes", 0.9),
     "instruct": Stage(_instruct, _drawn("instruct"), "true-codes", 0.9),
+    "following": Stage(_following, _followed, "mean", 0.8),
+    "edit": Stage(_edit, lambda recipe: editing.gate(open_checkpoint(recipe.last("edit"))), "mean", 0.8),
     "grpo": Stage(_grpo, _drawn("grpo"), "mean", 0.92),
     "release": Stage(_release, _nothing),
-    "edit": Stage(_edit, lambda recipe: editing.gate(open_checkpoint(recipe.last("edit"))), "mean", 0.8),
 }  # fmt: skip
 
 

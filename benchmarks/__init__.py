@@ -1,0 +1,1 @@
+"""Speed and memory against the authors' way, in one process: `python -m benchmarks`."""

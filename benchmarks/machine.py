@@ -1,0 +1,78 @@
+"""What the numbers were measured on."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def device_of(name: str) -> torch.device:
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def describe(device: torch.device) -> dict:
+    import diffusers
+    import transformers
+
+    found = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "cores": os.cpu_count(), "threads": torch.get_num_threads(), "python": platform.python_version(),
+        "torch": torch.__version__, "transformers": transformers.__version__, "diffusers": diffusers.__version__,
+        "copy_gb_per_s": round(copy_bandwidth(device) / 1e9, 1),
+    }  # fmt: skip
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def copy_bandwidth(device: torch.device, size: int = 2**28) -> float:
+    """Bytes per second read and written by copying a large tensor."""
+    source = torch.ones(size // 4, device=device)
+    target = torch.empty_like(source)
+    seconds = measure(lambda: target.copy_(source), device, 5)
+    return 2 * size / min(seconds)
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    synchronize(device)
+    began = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def measure(work: Callable[[], object], device: torch.device, runs: int) -> list[float]:
+    """Seconds of each of `runs`, after one that is not counted."""
+    work()
+    return [timed(work, device) for _ in range(runs)]
+
+
+def in_turn(ours: Callable[[], object], theirs: Callable[[], object], device: torch.device, runs: int) -> dict:
+    """Both sides by turns, so that a machine that slows down slows both. The first run of each is kept apart.
+
+    Seconds are medians; `ratio` is the median of the pairs' ratios, above 1 where ours is faster.
+    """
+    first = {"ours_first_s": timed(ours, device), "theirs_first_s": timed(theirs, device)}
+    pairs = [(timed(ours, device), timed(theirs, device)) for _ in range(runs)]
+    return {
+        **first,
+        "ours_s": statistics.median(pair[0] for pair in pairs),
+        "theirs_s": statistics.median(pair[1] for pair in pairs),
+        "ratio": statistics.median(pair[1] / pair[0] for pair in pairs),
+        "runs": runs,
+    }

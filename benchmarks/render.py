@@ -1,0 +1,51 @@
+"""The diffusion loop, against the authors' way: diffusers' scheduler, the connector in every step, the whole in one."""
+
+import torch
+
+from blip3o_core import diffusion
+from blip3o_core.connector import connect
+
+from .machine import in_turn
+from .models import Model
+
+
+def states(model: Model, batch: int, device: torch.device) -> torch.Tensor:
+    """Hidden states of the published number, of no particular picture."""
+    width, weight = model.language.config.hidden_size, model.language.connector[0].weight
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(batch, 1 + model.language.num_tokens, width, generator=generator).to(device, weight.dtype)
+
+
+@torch.no_grad()
+def ours(model: Model, hidden: torch.Tensor, noise: torch.Tensor, steps: int) -> torch.Tensor:
+    positive, negative = connect(model.language.connector, hidden)
+    return diffusion.sample(model.transformer, noise, positive, negative, diffusion.sigmas(steps), 2.0)
+
+
+@torch.no_grad()
+def authors(model: Model, hidden: torch.Tensor, noise: torch.Tensor, steps: int) -> torch.Tensor:
+    """reference.md 4 and 5: the pair of conditions is made anew in every step."""
+    import numpy as np
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=hidden.device)
+    transformer, x = model.transformer, noise.to(hidden.device, model.transformer.dtype)
+    for t in scheduler.timesteps:
+        context = model.language.connector(torch.cat([torch.zeros_like(hidden), hidden]))
+        v = transformer(
+            torch.cat([x, x]), encoder_hidden_states=context, timestep=t.expand(2 * len(x)), return_dict=False
+        )[0]
+        null, conditioned = v.chunk(2)
+        x = scheduler.step(null + 2.0 * (conditioned - null), t, x, return_dict=False)[0]
+    return x
+
+
+def run(model: Model, device: torch.device, steps: int, batch: int, runs: int) -> dict:
+    shape = (model.transformer.config.in_channels, model.cells, model.cells)
+    noise, hidden = diffusion.initial_noise(shape, list(range(batch))), states(model, batch, device)
+    found = in_turn(
+        lambda: ours(model, hidden, noise, steps), lambda: authors(model, hidden, noise, steps), device, runs
+    )
+    dtype = str(model.transformer.dtype).removeprefix("torch.")
+    return {"model": model.name, "dtype": dtype, "batch": batch, "steps": steps, "cells": model.cells, **found}

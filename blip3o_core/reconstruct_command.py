@@ -1,0 +1,92 @@
+"""`python -m blip3o_core reconstruct`: what is left of a picture when only its image tokens, or latents, are kept."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from .errors import Blip3oError
+from .options import (
+    Bar,
+    add_model_options,
+    add_rendering_options,
+    check_picture_name,
+    device_of,
+    dtype_of,
+    parse_size,
+    stored_settings,
+)
+
+
+def add_reconstruct_command(commands) -> None:
+    reconstruct = commands.add_parser(
+        "reconstruct",
+        help="a picture to image tokens and back",
+        description="Draw a picture again from its image tokens alone, without words and without seeing it: what an "
+        "edit can keep of it where references go as tokens.",
+        epilog="example: python -m blip3o_core reconstruct --image circle.png --out again.png",
+    )
+    reconstruct.add_argument("--image", type=Path, required=True, metavar="FILE", help="picture to start from")
+    reconstruct.add_argument("--out", type=Path, required=True, help="PNG to write")
+    reconstruct.add_argument(
+        "--from", dest="way", choices=("codes", "autoencoder"), default="codes",
+        help="from the image tokens, or through the autoencoder alone (default codes)",
+    )  # fmt: skip
+    add_model_options(reconstruct)
+    reconstruct.add_argument("--seed", type=int, default=0, help="seed of the diffusion noise (default 0)")
+    add_rendering_options(reconstruct, "the image's shape, at as many pixels as the model was trained at")
+    reconstruct.set_defaults(run=run_reconstruct)
+
+
+def run_reconstruct(arguments: argparse.Namespace) -> None:
+    from .bundled import chosen
+    from .checkpoint import open_checkpoint
+    from .edit_plan import check_apart, check_sees, opened, place
+    from .framing import latent_view
+    from .picture_file import check_writable, save_png
+    from .pipeline import Pipeline, check_rendering
+
+    check_picture_name(arguments.out, "picture")
+    check_apart(arguments.out, {place(arguments.image)})
+    size, alone = parse_size(arguments.size), arguments.way == "autoencoder"
+    if alone and size is not None:
+        raise Blip3oError("--size does not go with --from autoencoder: it gives back the size that it sees.")
+    device = device_of(arguments.device)
+    checkpoint = open_checkpoint(chosen(arguments.model), arguments.diffusion_folder)
+    check_rendering(checkpoint, size, arguments.steps, arguments.guidance)
+    if not alone:
+        check_sees(checkpoint)
+    facts, picture = opened(arguments.image)
+    view = latent_view(picture, "stretch", checkpoint.trained_side, checkpoint.latent_multiple)
+    size = size or (view.shape[2], view.shape[1])
+    check_writable(arguments.out.parent)
+    pipeline = Pipeline(checkpoint, device, dtype_of(arguments.dtype))
+    image = _through_autoencoder(pipeline, view) if alone else _from_codes(pipeline, picture, size, arguments)
+    print(f"image: {facts['size']}; drawn: {size[0]}x{size[1]}", file=sys.stderr)
+    options = {"from": arguments.way, "dtype": arguments.dtype, "device": str(device)}
+    if not alone:
+        options |= {name: getattr(arguments, name) for name in ("seed", "steps", "guidance")}
+        options["size"] = f"{size[0]}x{size[1]}"
+    save_png(arguments.out, image, stored_settings(arguments, checkpoint, "reconstruct", options, {"image": facts}))
+    print(arguments.out)
+
+
+def _from_codes(pipeline, picture, size: tuple[int, int], arguments: argparse.Namespace):
+    from .framing import token_view
+    from .image_tokenizer import encode_views
+    from .tokens import ImageTokens
+
+    tokenizer = pipeline.image_tokenizer
+    codes, _ = encode_views(tokenizer, token_view(picture, "stretch", tokenizer.side))
+    tokens = ImageTokens(
+        codes=codes, grid=pipeline.language.grid, prompts=[""], prompt_ids=[pipeline.encoder.encode("")], seeds=[0],
+        lengths=[codes.shape[1]], vocabulary_id=pipeline.language.vocabulary_id,
+    )  # fmt: skip
+    with Bar("diffusion") as bar:
+        return pipeline.render(tokens, [arguments.seed], size, arguments.steps, arguments.guidance, bar)[0]
+
+
+def _through_autoencoder(pipeline, view):
+    from . import autoencoder
+
+    vae = pipeline.autoencoder
+    return autoencoder.decode(vae, autoencoder.encode(vae, view.to(pipeline.device)))[0]

@@ -1,0 +1,158 @@
+"""How well a model edits pictures of the tiny world, by kind of instruction, and what each way of a reference adds.
+
+Held-back triples of picture, instruction and target, one edit each, no choosing. Right means that the target's objects
+are there and that nothing else changed (`judge.judge_edit`); `outside` is the error of the pixels that may not change.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from .. import autoencoder, diffusion, image_tokenizer
+from ..decoding import Sampling
+from ..decoding import decode as write
+from ..errors import Blip3oError
+from ..pipeline import Pipeline, condition
+from ..references import ReferencePaths
+from ..seeds import row_seeds
+from ..tokens import ImageTokens
+from .demand import Verdict
+from .drawing import draw
+from .edits import KINDS, Edit, instruction, make_edit
+from .evaluation import GUIDANCE, STEPS
+from .judge import judge_edit
+from .world import World
+
+TRIPLES = 71  # seed of the edits: none that a stage of the training looks at
+# What a reference goes by besides as tokens.
+WAYS = {
+    "tokens": ReferencePaths(),
+    "+ cross-attention": ReferencePaths(cross=True),
+    "+ noise": ReferencePaths(noise=True),
+    "+ both": ReferencePaths(cross=True, noise=True),
+}
+
+
+def ways_of(paths: ReferencePaths) -> list[str]:
+    """The names in WAYS that a checkpoint with `paths` can go."""
+    return [name for name, way in WAYS.items() if way.cross <= paths.cross and way.noise <= paths.noise]
+
+
+@dataclass(frozen=True)
+class Settings:
+    count: int = 300  # triples, spread evenly over the kinds
+    steps: int = STEPS
+    guidance: float = GUIDANCE
+    sampling: Sampling = field(default=Sampling())
+    seed: int = 0
+    batch: int = 50
+
+    def __post_init__(self):
+        if self.count < len(KINDS) or self.batch < 1:
+            raise Blip3oError(
+                f"count is {self.count}, batch {self.batch}; give at least {len(KINDS)} triples and a batch of 1."
+            )
+
+
+@dataclass(frozen=True)
+class Result:
+    way: str
+    settings: Settings
+    edits: tuple[Edit, ...]
+    verdicts: tuple[Verdict, ...]
+    pictures: np.ndarray = field(repr=False)  # (count, S, S, 3) in [0, 1]
+
+    def share(self, right: Callable[[Verdict], float]) -> dict[str, float]:
+        """Kind -> mean of `right`, and the mean over kinds."""
+        pairs = list(zip(self.edits, self.verdicts, strict=True))
+        found = {kind: float(np.mean([right(v) for edit, v in pairs if edit.kind == kind])) for kind in KINDS}
+        return {**found, "mean": float(np.mean(list(found.values())))}
+
+    @property
+    def right(self) -> dict[str, float]:
+        return self.share(lambda verdict: verdict.strict)
+
+    @property
+    def objects(self) -> dict[str, float]:
+        """The target's objects alone, whatever else changed."""
+        return self.share(lambda verdict: verdict.layout)
+
+    @property
+    def outside(self) -> dict[str, float]:
+        """Mean absolute error, of 255, where nothing may change."""
+        return self.share(lambda verdict: verdict.outside)
+
+
+def triples(settings: Settings) -> list[tuple[Edit, str]]:
+    """Edit k is of kind k % 6; with its instruction."""
+    world = World(low_contrast=False)
+    edits = [
+        make_edit(TRIPLES, "held_back", k // len(KINDS), world, KINDS[k % len(KINDS)]) for k in range(settings.count)
+    ]
+    return [(edit, instruction(edit, k)) for k, edit in enumerate(edits)]
+
+
+@torch.no_grad()
+def evaluate(pipeline: Pipeline, settings: Settings, way: str, callback=None) -> Result:
+    """Raises Blip3oError for a way that the checkpoint lacks. `callback(done, count, None)` runs after each batch."""
+    paths = pipeline.check_paths(WAYS[way])
+    pairs, pictures = triples(settings), []
+    for first in range(0, len(pairs), settings.batch):
+        part = pairs[first : first + settings.batch]
+        seeds = row_seeds(settings.seed, len(part), first)
+        pictures.append(_edit(pipeline, part, seeds, settings, paths).numpy())
+        if callback is not None:
+            callback(first + len(part), len(pairs), None)
+    drawn, edits = np.concatenate(pictures), tuple(edit for edit, _ in pairs)
+    verdicts = tuple(judge_edit(picture, edit) for picture, edit in zip(drawn, edits, strict=True))
+    return Result(way, settings, edits, verdicts, drawn)
+
+
+def _edit(pipeline: Pipeline, pairs, seeds: list[int], settings: Settings, paths: ReferencePaths) -> torch.Tensor:
+    """Each edit has a reference of its own, which `Pipeline.draw` does not batch."""
+    checkpoint, language, device = pipeline.checkpoint, pipeline.language, pipeline.device
+    side = checkpoint.trained_side
+    shown = torch.from_numpy(np.stack([draw(edit.source, side) for edit, _ in pairs])) / 255
+    codes, _ = image_tokenizer.encode_views(pipeline.image_tokenizer, shown)
+    scaled = autoencoder.encode(pipeline.autoencoder, shown.to(device)) * pipeline.autoencoder.config.scaling_factor
+    texts = [text for _, text in pairs]
+    rows = [pipeline.encoder.encode_edit(text, own[None]) for text, own in zip(texts, codes, strict=True)]
+    drawn = write(language, rows, seeds, settings.sampling)
+    tokens = ImageTokens(
+        (drawn.ids - language.vocabulary.image_start).cpu(), language.grid, texts, rows, seeds, drawn.lengths,
+        language.vocabulary_id, drawn.hidden.cpu(), "just drawn",
+    )  # fmt: skip
+    given = condition(language, tokens, "just drawn")
+    guides = diffusion.Guides([scaled.float()], paths, connector=language.reference_connector)
+    noise = diffusion.initial_noise(tuple(scaled.shape[1:]), seeds)
+    schedule = diffusion.sigmas(settings.steps, checkpoint.shift)
+    made = diffusion.sample(
+        pipeline.transformer, noise, given.positive, given.negative, schedule, settings.guidance, guides=guides
+    )
+    return pipeline.decode(made).cpu()
+
+
+def table(results: list[Result]) -> str:
+    """Shares of right edits in %, and errors outside of 255, a pair of columns for each way."""
+    settings, width = results[0].settings, 24
+    lines = [
+        f"{settings.count} held-back triples, top-k {settings.sampling.top_k}, top-p {settings.sampling.top_p:g}, "
+        f"{settings.steps} steps, guidance {settings.guidance:g}",
+        "",
+        f"{'reference as':16}" + "".join(f"{result.way:>{width}}" for result in results),
+        f"{'':16}" + f"{'% right   outside':>{width}}" * len(results),
+    ]
+    for kind in (*KINDS, "mean"):
+        cells = (f"{100 * result.right[kind]:.1f}   {result.outside[kind]:7.2f}" for result in results)
+        lines.append(f"{kind:16}" + "".join(f"{cell:>{width}}" for cell in cells))
+    return "\n".join(lines)
+
+
+def to_json(results: list[Result]) -> dict:
+    settings = results[0].settings
+    return {
+        "triples": settings.count, "steps": settings.steps, "guidance": settings.guidance, "seed": settings.seed,
+        "ways": {r.way: {"right": r.right, "objects": r.objects, "outside": r.outside} for r in results},
+    }  # fmt: skip

@@ -1,0 +1,283 @@
+"""Edits of whatever a creator uploads: odd files, odd sizes, broken pixels, masks that do not fit, too many pictures.
+
+Everything goes through stock LoadImage where the host can make it.
+"""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from blip3o_core.bundled import NAME
+from blip3o_core.pipeline import Pipeline
+from tests.host.client import Refused
+from tests.host.graphs import edit, latents, node, text_to_image
+from tests.host.inside import in_host
+from tests.host.test_edit import close, picture, png
+from tests.host.test_errors import fails
+
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("edit_checkpoint", "checkpoint")]
+SIZE = (96, 64)
+BASE = picture(SIZE)
+GREY = BASE.convert("L")
+FRAMES = [picture(SIZE, k) for k in range(9)]
+FLAT = np.full((SIZE[1], SIZE[0], 3), 0.5, np.float32)
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()
+
+
+def frames(kind: str, count: int, **options) -> bytes:
+    return saved(FRAMES[0], kind, save_all=True, append_images=FRAMES[1:count], duration=100, **options)
+
+
+def with_alpha(image: Image.Image) -> Image.Image:
+    """Transparent in a corner."""
+    image, alpha = image.copy(), Image.new("L", image.size, 255)
+    alpha.paste(0, (0, 0, 40, 30))
+    image.putalpha(alpha)
+    return image
+
+
+def pfm(pixels: np.ndarray) -> bytes:
+    """A file of floats, which LoadImage hands on as they are: (H, W, 3)."""
+    return f"PF\n{pixels.shape[1]} {pixels.shape[0]}\n-1.0\n".encode() + pixels[::-1].astype("<f4").tobytes()
+
+
+def holding(value: float) -> np.ndarray:
+    pixels = FLAT.copy()
+    pixels[3, 5] = value
+    return pixels
+
+
+def turned(by: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = by
+    return exif.tobytes()
+
+
+LONG = np.asarray(BASE, np.float32) / 255 * 3 - 1  # floats from -1 to 2
+# By file: what is uploaded, and the pictures that an edit must see.
+EXACT = {
+    "rgba.png": (png(with_alpha(BASE)), [BASE]),  # LoadImage gives alpha as a mask only
+    "grey16.png": (png(Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257)), [GREY]),
+    "palette.png": (png(BASE.quantize(32)), [BASE.quantize(32)]),
+    "one_bit.png": (png(BASE.convert("1")), [BASE.convert("1")]),
+    "exif.png": (saved(BASE, "PNG", exif=turned(6)), [BASE.transpose(Image.Transpose.ROTATE_270)]),
+    "animated.webp": (frames("WEBP", 3, lossless=True), FRAMES[:3]),
+    "beyond.pfm": (pfm(LONG), [Image.fromarray((LONG.clip(0, 1) * 255).round().astype(np.uint8))]),
+    "pixel.png": (png(picture((1, 1))), [picture((1, 1))]),
+    "strip.png": (png(picture((1, 8))), [picture((1, 8))]),
+}
+# These the host reads up to three of 255 levels off, so tokens may differ.
+NEAR = {
+    "grey.png": (png(GREY), [GREY]),
+    "grey_alpha.png": (png(with_alpha(GREY)), [GREY]),
+    "animated.gif": (frames("GIF", 3), FRAMES[:3]),
+    "cmyk.jpg": (saved(BASE.convert("CMYK"), "JPEG", quality=95), [BASE]),
+    "turned.jpg": (saved(BASE, "JPEG", quality=95, exif=turned(6)), [BASE.transpose(Image.Transpose.ROTATE_270)]),
+}
+OTHERS = {
+    "base.png": png(BASE),
+    "nine.gif": frames("GIF", 9),
+    "nine.webp": frames("WEBP", 9, lossless=True),
+    "tall9.png": png(picture((1, 9))),
+    "wide9.png": png(picture((270, 30))),
+    "huge.png": png(picture((20000, 4))),
+    "nan.pfm": pfm(holding(np.nan)),
+    "infinite.pfm": pfm(holding(np.inf)),
+    "black.png": png(Image.new("RGB", SIZE)),
+    "text.png": b"This is a letter, not a picture.\n",
+    "empty.png": b"",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def files(server):
+    with server.client() as client:
+        for name, data in ({name: data for name, (data, _) in (EXACT | NEAR).items()} | OTHERS).items():
+            client.upload(name, data)
+
+
+@pytest.fixture(scope="module")
+def pipeline(edit_checkpoint):
+    return Pipeline.load(edit_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def healthy(server):
+    """The latents of the plain graph, before anything went wrong."""
+    with server.client() as client:
+        return latents(server, client.run(text_to_image()))
+
+
+def by_library(pipeline: Pipeline, pictures: list) -> torch.Tensor:
+    """The unscaled latents of the graph of `edit`."""
+    references = pipeline.references([each.convert("RGB") for each in pictures])
+    tokens = pipeline.draw(["make it blue"], [5], references=references)
+    made = pipeline.latents(tokens, [11], None, 4, 2.0, references=references)
+    return made / pipeline.autoencoder.config.scaling_factor
+
+
+@pytest.mark.parametrize("name", EXACT | NEAR)
+def test_the_edit_sees_the_picture_in_the_file(client, server, pipeline, name):
+    """Greys of 16 bits cut off, palettes as greys, ink as colour, a phone's picture lying, frames lost, a crash."""
+    pictures = (EXACT | NEAR)[name][1]
+    graph = edit(name)
+    graph["seen"] = node("SaveLatent", samples=["encode", 2], filename_prefix="latents/seen")
+    result = client.run(graph)
+    [shown] = result.outputs["encode"]["text"]
+    assert len(shown.splitlines()) == len(pictures) and "{}x{};".format(*pictures[0].size) in shown
+    if name in EXACT:
+        assert close(latents(server, result), by_library(pipeline, pictures))
+    seen, first = latents(server, result, "seen"), pipeline.references([pictures[0].convert("RGB")])
+    assert seen.shape == first.latents[0].shape
+    print(name, float((seen - first.latents[0]).abs().mean() / seen.std()))
+    assert (seen - first.latents[0]).abs().mean() < 0.1 * seen.std()
+    with Image.open(io.BytesIO(client.view(**result.images[0]))) as made:
+        assert made.size == first.views[0]
+
+
+def test_transparency_is_white(client, server, pipeline):
+    """Pictures with a fourth channel, as JoinImageWithAlpha makes them: colours under it, or an error, in the edit."""
+    graph = edit("rgba.png")
+    graph["joined"] = node("JoinImageWithAlpha", image=["image1", 0], alpha=["image1", 1])
+    graph["encode"]["inputs"]["images.image_1"] = ["joined", 0]
+    shown = Image.alpha_composite(Image.new("RGBA", SIZE, "white"), with_alpha(BASE))
+    assert close(latents(server, client.run(graph)), by_library(pipeline, [shown]))
+
+
+ERRORS = {
+    "nine.gif": ("9 reference pictures", "1 to 8", "batch", "ImageFromBatch"),
+    "nine.webp": ("9 reference pictures", "1 to 8", "batch", "ImageFromBatch"),
+    "tall9.png": ("1x9", "8 to 1", "Crop it first"),
+    "wide9.png": ("270x30", "8 to 1", "Crop it first"),
+    "huge.png": ("image_1", "20000x4", "16384", "Scale it down"),
+    "nan.pfm": ("image_1", "NaN", "Make it again"),
+    "infinite.pfm": ("image_1", "infinite", "Make it again"),
+    "text.png": ("cannot identify image file", "text.png"),  # the host's own words
+    "empty.png": ("empty.png",),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_files_that_cannot_be_edited(client, server, healthy, name):
+    """A tensor's complaint, a black picture or a full memory instead of the value, the reason and the way out."""
+    fails(client, server, edit(name), healthy, *ERRORS[name])
+
+
+def test_the_long_strip_is_edited_when_cropped(client):
+    """A way out, named in the error, that is none."""
+    graph = edit("wide9.png")
+    graph["encode"]["inputs"]["fit"] = "crop"
+    result = client.run(graph)
+    assert result.status == "success" and "its middle square" in result.outputs["encode"]["text"][0]
+
+
+def test_no_frames_at_all(client, server, healthy):
+    """An empty batch, as a video that has no frames gives it, taken for no reference or dividing by zero."""
+    graph = edit("base.png")
+    graph["video"] = node("LoadVideo", file="animated.webp")  # the host's video reader finds no frame in it
+    graph["frames"] = node("GetVideoComponents", video=["video", 0])
+    graph["encode"]["inputs"]["images.image_1"] = ["frames", 0]
+    fails(client, server, graph, healthy, "image_1", "[0, 0, 0, 3]", "no size 0", "Connect an image")
+
+
+def test_tensors_that_only_other_packs_make(tmp_path):
+    """Sizes of zero, integers, six channels, a missing batch: what reaches us must be named, not crash inside Pillow."""
+
+    def look():
+        import importlib
+
+        import torch
+
+        reference = importlib.import_module(pack.__name__ + ".nodes.host.reference")  # noqa: F821
+        errors = importlib.import_module(pack.__name__ + ".blip3o_core.errors")  # noqa: F821
+        shapes, said = [(0, 8, 8, 3), (1, 0, 8, 3), (1, 8, 0, 3), (1, 8, 8, 0), (1, 8, 8, 6), (8, 8, 3)], []
+        images = [torch.zeros(shape) for shape in shapes] + [torch.zeros(1, 8, 8, 3, dtype=torch.uint8)]
+        masks = [torch.zeros(shape) for shape in ((0, 8, 8), (1, 0, 8), (1, 1, 8, 8))]
+        good = torch.zeros(1, 8, 8, 3)
+        calls = [lambda i=i: reference.encode(object(), None, {"image_1": i}, "stretch", None, 0) for i in images]
+        calls += [lambda m=m: reference.put_into(good, good, m, 0) for m in masks]
+        calls += [lambda: reference.encode(object(), None, {"image_1": None}, "stretch", None, 0)]
+        for call in calls:
+            try:
+                call()
+                said.append("no error")
+            except errors.Blip3oError as error:
+                said.append(str(error))
+        return said
+
+    said = in_host(look, base=tmp_path)
+    assert all("it must be floats (B, H, W, C)" in line and "image_1 is torch." in line for line in said[:7]), said
+    assert "0 masks" in said[7] and "The mask is 8x0" in said[8] and "mask" in said[9] and "0 reference" in said[10]
+
+
+def test_an_encoder_without_a_picture_is_refused(client):
+    """A run that fails in its middle for a wire that was missing from the start."""
+    for missing in ([], ["images.image_2"]):
+        graph = edit("base.png", "black.png")
+        inputs = graph["encode"]["inputs"]
+        graph["encode"]["inputs"] = {k: v for k, v in inputs.items() if not k.startswith("images.") or k in missing}
+        with pytest.raises(Refused, match="(?s)encode.*required_input_missing.*image_1"):
+            client.run(graph)
+
+
+def test_nine_pictures_on_wires_and_in_batches(client, server, healthy):
+    """A batch that is counted as one picture."""
+    fails(client, server, edit("animated.gif", "animated.webp", "animated.gif"), healthy, "9 reference pictures")
+    result = client.run(edit("animated.gif", "base.png", "animated.webp"))
+    assert len(result.outputs["encode"]["text"][0].splitlines()) == 7
+
+
+def test_the_bundled_model_edits_odd_files_and_counts_its_prompt(client, server, healthy):
+    """Pictures of 64 tokens in a prompt of 512: without the count the error is about positions, or the end is cut."""
+    for name in ("grey16.png", "animated.gif", "pixel.png"):
+        assert client.run(edit(name, checkpoint=NAME, steps=1)).status == "success"
+    graph = edit(*["base.png"] * 8, checkpoint=NAME)
+    fails(client, server, graph, healthy, "8 reference pictures of 64 tokens", "512")
+
+
+def masked(mask: dict, channel: int = 0, picture: str = "base.png", fit: str = "stretch") -> dict:
+    """The edit of a picture inside the mask that a node gives."""
+    return edit(picture, mask=["mask", channel], fit=fit) | {"mask": mask}
+
+
+def of_file(name: str) -> dict:
+    return node("LoadImageMask", image=name, channel="red")
+
+
+MASKS = {
+    "another size": (of_file("strip.png"), ("mask is 1x8", "picture 96x64", "same size")),
+    "none painted": (node("LoadImage", image="base.png"), ("mask is 64x64", "picture 96x64", "Paint")),
+    "all zero": (of_file("black.png"), ("mask is empty", "nothing may change", "Paint")),
+    "two of a batch": (of_file("animated.gif"), ("3 masks", "first image", "out of the batch")),
+    "NaN": (of_file("nan.pfm"), ("mask holds NaN", "Paint it again")),
+    "infinite": (of_file("infinite.pfm"), ("mask holds NaN or infinity", "Paint it again")),
+    "no size": (
+        node("CropMask", mask=["image1", 1], x=500, y=0, width=8, height=64),
+        ("mask is 0x64", "picture 96x64", "same size"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("owner", ["encoder", "masked edit"])
+def test_masks_that_cannot_be_used(client, server, healthy, kind, owner):
+    """A mask stretched to a picture it was not painted on, or of nothing: an edit in the wrong place, or none."""
+    mask, words = MASKS[kind]
+    graph = masked(mask, 1 if mask["class_type"] == "LoadImage" else 0)
+    if owner == "masked edit":
+        del graph["encode"]["inputs"]["mask"]
+    fails(client, server, graph, healthy, *words)
+
+
+@pytest.mark.parametrize("fit", ["crop", "authors"])
+def test_a_mask_belongs_to_the_whole_picture(client, server, healthy, fit):
+    """Latents of a part of the picture under the mask of all of it: another place is drawn anew than was painted."""
+    fails(client, server, masked(of_file("base.png"), fit=fit), healthy, "mask", fit, "stretch")

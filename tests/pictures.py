@@ -1,0 +1,37 @@
+"""Pictures for tests of the command line, and the commands stored in them."""
+
+import shlex
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from blip3o_core.__main__ import main
+from blip3o_core.picture_file import read_settings
+
+
+def noise(width: int, height: int, mode: str = "RGB", seed: int = 3) -> Image.Image:
+    generator = torch.Generator().manual_seed(seed)
+    data = torch.randint(0, 256, (height, width, len(mode)), generator=generator, dtype=torch.uint8)
+    return Image.frombytes(mode, (width, height), data.numpy().tobytes())
+
+
+def pixels(path: Path) -> torch.Tensor:
+    with Image.open(path) as picture:
+        assert picture.mode == "RGB"
+        return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(*picture.size[::-1], 3)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+def made_again(path: Path, model: Path, inputs: dict[str, Path]) -> torch.Tensor:
+    """What the command in a picture draws."""
+    words = shlex.split(read_settings(path)["command"])
+    assert words[:3] == ["python", "-m", "blip3o_core"]
+    inputs = {**inputs, "OUT.png": path.with_name("again.png"), "--model=DIR": f"--model={model}"}
+    for name, filled in inputs.items():
+        words = [word.replace(name, str(filled)) if word.endswith(name) else word for word in words]
+    assert main(words[3:]) == 0
+    return pixels(path.with_name("again.png"))
