@@ -1,4 +1,4 @@
-"""Tokens per second against what they depend on: the prompt's length and the batch; and seconds against picture size."""
+"""Tokens per second against the prompt's length and the batch; seconds a diffusion step against picture size."""
 
 import torch
 

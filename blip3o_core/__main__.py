@@ -51,15 +51,15 @@ def run_inspect(arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
+    arguments.words = sys.argv[1:] if argv is None else argv
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except Blip3oError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; every picture named above is whole", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from .options import (
     add_sampling_options,
     add_seed_options,
     check_picture_name,
-    load_pipeline,
+    device_of,
+    dtype_of,
     parse_size,
     sampling_of,
     stored_settings,
@@ -38,50 +39,74 @@ def add_generate_command(commands) -> None:
     add_rendering_options(generate, "what the model was trained at")
     add_sampling_options(generate)
     generate.add_argument("--batch", type=int, default=1, help="prompts decoded and rendered together (default 1)")
+    generate.add_argument(
+        "--num-processes", type=int, default=1, metavar="N",
+        help="with --prompts: share the batches among N processes on this machine; torchrun does it on several. "
+        "Pictures already there are skipped (default 1)",
+    )  # fmt: skip
     generate.set_defaults(run=run_generate)
 
 
-def run_generate(arguments: argparse.Namespace) -> None:
-    from .picture_file import check_writable, save_png
+def run_generate(arguments: argparse.Namespace) -> int | None:
+    from .bundled import chosen
+    from .checkpoint import open_checkpoint
+    from .picture_file import check_writable, is_made_with, save_png
+    from .pipeline import Pipeline, check_rendering
+    from .processes import is_mine, launch, own_device, rank_and_count
     from .seeds import row_seeds
 
     prompts, paths = _prompts_and_paths(arguments)
     check_writable(paths[0].parent)
-    size = parse_size(arguments.size)
-    if arguments.batch < 1:
-        raise Blip3oError(f"--batch is {arguments.batch}; at least 1 prompt must be drawn at a time.")
-    sampling = sampling_of(arguments)
-    pipeline = load_pipeline(arguments)
-    size = pipeline.check(size, arguments.steps, arguments.guidance)
-    noise_seed = arguments.seed if arguments.noise_seed is None else arguments.noise_seed
+    size, sampling = parse_size(arguments.size), sampling_of(arguments)
+    for option, count in (("--batch", arguments.batch), ("--num-processes", arguments.num_processes)):
+        if count < 1:
+            raise Blip3oError(f"{option} is {count}; it must be at least 1.")
+    device = own_device(device_of(arguments.device))
+    checkpoint = open_checkpoint(chosen(arguments.model), arguments.diffusion_folder)
+    size = check_rendering(checkpoint, size, arguments.steps, arguments.guidance)
     for prompt in prompts:
-        pipeline.encoder.encode(prompt)
+        checkpoint.prompt_encoder.encode(prompt)
+    if arguments.num_processes > 1 and arguments.prompts is not None and rank_and_count()[1] == 1:
+        return launch(arguments.num_processes, arguments.words)
+    noise_seed = arguments.seed if arguments.noise_seed is None else arguments.noise_seed
+    pipeline = None
+    # Whole batches are shared and skipped: what stands beside a prompt may change its last bit.
     for first in range(0, len(prompts), arguments.batch):
-        rows = prompts[first : first + arguments.batch]
+        rows, names = (all_[first : first + arguments.batch] for all_ in (prompts, paths))
         seeds, noise_seeds = (row_seeds(seed, len(rows), first) for seed in (arguments.seed, noise_seed))
-        name = f"{first + 1}/{len(prompts)} " if len(prompts) > 1 else ""
-        with Bar(f"{name}tokens") as bar:
+        settings = [
+            _settings(arguments, checkpoint, device, *each, size) for each in zip(rows, seeds, noise_seeds, strict=True)
+        ]
+        if arguments.prompts is not None:
+            if not is_mine(f"{first} {rows}"):
+                continue
+            if all(map(is_made_with, names, settings)):
+                print(f"{names[0]}: already there" + (f", to {names[-1]}" if len(names) > 1 else ""))
+                continue
+        pipeline = pipeline or Pipeline(checkpoint, device, dtype_of(arguments.dtype))
+        label = f"{first + 1}/{len(prompts)} " if len(prompts) > 1 else ""
+        with Bar(f"{label}tokens") as bar:
             tokens = pipeline.draw(rows, seeds, sampling, negative_prompt=arguments.negative_prompt, callback=bar)
-        with Bar(f"{name}diffusion") as bar:
+        with Bar(f"{label}diffusion") as bar:
             images = pipeline.render(tokens, noise_seeds, size, arguments.steps, arguments.guidance, bar)
-        for k, image in enumerate(images):
-            settings = _settings(arguments, pipeline, rows[k], seeds[k], noise_seeds[k], size)
-            save_png(paths[first + k], image, settings)
-            print(paths[first + k])
+        for path, image, known in zip(names, images, settings, strict=True):
+            save_png(path, image, known)
+            print(path)
+    return None
 
 
-def _settings(arguments, pipeline, prompt: str, seed: int, noise_seed: int, size) -> dict:
+def _settings(arguments, checkpoint, device, prompt: str, seed: int, noise_seed: int, size) -> dict:
     """Everything that decides the picture, and the command that draws it alone."""
     options = {
         "prompt": prompt, "seed": seed, "noise_seed": noise_seed, "steps": arguments.steps,
         "guidance": arguments.guidance, "size": f"{size[0]}x{size[1]}",
         "top_k": arguments.top_k, "top_p": arguments.top_p,
         "temperature": arguments.temperature, "token_guidance": arguments.token_guidance,
-        "dtype": arguments.dtype, "device": str(pipeline.device),
+        "dtype": arguments.dtype, "device": device.type,
     }  # fmt: skip
     if arguments.negative_prompt is not None:
         options["negative_prompt"] = arguments.negative_prompt
-    return stored_settings(arguments, pipeline.checkpoint, "generate", options)
+    return stored_settings(arguments, checkpoint, "generate", options)
 
 
 def _prompts_and_paths(arguments: argparse.Namespace) -> tuple[list[str], list[Path]]:

@@ -29,8 +29,8 @@ def check_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if mask.ndim != 2 or tuple(mask.shape) != (size[1], size[0]):
         shown = "x".join(map(str, reversed(mask.shape)))
         raise Blip3oError(
-            f"The mask is {shown}, the picture {size[0]}x{size[1]}: they must have the same size. Paint the mask on this "
-            "picture, or leave it out."
+            f"The mask is {shown}, the picture {size[0]}x{size[1]}: they must have the same size. Paint the mask on "
+            "this picture, or leave it out."
         )
     if not bool(torch.isfinite(mask).all()):
         raise Blip3oError("The mask holds NaN or infinity. Paint it again, or take the node out that computed it.")

@@ -45,10 +45,11 @@ def other_checkpoint(checkpoints):
 
 @pytest.fixture(scope="session")
 def golden(checkpoints):
-    """The authors' tiny checkpoints: "golden/edit_vae", "golden/t2i", their configs "golden/sana", "ta_tok/ta_tok.pth".
+    """The folder "golden" of the authors' tiny checkpoints: "edit_vae", "t2i" and the configs "sana" that both need.
 
-    Copies, as in a creator's folder; a link would do, but tests write beside them. Returns the folder "golden".
+    Beside it "ta_tok/ta_tok.pth". Copies: what a test writes beside them must not reach the recorded ones.
     """
-    for name, target in (("edit_vae", "golden"), ("t2i", "golden"), ("sana", "golden"), ("ta_tok", "")):
-        shutil.copytree(GOLDEN / name, checkpoints / target / name, dirs_exist_ok=True)
+    for target, names in {"golden": ("edit_vae", "t2i", "sana", "ta_tok"), "": ("ta_tok",)}.items():
+        for name in names:
+            shutil.copytree(GOLDEN / name, checkpoints / target / name, dirs_exist_ok=True)
     return checkpoints / "golden"

@@ -4,19 +4,26 @@ Everything goes through stock LoadImage where the host can make it.
 """
 
 import io
+import json
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from blip3o_core.bundled import NAME
+from blip3o_core.image_tokenizer import PREFIX
 from blip3o_core.pipeline import Pipeline
 from tests.host.client import Refused
 from tests.host.graphs import edit, latents, node, text_to_image
 from tests.host.inside import in_host
 from tests.host.test_edit import close, picture, png
 from tests.host.test_errors import fails
+from tests.tiny_checkpoint import Sizes, make_checkpoint
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("edit_checkpoint", "checkpoint")]
 SIZE = (96, 64)
@@ -137,7 +144,6 @@ def test_the_edit_sees_the_picture_in_the_file(client, server, pipeline, name):
         assert close(latents(server, result), by_library(pipeline, pictures))
     seen, first = latents(server, result, "seen"), pipeline.references([pictures[0].convert("RGB")])
     assert seen.shape == first.latents[0].shape
-    print(name, float((seen - first.latents[0]).abs().mean() / seen.std()))
     assert (seen - first.latents[0]).abs().mean() < 0.1 * seen.std()
     with Image.open(io.BytesIO(client.view(**result.images[0]))) as made:
         assert made.size == first.views[0]
@@ -189,7 +195,7 @@ def test_no_frames_at_all(client, server, healthy):
 
 
 def test_tensors_that_only_other_packs_make(tmp_path):
-    """Sizes of zero, integers, six channels, a missing batch: what reaches us must be named, not crash inside Pillow."""
+    """Sizes of zero, integers, six channels, a missing batch: a crash inside Pillow in place of their name."""
 
     def look():
         import importlib
@@ -281,3 +287,86 @@ def test_masks_that_cannot_be_used(client, server, healthy, kind, owner):
 def test_a_mask_belongs_to_the_whole_picture(client, server, healthy, fit):
     """Latents of a part of the picture under the mask of all of it: another place is drawn anew than was painted."""
     fails(client, server, masked(of_file("base.png"), fit=fit), healthy, "mask", fit, "stretch")
+
+
+def with_tokenizer(lm: str, tatok: str | None = None, **loader) -> dict:
+    """An edit with the checkpoint's own image tokenizer or that of a file; "shown" tells the codes."""
+    graph = edit("base.png", checkpoint=lm, dtype="fp32", steps=1)
+    graph["load"]["inputs"] |= loader
+    graph["encode"]["inputs"]["side"] = 128  # a file does not say what its checkpoint draws
+    if tatok is not None:
+        graph["file"] = node("BLIP3oImageTokenizerLoader", file=tatok, dtype="fp32")
+        graph["encode"]["inputs"]["tatok"] = ["file", 0]
+    return graph | {"shown": node("PreviewAny", source=["encode", 1])}
+
+
+def codes(result) -> str:
+    assert result.status == "success", result.error
+    [found] = re.findall(r"codes=tensor\(\[(.*?)\]\)", result.outputs["shown"]["text"][0], re.DOTALL)
+    assert len(set(found.split(","))) > 5
+    return found
+
+
+@pytest.mark.parametrize("lm", ["golden/edit_vae", "golden/t2i"])
+def test_the_published_tokenizer_file_serves_as_the_checkpoints_own(client, server, golden, lm):
+    """A tower that scales twice, another codebook, or a file whose codes the language model refuses."""
+    own = client.run(with_tokenizer(lm, diffusion_folder="golden/sana"))
+    other = client.run(with_tokenizer(lm, "ta_tok/ta_tok.pth", diffusion_folder="golden/sana"))
+    assert "file" in other.executed and codes(own) == codes(other)
+    assert torch.equal(latents(server, own), latents(server, other))
+
+
+def tokenizer_file(checkpoint: Path, folder: Path) -> None:
+    """The image tokenizer of a tiny checkpoint as a file `ta_tok.pth`, beside the config that it needs."""
+    tensors, config = load_file(checkpoint / "model.safetensors"), json.loads((checkpoint / "config.json").read_text())
+    own = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    folder.mkdir()
+    torch.save({"model": {"args": {}, "sd": own}}, folder / "ta_tok.pth")
+    (folder / "config.json").write_text(json.dumps({"vision_config": config["vision_config"]}))
+
+
+def test_the_tokenizer_of_another_codebook_is_refused(client, server, checkpoints, healthy, tmp_path):
+    """Codes that mean something else to the language model: the reference would be another picture."""
+    tokenizer_file(make_checkpoint(tmp_path / "stranger", seed=3), checkpoints / "stranger")
+    graph = with_tokenizer("edit", "stranger/ta_tok.pth")
+    fails(client, server, graph, healthy, "another checkpoint", "codebook", "connect the model that made them")
+
+
+def test_a_checkpoint_without_a_tokenizer(client, server, checkpoints, healthy):
+    """An error about None, or a checkpoint that cannot even draw; and a way out that is none."""
+    # Without the tokenizer nothing says how many codes a picture has: the published 27 x 27 are assumed.
+    folder = make_checkpoint(checkpoints / "bare", sizes=Sizes(grid=27, prompt_limit=1000))
+    tokenizer_file(folder, checkpoints / "own")
+    whole = with_tokenizer("bare")
+    expected = codes(client.run({name: whole[name] for name in ("load", "image1", "encode", "shown")}))
+    rest = {n: t for n, t in load_file(folder / "model.safetensors").items() if not n.startswith(PREFIX)}
+    save_file(rest, folder / "model.safetensors")
+    words = "brings no image tokenizer", "BLIP3o Image Tokenizer Loader", "ta_tok.pth"
+    fails(client, server, with_tokenizer("bare"), healthy, *words)
+    assert codes(client.run(with_tokenizer("bare", "own/ta_tok.pth"))) == expected
+
+
+@pytest.mark.xfail(strict=True, reason="encode_references asks for shape.side, which is None")
+def test_a_tokenizer_whose_config_is_missing(client, server, golden, healthy):
+    """A TypeError of Pillow where a file is missing: the number of attention heads is in no tensor."""
+    shutil.copytree(golden / "edit_vae", golden.parent / "alone/edit_vae")
+    graph = with_tokenizer("alone/edit_vae", diffusion_folder="golden/sana")
+    fails(client, server, graph, healthy, "number of attention heads", "vision_config")
+
+
+class Hostile:
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.target)!r}, 'w')",)
+
+
+def test_a_tokenizer_file_that_holds_code_is_refused_and_not_run(client, server, golden, healthy, tmp_path):
+    """A stranger's code run by the server as soon as his file is chosen."""
+    file = golden.parent / "hostile/ta_tok.pth"
+    file.parent.mkdir()
+    model = torch.load(golden.parent / "ta_tok/ta_tok.pth", weights_only=False, mmap=False)["model"]
+    torch.save({"model": {"args": Hostile(tmp_path / "ran"), "sd": model["sd"]}}, file)
+    fails(client, server, with_tokenizer("edit", "hostile/ta_tok.pth"), healthy, "refused", "builtins.exec", "download")
+    assert not (tmp_path / "ran").exists()
