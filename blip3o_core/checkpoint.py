@@ -202,6 +202,7 @@ class Checkpoint:
         ignored = {LANGUAGE: ("lm_head.",) if self.tied else (), TOKENIZER: image_tokenizer.UNUSED}
         known = (*LANGUAGE_TENSORS, SANA, VAE, image_tokenizer.PREFIX, *EDIT_CONNECTORS.values())
         lines = [f"unexpected: {name}" for name in self.table if not name.startswith(known)]
+        lines += self._missing_connectors()
         for part, table in tables.items():
             found = weights.compare(self._build(part), table, ignored.get(part, ()))
             lines += [f"{part}, {line}" for line in found]
@@ -213,6 +214,20 @@ class Checkpoint:
                 + "\nUse the config files and the diffusion folder that belong to this checkpoint, or copy it again."
             )
         return tables
+
+    def _missing_connectors(self) -> list[str]:
+        """Connectors that the edit switches ask for and that are not there, or take something else; a line each."""
+        paths, lines = self.reference_paths, []
+        wanted = [(REFERENCE_CONNECTOR, paths.cross, self.autoencoder_config["latent_channels"], "latent channels")]
+        if self.tower:
+            wanted.append((FEATURES_CONNECTOR, paths.features, self.tower.width, "features of the image tokenizer"))
+        for name, asked, width, what in wanted:
+            entry = self.table.get(name + "0.weight")
+            if asked and entry is None:
+                lines.append(f"missing: {name}*, which config.json asks for")
+            elif entry is not None and entry.shape[1] != width:
+                lines.append(f"shape: {name}0.weight takes {entry.shape[1]}, there are {width} {what}")
+        return lines
 
     def _build(self, part: str) -> torch.nn.Module:
         """The network of a part on the meta device, as its config file describes it."""

@@ -113,7 +113,6 @@ def own_positions(keep: torch.Tensor) -> torch.Tensor:
     return (keep.long().cumsum(-1) - 1).clamp(min=0)
 
 
-@torch.no_grad()
 def decode(
     lm: LanguageModel,
     prompts: list[list[int]],
@@ -137,6 +136,13 @@ def decode(
         raise Blip3oError(
             f"{len(prompts)} prompts and {len(seeds)} seeds: give at least one prompt, and a seed for each."
         )
+    with torch.inference_mode():
+        drawn = _decode(lm, prompts, seeds, sampling, negative, callback, device, dtype, features)
+    # Copies made out here are ordinary tensors, which training may use.
+    return Decoded(drawn.ids.clone(), drawn.lengths, drawn.hidden.clone())
+
+
+def _decode(lm, prompts, seeds, sampling, negative, callback, device, dtype, features) -> Decoded:
     weight = lm.model.embed_tokens.weight
     device, dtype = device or weight.device, dtype or weight.dtype
     batch, total = len(prompts), lm.num_tokens

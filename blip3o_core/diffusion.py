@@ -71,7 +71,7 @@ class Guides:
     latents: list[torch.Tensor]
     paths: ReferencePaths
     strengths: Strengths = Strengths()
-    connector: torch.nn.Module | None = None
+    connector: torch.nn.Module | None = None  # in the transformer's dtype
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def sample(
             x = change * x + (1 - change) * torch.lerp(start, noise, sigma)
         doubled = (torch.cat([x, x]) if guided else x).to(dtype)
         v = predict(
-            transformer, guides.connector, doubled, (sigma * 1000).expand(len(doubled)), context, mask, guides.latents,
-            is_null, guides.paths, guides.strengths,
+            transformer, doubled, (sigma * 1000).expand(len(doubled)), context, mask, latents=guides.latents,
+            null=is_null, paths=guides.paths, strengths=guides.strengths, connector=guides.connector,
         ).float()  # fmt: skip
         if guided:
             null, conditioned = v.chunk(2)

@@ -19,7 +19,7 @@ from .options import (
     sampling_of,
     stored_settings,
 )
-from .references import ReferencePaths, Strengths
+from .references import PATHS, ReferencePaths, Strengths
 
 _STRENGTHS = {
     "text": "of what the language model says, 0 to 10",
@@ -59,7 +59,7 @@ def add_edit_command(commands) -> None:
         "--fit", choices=FITS, default="stretch", help="how pictures become square for the tokens (default stretch)"
     )
     edit.add_argument(
-        "--paths", choices=("auto", "tokens", "cross", "noise", "both"), default="auto",
+        "--paths", choices=PATHS, default="auto",
         help="how the diffusion sees the pictures: by the tokens alone, in cross-attention, beside the noise, or both "
         "(auto: all that the checkpoint has)",
     )  # fmt: skip
@@ -75,7 +75,7 @@ def add_edit_command(commands) -> None:
 def run_edit(arguments: argparse.Namespace) -> None:
     from .bundled import chosen
     from .checkpoint import open_checkpoint
-    from .edit_plan import check_all, chosen_paths
+    from .edit_plan import check_all
     from .picture_file import check_writable
     from .pipeline import Pipeline, check_rendering
 
@@ -85,8 +85,7 @@ def run_edit(arguments: argparse.Namespace) -> None:
     device = device_of(arguments.device)
     checkpoint = open_checkpoint(chosen(arguments.model), arguments.diffusion_folder)
     check_rendering(checkpoint, size, arguments.steps, arguments.guidance)
-    name, paths = chosen_paths(arguments.paths, checkpoint)
-    _check_strengths(strengths, paths, name)
+    name, paths = checkpoint.reference_paths.chosen(arguments.paths, strengths, str(checkpoint.folder))
     negative = (arguments.negative_prompt or "") if sampling.guidance > 1 else None
     checked = check_all(
         edits, arguments.list, checkpoint, fit=arguments.fit, size=size, feather=arguments.feather, negative=negative
@@ -131,16 +130,6 @@ def _edits(arguments: argparse.Namespace) -> list:
     return edits
 
 
-def _check_strengths(strengths: Strengths, paths: ReferencePaths, name: str) -> None:
-    for path in ("cross", "noise"):
-        strength = getattr(strengths, path)
-        if strength != 1 and not getattr(paths, path):
-            raise Blip3oError(
-                f"--{path}-strength is {strength:g}, but references do not go that way (paths: {name}). Leave it out, "
-                "or use a checkpoint and --paths that have it."
-            )
-
-
 def _settings(arguments, checkpoint, one, index: int, device, paths: str) -> dict:
     """Everything that decides the picture, and the command that draws it alone. `index`: of the line in a list."""
     from .seeds import row_seeds
@@ -174,7 +163,8 @@ def _is_there(one, settings: dict) -> bool:
 
 def _draw(pipeline, one, settings: dict, sampling, strengths: Strengths, paths: ReferencePaths, label: str) -> None:
     from . import masking
-    from .edit_plan import open_mask, opened, pixels_of
+    from .edit_plan import open_mask, opened
+    from .framing import pixels_of
     from .picture_file import save_png
 
     edit = one.edit
@@ -201,7 +191,7 @@ def _draw(pipeline, one, settings: dict, sampling, strengths: Strengths, paths: 
             references=references, strengths=strengths, paths=paths, change=mask,
         )  # fmt: skip
     if mask is not None:
-        image = masking.composite(pixels_of(pictures[0]), image.cpu(), mask, settings["feather"])
+        image = masking.composite(pixels_of(pictures[0])[0], image.cpu(), mask, settings["feather"])
     save_png(edit.out, image, settings)
 
 

@@ -15,15 +15,9 @@ from . import autoencoder, framing, masking
 from .checkpoint import Checkpoint
 from .errors import Blip3oError
 from .instructions import unknown_numbers
-from .references import MAX_REFERENCES, ReferencePaths
+from .references import MAX_REFERENCES
 
 KEYS = ("image", "images", "instruction", "mask", "out", "seed")
-PATHS = {
-    "tokens": ReferencePaths(),
-    "cross": ReferencePaths(cross=True),
-    "noise": ReferencePaths(noise=True),
-    "both": ReferencePaths(cross=True, noise=True),
-}
 _SHOWN = 10  # faults of a list that are named at once
 
 
@@ -202,20 +196,6 @@ def _naming(path: Path):
         yield
     except Blip3oError as error:
         raise Blip3oError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-
-
-def chosen_paths(name: str, checkpoint: Checkpoint) -> tuple[str, ReferencePaths]:
-    """What --paths says, with its name: "auto" is all that the checkpoint has. Blip3oError for one that it lacks."""
-    own = checkpoint.reference_paths
-    if name == "auto":
-        name = next(name for name, paths in PATHS.items() if (paths.cross, paths.noise) == (own.cross, own.noise))
-    return name, own.checked(PATHS[name], str(checkpoint.folder))
-
-
-def pixels_of(picture) -> torch.Tensor:
-    """RGB PIL picture -> (H, W, 3) in [0, 1], from which the same 8 bits come back."""
-    data = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return data.view(picture.height, picture.width, 3) / 255
 
 
 def _digest(path: Path) -> str:

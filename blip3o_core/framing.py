@@ -32,7 +32,7 @@ def open_mask(path: Path) -> torch.Tensor:
             f"{path} is transparent in places. A mask is white where to change and black elsewhere: save it without "
             "transparency."
         )
-    return _tensor(picture.convert("L"))[0, :, :, 0]
+    return pixels_of(picture.convert("L"))[0, :, :, 0]
 
 
 def to_pictures(images: torch.Tensor, name: str = "image") -> list:
@@ -82,14 +82,14 @@ def latent_view(picture, fit: str, side: int, multiple: int) -> torch.Tensor:
     if fit == "crop":
         return pixels(_middle(picture), side, "BILINEAR")
     if fit != "authors":
-        return _tensor(picture.resize(own_size(*picture.size, side, multiple), Image.Resampling.BILINEAR))
+        return pixels_of(picture.resize(own_size(*picture.size, side, multiple), Image.Resampling.BILINEAR))
     _check_aspect(*picture.size)
     shorter = min(picture.size)
     # int(), round() and this order are torchvision's; with others the crop is a pixel off.
     width, height = (side if length == shorter else int(side * length / shorter) for length in picture.size)
     left, top = int(round((width - side) / 2.0)), int(round((height - side) / 2.0))
     resized = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return _tensor(resized.crop((left, top, left + side, top + side)))
+    return pixels_of(resized.crop((left, top, left + side, top + side)))
 
 
 def own_size(width: int, height: int, side: int, multiple: int) -> tuple[int, int]:
@@ -120,10 +120,10 @@ def pixels(picture, side: int, resample: str) -> torch.Tensor:
     """PIL picture -> (1, side, side, 3) in [0, 1]."""
     from PIL import Image
 
-    return _tensor(picture.resize((side, side), getattr(Image.Resampling, resample)))
+    return pixels_of(picture.resize((side, side), getattr(Image.Resampling, resample)))
 
 
-def _tensor(picture) -> torch.Tensor:
+def pixels_of(picture) -> torch.Tensor:
     """PIL picture of 8-bit channels -> (1, H, W, C) in [0, 1]."""
     data = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
     return data.view(1, picture.height, picture.width, -1) / 255

@@ -3,6 +3,7 @@
 The nodes call the same functions one by one.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -186,9 +187,10 @@ class Pipeline:
         def to_latents(view: torch.Tensor) -> torch.Tensor:
             return autoencoder.encode(self.autoencoder, view.to(self.device))
 
+        side = self.checkpoint.trained_side if side is None else side
         return encode_references(
-            self.image_tokenizer, to_latents, pictures, fit, side or self.checkpoint.trained_side,
-            self.checkpoint.latent_multiple, self.language.vocabulary_id,
+            self.image_tokenizer, to_latents, pictures, fit=fit, side=side, multiple=self.checkpoint.latent_multiple,
+            vocabulary_id=self.language.vocabulary_id, device=self.device,
         )  # fmt: skip
 
     def draw(self, prompts: list[str], seeds: list[int], sampling: Sampling = Sampling(), **kwargs) -> ImageTokens:  # noqa: B008
@@ -235,13 +237,19 @@ class Pipeline:
         guides = known = None
         if references is not None:
             factor = vae.scaling_factor
-            paths = self.paths if paths is None else self.check_paths(paths)
+            paths = self.paths if paths is None else paths
             scaled = [latents * factor for latents in references.latents]
-            guides = diffusion.Guides(scaled, paths, strengths, self.language.reference_connector)
-            size = references.views[0] if size is None or change is not None else size
+            guides = diffusion.Guides(scaled, paths, strengths, self._reference_connector)
             if change is not None:
                 masking.check_fit(references.fit)
+                change = masking.check_mask(change, references.sizes[0])
+                if size not in (None, references.views[0]):
+                    raise Blip3oError(f"With a mask the size is the reference's, {references.views[0]}, not {size}.")
+            size = size or references.views[0]
+            if change is not None:
                 known = diffusion.Known(scaled[0], masking.latent_mask(change, scaled[0].shape[-2:]))
+        elif change is not None:
+            raise Blip3oError("A mask without references: there is no picture of which a part could stay. Give one.")
         width, height = self.check(size, steps, guidance)
         cell = autoencoder.compression(self.checkpoint.autoencoder_config)
         shape = (self.transformer.config.in_channels, height // cell, width // cell)
@@ -252,9 +260,13 @@ class Pipeline:
             schedule, guidance, given.mask, callback, guides, known,
         )  # fmt: skip
 
-    def check_paths(self, asked: ReferencePaths) -> ReferencePaths:
-        """`asked`, if the checkpoint has all of it; else Blip3oError."""
-        return self.paths.checked(asked, str(self.checkpoint.folder))
+    @cached_property
+    def _reference_connector(self):
+        """Belongs to the language model's part, works in the transformer's dtype."""
+        connector, dtype = self.language.reference_connector, self.transformer.dtype
+        if connector is None or connector[0].weight.dtype == dtype:
+            return connector
+        return deepcopy(connector).to(dtype)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """The second half of `render`: scaled latents -> pictures."""

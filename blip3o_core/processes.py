@@ -1,6 +1,6 @@
 """Several processes over one list of work, by environment variables as torchrun and accelerate set them.
 
-Who does what is decided by a hash of the item, so nobody has to talk. What a dead process left undone, the next run does.
+Who does what is decided by a hash of the item, so nobody has to talk. What a dead process left, the next run does.
 """
 
 import hashlib

@@ -11,14 +11,14 @@ that attention gives to the references' tokens, `noise` blends the predictions w
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 
 from .connector import build_connector
 from .errors import Blip3oError
-from .framing import latent_view, token_view
+from .framing import MAX_SIDE, latent_view, token_view
 from .image_tokenizer import ImageTokenizer, encode_views
 from .seeds import seeded
 
@@ -42,15 +42,37 @@ class ReferencePaths:
             features=switches["use_tar_siglip_features"],
         )
 
-    def checked(self, asked: "ReferencePaths", where: str) -> "ReferencePaths":
-        """`asked`, if it is among these; else a Blip3oError that says which checkpoint has it."""
-        for name, switch in (("cross", "use_und_image_vae"), ("noise", "use_und_image_vae_as_noise")):
-            if getattr(asked, name) and not getattr(self, name):
+    def chosen(self, name: str, strengths: "Strengths", where: str) -> tuple[str, "ReferencePaths"]:
+        """What a name in PATHS stands for in a checkpoint with these paths, and that name; "auto" is all of them.
+
+        Raises Blip3oError for a path that the checkpoint lacks, and for a strength of one that is not taken.
+        """
+        if name == "auto":
+            name = next(key for key, way in PATHS.items() if way and (way.cross, way.noise) == (self.cross, self.noise))
+        asked = replace(PATHS[name], features=self.features)
+        for way, switches in (
+            ("cross", "use_und_image_vae without only_use_und_image_vae_as_noise"),
+            ("noise", "use_und_image_vae_as_noise"),
+        ):
+            if getattr(asked, way) and not getattr(self, way):
                 raise Blip3oError(
-                    f"{where} has no {name} path for references: its config.json does not set {switch}. "
+                    f"{where} has no {way} path for references: that takes {switches} in its config.json. "
                     "BLIP3o-NEXT-edit-VAE has both; with this checkpoint references go as tokens in the prompt."
                 )
-        return asked
+            strength = getattr(strengths, way)
+            if strength != 1 and not getattr(asked, way):
+                raise Blip3oError(
+                    f"The {way} strength is {strength:g}, but references do not go that way (paths: {name}). Leave it "
+                    "at 1, or use a checkpoint and paths that have it."
+                )
+        return name, asked
+
+
+# How references reach the diffusion transformer besides as tokens, by the names that users choose from.
+PATHS = {
+    "auto": None, "tokens": ReferencePaths(), "cross": ReferencePaths(cross=True), "noise": ReferencePaths(noise=True),
+    "both": ReferencePaths(cross=True, noise=True),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,6 +119,7 @@ def encode_references(
     tokenizer: ImageTokenizer,
     to_latents: Callable[[torch.Tensor], torch.Tensor],
     pictures: list,
+    *,
     fit: str,
     side: int,
     multiple: int,
@@ -111,9 +134,14 @@ def encode_references(
     """
     if not 1 <= len(pictures) <= MAX_REFERENCES:
         raise Blip3oError(f"{len(pictures)} reference pictures: an edit takes 1 to {MAX_REFERENCES}.")
+    if not multiple <= side <= MAX_SIDE or side % multiple:
+        nearest = min(max(multiple, round(side / multiple) * multiple), MAX_SIDE // multiple * multiple)
+        raise Blip3oError(
+            f"side is {side}; it must be a multiple of {multiple} pixels, at most {MAX_SIDE}. Nearest: {nearest}."
+        )
     # Sizes first: nothing is encoded when one of them cannot be.
     views = [latent_view(picture, fit, side, multiple) for picture in pictures]
-    squares = torch.cat([token_view(picture, fit, tokenizer.shape.side) for picture in pictures])
+    squares = torch.cat([token_view(picture, fit, tokenizer.side) for picture in pictures])
     codes, features = encode_views(tokenizer, squares.to(device), features=True)
     return References(
         codes, tokenizer.shape.grid, [to_latents(view).float().cpu() for view in views], vocabulary_id,
@@ -179,29 +207,34 @@ def _embed_parts(patch_embed, arguments: tuple, _, widths: list[int]) -> torch.T
 
 def predict(
     transformer,
-    connector: torch.nn.Module | None,
     x: torch.Tensor,
     timestep: torch.Tensor,
     context: torch.Tensor,
     mask: torch.Tensor | None,
+    *,
     latents: list[torch.Tensor],
     null: torch.Tensor,
     paths: ReferencePaths,
-    strengths: Strengths = Strengths(),  # noqa: B008 - frozen
+    strengths: Strengths,
+    connector: torch.nn.Module | None,
 ) -> torch.Tensor:
     """The velocity of `x` (B, C, h, w) under `context` (B, N, width) and references.
 
     `latents`: scaled, (B or 1, C, any height and width) each.
     `mask` (B, N): nonzero where attention may look. `null` (B,) bool: rows of the null condition. References of another
-    height than `x` are resampled to it where they lie beside.
+    height than `x` are resampled to it where they lie beside. The connector computes where and in what `x` is.
     """
     rows = len(x)
+    if any(rows % len(latent) for latent in latents):
+        raise Blip3oError(
+            f"Reference latents of {[len(latent) for latent in latents]} rows for {rows} rows of noise: give one row, "
+            "or as many as there are pictures."
+        )
     # Rows of a batch come again for the null half.
-    latents = [latent.to(x.device).repeat(rows // len(latent), 1, 1, 1) for latent in latents]
+    latents = [latent.to(x).repeat(rows // len(latent), 1, 1, 1) for latent in latents]
     inputs = {"timestep": timestep, "encoder_hidden_states": context, "encoder_attention_mask": mask}
     if latents and paths.cross and strengths.cross > 0:
-        weight = connector[0].weight
-        parts = [reference_tokens(connector, latent[:, None].to(weight)) for latent in latents]
+        parts = [reference_tokens(connector, latent[:, None]) for latent in latents]
         tokens = torch.cat(parts, dim=1).masked_fill(null[:, None, None], 0)
         inputs["encoder_hidden_states"] = extended(context, tokens)[0]
         inputs["encoder_attention_mask"] = _weighted(context, mask, tokens.shape[1], strengths.cross)

@@ -13,31 +13,40 @@ from .language import KVCache, LanguageModel
 
 # Joined matrices are copies; beyond this the arithmetic dominates and copies would cost memory for nothing.
 JOINED_BYTES = 64 * 2**20
+# Classes that `nodes/host/offload.py` swaps in; the host's quantised ones have other names.
+STAND_INS = ("Linear", "QwenNorm")
 
 
 def obstacle(lm: LanguageModel, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the weights cannot be read directly; None when they can."""
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
     if device.type != "cpu":
         return f"it runs on {device.type}"
-    for name, module in lm.model.layers.named_modules():
+    if lm.config.hidden_act != "silu":
+        return f"its activation is {lm.config.hidden_act}"
+    for name, module in _walked(lm):
         if getattr(module, "weight_function", None) or getattr(module, "bias_function", None):
             return f"{name} is patched"
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+            return f"{name} has hooks or a forward of its own"
         weight = getattr(module, "weight", None)
-        if weight is not None and (type(module) not in _known(module) or weight.device != device):
+        if weight is None:
+            continue
+        # A host's stand-ins are subclasses of the plain classes, and add nothing but where weights come from.
+        plain = type(module) in (nn.Linear, Qwen3RMSNorm) or type(module).__name__ in STAND_INS
+        if not plain or weight.device != device or getattr(module, "bias", None) is not None:
             return f"{name} is a {type(module).__name__} on {weight.device}"
-        if weight is not None and weight.dtype != dtype:
+        if weight.dtype != dtype:
             return f"{name} is stored in {weight.dtype}"
-        if module._forward_hooks or module._forward_pre_hooks:
-            return f"{name} has hooks"
     return None
 
 
-def _known(module: nn.Module) -> tuple[type, ...]:
-    """The plain leaf classes, and a host's stand-ins for them, which have the same weights."""
-    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
-
-    plain = (nn.Linear, Qwen3RMSNorm)
-    return (type(module),) if hasattr(module, "comfy_cast_weights") else plain
+def _walked(lm: LanguageModel):
+    """Every module that a step through them would call, with its name."""
+    yield "the language model", lm
+    yield "its last norm", lm.model.norm
+    yield from lm.model.layers.named_modules()
 
 
 class Stepper:

@@ -34,7 +34,8 @@ class EditReferenceEncoder(io.ComfyNode):
                 io.Mask.Input("mask", optional=True, tooltip="White where the first image may change."),
                 io.Int.Input(
                     "side", default=0, min=0, max=8192, optional=True, advanced=True,
-                    tooltip="Latents are made at about side x side pixels. 0: what the checkpoint draws.",
+                    tooltip="Latents are made at about side x side pixels. 0: what the checkpoint of tatok draws; for "
+                    "ta_tok.pth that is 1024.",
                 ),
             ],
             outputs=[

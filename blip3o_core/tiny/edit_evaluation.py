@@ -15,7 +15,7 @@ from ..decoding import Sampling
 from ..decoding import decode as write
 from ..errors import Blip3oError
 from ..pipeline import Pipeline, condition
-from ..references import ReferencePaths
+from ..references import PATHS, ReferencePaths, Strengths
 from ..seeds import row_seeds
 from ..tokens import ImageTokens
 from .demand import Verdict
@@ -26,18 +26,14 @@ from .judge import judge_edit
 from .world import World
 
 TRIPLES = 71  # seed of the edits: none that a stage of the training looks at
-# What a reference goes by besides as tokens.
-WAYS = {
-    "tokens": ReferencePaths(),
-    "+ cross-attention": ReferencePaths(cross=True),
-    "+ noise": ReferencePaths(noise=True),
-    "+ both": ReferencePaths(cross=True, noise=True),
-}
+# What a reference goes by besides as tokens: the names in references.PATHS.
+WAYS = {"tokens": "tokens", "+ cross-attention": "cross", "+ noise": "noise", "+ both": "both"}
 
 
 def ways_of(paths: ReferencePaths) -> list[str]:
     """The names in WAYS that a checkpoint with `paths` can go."""
-    return [name for name, way in WAYS.items() if way.cross <= paths.cross and way.noise <= paths.noise]
+    ways = {title: PATHS[name] for title, name in WAYS.items()}
+    return [title for title, way in ways.items() if way.cross <= paths.cross and way.noise <= paths.noise]
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ def triples(settings: Settings) -> list[tuple[Edit, str]]:
 @torch.no_grad()
 def evaluate(pipeline: Pipeline, settings: Settings, way: str, callback=None) -> Result:
     """Raises Blip3oError for a way that the checkpoint lacks. `callback(done, count, None)` runs after each batch."""
-    paths = pipeline.check_paths(WAYS[way])
+    _, paths = pipeline.paths.chosen(WAYS[way], Strengths(), str(pipeline.checkpoint.folder))
     pairs, pictures = triples(settings), []
     for first in range(0, len(pairs), settings.batch):
         part = pairs[first : first + settings.batch]

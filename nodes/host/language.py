@@ -128,9 +128,10 @@ class Language(Part):
     def conditionings(self, tokens, reference=None, strengths=Strengths(), paths="auto") -> tuple[list, list]:  # noqa: B008
         """Positive and null as the host's CONDITIONING; a mask rides along only where a row ended early.
 
-        With a reference, both carry its latents and how strongly they count on the ways of `paths`, see PATHS.
+        Both carry how strongly references count on the ways of `paths` (see `references.PATHS`), and the latents of the
+        one that is given; ReferenceLatent may add others.
         """
-        asked = self._asked(paths)
+        _, asked = self.paths.chosen(paths, strengths, "The checkpoint")
         if tokens.prompt_ids is None:
             tokens = replace(tokens, prompt_ids=[self.encoder.encode(prompt) for prompt in tokens.prompts])
         longest = max(map(len, tokens.prompt_ids)) + tokens.codes.shape[1]
@@ -138,32 +139,21 @@ class Language(Part):
             both = pipeline.condition(self.network, tokens, source=self.identity, device=device, dtype=self.dtype,
                                       strength=strengths.text)  # fmt: skip
         extra = {} if both.mask is None else {"attention_mask": both.mask}
+        extra |= {
+            "reference_cross": strengths.cross if asked.cross else 0.0,
+            "reference_noise": strengths.noise if asked.noise else 0.0,
+        }
         if reference is not None and (asked.cross or asked.noise):
-            extra |= {
-                "reference_latents": reference.latents,
-                "reference_cross": strengths.cross if asked.cross else 0.0,
-                "reference_noise": strengths.noise if asked.noise else 0.0,
-            }
+            extra["reference_latents"] = reference.latents
         rest = mm.intermediate_device()
-        # Said also without a reference: ReferenceLatent may add one.
         null = {**extra, "reference_null": True}
         return [[both.positive.to(rest), extra]], [[both.negative.to(rest), null]]
-
-    def _asked(self, paths: str):
-        if paths == "auto":
-            return self.paths
-        asked = replace(self.paths, cross=paths in ("cross", "both"), noise=paths in ("noise", "both"))
-        return self.paths.checked(asked, "The checkpoint")
 
 
 def rows_of(prompt: str, copies: int, by_line: bool) -> list[str]:
     """The prompts of a batch; `by_line`: each line that is not empty, `copies` times."""
     prompts = [line for line in prompt.splitlines() if line.strip()] if by_line else [prompt]
     return [each for each in prompts or [prompt] for _ in range(copies)]
-
-
-# How a reference reaches the diffusion transformer, besides as tokens: "auto" is all that the checkpoint has.
-PATHS = ("auto", "tokens", "cross", "noise", "both")
 
 
 def settings(choice: dict | None, guidance: float, vocabulary: str) -> Sampling:
@@ -187,7 +177,7 @@ def describe(tokens: ImageTokens, lm: Language, reference: References | None = N
     longest = max(map(len, tokens.prompt_ids))
     lines.append(f"prompt: {longest} of {lm.encoder.limit} tokens")
     if reference is not None:
-        lines[-1] += f", {reference.codes.numel()} of them for {len(reference)} references"
+        lines[-1] += f", {reference.codes.numel()} of them for reference pictures"
         for prompt in dict.fromkeys(tokens.prompts):
             for number in unknown_numbers(prompt, len(reference)):
                 lines.append(f"warning: the instruction names image {number}, there are {len(reference)}")
@@ -197,18 +187,18 @@ def describe(tokens: ImageTokens, lm: Language, reference: References | None = N
 class ImageTokenizerPart(Part):
     """What travels as BLIP3O_TATOK."""
 
-    def __init__(self, patcher, dtype, vocabulary_id: str, side: int):
-        """`side`: pixels on a side of the pictures that the checkpoint draws."""
+    def __init__(self, patcher, dtype, vocabulary_id: str, side: int, patch: int = 1):
+        """`side`: pixels on a side of the pictures that the checkpoint draws; `patch`: cells of its transformer's."""
         super().__init__(patcher, dtype)
-        self.vocabulary_id, self.side = vocabulary_id, side
+        self.vocabulary_id, self.side, self.patch = vocabulary_id, side, patch
 
     def references(self, vae, pictures: list, fit: str, side: int) -> References:
         """PIL pictures -> References. `vae`: the host's; `side` 0: as the checkpoint draws."""
         shape = self.network.shape
         with self.loaded(4 * shape.tokens * (shape.mlp + 8 * shape.width) * self.dtype.itemsize) as device:
             return encode_references(
-                self.network, vae.encode, pictures, fit, side or self.side, vae.spacial_compression_encode(),
-                self.vocabulary_id, device,
+                self.network, vae.encode, pictures, fit=fit, side=side or self.side,
+                multiple=vae.spacial_compression_encode() * self.patch, vocabulary_id=self.vocabulary_id, device=device,
             )  # fmt: skip
 
 
@@ -216,7 +206,10 @@ def load_language(folder, diffusion, choice, disable_dynamic=False, checkpoint=N
     checkpoint = checkpoint or open_checkpoint(folder, diffusion)
     device = mm.get_torch_device()
     weights, compute = dtypes(choice, checkpoint.tables[LANGUAGE], device)
-    network = swap_leaves(checkpoint.load_language(weights), cast=compute != weights)
+    network = checkpoint.load_language(weights)
+    if network.reference_connector is not None:
+        del network.model.und_image_vae_connector  # MODEL has it
+    swap_leaves(network, cast=compute != weights)
     recipe = (load_language_patcher, (folder, diffusion, choice))
     patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic)
     return Language(patcher, compute, checkpoint.prompt_encoder, checkpoint.identity, checkpoint.reference_paths)
@@ -239,7 +232,8 @@ def load_image_tokenizer(
     network = swap_leaves(checkpoint.load_image_tokenizer(compute))
     recipe = (load_image_tokenizer_patcher, (folder, diffusion, choice))
     patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic)
-    return ImageTokenizerPart(patcher, compute, checkpoint.vocabulary_id, checkpoint.trained_side)
+    patch = checkpoint.transformer_config.get("patch_size", 1)
+    return ImageTokenizerPart(patcher, compute, checkpoint.vocabulary_id, checkpoint.trained_side, patch)
 
 
 def load_tatok_file(path, choice, disable_dynamic=False) -> ImageTokenizerPart:

@@ -49,8 +49,8 @@ class HostTransformer(SanaTransformer2DModel):
         null = torch.zeros(len(x), device=x.device) if reference_null is None else reference_null
         strengths = Strengths(cross=reference_cross, noise=reference_noise)
         return predict(
-            _Plain(self), self.reference_connector, x, timestep, context, attention_mask, list(ref_latents),
-            null.bool(), self.paths, strengths,
+            _Plain(self), x, timestep, context, attention_mask, latents=list(ref_latents), null=null.bool(),
+            paths=self.paths, strengths=strengths, connector=self.reference_connector,
         )  # fmt: skip
 
 
@@ -98,11 +98,18 @@ class DiffusionModel(comfy.model_base.BaseModel):
         out = super().extra_conds(**kwargs)
         latents = kwargs.get("reference_latents") or ()
         if latents:
-            self._check_references(latents)
-            out["ref_latents"] = comfy.conds.CONDList([self.process_latent_in(latent) for latent in latents])
-            out["reference_null"] = comfy.conds.CONDRegular(torch.tensor([float(bool(kwargs.get("reference_null")))]))
+            self._check_references(latents, len(kwargs["noise"]))
+            device = kwargs["device"]
+            scaled = [self.process_latent_in(latent).to(device) for latent in latents]
+            out["ref_latents"] = comfy.conds.CONDList(scaled)
+            # ConditioningZeroOut of the positive is taken for the null condition as well.
+            null = kwargs.get("reference_null", kwargs.get("prompt_type") == "negative")
+            out["reference_null"] = comfy.conds.CONDRegular(torch.tensor([float(null)], device=device))
             for name in ("reference_cross", "reference_noise"):
                 out[name] = comfy.conds.CONDConstant(kwargs.get(name, 1.0))
+            # The host runs conditions of unequal length together by repeating the shorter one. That changes nothing
+            # where it is all that is attended to; with references behind it, these would weigh less.
+            out["reference_context"] = comfy.conds.CONDConstant(kwargs["cross_attn"].shape[1])
         mask, tokens = kwargs.get("attention_mask"), kwargs.get("cross_attn")
         if mask is not None and tokens is not None:
             # ConditioningConcat appends tokens but keeps the first mask: all that was appended is visible.
@@ -116,19 +123,19 @@ class DiffusionModel(comfy.model_base.BaseModel):
         cells = sum(latent.shape[-2] * latent.shape[-1] for latent in latents)
         return {"ref_latents": [1, self.latent_format.latent_channels, cells]} if cells else {}
 
-    def _check_references(self, latents) -> None:
+    def _check_references(self, latents, rows: int) -> None:
         paths, channels = self.diffusion_model.paths, self.latent_format.latent_channels
         if not (paths.cross or paths.noise):
             raise Blip3oError(
                 "The conditioning carries reference latents, and this checkpoint has no path for them: its config.json "
                 "sets neither use_und_image_vae nor use_und_image_vae_as_noise. BLIP3o-NEXT-edit-VAE has both. With "
-                "this checkpoint references go as tokens: take ReferenceLatent out, or set `paths` to tokens."
+                "this checkpoint references go as tokens. Take ReferenceLatent out of the graph."
             )
         for latent in latents:
-            if latent.ndim != 4 or latent.shape[1] != channels:
+            if latent.ndim != 4 or latent.shape[1] != channels or len(latent) not in (1, rows):
                 raise Blip3oError(
-                    f"A reference latent has shape {tuple(latent.shape)}; this model takes (rows, {channels}, height, "
-                    "width). Encode the picture with the VAE of this checkpoint."
+                    f"A reference latent has shape {tuple(latent.shape)}; this model takes (1 or {rows}, {channels}, "
+                    f"height, width) for {rows} pictures. Encode one picture with the VAE of this checkpoint."
                 )
 
     def process_latent_out(self, latent):

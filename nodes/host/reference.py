@@ -47,9 +47,16 @@ def put_into(original, edited, mask, feather: int):
             f"{len(original)} originals and {len(edited)} edited pictures: give one original, or as many as edits."
         )
     size = (original.shape[2], original.shape[1])
+    aspects = [picture.shape[2] / picture.shape[1] for picture in (original, edited)]
+    if max(aspects) > 1.6 * min(aspects):
+        raise Blip3oError(
+            f"The edit is {edited.shape[2]}x{edited.shape[1]}, the original {size[0]}x{size[1]}: it shows a part "
+            "of it, or another picture. Encode the original with fit stretch or pad."
+        )
     change = check_mask(_one(mask), size)
     pictures = zip(original[..., :3].expand(rows, -1, -1, -1), edited[..., :3].expand(rows, -1, -1, -1), strict=True)
-    return torch.stack([composite(before, after, change, feather) for before, after in pictures])
+    blended = torch.stack([composite(before, after, change, feather) for before, after in pictures])
+    return torch.cat([blended, original[..., 3:].expand(rows, -1, -1, -1)], dim=-1)
 
 
 def _one(mask) -> torch.Tensor:

@@ -158,7 +158,7 @@ def test_what_is_rewarded_becomes_likelier(settings, codes_as_pictures):
     Half of the codes are rewarded, so 0.5 is chance and one standard error of 72 codes is 0.06: 0.75 is luck once in
     a hundred thousand.
     """
-    settings = dataclasses.replace(settings, updates=20, kl=0.01, held_out_every=10)
+    settings = dataclasses.replace(settings, updates=20, kl=0.01, held_out_every=10, seed=1)
     best, log = trained(settings)
     rewards = updates(log, "reward")
     assert sum(rewards[:2]) / 2 < 0.65

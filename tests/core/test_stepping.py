@@ -91,6 +91,22 @@ def test_what_cannot_be_read_directly_goes_through_the_modules(checkpoint):
     patched = checkpoint.load_language(torch.float32)
     patched.model.layers[1].mlp.down_proj.weight_function = [lambda weight: weight]
     assert "patched" in stepping.obstacle(patched, cpu, torch.float32)
+    patched = checkpoint.load_language(torch.float32)
+    patched.model.norm.weight_function = [lambda weight: weight]
+    assert "patched" in stepping.obstacle(patched, cpu, torch.float32)
+    watched = checkpoint.load_language(torch.float32)
+    watched.register_forward_hook(lambda *_: None)
+    assert "hooks" in stepping.obstacle(watched, cpu, torch.float32)
+    replaced = checkpoint.load_language(torch.float32)
+    projection = replaced.model.layers[0].self_attn.v_proj
+    projection.forward = lambda x: x  # as LoRA tools do that wrap modules in place
+    assert "forward of its own" in stepping.obstacle(replaced, cpu, torch.float32)
+    biased = checkpoint.load_language(torch.float32)
+    biased.model.layers[0].self_attn.q_proj.bias = torch.nn.Parameter(torch.zeros(1))
+    assert "Linear" in stepping.obstacle(biased, cpu, torch.float32)
+    other = checkpoint.load_language(torch.float32)
+    other.config.hidden_act = "gelu"
+    assert "gelu" in stepping.obstacle(other, cpu, torch.float32)
     adapted = checkpoint.load_language(torch.float32)
 
     class Adapter(torch.nn.Linear):

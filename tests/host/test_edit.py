@@ -1,16 +1,14 @@
 """Edits on a real server: every path, what is cached, what the library says, masks to the bit, and bad pictures."""
 
 import io
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from blip3o_core.framing import to_pictures
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.references import ReferencePaths, Strengths
+from blip3o_core.references import Strengths
 from tests.host.graphs import edit, latents, node, text_to_image
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("edit_checkpoint", "checkpoint")]
@@ -95,6 +93,47 @@ def test_stock_reference_latent_is_our_reference(client, server):
         graph[name] = node("ReferenceLatent", conditioning=["condition", k], latent=["encode", 2])
         graph["sample"]["inputs"][name] = [name, 0]
     assert close(latents(server, client.run(graph)), ours)
+
+
+def test_strengths_hold_for_a_stock_reference_latent_too(client, server):
+    """Widgets that are set and silently dropped where the reference comes from another node."""
+    graph = edit("wide.png")
+    graph["condition"]["inputs"] |= {"cross_strength": 0.5, "noise_strength": 0.25}
+    ours = latents(server, client.run(graph))
+    del graph["condition"]["inputs"]["reference"]
+    for k, name in enumerate(("positive", "negative")):
+        graph[name] = node("ReferenceLatent", conditioning=["condition", k], latent=["encode", 2])
+        graph["sample"]["inputs"][name] = [name, 0]
+    assert close(latents(server, client.run(graph)), ours)
+
+
+def test_the_positive_zeroed_out_is_a_null_condition(client, server):
+    """References that stay in the half that guidance leads away from."""
+    graph = edit("wide.png")
+    graph["zero"] = node("ConditioningZeroOut", conditioning=["condition", 0])
+    graph["sample"]["inputs"]["negative"] = ["zero", 0]
+    zeroed = latents(server, client.run(graph))
+    graph["condition"]["inputs"]["cross_strength"] = 0.0
+    assert not close(latents(server, client.run(graph)), zeroed)
+    graph["sample"]["inputs"]["guidance"] = 1.0  # then the null half counts for nothing
+    alone = latents(server, client.run(graph))
+    graph["sample"]["inputs"]["negative"] = ["condition", 1]
+    assert close(latents(server, client.run(graph)), alone)
+
+
+def test_a_longer_condition_beside_another_does_not_weaken_its_references(client, server):
+    """The host repeats a shorter context to run it with a longer one; the references behind it would weigh half."""
+    graph = edit("wide.png")
+    expected = latents(server, client.run(graph))
+    graph["draw2"] = {**graph["draw"], "inputs": {**graph["draw"]["inputs"], "seed": 9}}
+    graph["condition2"] = node(
+        "BLIP3oHiddenStateConditioner", lm=["load", 0], tokens=["draw2", 0], reference=["encode", 0]
+    )
+    graph["both"] = node("ConditioningConcat", conditioning_to=["condition2", 0], conditioning_from=["condition2", 0])
+    graph["weak"] = node("ConditioningSetAreaStrength", conditioning=["both", 0], strength=0.0)
+    graph["two"] = node("ConditioningCombine", conditioning_1=["condition", 0], conditioning_2=["weak", 0])
+    graph["sample"]["inputs"]["positive"] = ["two", 0]
+    assert close(latents(server, client.run(graph)), expected)
 
 
 def test_stock_samplers_edit_alike(client, server):
@@ -195,6 +234,9 @@ def test_a_checkpoint_without_paths_edits_by_tokens_and_refuses_more(client, ser
     graph["condition"]["inputs"]["paths"] = "cross"
     result = client.run(graph)
     assert result.status == "error" and "edit-VAE" in result.error["exception_message"]
+    graph["condition"]["inputs"] |= {"paths": "auto", "cross_strength": 0.5}
+    result = client.run(graph)
+    assert result.status == "error" and "do not go that way" in result.error["exception_message"]
     graph = edit("wide.png", checkpoint="tiny")
     graph["positive"] = node("ReferenceLatent", conditioning=["condition", 0], latent=["encode", 2])
     graph["sample"]["inputs"]["positive"] = ["positive", 0]
@@ -217,4 +259,4 @@ def test_the_creator_reads_what_was_resized_and_what_is_in_the_prompt(client):
     [resized] = result.outputs["encode"]["text"]
     assert "160x90" in resized and "5x5 codes" in resized and "88x48" in resized
     [said] = result.outputs["shown"]["text"]
-    assert "of 400 tokens, 25 of them for 1 references" in said and "names image 2" in said
+    assert "of 400 tokens, 25 of them for reference pictures" in said and "names image 2" in said

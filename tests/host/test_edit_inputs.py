@@ -346,7 +346,6 @@ def test_a_checkpoint_without_a_tokenizer(client, server, checkpoints, healthy):
     assert codes(client.run(with_tokenizer("bare", "own/ta_tok.pth"))) == expected
 
 
-@pytest.mark.xfail(strict=True, reason="encode_references asks for shape.side, which is None")
 def test_a_tokenizer_whose_config_is_missing(client, server, golden, healthy):
     """A TypeError of Pillow where a file is missing: the number of attention heads is in no tensor."""
     shutil.copytree(golden / "edit_vae", golden.parent / "alone/edit_vae")
