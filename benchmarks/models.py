@@ -11,7 +11,6 @@ import torch
 from blip3o_core import diffusion
 from blip3o_core.bundled import BUNDLED
 from blip3o_core.checkpoint import open_checkpoint
-from blip3o_core.connector import build_connector
 from blip3o_core.language import LanguageModel
 from blip3o_core.vocabulary import Vocabulary
 
@@ -49,6 +48,15 @@ def tiny(device: torch.device, dtype: torch.dtype) -> Model:
 
 def full(device: torch.device, dtype: torch.dtype, layers: int | None = None, render: bool = False) -> Model:
     """`layers`: of the language model, None for all. `render`: with the diffusion transformer."""
+    language, transformer = shapes(layers, render)
+    config, language = language.config, _random(language, device, dtype)
+    language.model.rotary_emb = type(language.model.rotary_emb)(config=config).to(device)
+    transformer = None if transformer is None else _random(transformer, device, dtype)
+    return Model(f"full shapes, {config.num_hidden_layers} layers", language, transformer, list(range(60)), 32)
+
+
+def shapes(layers: int | None, render: bool) -> tuple[LanguageModel, torch.nn.Module | None]:
+    """The networks of `full` on the meta device."""
     from transformers import Qwen3Config
 
     fields = LANGUAGE if layers is None else {**LANGUAGE, "num_hidden_layers": layers}
@@ -58,12 +66,7 @@ def full(device: torch.device, dtype: torch.dtype, layers: int | None = None, re
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
         language = LanguageModel(config, CROSS_WIDTH, vocabulary, GRID, True, "random")
-        language.model.diffusion_connector = build_connector(LANGUAGE["hidden_size"], CROSS_WIDTH)
-        transformer = diffusion.build(TRANSFORMER) if render else None
-    language = _random(language, device, dtype)
-    language.model.rotary_emb = type(language.model.rotary_emb)(config=config).to(device)
-    transformer = None if transformer is None else _random(transformer, device, dtype)
-    return Model(f"full shapes, {config.num_hidden_layers} layers", language, transformer, list(range(60)), 32)
+        return language, diffusion.build(TRANSFORMER) if render else None
 
 
 def _random(network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
