@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from blip3o_core.checkpoint import open_checkpoint
-from blip3o_core.decoding import causal_mask
+from blip3o_core.decoding import Sampling, causal_mask, decode
 from blip3o_core.errors import Blip3oError
+from blip3o_core.pipeline import Pipeline
+from blip3o_core.tiny import edit_evaluation
 from blip3o_core.tiny.captions import phrasings
 from blip3o_core.tiny.demand import demand_of
 from blip3o_core.tiny.edits import KINDS, instructions, make_edit
@@ -24,6 +27,7 @@ from blip3o_core.tiny.recipe import (
     blank,
     data,
     editing,
+    following,
     image_tokenizer,
     language,
     quick,
@@ -271,16 +275,44 @@ def test_a_release_is_whole_or_not_at_all(start, tmp_path):
 def test_edits_are_drawn_by_every_way_references_can_go(start, tmp_path):
     """Catches a way of the reference that the gate behind `edit` would not measure."""
     add_references(start, tmp_path / "edit", cross=True, noise=True)
-    checkpoint = open_checkpoint(tmp_path / "edit")
-    editor = editing.Editor(checkpoint)
+    pipeline = Pipeline.load(tmp_path / "edit")
     with torch.no_grad():  # at its start the transformer's cross-attention barely reads new tokens
-        editor.language.reference_connector[3].weight.mul_(10)
-    edits = [make_edit(1, "held_back", index, WORLD, "recolour") for index in range(2)]
-    ways = [editor.draw(edits, cross, noise, steps=2) for cross, noise in ((False, False), (True, False), (True, True))]
-    assert all(pictures.shape == (2, blank.SIDE, blank.SIDE, 3) for pictures in ways)
-    assert not torch.allclose(ways[0], ways[1], atol=1e-4) and not torch.allclose(ways[1], ways[2], atol=1e-4)
-    numbers = editing.gate(checkpoint, count=len(KINDS))
+        pipeline.language.reference_connector[3].weight.mul_(10)
+    settings = edit_evaluation.Settings(count=len(KINDS), steps=2, guidance=1.0)
+    ways = [edit_evaluation.evaluate(pipeline, settings, way).pictures for way in edit_evaluation.WAYS]
+    assert all(pictures.shape == (len(KINDS), blank.SIDE, blank.SIDE, 3) for pictures in ways)
+    for index, pictures in enumerate(ways):
+        assert all(np.abs(pictures - other).max() > 1e-4 for other in ways[:index])
+    numbers = editing.gate(open_checkpoint(tmp_path / "edit"), count=len(KINDS))
     assert set(numbers) == {*KINDS, "mean", "outside"} and numbers["outside"] > 0
+
+
+def test_the_layer_for_edits_adds_nothing_and_looks_at_the_reference(start, tmp_path):
+    """Catches a layer that disturbs what was learnt, and heads that look beside the place that is written."""
+    following.add_layer(start, tmp_path / "more")
+    more = open_checkpoint(tmp_path / "more")
+    before, after = start.load_language(torch.float32), more.load_language(torch.float32)
+    prompt = [start.prompt_encoder.encode("a red circle")]
+    drawn, again = (decode(model, prompt, [0], Sampling(top_k=1)) for model in (before, after))
+    assert len(after.model.layers) == len(before.model.layers) + 1
+    assert torch.equal(drawn.ids, again.ids) and torch.allclose(drawn.hidden, again.hidden, atol=1e-4)
+
+    codes = torch.arange(64)
+    ids = more.prompt_encoder.encode_edit("remove the star", codes[None])
+    full = torch.tensor([ids + (codes + more.vocabulary.image_start).tolist()])
+    layer, x = after.model.layers[0], after.embed(full, torch.float32)
+    rope = after.model.rotary_emb(x, torch.arange(full.shape[1])[None])
+    attention, inward = layer.self_attn, layer.input_layernorm(x)
+    q, k = (
+        norm(project(inward).unflatten(-1, (-1, blank.HEAD_DIM))).transpose(1, 2)
+        for norm, project in ((attention.q_norm, attention.q_proj), (attention.k_norm, attention.k_proj))
+    )
+    q, k = apply_rotary_pos_emb(q, k, *rope)
+    scores = q[:, 0] @ k[:, 0].transpose(-1, -2)
+    span = more.prompt_encoder.reference_span(ids, 64)
+    for place in (0, 17, 63):  # what is fed there is the scale token, or the code before
+        row = scores[0, len(ids) - 1 + place, : len(ids) + place]
+        assert int(row.argmax()) == span.start + place
 
 
 def test_a_share_of_the_recipe_has_a_share_of_the_steps(tmp_path):

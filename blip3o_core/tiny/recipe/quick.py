@@ -1,4 +1,4 @@
-"""Ten CPU minutes from nothing: the recipe's stages up to the connector, shortened, in a world with less to learn.
+"""Ten minutes on two cores from nothing: the recipe's stages up to the connector, shortened, in a smaller world.
 
 Steps alone cannot be cut: after a tenth of them in the whole world nothing is drawn right. With one object on plain
 ground in every picture the same parts need a fraction of the steps to draw most of what they are told.
@@ -28,7 +28,7 @@ from .loop import Settings
 from .stages import STAGES, Recipe
 
 WORLD = World(coloured=0.0, weights=(("single_object", 1.0), ("colors", 1.0), ("size", 1.0)))
-SHARES = {"autoencoder": 0.25, "image_tokenizer": 0.15, "language": 0.2, "renderer": 0.2, "connector": 0.3}
+SHARES = {"autoencoder": 0.25, "image_tokenizer": 0.15, "language": 0.36, "renderer": 0.36, "connector": 1.0}
 MODULES = {"autoencoder": autoencoder, "image_tokenizer": image_tokenizer, "language": language, "renderer": renderer,
            "connector": connector}  # fmt: skip
 CURVE = "curve.json"
