@@ -10,8 +10,11 @@ ENLARGE = 8
 START = "a red circle left of a blue star"
 RECOLOUR = "change the blue star to green"
 OURS, STOCK = "BLIP3oDiffusionSampler", "KSampler"
-HEIGHTS = {"BLIP3oTokenGenerator": 680, OURS: 560, STOCK: 600, "SaveImage": 440, "PreviewImage": 330, "MaskPreview": 330,
-           "PreviewAny": 200}  # fmt: skip
+# Of nodes that will show a picture or a text, which the frontend makes no room for.
+HEIGHTS = {
+    "BLIP3oTokenGenerator": 680, OURS: 560, STOCK: 600, "SaveImage": 440, "PreviewImage": 330, "MaskPreview": 330,
+    "PreviewAny": 200,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Note:
 
 @dataclass
 class Sample:
-    """A workflow to write: the graph in API format, its columns as {title: stacks of node ids}, notes on top of them."""
+    """A workflow to write: the graph in API format, columns as {title: stacks of node ids}, notes on top of columns."""
 
     name: str
     prompt: dict[str, dict] = field(default_factory=dict)
@@ -42,7 +45,6 @@ class Sample:
 
     @property
     def heights(self) -> dict[str, int]:
-        """Of nodes that will show a picture or a text, which the frontend makes no room for."""
         kinds = {id: node["class_type"] for id, node in self.prompt.items()}
         return {id: HEIGHTS[kind] for id, kind in kinds.items() if kind in HEIGHTS}
 
@@ -227,9 +229,9 @@ def edit_another_models_output() -> Sample:
         "Any other model", [stand_in, line.generator], [line.conditioner, line.empty, line.sampler],
         [line.decode, preview],
         note=Note(
-            "This group stands for **any model you like**: SDXL, Flux, Qwen-Image, a video frame. All that leaves it is "
-            "an IMAGE.\n\nSo that the workflow runs at once, the tiny model is the stand-in here, rendered by the stock "
-            "KSampler. Delete the group, put yours there and connect its IMAGE to `image_1`.",
+            "This group stands for **any model you like**: SDXL, Flux, Qwen-Image, a frame of a video. All that leaves "
+            "it is an IMAGE.\n\nSo that the workflow runs at once, the tiny model is the stand-in here, rendered by "
+            "the stock KSampler. Delete the group, put yours there and connect its IMAGE to `image_1`.",
             height=190,
         ),
     )  # fmt: skip
@@ -292,8 +294,8 @@ def _started_twice(name: str) -> tuple[Sample, str, str, str]:
         "Two pictures", [line.generator], [line.conditioner, line.empty, line.sampler],
         [line.decode, first, second, preview],
         note=Note(
-            "Every line of the prompt is a picture of its own (`lines`). **For pictures of your own** delete this group "
-            "and put two Load Image nodes in its place.",
+            "Every line of the prompt is a picture of its own (`lines`). **For pictures of your own** delete this "
+            "group and put two Load Image nodes in its place.",
         ),
     )  # fmt: skip
     return sample, loader, first, second
@@ -340,8 +342,8 @@ _EDIT_MODEL = Note(
     height=250,
 )
 _RENDER = Note(
-    "Drawn from the tokens and with an eye on the original. Less `cross_strength` or `noise_strength` frees the picture "
-    "from it; `noise_seed` renders the same idea anew.",
+    "Drawn from the tokens and with an eye on the original. Less `cross_strength` or `noise_strength` frees the "
+    "picture from it; `noise_seed` renders the same idea anew.",
 )
 _LARGER = Note("64 pixels are small on a screen: Upscale Image By only makes them larger.", height=80)
 

@@ -5,7 +5,7 @@ language                        needs nothing either: the codes of a drawn scene
 renderer                        needs the autoencoder
 connector  data                 need all of these
 joint  instruct                 the general trainer, each from the checkpoint before
-following  edit                 edits: the language model alone, then the general trainer
+following  edit  latents        edits: the language model alone, the general trainer, then all but the language model
 grpo  release                   reinforcement learning; the bundled checkpoint
 """
 
@@ -91,14 +91,15 @@ class Recipe:
         return module.train(*given, self.out / stage, self.settings(module.SETTINGS), self.report)
 
     def train_jointly(
-        self, stage: str, checkpoint: Path, packs: list[str], steps: int, slower: float, rates=None, **more
+        self, stage: str, checkpoint: Path, packs: list[str], steps: int, slower: float, rates=None, fixed=(), **more
     ) -> None:
-        """`slower`: what the learning rates are divided by. `rates`: of parts that learn in this stage alone."""
+        """`slower`: what the learning rates are divided by. `rates`: of parts that learn in this stage alone, `fixed`:
+        those that do not."""
         steps = self.steps(steps)
         content = {
             **_JOINT, "checkpoint": str(checkpoint), "out": str(self.out / stage), "steps": steps,
             "data": [str(self.pack(name)) for name in packs], "warmup": min(_JOINT["warmup"], steps),
-            "train": {part: rate / slower for part, rate in (_RATES | (rates or {})).items()}, **more,
+            "train": {part: r / slower for part, r in (_RATES | (rates or {})).items() if part not in fixed}, **more,
         }  # fmt: skip
         resume = (self.out / stage).is_dir()
         train_jointly(config_from(content), resume, lambda entry: self.report({"stage": stage, **entry}))
@@ -175,10 +176,20 @@ def _edit(recipe: Recipe) -> None:
     recipe.train_jointly("edit", blank, packs, 300, slower=2, seed=2, rates={"reference_cross": 1e-3})
 
 
+def _latents(recipe: Recipe) -> None:
+    """How references look is the diffusion's to learn; the language model could only forget."""
+    packs, rates = ["edits", "edits", "edits", "weak"], {"reference_cross": 2e-3}
+    recipe.train_jointly("latents", recipe.last("edit"), packs, 700, slower=1, seed=4, rates=rates, fixed=("language",))
+
+
+def _edited(stage: str) -> Callable[[Recipe], dict[str, float]]:
+    return lambda recipe: editing.gate(open_checkpoint(recipe.last(stage)))
+
+
 def _grpo(recipe: Recipe) -> None:
     folder = recipe.out / "grpo"
     report = lambda entry: recipe.report({"stage": "grpo", **entry})  # noqa: E731
-    grpo.improve(recipe.last("edit"), folder, folder.is_dir(), report, updates=recipe.steps(140))
+    grpo.improve(recipe.last("latents"), folder, folder.is_dir(), report, updates=recipe.steps(140))
 
 
 def _release(recipe: Recipe) -> None:
@@ -221,7 +232,8 @@ STAGES = {
     "joint": Stage(_joint, _drawn("joint"), "true-codes", 0.9),
     "instruct": Stage(_instruct, _drawn("instruct"), "true-codes", 0.9),
     "following": Stage(_following, _followed, "mean", 0.8),
-    "edit": Stage(_edit, lambda recipe: editing.gate(open_checkpoint(recipe.last("edit"))), "mean", 0.8),
+    "edit": Stage(_edit, _edited("edit"), "mean", 0.6),
+    "latents": Stage(_latents, _edited("latents"), "mean", 0.7),
     "grpo": Stage(_grpo, _drawn("grpo"), "mean", 0.92),
     "release": Stage(_release, _nothing),
 }  # fmt: skip
