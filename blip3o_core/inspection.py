@@ -65,7 +65,8 @@ def unusual(checkpoint: Checkpoint) -> list[str]:
         remarks.append(f"flow shift {checkpoint.shift:g} in the scheduler config; the published one gives 1")
     for switch, prefix in EDIT_CONNECTORS.items():
         has = any(name.startswith(prefix) for name in table)
-        if checkpoint.config.get(switch) and not has:
+        # The connector beside the noise is saved by the authors' code and used by nobody (reference.md 6.6).
+        if checkpoint.config.get(switch) and not has and switch != "use_und_image_vae_as_noise":
             remarks.append(f"config says {switch}, but there are no {prefix}* tensors")
         elif has and not checkpoint.config.get(switch):
             remarks.append(f"{prefix}* tensors are there, but config does not say {switch}")

@@ -75,8 +75,9 @@ def made(frontend: Frontend, sample: Sample) -> dict:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch)) as server:
-        with open_frontend(server.address) as frontend:
-            for sample in SAMPLES:
+        for sample in SAMPLES:
+            # A page each: widgets that a sample leaves out would keep the values of the one before.
+            with open_frontend(server.address) as frontend:
                 save_workflow(WORKFLOWS / f"{sample.name}.json", made(frontend, sample))
                 print(f"workflows/{sample.name}.json")
 

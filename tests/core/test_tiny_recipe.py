@@ -323,27 +323,21 @@ def test_a_share_of_the_recipe_has_a_share_of_the_steps(tmp_path):
     assert stages.Recipe(tmp_path, print).settings(language.SETTINGS) == language.SETTINGS
 
 
-def quick_run(out, monkeypatch):
+def test_a_quick_run_goes_from_nothing_to_a_record(tmp_path, monkeypatch):
+    """Catches a stage that the quick schedule lost, and a run that takes over parts of another one."""
     for module in quick.MODULES.values():
         monkeypatch.setattr(module, "BATCH", 4)
-    return quick.run(quick.Quick(out, lambda entry: None, share=0.005), count=1)
-
-
-def test_a_quick_run_is_the_same_again(tmp_path, monkeypatch):
-    """Catches a stage that the quick schedule lost, and chance that no seed fixes: the record would be of one run."""
-    once, again = (quick_run(tmp_path / name, monkeypatch) for name in ("once", "again"))
-    assert json.loads((tmp_path / "once" / quick.CURVE).read_text()) == json.loads(json.dumps(once))
-    assert (
-        open_checkpoint(tmp_path / "once/joint/step-00000001")
-        .load_language()
-        .model.embed_tokens.weight.isfinite()
-        .all()
-    )
-    for record in (once, again):
-        assert all(record["cpu_minutes"].pop(stage) >= 0 for stage in [*quick.SHARES, "joint", "accuracy"])
-    assert once == again and set(once["accuracy"]) == {"single_object", "colors"}
-    with pytest.raises(Blip3oError, match="once is not empty.*Name another folder"):
-        quick_run(tmp_path / "once", monkeypatch)
+    monkeypatch.setitem(quick.JOINT, "batch", 4)
+    recipe = quick.Quick(tmp_path, lambda entry: None, share=0.004)
+    record = quick.run(recipe, count=1)
+    assert json.loads((tmp_path / quick.CURVE).read_text()) == json.loads(json.dumps(record))
+    parts = [*quick.SHARES, "joint"]
+    assert list(record["cpu_minutes"]) == [*parts, "accuracy"] and list(record["stages"]) == parts
+    assert all(curve["step"] == [1] and math.isfinite(curve["loss"][0]) for curve in record["stages"].values())
+    assert set(record["accuracy"]) == {"single_object", "colors"}
+    assert open_checkpoint(recipe.last("joint")).load_language().model.embed_tokens.weight.isfinite().all()
+    with pytest.raises(Blip3oError, match="is not empty.*Name another folder"):
+        quick.run(recipe)
 
 
 def test_the_recorded_quick_run_is_of_this_recipe(start, tmp_path):

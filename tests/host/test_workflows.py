@@ -2,29 +2,72 @@
 
 import io
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from tests.host.graphs import node
 from tests.host.workflow import WORKFLOWS, load_workflow, node_of, to_prompt
 
 pytestmark = pytest.mark.host
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
+# Of the picture that is saved, enlarged eight times.
+SIZES = {name: (512, 512) for name in NAMES} | {"wide_edit": (768, 384), "keep_unchanged": (1040, 512)}
+
+
+def prompt_of(client, name: str) -> dict:
+    return to_prompt(load_workflow(name), client.object_info())
+
+
+def picture(client, image: dict) -> Image.Image:
+    return Image.open(io.BytesIO(client.view(**image))).convert("RGB")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_workflow_draws_a_picture(client, name):
-    result = client.run(to_prompt(load_workflow(name), client.object_info()), timeout=300)
+    """A sample that fails on the server, or saves nothing, or a picture of another size than its input has."""
+    result = client.run(prompt_of(client, name), timeout=300)
     assert result.status == "success", result.error
-    for image in result.images:
-        Image.open(io.BytesIO(client.view(**image))).verify()
-    assert result.images
+    saved = [image for image in result.images if image["type"] == "output"]  # the others are previews
+    assert [picture(client, image).size for image in saved] == [SIZES[name]]
 
 
 def test_a_new_noise_seed_renders_again_without_writing_a_token(client):
-    prompt = to_prompt(load_workflow("text_to_image"), client.object_info())
+    prompt = prompt_of(client, "text_to_image")
     client.run(prompt, timeout=300)
     sampler, inputs = node_of(prompt, "BLIP3oDiffusionSampler")
     inputs["noise_seed"] += 1
     result = client.run(prompt, timeout=300)
     kept = {node_of(prompt, f"BLIP3o{part}")[0] for part in ("Loader", "TokenGenerator", "HiddenStateConditioner")}
     assert kept <= result.cached and sampler in result.executed
+
+
+def test_outside_the_mask_the_sample_changes_no_pixel(client):
+    """A mask of the wrong half or size, or a picture that is saved before it is put back into the original."""
+    prompt = prompt_of(client, "masked_edit")
+    masked, inputs = node_of(prompt, "BLIP3oMaskedEdit")
+    larger, enlarged = node_of(prompt, "ImageScaleBy")
+    assert enlarged["image"] == [masked, 0] and node_of(prompt, "SaveImage")[1]["images"] == [larger, 0]
+    for id, image in (("before", inputs["original"]), ("after", [masked, 0])):
+        prompt[id] = node("SaveImage", images=image, filename_prefix=id)
+    result = client.run(prompt, timeout=300)
+    assert result.status == "success", result.error
+    before, after = (np.asarray(picture(client, result.outputs[id]["images"][0])) for id in ("before", "after"))
+    assert before.shape == after.shape == (64, 64, 3)
+    assert np.array_equal(after[:, :32], before[:, :32]) and not np.array_equal(after[:, 32:], before[:, 32:])
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("two_references", ["of 512 tokens, 128 of them for reference pictures"]),
+        ("wide_edit", ["128x64", "stretched to 8x8 codes", "96x48 pixels"]),
+    ],
+    ids=["two_references", "wide_edit"],
+)
+def test_the_text_preview_says_what_the_note_promises(client, name, said):
+    """A preview on the wrong wire, and notes with numbers that no longer hold."""
+    prompt = prompt_of(client, name)
+    result = client.run(prompt, timeout=300)
+    [text] = result.outputs[node_of(prompt, "PreviewAny")[0]]["text"]
+    assert all(part in text for part in said) and "warning" not in text

@@ -22,9 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)} (default: all, in order)")
     parser.add_argument("--out", type=Path, help="folder of all results (runs/tiny, or runs/quick)")
-    parser.add_argument(
-        "--quick", action="store_true", help="ten minutes: fewer stages and steps, a smaller world"
-    )
+    parser.add_argument("--quick", action="store_true", help="ten minutes: fewer stages and steps, a smaller world")
     parser.add_argument("--share", type=float, default=1.0, help="of every stage's steps (default 1)")
     arguments = parser.parse_args(argv)
     if arguments.quick and arguments.stages:

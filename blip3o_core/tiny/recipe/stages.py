@@ -5,8 +5,9 @@ language                        needs nothing either: the codes of a drawn scene
 renderer                        needs the autoencoder
 connector  data                 need all of these
 joint  instruct                 the general trainer, each from the checkpoint before
-following  edit  latents        edits: the language model alone, the general trainer, then all but the language model
-grpo  release                   reinforcement learning; the bundled checkpoint
+grpo                            reinforcement learning, a branch: measured, and not what the next stages start from
+following  edit  latents        from instruct: the language model alone on edits, all parts, then all but it
+release                         the bundled checkpoint, from latents
 """
 
 import json
@@ -189,11 +190,11 @@ def _edited(stage: str) -> Callable[[Recipe], dict[str, float]]:
 def _grpo(recipe: Recipe) -> None:
     folder = recipe.out / "grpo"
     report = lambda entry: recipe.report({"stage": "grpo", **entry})  # noqa: E731
-    grpo.improve(recipe.last("latents"), folder, folder.is_dir(), report, updates=recipe.steps(140))
+    grpo.improve(recipe.last("instruct"), folder, folder.is_dir(), report, updates=recipe.steps(140))
 
 
 def _release(recipe: Recipe) -> None:
-    release.release(recipe.last("grpo"), BUNDLED if recipe.share >= 1 else recipe.out / "released")
+    release.release(recipe.last("latents"), BUNDLED if recipe.share >= 1 else recipe.out / "released")
 
 
 def _drawn(stage: str) -> Callable[[Recipe], dict[str, float]]:
@@ -231,10 +232,10 @@ STAGES = {
     "data": Stage(_data, _nothing),
     "joint": Stage(_joint, _drawn("joint"), "true-codes", 0.9),
     "instruct": Stage(_instruct, _drawn("instruct"), "true-codes", 0.9),
+    "grpo": Stage(_grpo, _drawn("grpo"), "mean", 0.92),
     "following": Stage(_following, _followed, "mean", 0.8),
     "edit": Stage(_edit, _edited("edit"), "mean", 0.6),
     "latents": Stage(_latents, _edited("latents"), "mean", 0.7),
-    "grpo": Stage(_grpo, _drawn("grpo"), "mean", 0.92),
     "release": Stage(_release, _nothing),
 }  # fmt: skip
 
