@@ -19,7 +19,7 @@ from tests.host.workflow import load_workflow, node_of, to_prompt
 
 PROMPTS = (
     "a red circle left of a blue star",
-    "three green triangles on a yellow background",
+    "a green triangle on a yellow background",
     "a pink square and a cyan cross on a black background",
 )
 _PICTURE, _LETTERS = 320, 16  # px in the grid
