@@ -224,7 +224,7 @@ class Checkpoint:
         for name, asked, width, what in wanted:
             entry = self.table.get(name + "0.weight")
             if asked and entry is None:
-                lines.append(f"missing: {name}*, which config.json asks for")
+                lines.append(f"missing: {name}*, which config.json asks for; add-references makes a new one")
             elif entry is not None and entry.shape[1] != width:
                 lines.append(f"shape: {name}0.weight takes {entry.shape[1]}, there are {width} {what}")
         return lines

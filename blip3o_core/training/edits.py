@@ -25,11 +25,6 @@ def check_edits(checkpoint: Checkpoint, items: list[Item | PackedItem], parts, s
             f"{checkpoint.folder} takes references as features (use_tar_siglip_features), which cannot be trained on "
             "edits here. Use a checkpoint without that switch."
         )
-    if paths.cross and REFERENCE_CONNECTOR + "0.weight" not in checkpoint.table:
-        raise Blip3oError(
-            f"config.json of {checkpoint.folder} says use_und_image_vae, but there is no {REFERENCE_CONNECTOR}*. Make "
-            "one with `python -m blip3o_core add-references`, or copy the checkpoint again."
-        )
     several = next((item for item in edits if item.count > 1), None)
     if paths.noise and several:
         raise Blip3oError(

@@ -215,7 +215,7 @@ MISTAKES = {
     "guidance not a number": ([*ONE, "--guidance=nan"], "guidance"),
     "strength not a number": ([*ONE, "--text-strength=nan"], "strength of text"),
     "strength too large": ([*ONE, "--cross-strength=11"], "strength of cross"),
-    "strength of a way not taken": ([*ONE, "--paths=noise", "--cross-strength=0.5"], "--cross-strength"),
+    "strength of a way not taken": ([*ONE, "--paths=noise", "--cross-strength=0.5"], "cross strength is 0.5"),
     "no such device": ([*ONE, "--device=toaster"], "toaster"),
     "absent model": ([*ONE, "--model=/nowhere/model"], "/nowhere/model"),
     "other format": ([*ONE, "--out={here}/out.jpg"], ".png"),
@@ -244,7 +244,7 @@ def test_a_way_that_the_checkpoint_lacks_is_refused(asked, edit, teller, place, 
     """Catches references silently left out of the diffusion."""
     before = files(place)
     assert edit(*ONE, f"--paths={asked}", model=teller) == 2
-    assert "config.json does not set use_und_image_vae" in capsys.readouterr().err and files(place) == before
+    assert "that takes use_und_image_vae" in capsys.readouterr().err and files(place) == before
     assert edit(*ONE, model=teller) == 0
     assert read_settings(place / "out.png")["paths"] == "tokens"
 

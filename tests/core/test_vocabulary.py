@@ -239,5 +239,5 @@ def test_an_edit_that_is_too_long_is_refused(limited):
     codes = torch.zeros(2, 25, dtype=torch.long)
     needed = len(limited(10_000).encode_edit("x", codes))
     assert len(limited(needed).encode_edit("x", codes)) == needed
-    with pytest.raises(Blip3oError, match=f"{needed} tokens long, 52 of them reference pictures"):
+    with pytest.raises(Blip3oError, match=f"{needed} tokens long, 52 of them for 2 reference pictures"):
         limited(needed - 1).encode_edit("x", codes)
