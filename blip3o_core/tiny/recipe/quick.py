@@ -36,8 +36,8 @@ class Large(World):
 
 
 WORLD = Large(coloured=0.0, weights=(("single_object", 1.0), ("colors", 1.0)))
-SHARES = {"autoencoder": 0.17, "image_tokenizer": 0.1, "language": 0.13, "renderer": 0.28, "connector": 0.8}
-JOINT = {"steps": 40, "slower": 4, "batch": 32, "ema_decay": 0.97}
+SHARES = {"autoencoder": 0.17, "image_tokenizer": 0.1, "language": 0.11, "renderer": 0.1, "connector": 0.15}
+JOINT = {"steps": 200, "slower": 1, "batch": 32, "ema_decay": 0.97}
 PICTURES = 2000  # of the joint stage
 MODULES = {"autoencoder": autoencoder, "image_tokenizer": image_tokenizer, "language": language, "renderer": renderer,
            "connector": connector}  # fmt: skip
