@@ -15,13 +15,13 @@ from ...seeds import seeded
 from ..demand import demand_of
 from ..drawing import draw
 from ..judge import judge
-from ..world import CATEGORIES, World, make_scene
+from ..world import CATEGORIES, World
 from . import blank
 from .loop import Report, Settings, fit, integers, random_start
+from .small import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.45)
-SETTINGS = Settings(steps=1200, lr=2.5e-3, muon=0.02)
-BATCH = 32
+SETTINGS = Settings(steps=1200, lr=2.5e-3, muon=0.02, batch=32)
 
 
 def pixels(scenes) -> torch.Tensor:
@@ -45,7 +45,7 @@ def train(folder: Path, settings: Settings = SETTINGS, report: Report | None = N
         network = autoencoder.build(blank.autoencoder_config())
 
     def loss(step: int, generator: torch.Generator):
-        indices = integers(generator, 2**40, BATCH)
+        indices = integers(generator, 2**40, settings.batch)
         true = pixels([make_scene(0, "train", index, world) for index in indices])
         latents = network.encode(true).latent
         scale = latents.detach().float().std()

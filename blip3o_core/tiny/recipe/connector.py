@@ -13,14 +13,14 @@ from ...decoding import causal_mask
 from ...layout import CONNECTOR
 from ...training.objective import collate
 from ..captions import caption
-from ..world import World, make_scene
+from ..world import World
 from .image_tokenizer import codes_of_all
 from .language import WORLD
 from .loop import Report, Settings, fit, integers
 from .renderer import conditions
+from .small import make_scene
 
 SETTINGS = Settings(steps=400, lr=4e-3, muon=0.02, warmup=20)
-BATCH = 48
 
 
 def train(
@@ -36,11 +36,11 @@ def train(
     encoder = checkpoint.prompt_encoder
 
     def loss(step: int, generator: torch.Generator):
-        indices = integers(generator, 2**40, BATCH)
+        indices = integers(generator, 2**40, settings.batch)
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index) for scene, index in zip(scenes, indices, strict=True)]
         codes = codes_of_all(scenes)
-        batch = collate(encoder, captions, codes, torch.empty(BATCH, 0))
+        batch = collate(encoder, captions, codes, torch.empty(settings.batch, 0))
         with torch.no_grad():
             embeds = model.embed(batch.ids, torch.float32)
             positions = torch.arange(batch.ids.shape[1])[None].expand_as(batch.ids)

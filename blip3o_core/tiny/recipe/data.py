@@ -8,8 +8,9 @@ from ...checkpoint import Checkpoint
 from ...training.packed import pack
 from ..captions import caption
 from ..edits import instruction, make_edit
-from ..world import World, make_scene
+from ..world import World
 from .autoencoder import pixels
+from .small import make_scene
 
 _AT_ONCE = 100
 

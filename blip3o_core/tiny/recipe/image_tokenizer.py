@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...image_tokenizer import ImageTokenizer
-from ..world import CATEGORIES, World, make_scene
+from ..world import CATEGORIES, World
 from . import blank
 from .autoencoder import pixels
 from .loop import Report, Settings, fit, integers, random_start
 from .pieces import FIRST_OBJECT, codebook, codes_of
+from .small import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.45)
-SETTINGS = Settings(steps=2200, lr=1.5e-3, muon=0.015, average=0.99)
-BATCH = 40
+SETTINGS = Settings(steps=2200, lr=1.5e-3, muon=0.015, batch=40, average=0.99)
 SHARPNESS = 40.0  # of the similarities that the cross-entropy sees
 _WAVES = 32  # dimensions that hold the position
 # (down, right) that the heads of a layer look at
@@ -51,7 +51,7 @@ def train(
     network = build(settings.seed)
 
     def loss(step: int, generator: torch.Generator):
-        scenes = [make_scene(0, "train", index, world) for index in integers(generator, 2**40, BATCH)]
+        scenes = [make_scene(0, "train", index, world) for index in integers(generator, 2**40, settings.batch)]
         wanted = codes_of_all(scenes)
         seen = disturb(pixels(scenes), generator)
         # Ground is most of every picture and soon learnt: a quarter of it is enough.

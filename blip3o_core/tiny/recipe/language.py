@@ -13,10 +13,11 @@ from ...training.parts import JointModel
 from ..captions import caption
 from ..demand import demand_of
 from ..judge import judge
-from ..world import CATEGORIES, World, make_scene
+from ..world import CATEGORIES, World
 from .image_tokenizer import codes_of_all
 from .loop import Report, Settings, fit, integers
 from .pieces import picture_of
+from .small import make_scene
 
 # What is hardest to lay out is drawn most often.
 WORLD = World(
@@ -25,7 +26,6 @@ WORLD = World(
              ("color_attr", 2.0), ("background", 1.4), ("size", 1.4)),
 )  # fmt: skip
 SETTINGS = Settings(steps=2200, lr=1.5e-3, muon=0.02, warmup=50, average=0.998, final=0.02)
-BATCH = 48
 _EXCLUDED = ("embed_tokens", "lm_head", CONNECTOR.removeprefix("model."))
 
 
@@ -44,10 +44,10 @@ def train(
     encoder = checkpoint.prompt_encoder
 
     def loss(step: int, generator: torch.Generator):
-        indices = integers(generator, 2**40, BATCH)
+        indices = integers(generator, 2**40, settings.batch)
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index, plain=index % 10 < 7) for scene, index in zip(scenes, indices, strict=True)]
-        batch = collate(encoder, captions, codes_of_all(scenes), torch.empty(BATCH, 0))
+        batch = collate(encoder, captions, codes_of_all(scenes), torch.empty(settings.batch, 0))
         embeds = model.embed(batch.ids, torch.float32)
         positions = torch.arange(batch.ids.shape[1])[None].expand_as(batch.ids)
         hidden = reader.read(embeds, positions, causal_mask(batch.keep))

@@ -27,6 +27,7 @@ class Settings:
     steps: int
     lr: float  # AdamW's peak
     muon: float  # Muon's peak; hidden matrices and convolutions
+    batch: int = 48
     warmup: int = 20
     final: float = 0.0  # where the cosine ends, as a share of the peak
     weight_decay: float = 0.0

@@ -21,24 +21,22 @@ from ..captions import caption
 from ..demand import demand_of
 from ..evaluation import SCENES
 from ..judge import judge
-from ..world import World, make_scene
 from . import autoencoder, connector, data, image_tokenizer, language, renderer
 from .loop import Settings
+from .small import Small, make_scene
 from .stages import STAGES, Recipe
 
-
-@dataclass(frozen=True)
-class Large(World):
-    """All objects are of one radius, the largest, so that most patches say something."""
-
-    def radii(self, kind: int | str) -> tuple[float, ...]:
-        return (28,)
-
-
-WORLD = Large(coloured=0.0, weights=(("single_object", 1.0), ("colors", 1.0)))
-SHARES = {"autoencoder": 0.17, "image_tokenizer": 0.1, "language": 0.11, "renderer": 0.1, "connector": 0.15}
-JOINT = {"steps": 200, "slower": 1, "batch": 32, "ema_decay": 0.97}
-PICTURES = 2000  # of the joint stage
+WORLD = Small(
+    coloured=0.0, weights=(("single_object", 1.0), ("colors", 1.0)),
+    shapes=("circle", "square", "triangle", "cross"), colours=("red", "yellow", "green", "blue"),
+)  # fmt: skip
+# Smaller batches than the whole recipe's: what is short here is steps.
+SHORT = {
+    "autoencoder": (250, 16), "image_tokenizer": (250, 20), "language": (450, 24), "renderer": (350, 24),
+    "connector": (150, 24),
+}  # fmt: skip
+JOINT = {"steps": 300, "slower": 1, "batch": 16, "ema_decay": 0.98}
+PICTURES = 1000  # of the joint stage
 MODULES = {"autoencoder": autoencoder, "image_tokenizer": image_tokenizer, "language": language, "renderer": renderer,
            "connector": connector}  # fmt: skip
 CURVE = "curve.json"
@@ -51,7 +49,8 @@ class Quick(Recipe):
     """The recipe in the smaller world; `share` is of these steps, not of the whole recipe's."""
 
     def of(self, stage: str) -> Settings:
-        return replace(self, share=self.share * SHARES[stage]).settings(MODULES[stage].SETTINGS)
+        full, (steps, batch) = MODULES[stage].SETTINGS, SHORT[stage]
+        return replace(replace(self, share=self.share * steps / full.steps).settings(full), batch=batch)
 
     def train(self, module, stage: str, *given):
         return module.train(*given, self.out / stage, self.of(stage), self.report, WORLD)
@@ -74,7 +73,7 @@ def run(recipe: Quick, count: int = 100) -> dict:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Blip3oError(f"{out} is not empty, and a quick run starts from nothing. Name another folder.")
     out.mkdir(parents=True, exist_ok=True)
-    for stage in (*SHARES, "joint"):
+    for stage in (*SHORT, "joint"):
         with _minutes(minutes, stage):
             recipe.run(stage)
         log = (out / stage / "log.jsonl").read_text(encoding="utf-8")
@@ -102,11 +101,10 @@ def _minutes(minutes: dict[str, float], what: str) -> Iterator[None]:
 
 def settings(recipe: Quick) -> dict:
     """What the numbers depend on, besides the code."""
-    stages = {stage: {"batch": module.BATCH, **asdict(recipe.of(stage))} for stage, module in MODULES.items()}
+    stages = {stage: asdict(recipe.of(stage)) for stage in SHORT}
     stages["joint"] = {"pictures": recipe.steps(PICTURES), **JOINT, "steps": recipe.steps(JOINT["steps"])}
     return {
         "world": asdict(WORLD),
-        "radii": WORLD.radii(1),
         "stages": stages,
         "drawing": {"steps": _STEPS, "guidance": _GUIDANCE},
     }

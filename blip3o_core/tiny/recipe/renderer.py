@@ -17,17 +17,17 @@ from ...seeds import seeded
 from ...training.objective import noised
 from ..demand import demand_of
 from ..judge import judge
-from ..world import CATEGORIES, World, make_scene
+from ..world import CATEGORIES, World
 from . import blank
 from .autoencoder import pixels
 from .image_tokenizer import codes_of_all
 from .loop import Report, Settings, fit, integers
 from .pieces import codebook
+from .small import make_scene
 from .starts import PLACES, place_waves
 
 WORLD = World(low_contrast=False, coloured=0.4)
 SETTINGS = Settings(steps=1600, lr=1.5e-3, muon=0.015, warmup=30, average=0.995, final=0.02)
-BATCH = 48
 PICTURES = 30  # a step; every picture is seen about 1.6 times
 DROPPED = 0.1  # share of rows that see the null condition: zeros, until the connector says what its zero is
 _SIZE = 5.5**0.5  # root mean square that the connector's norm starts with
@@ -79,12 +79,12 @@ def train(
     codes, latents = encode(checkpoint, 0, PICTURES * settings.steps, world)
 
     def loss(step: int, generator: torch.Generator):
-        rows = integers(generator, len(codes), BATCH)
+        rows = integers(generator, len(codes), settings.batch)
         given = conditions(codes[rows])
-        dropped = torch.rand(BATCH, 1, 1, generator=generator) < DROPPED
+        dropped = torch.rand(settings.batch, 1, 1, generator=generator) < DROPPED
         clean = latents[rows].float()
         noise = torch.randn(clean.shape, generator=generator)
-        times = timesteps(BATCH, generator)
+        times = timesteps(settings.batch, generator)
         x, velocity = noised(clean, noise, times)
         predicted = transformer(
             x, encoder_hidden_states=given.masked_fill(dropped, 0), timestep=times, return_dict=False
