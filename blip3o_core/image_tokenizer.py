@@ -176,16 +176,6 @@ class ImageTokenizer(nn.Module):
 
 
 @torch.no_grad()
-def encode(tokenizer: ImageTokenizer, images: torch.Tensor) -> torch.Tensor:
-    """(B, H, W, 3) in [0, 1] of any size -> (B, H*W) codes, scaled to the tower's side as Pillow's bicubic does."""
-    pixels = images.movedim(-1, 1) * 2 - 1
-    if tokenizer.shape.side and pixels.shape[-2:] != (tokenizer.shape.side,) * 2:
-        size = (tokenizer.shape.side,) * 2
-        pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
-    return tokenizer.codes(tokenizer.features(pixels.to(tokenizer.encode_task_layer[0].weight.dtype)))
-
-
-@torch.no_grad()
 def encode_views(
     tokenizer: ImageTokenizer, views: torch.Tensor, features: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:

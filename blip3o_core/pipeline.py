@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 
-from . import autoencoder, diffusion, image_tokenizer, masking
+from . import autoencoder, diffusion, masking
 from .checkpoint import Checkpoint, open_checkpoint
 from .connector import connect
 from .decoding import Callback, Sampling, decode, read
 from .errors import Blip3oError
+from .framing import to_pictures, token_view
+from .image_tokenizer import encode_views
 from .language import LanguageModel, PromptFeatures
 from .references import ReferencePaths, References, Strengths, encode_references
 from .tokens import ImageTokens
@@ -171,7 +173,9 @@ class Pipeline:
 
     def tokens_of(self, images: torch.Tensor, prompts: list[str]) -> ImageTokens:
         """Pictures (B, H, W, 3) in [0, 1] -> their image tokens, as if the prompts had been drawn so."""
-        codes = image_tokenizer.encode(self.image_tokenizer, images.to(self.device)).cpu()
+        tokenizer = self.image_tokenizer
+        views = [token_view(picture, "stretch", tokenizer.side) for picture in to_pictures(images)]
+        codes, _ = encode_views(tokenizer, torch.cat(views))
         return ImageTokens(
             codes=codes, grid=self.language.grid, prompts=prompts, prompt_ids=list(map(self.encoder.encode, prompts)),
             seeds=[0] * len(codes), lengths=[codes.shape[1]] * len(codes), vocabulary_id=self.language.vocabulary_id,

@@ -71,16 +71,9 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
 
 
 def _from_codes(pipeline, picture, size: tuple[int, int], arguments: argparse.Namespace):
-    from .framing import token_view
-    from .image_tokenizer import encode_views
-    from .tokens import ImageTokens
+    from .framing import pixels_of
 
-    tokenizer = pipeline.image_tokenizer
-    codes, _ = encode_views(tokenizer, token_view(picture, "stretch", tokenizer.side))
-    tokens = ImageTokens(
-        codes=codes, grid=pipeline.language.grid, prompts=[""], prompt_ids=[pipeline.encoder.encode("")], seeds=[0],
-        lengths=[codes.shape[1]], vocabulary_id=pipeline.language.vocabulary_id,
-    )  # fmt: skip
+    tokens = pipeline.tokens_of(pixels_of(picture), [""])
     with Bar("diffusion") as bar:
         return pipeline.render(tokens, [arguments.seed], size, arguments.steps, arguments.guidance, bar)[0]
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from blip3o_core.framing import FITS
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.references import Strengths
+from blip3o_core.references import MAX_REFERENCES, PATHS, Strengths
 from tests.host.graphs import edit, latents, node, text_to_image
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("edit_checkpoint", "checkpoint")]
@@ -249,6 +250,15 @@ def test_more_references_than_the_prompt_holds(client):
     graph = edit(*["square.png"] * 8, instruction="combine all of these " * 60)
     result = client.run(graph)
     assert result.status == "error" and "8 reference pictures of 25 tokens" in result.error["exception_message"]
+
+
+def test_widgets_offer_what_the_library_has(client):
+    """A path or a ninth picture that the library takes and no widget offers: the pack lists them before torch loads."""
+    info = client.object_info()
+    paths = info["BLIP3oHiddenStateConditioner"]["input"]["optional"]["paths"][1]["options"]
+    images = info["BLIP3oEditReferenceEncoder"]["input"]["required"]
+    assert paths == list(PATHS) and len(images["images"][1]["template"]["names"]) == MAX_REFERENCES
+    assert images["fit"][1]["options"] == list(FITS)
 
 
 def test_the_creator_reads_what_was_resized_and_what_is_in_the_prompt(client):

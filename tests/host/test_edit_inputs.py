@@ -365,7 +365,7 @@ def test_a_tokenizer_file_that_holds_code_is_refused_and_not_run(client, server,
     """A stranger's code run by the server as soon as his file is chosen."""
     file = golden.parent / "hostile/ta_tok.pth"
     file.parent.mkdir()
-    model = torch.load(golden.parent / "ta_tok/ta_tok.pth", weights_only=False, mmap=False)["model"]
+    model = torch.load(golden.parent / "ta_tok/ta_tok.pth", weights_only=True)["model"]
     torch.save({"model": {"args": Hostile(tmp_path / "ran"), "sd": model["sd"]}}, file)
     fails(client, server, with_tokenizer("edit", "hostile/ta_tok.pth"), healthy, "refused", "builtins.exec", "download")
     assert not (tmp_path / "ran").exists()
