@@ -53,67 +53,102 @@ class Stepper:
     """Decode steps of one run: weights, rotary tables and cache are looked up once."""
 
     def __init__(self, lm: LanguageModel, cache: KVCache, positions: torch.Tensor, mask: torch.Tensor | None):
-        """`positions` (B, total): of all tokens that will be fed. `mask` (B, 1, 1, keys), of the whole run, or None."""
+        """`positions` (B, total): of all tokens that will be fed. `mask` (B, 1, 1, keys), of the whole run, or None.
+
+        The cache is this run's alone from here on: keys may be kept in another order.
+        """
         config, self.cache, self.mask = lm.config, cache, mask
-        self.width = config.head_dim
+        self.width, self.rows = config.head_dim, len(positions)
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.rows, self.eps, self.final = len(positions), config.rms_norm_eps, lm.model.norm.weight
+        self.eps, self.final = config.rms_norm_eps, lm.model.norm.weight
+        self.eps_tensor = torch.tensor(self.eps)
         weights = sum(p.numel() * p.element_size() for p in lm.model.layers.parameters())
         join = weights <= JOINED_BYTES
-        self.layers = [_Layer(layer, join, self.heads, self.kv_heads) for layer in lm.model.layers]
+        # In bfloat16 a product of weights would be rounded elsewhere than in the modules.
+        self.pairs = _pairs(self.width) if join and self.final.dtype == torch.float32 else None
+        self.layers = [_Layer(layer, join, self.heads, self.kv_heads, self.pairs) for layer in lm.model.layers]
+        self.stores = [(store[0], store[1]) for store in cache.data]
         cos, sin = lm.model.rotary_emb(cache.data, positions)
-        # x * cos + (x turned by half) * sin, the turn's sign put into the table
         half = self.width // 2
-        self.cos, self.sin = cos[:, :, None], torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)[:, :, None]
+        if self.pairs is not None:
+            cache.data[:, 0, ..., : cache.filled, :] = cache.data[:, 0, ..., : cache.filled, self.pairs]
+            self.turn = torch.complex(cos[:, :, None, :half], sin[:, :, None, :half])
+        else:
+            # x * cos + (x turned by half) * sin, the turn's sign put into the table
+            self.cos, self.sin = cos[:, :, None], torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)[:, :, None]
 
     def __call__(self, x: torch.Tensor, step: int) -> torch.Tensor:
         """(B, 1, D) embeddings of the token that is fed as the `step`-th -> (B, 1, D) after the final norm."""
         rows, heads, kv, width, end = self.rows, self.heads, self.kv_heads, self.width, self.cache.filled + 1
-        cos, sin = self.cos[:, step], self.sin[:, step]
         mask = None if self.mask is None else self.mask[..., :end]
         x = x[:, 0]
-        for layer, store in zip(self.layers, self.cache.data, strict=True):
+        for layer, (keys, values) in zip(self.layers, self.stores, strict=True):
             inward, v = layer.heads_of(self._norm(x, layer.before))
-            turned = self._norm(inward.view(rows, heads + kv, width), layer.of_heads)
-            turned = turned * cos + turned.roll(width // 2, -1) * sin
-            store[0, :, :, end - 1] = turned[:, heads:]
-            store[1, :, :, end - 1] = v.view(rows, kv, width)
+            turned = self._turned(self._norm(inward.view(rows, heads + kv, width), layer.of_heads), step)
+            q, k = turned.split((heads, kv), dim=1)
+            keys.select(2, end - 1).copy_(k)
+            values.select(2, end - 1).copy_(v.view(rows, kv, width))
             out = F.scaled_dot_product_attention(
-                turned[:, :heads].view(rows, kv, heads // kv, width), store[0, :, :, :end], store[1, :, :, :end], mask
+                q.view(rows, kv, heads // kv, width), keys.narrow(2, 0, end), values.narrow(2, 0, end), mask
             )
-            x = x + F.linear(out.reshape(rows, heads * width), layer.out)
+            x = x + torch.mm(out.view(rows, heads * width), layer.out)
             x = x + layer.mlp(self._norm(x, layer.after))
         self.cache.filled = end
         return self._norm(x, self.final)[:, None]
 
-    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _turned(self, x: torch.Tensor, step: int) -> torch.Tensor:
+        """(B, heads, width) turned by the step's position."""
+        if self.pairs is None:
+            return x * self.cos[:, step] + x.roll(self.width // 2, -1) * self.sin[:, step]
+        plane = torch.view_as_complex(x.view(*x.shape[:2], -1, 2))
+        return torch.view_as_real(plane * self.turn[:, step]).view(x.shape)
+
+    def _norm(self, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
         """Statistics in float32, as in the modules."""
-        return weight * F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
+        if x.dtype != torch.float32:
+            return weight * F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
+        # The same with half the operations; another last bit, which bfloat16 would round to another number.
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        x = x * torch.addcmul(self.eps_tensor, length, length, value=1 / x.shape[-1]).rsqrt_()
+        return x if weight is None else x * weight
+
+
+def _pairs(width: int) -> torch.Tensor:
+    """Which of a head's numbers come one after the other so that those turned together are neighbours."""
+    half = torch.arange(width // 2)
+    return torch.stack([half, half + width // 2], dim=-1).flatten()
 
 
 class _Layer:
-    def __init__(self, layer: nn.Module, join: bool, heads: int, kv_heads: int):
+    """Matrices as `torch.mm` takes them. `before`, `after`: weights of the norms, None where the matrices hold them."""
+
+    def __init__(self, layer: nn.Module, join: bool, heads: int, kv_heads: int, pairs: torch.Tensor | None):
         attention, mlp = layer.self_attn, layer.mlp
         self.before, self.after = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
-        norms = [attention.q_norm.weight] * heads + [attention.k_norm.weight] * kv_heads
-        self.of_heads, self.out, self.down = torch.stack(norms), attention.o_proj.weight, mlp.down_proj.weight
-        self.inward = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
-        self.keys_end = len(self.inward[0]) + len(self.inward[1])
-        self.gates = [mlp.gate_proj.weight, mlp.up_proj.weight]
-        if join:
-            self.inward, self.gates = [torch.cat(self.inward)], [torch.cat(self.gates)]
+        self.of_heads = torch.stack([attention.q_norm.weight] * heads + [attention.k_norm.weight] * kv_heads)
+        q, k, v = attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight
+        inward, gates = [q, k, v], [mlp.gate_proj.weight, mlp.up_proj.weight]
+        if pairs is not None:
+            q, k = (weight.unflatten(0, (-1, len(pairs)))[:, pairs].flatten(0, 1) for weight in (q, k))
+            inward, gates = [torch.cat([q, k, v]) * self.before], [torch.cat(gates) * self.after]
+            self.of_heads = self.of_heads[:, pairs]
+            self.before = self.after = None
+        elif join:
+            inward, gates = [torch.cat(inward)], [torch.cat(gates)]
+        self.inward, self.gates = [weight.t() for weight in inward], [weight.t() for weight in gates]
+        self.out, self.down = attention.o_proj.weight.t(), mlp.down_proj.weight.t()
+        self.sizes = (len(q) + len(k), len(v))
 
     def heads_of(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries and keys side by side, and values."""
         if len(self.inward) == 1:
-            all_three = F.linear(x, self.inward[0])
-            return all_three[:, : self.keys_end], all_three[:, self.keys_end :]
-        q, k, v = (F.linear(x, weight) for weight in self.inward)
+            return torch.mm(x, self.inward[0]).split(self.sizes, dim=1)
+        q, k, v = (torch.mm(x, weight) for weight in self.inward)
         return torch.cat([q, k], dim=-1), v
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
         if len(self.gates) == 1:
-            gate, up = F.linear(x, self.gates[0]).chunk(2, dim=-1)
+            gate, up = torch.mm(x, self.gates[0]).chunk(2, dim=-1)
         else:
-            gate, up = (F.linear(x, weight) for weight in self.gates)
-        return F.linear(F.silu(gate) * up, self.down)
+            gate, up = (torch.mm(x, weight) for weight in self.gates)
+        return torch.mm(F.silu(gate) * up, self.down)

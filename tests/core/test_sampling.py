@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from blip3o_core import decoding
 from blip3o_core.decoding import Sampling, choose
 from blip3o_core.errors import Blip3oError
 
@@ -97,3 +98,18 @@ def test_a_temperature_of_almost_nothing_is_greedy(temperature):
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     chosen = choose(logits, torch.tensor([0.1, 0.5, 0.9]), Sampling(temperature=temperature))
     assert torch.equal(chosen, logits.argmax(-1))
+
+
+@pytest.mark.parametrize("top_k", [0, 100, 1200])
+@pytest.mark.parametrize("top_p", [0.3, 0.95, 0.999])
+def test_the_likeliest_few_decide_exactly_as_all_survivors_do(top_k, top_p):
+    """A shortcut that ends the nucleus a token off: total mass taken for the survivors', or of the few alone."""
+    sampling, decided = Sampling(top_k, top_p), 0
+    for seed, scale in enumerate((0.5, 2.0, 4.0, 8.0, 8.0, 20.0)):
+        scores = logits(seed, size=3000, scale=scale).expand(GRID, -1)
+        picked, undecided = decoding._choose_among_few(scores, UNIFORMS, top_p)
+        wanted = decoding._choose_sorted(scores, UNIFORMS, sampling)
+        assert torch.equal(picked[~undecided], wanted[~undecided])
+        assert torch.equal(choose(scores, UNIFORMS, sampling), wanted)
+        decided += not bool(undecided.any())
+    assert 0 < decided < 6, "the scales must show both ways"
