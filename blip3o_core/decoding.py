@@ -5,7 +5,8 @@
 - Every row has its own generator on the CPU and one uniform number per token drawn from it, so row k of a batch is the
   single run with that seed, on any device.
 - Rows of different prompt lengths are padded on the left, masked, and keep their own positions.
-- Rows of one prompt share its prefill. On a CPU a step goes past the modules (`stepping`), where weights allow it.
+- Rows of one prompt share its prefill. Steps go past the modules where weights allow it: on a CPU one by one
+  (`stepping`), on a GPU as a CUDA graph (`graphs`).
 """
 
 import logging
@@ -17,11 +18,15 @@ import torch
 import torch.nn.functional as F
 
 from .errors import Blip3oError
+from .graphs import FixedLoop, FixedStepper, recorded
 from .language import KVCache, LanguageModel, PromptFeatures
 from .seeds import seeded
 from .stepping import Stepper, obstacle
 
 MAX_GUIDANCE = 1000.0
+# How decode steps run: through the modules; past them, see `stepping`; as a CUDA graph, see `graphs`.
+ENGINES = ("auto", "modules", "steps", "graph")
+SYNCHRONIZED = 8  # tokens between waits for the device, so that progress is where it says, and cancelling acts
 Callback = Callable[[int, int, torch.Tensor], None]
 
 
@@ -62,8 +67,10 @@ class Decoded:
     hidden: torch.Tensor
 
 
-def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """(B, V) float32 logits and (B,) numbers in [0, 1) -> (B,) indices.
+def choose(
+    logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling, shortcut: bool = True
+) -> torch.Tensor:
+    """(B, V) float32 logits and (B,) numbers in [0, 1) -> (B,) indices. `shortcut`: where the device is not to wait for.
 
     Top-k, then the smallest set of the most likely survivors whose mass reaches top-p (transformers' TopK and TopP
     warpers in that order, after temperature), then the inverse of the cumulative distribution.
@@ -77,7 +84,8 @@ def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
             max=logits.shape[-1] - 1
         )
     logits = logits if sampling.temperature == 1 else logits / sampling.temperature
-    if logits.device.type == "cpu" and sampling.top_p < 1 and FEW < min(sampling.top_k or FEW + 1, logits.shape[-1]):
+    few = logits.device.type == "cpu" and FEW < min(sampling.top_k or FEW + 1, logits.shape[-1])
+    if shortcut and few and sampling.top_p < 1:
         picked, open_ = _choose_among_few(logits, uniforms, sampling.top_p)
         if bool(open_.any()):
             picked[open_] = _choose_sorted(logits[open_], uniforms[open_], sampling)
@@ -160,12 +168,14 @@ def decode(
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
     features: PromptFeatures | None = None,
+    engine: str = "auto",
 ) -> Decoded:
     """Write one picture per prompt, H * W tokens each.
 
     `negative`: ids of the prompt that guidance leads away from, used when `sampling.guidance` > 1.
     `callback(done, total, ids (B, done))` runs once per token and may raise to cancel. The loop itself waits for the
-    device only when the whole vocabulary is sampled, to see whether every row has ended.
+    device only for a callback, every few tokens, and when the whole vocabulary is sampled, to see whether every row has
+    ended. `engine`: one of ENGINES; "auto" is the quickest that serves these weights on this device.
     `device`, `dtype`: where and in what to compute; the weights' own by default. `features`: in every prompt, also in
     the negative one.
     """
@@ -174,43 +184,62 @@ def decode(
             f"{len(prompts)} prompts and {len(seeds)} seeds: give at least one prompt, and a seed for each."
         )
     with torch.inference_mode():
-        drawn = _decode(lm, prompts, seeds, sampling, negative, callback, device, dtype, features)
+        drawn = _decode(lm, prompts, seeds, sampling, negative, callback, device, dtype, features, engine)
     # Copies made out here are ordinary tensors, which training may use.
     return Decoded(drawn.ids.clone(), drawn.lengths, drawn.hidden.clone())
 
 
-def _decode(lm, prompts, seeds, sampling, negative, callback, device, dtype, features) -> Decoded:
+def _decode(lm, prompts, seeds, sampling, negative, callback, device, dtype, features, engine) -> Decoded:
     weight = lm.model.embed_tokens.weight
-    device, dtype = device or weight.device, dtype or weight.dtype
+    device, dtype = torch.empty(0, device=device or weight.device).device, dtype or weight.dtype
     batch, total = len(prompts), lm.num_tokens
     _check_room(lm, max(map(len, prompts + ([negative] if negative else []))) + total)
     guided = sampling.guidance > 1 and negative is not None
     rows = prompts + ([negative] * batch if guided else [])
     state, cache, keep, position = _prefill(lm, rows, total, features, device, dtype)
-    future = keep.new_ones(len(rows), total)
-    seen = None if bool(keep.all()) else torch.cat([keep, future], 1)[:, None, None]
-    why_not = obstacle(lm, device, dtype)
-    if why_not is None:
-        stepper = Stepper(lm, cache, position + 1 + torch.arange(total, device=device), seen)
-    else:
-        logging.getLogger(__name__).debug("decode steps go through the modules: %s", why_not)
+    positions = position + 1 + torch.arange(total, device=device)
     head = lm.head_weight(state, sampling.image_tokens_only)
     offset = lm.vocabulary.image_start if sampling.image_tokens_only else 0
-    stop = torch.tensor([] if sampling.image_tokens_only else lm.vocabulary.stop, device=device, dtype=torch.long)
     uniforms = _uniforms(seeds, total).to(device)
     out = torch.full((batch, total), lm.vocabulary.pad, device=device)
     hidden = state.new_zeros(batch, 1 + total, state.shape[-1])
+
+    def scores(state: torch.Tensor) -> torch.Tensor:
+        logits = F.linear(state[:, 0], head).float()
+        return logits if not guided else logits[batch:] + sampling.guidance * (logits[:batch] - logits[batch:])
+
+    def embed(token: torch.Tensor) -> torch.Tensor:
+        return lm.embed((torch.cat([token, token]) if guided else token)[:, None], dtype)
+
+    _check_finite(scores(state))
+    engine = _engine(engine, lm, sampling, device, dtype)
+    if engine == "graph":
+        stepper = FixedStepper(lm, cache, positions, keep)
+
+        def choose_fixed(state: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+            return choose(scores(state), uniforms.index_select(1, step)[:, 0], sampling, shortcut=False) + offset
+
+        loop = FixedLoop(stepper, state, out, hidden, choose_fixed, embed)
+        advance = recorded(loop, device)
+        for step in range(total):
+            advance()
+            if callback is not None:
+                if step % SYNCHRONIZED == 0 and device.type == "cuda":
+                    torch.cuda.current_stream(device).synchronize()
+                callback(step + 1, total, out[:, : step + 1])
+        hidden[:, total] = loop.state[:batch, 0]
+        _check_finite(hidden)
+        return Decoded(out, [total] * batch, hidden)
+
+    future = keep.new_ones(len(rows), total)
+    seen = None if bool(keep.all()) else torch.cat([keep, future], 1)[:, None, None]
+    stepper = Stepper(lm, cache, positions, seen) if engine == "steps" else None
+    stop = torch.tensor([] if sampling.image_tokens_only else lm.vocabulary.stop, device=device, dtype=torch.long)
     lengths = torch.full((batch,), total, device=device)
     running = torch.ones(batch, dtype=torch.bool, device=device)
-
     for step in range(total):
         hidden[:, step] = state[:batch, 0]
-        logits = F.linear(state[:, 0], head).float()
-        if guided:
-            logits = logits[batch:] + sampling.guidance * (logits[:batch] - logits[batch:])
-        if step == 0:
-            _check_finite(logits)
-        token = choose(logits, uniforms[:, step], sampling) + offset
+        token = choose(scores(state), uniforms[:, step], sampling) + offset
         if stop.numel():
             token = torch.where(running, token, lm.vocabulary.pad)
             ended = running & torch.isin(token, stop)
@@ -219,12 +248,11 @@ def _decode(lm, prompts, seeds, sampling, negative, callback, device, dtype, fea
         out[:, step] = token
         if callback is not None:
             callback(step + 1, total, out[:, : step + 1])
-        fed = lm.embed((torch.cat([token, token]) if guided else token)[:, None], dtype)
-        if why_not is None:
-            state = stepper(fed, step)
+        if stepper is not None:
+            state = stepper(embed(token), step)
         else:
             view = None if seen is None else seen[..., : cache.filled + 1]
-            state = lm(fed, position + 1 + step, view, cache)
+            state = lm(embed(token), position + 1 + step, view, cache)
         if stop.numel() and not bool(running.any()):
             total = step + 1
             break
@@ -233,19 +261,35 @@ def _decode(lm, prompts, seeds, sampling, negative, callback, device, dtype, fea
     return Decoded(out[:, :total], lengths.clamp(max=total).tolist(), hidden[:, : 1 + total])
 
 
+def _engine(asked: str, lm: LanguageModel, sampling: Sampling, device: torch.device, dtype: torch.dtype) -> str:
+    """One of ENGINES but "auto"; logs why it is not the quickest."""
+    if asked != "auto":
+        return asked
+    quickest = {"cpu": "steps", "cuda": "graph"}.get(device.type)
+    why_not = f"none is made for {device.type}" if quickest is None else obstacle(lm, device, dtype)
+    if why_not is None and quickest == "graph" and not sampling.image_tokens_only:
+        why_not = "an end token may cut the picture short"
+    if why_not is None:
+        return quickest
+    level = logging.DEBUG if device.type == "cpu" else logging.INFO
+    logging.getLogger(__name__).log(level, "decode steps go through the modules, not the quick way: %s", why_not)
+    return "modules"
+
+
 def _prefill(lm: LanguageModel, rows: list[list[int]], total: int, features, device, dtype):
     """Each prompt once -> last state (B, 1, D), cache with room for `total` more, keep (B, S), last position (B, 1)."""
     unique = list(dict.fromkeys(map(tuple, rows)))
     ids, keep = pad_left([list(row) for row in unique], lm.vocabulary.pad, device)
     positions, length = own_positions(keep), ids.shape[1]
     own = len(unique) == len(rows)
-    cache = KVCache(lm.config, len(unique), length + (total if own else 0), device, dtype)
+    room = -(-(length + total) // 8) * 8  # GPU attention wants masks of such lengths
+    cache = KVCache(lm.config, len(unique), room if own else length, device, dtype)
     state = lm(lm.embed_prompts(ids, dtype, features), positions, causal_mask(keep), cache)[:, -1:]
     if own:
         return state, cache, keep, positions[:, -1:]
     place = {row: index for index, row in enumerate(unique)}
     index = torch.tensor([place[tuple(row)] for row in rows], device=device)
-    whole = KVCache(lm.config, len(rows), length + total, device, dtype)
+    whole = KVCache(lm.config, len(rows), room, device, dtype)
     whole.data[..., :length, :] = cache.data[:, :, index]
     whole.filled = length
     return state[index], whole, keep[index], positions[index, -1:]

@@ -1,8 +1,9 @@
-"""One token through the language model with as few operations as there are: what a decode step costs on a CPU is the
-dispatch of small operations, not their arithmetic.
+"""One token through the language model with as few operations as there are: what a decode step costs is the dispatch of
+small operations, not their arithmetic.
 
-The walk over modules in `LanguageModel.forward` stays the reference: it serves prompts, patched or streamed weights and
-other devices. Same weights, same formulae here; matrices that take the same input are one matrix.
+The walk over modules in `LanguageModel.forward` stays the reference: it serves prompts and patched or streamed weights.
+Same weights, same formulae here; in small models matrices that take the same input are one matrix. `graphs` repeats
+these steps on a GPU.
 """
 
 import torch
@@ -21,8 +22,6 @@ def obstacle(lm: LanguageModel, device: torch.device, dtype: torch.dtype) -> str
     """Why the weights cannot be read directly; None when they can."""
     from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-    if device.type != "cpu":
-        return f"it runs on {device.type}"
     if lm.config.hidden_act != "silu":
         return f"its activation is {lm.config.hidden_act}"
     for name, module in _walked(lm):
@@ -35,7 +34,8 @@ def obstacle(lm: LanguageModel, device: torch.device, dtype: torch.dtype) -> str
             continue
         # A host's stand-ins are subclasses of the plain classes, and add nothing but where weights come from.
         plain = type(module) in (nn.Linear, Qwen3RMSNorm) or type(module).__name__ in STAND_INS
-        if not plain or weight.device != device or getattr(module, "bias", None) is not None:
+        # A leaf whose weights the host streams in has no address that stays.
+        if not plain or hasattr(module, "_v") or weight.device != device or getattr(module, "bias", None) is not None:
             return f"{name} is a {type(module).__name__} on {weight.device}"
         if weight.dtype != dtype:
             return f"{name} is stored in {weight.dtype}"
@@ -57,51 +57,61 @@ class Stepper:
 
         The cache is this run's alone from here on: keys may be kept in another order.
         """
-        config, self.cache, self.mask = lm.config, cache, mask
+        config, self.begin, self.mask = lm.config, cache.filled, mask
         self.width, self.rows = config.head_dim, len(positions)
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.eps, self.final = config.rms_norm_eps, lm.model.norm.weight
-        self.eps_tensor = torch.tensor(self.eps)
+        self.eps_tensor = torch.tensor(self.eps, device=self.final.device)
         weights = sum(p.numel() * p.element_size() for p in lm.model.layers.parameters())
         join = weights <= JOINED_BYTES
         # In bfloat16 a product of weights would be rounded elsewhere than in the modules.
-        self.pairs = _pairs(self.width) if join and self.final.dtype == torch.float32 else None
+        self.pairs = _pairs(self.width).to(positions.device) if join and self.final.dtype == torch.float32 else None
         self.layers = [_Layer(layer, join, self.heads, self.kv_heads, self.pairs) for layer in lm.model.layers]
         self.stores = [(store[0], store[1]) for store in cache.data]
-        cos, sin = lm.model.rotary_emb(cache.data, positions)
+        cos, sin = (table[:, :, None] for table in lm.model.rotary_emb(cache.data, positions))
         half = self.width // 2
         if self.pairs is not None:
             cache.data[:, 0, ..., : cache.filled, :] = cache.data[:, 0, ..., : cache.filled, self.pairs]
-            self.turn = torch.complex(cos[:, :, None, :half], sin[:, :, None, :half])
+            self.tables = (torch.complex(cos[..., :half], sin[..., :half]),)
         else:
             # x * cos + (x turned by half) * sin, the turn's sign put into the table
-            self.cos, self.sin = cos[:, :, None], torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)[:, :, None]
+            self.tables = (cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1))
 
     def __call__(self, x: torch.Tensor, step: int) -> torch.Tensor:
         """(B, 1, D) embeddings of the token that is fed as the `step`-th -> (B, 1, D) after the final norm."""
-        rows, heads, kv, width, end = self.rows, self.heads, self.kv_heads, self.width, self.cache.filled + 1
-        mask = None if self.mask is None else self.mask[..., :end]
+        rows, heads, kv, width, mask = self.rows, self.heads, self.kv_heads, self.width, self._mask(step)
         x = x[:, 0]
-        for layer, (keys, values) in zip(self.layers, self.stores, strict=True):
+        for layer, store in zip(self.layers, self.stores, strict=True):
             inward, v = layer.heads_of(self._norm(x, layer.before))
             turned = self._turned(self._norm(inward.view(rows, heads + kv, width), layer.of_heads), step)
             q, k = turned.split((heads, kv), dim=1)
-            keys.select(2, end - 1).copy_(k)
-            values.select(2, end - 1).copy_(v.view(rows, kv, width))
-            out = F.scaled_dot_product_attention(
-                q.view(rows, kv, heads // kv, width), keys.narrow(2, 0, end), values.narrow(2, 0, end), mask
-            )
+            keys, values = self._kept(store, k, v.view(rows, kv, width), step)
+            out = F.scaled_dot_product_attention(q.view(rows, kv, heads // kv, width), keys, values, mask)
             x = x + torch.mm(out.view(rows, heads * width), layer.out)
             x = x + layer.mlp(self._norm(x, layer.after))
-        self.cache.filled = end
         return self._norm(x, self.final)[:, None]
+
+    def _mask(self, step: int) -> torch.Tensor | None:
+        """What the token that is fed may look at."""
+        return None if self.mask is None else self.mask[..., : self.begin + step + 1]
+
+    def _kept(self, store, k: torch.Tensor, v: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put away (B, kv_heads, width) of one token; give what is to be looked at, (B, kv_heads, keys, width)."""
+        (keys, values), place = store, self.begin + step
+        keys.select(2, place).copy_(k)
+        values.select(2, place).copy_(v)
+        return keys.narrow(2, 0, place + 1), values.narrow(2, 0, place + 1)
 
     def _turned(self, x: torch.Tensor, step: int) -> torch.Tensor:
         """(B, heads, width) turned by the step's position."""
-        if self.pairs is None:
-            return x * self.cos[:, step] + x.roll(self.width // 2, -1) * self.sin[:, step]
+        return self.rotated(x, *(table[:, step] for table in self.tables))
+
+    def rotated(self, x: torch.Tensor, first: torch.Tensor, second: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, heads, width) turned by what `tables` say of a position."""
+        if second is not None:
+            return x * first + x.roll(self.width // 2, -1) * second
         plane = torch.view_as_complex(x.view(*x.shape[:2], -1, 2))
-        return torch.view_as_real(plane * self.turn[:, step]).view(x.shape)
+        return torch.view_as_real(plane * first).view(x.shape)
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
         """Statistics in float32, as in the modules."""

@@ -1,0 +1,114 @@
+"""Decode steps of a fixed shape, recorded once as a CUDA graph and then only repeated: on a GPU the time of a step is
+that of launching a thousand small kernels, unless they are launched as one.
+
+The whole step is on the device: output matrix, choice of the token, its embedding, the layers. What changes from step to
+step (position, what attention may see, results) lies in buffers. A graph lives for one run: recording costs about three
+steps, and nothing is left behind that points at weights which a host moves or frees.
+"""
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+from .language import KVCache, LanguageModel
+from .stepping import Stepper
+
+WARM_UP = 2  # runs before the recording, in which libraries set up what they may not set up in one
+
+
+class FixedStepper(Stepper):
+    """A step looks at the whole cache, masked, and finds its place in a tensor."""
+
+    def __init__(self, lm: LanguageModel, cache: KVCache, positions: torch.Tensor, keep: torch.Tensor):
+        """`positions` (B, total): of all tokens that will be fed. `keep` (B, S) bool: tokens of the prompt that count."""
+        super().__init__(lm, cache, positions, None)
+        # Numbers, not truths: those would be turned into numbers in every layer.
+        self.bias = cache.data.new_zeros(len(keep), 1, 1, cache.data.shape[-2])
+        self.at, self.step = (torch.zeros(1, dtype=torch.long, device=keep.device) for _ in range(2))
+        self._prompt = torch.full(self.bias.shape, float("-inf"), device=keep.device, dtype=self.bias.dtype)
+        self._prompt[:, 0, 0, : self.begin].masked_fill_(keep, 0)
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Back to the end of the prompt."""
+        self.bias.copy_(self._prompt)
+        self.step.zero_()
+        self.at.fill_(self.begin)
+
+    def feed(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 1, D) embeddings of the next token -> (B, 1, D) after the final norm."""
+        self.bias.index_fill_(3, self.at, 0.0)
+        state = self(x, self.step)
+        self.step.add_(1)
+        self.at.add_(1)
+        return state
+
+    def _mask(self, step):
+        return self.bias
+
+    def _kept(self, store, k, v, step):
+        keys, values = store
+        keys.index_copy_(2, self.at, k[:, :, None])
+        values.index_copy_(2, self.at, v[:, :, None])
+        return keys, values
+
+    def _turned(self, x, step):
+        return self.rotated(x, *(table.index_select(1, step)[:, 0] for table in self.tables))
+
+
+class FixedLoop:
+    """One call: the token after `state` chosen, noted and fed. Only buffers change, so that a call can be repeated."""
+
+    def __init__(self, stepper: FixedStepper, state, out, hidden, choose: Callable, embed: Callable):
+        """`state` (B, 1, D) after the prompt; `out` (b, total), `hidden` (b, 1 + total, D): filled, b rows being drawn.
+
+        `choose(state, step (1,)) -> (b,)` ids; `embed((b,)) -> (B, 1, D)`.
+        """
+        self.stepper, self.out, self.hidden, self._choose, self._embed = stepper, out, hidden, choose, embed
+        self._first, self._state = state, state.clone()
+
+    def __call__(self) -> None:
+        state, step = self._state, self.stepper.step
+        self.hidden.index_copy_(1, step, state[: len(self.out)])
+        token = self._choose(state, step)
+        self.out.index_copy_(1, step, token[:, None])
+        state.copy_(self.stepper.feed(self._embed(token)))
+
+    def rewind(self) -> None:
+        self.stepper.rewind()
+        self._state.copy_(self._first)
+
+    @property
+    def state(self) -> torch.Tensor:
+        """(B, 1, D) of the token that was fed last."""
+        return self._state
+
+
+def recorded(loop: FixedLoop, device: torch.device) -> Callable[[], None]:
+    """`loop`, rewound, as something that repeats it at less cost; `loop` itself, and a warning, where that fails."""
+    try:
+        repeat = capture(loop, device)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        logging.getLogger(__name__).warning("decode steps run one by one: no CUDA graph could be recorded (%s)", reason)
+        repeat = loop
+    loop.rewind()
+    return repeat
+
+
+def capture(loop: FixedLoop, device: torch.device) -> Callable[[], None]:
+    """`loop` as a CUDA graph. Its first step runs `WARM_UP` times on the way."""
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                loop.rewind()
+                loop()
+        torch.cuda.current_stream().wait_stream(stream)
+        loop.rewind()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loop()
+    return graph.replay
