@@ -1,34 +1,103 @@
-"""Tokens per second against the prompt's length and the batch; seconds a diffusion step against picture size."""
+"""What tokens cost against the prompt's length and the batch, and a diffusion step against the picture's size.
+
+Of the bundled model, and of the published shapes with few layers, so that a CPU gets through. `--plot` draws them.
+"""
+
+import time
+from pathlib import Path
 
 import torch
 
 from blip3o_core.decoding import Sampling, decode
 
 from . import render
-from .machine import measure
-from .models import Model, tiny
+from .machine import measure, synchronize
+from .models import Model, full, tiny
 
-PROMPTS, BATCHES, CELLS = (64, 256, 512, 1024, 1900), (1, 2, 4, 8, 16, 32), (4, 8, 16, 32)
+PROMPTS, BATCHES = (64, 128, 256, 512, 1024, 1900), (1, 2, 4, 8, 16, 32)
+PIXELS = (512, 768, 1024, 1536, 2048)
+LAYERS, TOKENS = 4, 12  # of the published shapes on a CPU
 
 
 def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
-    """Of the bundled model, float32."""
-    model = tiny(device, torch.float32)
-    rows = [_tokens(model, device, length, 1, runs) for length in PROMPTS[: 2 if quick else None]]
-    rows += [_tokens(model, device, 64, batch, runs) for batch in BATCHES[: 2 if quick else None]]
-    return rows + [_sizes(model, device, cells, runs) for cells in CELLS[: 2 if quick else None]]
+    """float32 and bfloat16."""
+    cut, cpu = (2 if quick else None), device.type == "cpu"
+    rows = []
+    models = [tiny(device, torch.float32)]
+    if not quick:
+        models.append(full(device, torch.bfloat16, layers=LAYERS if cpu else None))
+    for model in models:
+        if cpu and model.name != "tiny":
+            model.language.grid = (1, TOKENS)
+        few = runs if model.name == "tiny" or not cpu else 2
+        rows += [_tokens(model, device, length, 1, few) for length in PROMPTS[:cut]]
+        rows += [_tokens(model, device, PROMPTS[0], batch, few) for batch in BATCHES[1:cut]]
+    rows += [_sizes(models[0], device, pixels // 8, pixels, 2) for pixels in PIXELS[:cut]]
+    if not quick:
+        large = full(device, torch.bfloat16, layers=1, render=True, render_layers=1 if cpu else None)
+        rows += [_sizes(large, device, pixels // 32, pixels, 2) for pixels in PIXELS]
+    return rows
 
 
 def _tokens(model: Model, device: torch.device, length: int, batch: int, runs: int) -> dict:
+    """Reading the prompts and writing tokens apart: the first callback comes between."""
     prompt = (model.prompt * (1 + length // len(model.prompt)))[:length]
     # Different last ids: drafts of one prompt would share its prefill.
-    prompts = [[*prompt[:-1], k] for k in range(batch)]
-    seconds = min(measure(lambda: decode(model.language, prompts, list(range(batch)), Sampling()), device, runs))
-    rate = batch * model.language.num_tokens / seconds
-    return {"curve": "tokens/s", "prompt": length, "batch": batch, "seconds": seconds, "tokens_per_s": rate}
+    prompts, stamps = [[*prompt[:-1], k] for k in range(batch)], []
+
+    def stamp(done: int, *_) -> None:
+        if done == 1:
+            synchronize(device)
+            stamps.append(time.perf_counter())
+
+    def work() -> None:
+        stamps.append(time.perf_counter())
+        decode(model.language, prompts, list(range(batch)), Sampling(), callback=stamp)
+        synchronize(device)
+        stamps.append(time.perf_counter())
+
+    measure(work, device, runs)
+    began, read, ended = zip(*[stamps[k : k + 3] for k in range(3, len(stamps), 3)], strict=True)
+    reading = min(b - a for a, b in zip(began, read, strict=True))
+    writing = min(b - a for a, b in zip(read, ended, strict=True))
+    written = batch * (model.language.num_tokens - 1)
+    return {
+        "curve": "tokens", "model": model.name, "prompt": length, "batch": batch, "prompt_s": reading,
+        "tokens_per_s": written / writing,
+    }  # fmt: skip
 
 
-def _sizes(model: Model, device: torch.device, cells: int, runs: int) -> dict:
-    noise, hidden = torch.randn(1, model.transformer.config.in_channels, cells, cells), render.states(model, 1, device)
-    seconds = min(measure(lambda: render.ours(model, hidden, noise, 4), device, runs)) / 4
-    return {"curve": "seconds a step", "pixels": 8 * cells, "seconds": seconds}
+def _sizes(model: Model, device: torch.device, cells: int, pixels: int, runs: int) -> dict:
+    channels, steps = model.transformer.config.in_channels, 2
+    noise, hidden = torch.randn(1, channels, cells, cells), render.states(model, 1, device)
+    seconds = min(measure(lambda: render.ours(model, hidden, noise, steps), device, runs)) / steps
+    layers = model.transformer.config.num_layers
+    return {"curve": "diffusion", "model": model.name, "pixels": pixels, "layers": layers, "step_s": seconds}
+
+
+def plot(rows: list[dict], folder: Path) -> list[Path]:
+    """One picture a curve, written into `folder`."""
+    from matplotlib.figure import Figure
+
+    figures = (
+        ("prompt", "prompt, tokens", "tokens_per_s", "image tokens / s", {"curve": "tokens", "batch": 1}),
+        ("batch", "pictures at once", "tokens_per_s", "image tokens / s", {"curve": "tokens", "prompt": PROMPTS[0]}),
+        ("pixels", "pixels on a side", "step_s", "seconds a diffusion step", {"curve": "diffusion"}),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for x, x_label, y, y_label, where in figures:
+        chosen = [row for row in rows if all(row.get(name) == value for name, value in where.items())]
+        figure = Figure(figsize=(5, 3.2), layout="constrained")
+        axes = figure.add_subplot(xlabel=x_label, ylabel=y_label, xscale="log", yscale="log")
+        for name in dict.fromkeys(row["model"] for row in chosen):
+            points = [row for row in chosen if row["model"] == name]
+            axes.plot([row[x] for row in points], [row[y] for row in points], marker="o", label=name)
+        ticks = sorted({row[x] for row in chosen})
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend()
+        paths.append(folder / f"speed_{x}.png")
+        figure.savefig(paths[-1], dpi=110)
+    return paths

@@ -1,15 +1,21 @@
 """Image tokens per second, against the authors' way: transformers' `generate`, then a second pass over everything."""
 
+import os
+import shutil
+from collections.abc import Callable
+from unittest.mock import patch
+
 import torch
 
+from blip3o_core import graphs
 from blip3o_core.decoding import Sampling, decode
 
-from .machine import in_turn
+from .machine import in_turn, measure, timed
 from .models import Model, authors_language
 
 
-def run(model: Model, device: torch.device, tokens: int | None, batch: int, runs: int) -> dict:
-    """`tokens`: to write, fewer than a picture's where that would take minutes."""
+def run(model: Model, device: torch.device, tokens: int | None, batch: int, runs: int, copy: float = 0.0) -> dict:
+    """`tokens`: to write, fewer than a picture's where that would take minutes. `copy`: measured bytes per second."""
     language, prompts = model.language, [model.prompt] * batch
     tokens = tokens or language.num_tokens
     language.grid = (1, tokens)
@@ -30,12 +36,47 @@ def run(model: Model, device: torch.device, tokens: int | None, batch: int, runs
         theirs.model(drawn, output_hidden_states=True)
 
     found = in_turn(ours, authors, device, runs)
-    read = sum(p.numel() * p.element_size() for p in language.model.layers.parameters())
-    read += language.vocabulary.num_codes * language.config.hidden_size * language.model.norm.weight.element_size()
+    read = _read(language) * tokens / found["ours_s"]
     return {
         "model": model.name, "dtype": str(language.model.norm.weight.dtype).removeprefix("torch."), "batch": batch,
         "prompt": len(model.prompt), "tokens": tokens, **found,
         "ours_tokens_per_s": batch * tokens / found["ours_s"],
         "theirs_tokens_per_s": batch * tokens / found["theirs_s"],
-        "weight_gb_per_s": read * tokens / found["ours_s"] / 1e9,
+        "weight_gb_per_s": read / 1e9, "bandwidth_share": read / copy if copy else None,
     }  # fmt: skip
+
+
+def _read(language) -> int:
+    """Bytes of weights that a token takes."""
+    layers = sum(p.numel() * p.element_size() for p in language.model.layers.parameters())
+    return layers + language.vocabulary.num_codes * language.config.hidden_size * language.model.norm.weight.itemsize
+
+
+def engines(model: Model, device: torch.device, tokens: int | None, runs: int, copy: float) -> list[dict]:
+    """The ways to run a step against each other, one picture; the first run is kept apart, for what is compiled."""
+    language = model.language
+    tokens = tokens or language.num_tokens
+    language.grid = (1, tokens)
+    real = graphs.capture if device.type == "cuda" else lambda loop, _: loop
+
+    def compiled(loop, device) -> Callable[[], None]:
+        loop.stepper.feed = torch.compile(loop.stepper.feed, dynamic=False)
+        return real(loop, device)
+
+    ways = {"modules": ("modules", real), "steps": ("steps", real)}
+    if device.type == "cuda" or shutil.which(os.environ.get("CXX", "g++")):
+        ways["fixed, compiled"] = ("graph", compiled)
+    if device.type == "cuda":
+        ways["graph"] = ("graph", real)
+    rows = []
+    for name, (engine, capture) in ways.items():
+        with patch.object(graphs, "capture", capture):
+            work = lambda engine=engine: decode(language, [model.prompt], [0], Sampling(), engine=engine)  # noqa: E731
+            first = timed(work, device)
+            seconds = min(measure(work, device, runs))
+        read = _read(language) * tokens / seconds
+        rows.append({
+            "engine": name, "model": model.name, "tokens": tokens, "first_s": first, "seconds": seconds,
+            "tokens_per_s": tokens / seconds, "bandwidth_share": read / copy,
+        })  # fmt: skip
+    return rows

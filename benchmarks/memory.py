@@ -1,30 +1,122 @@
-"""Bytes that each part takes, and the peak while it works (on a GPU, where the allocator counts)."""
+"""Bytes of each part and of the work it does: counted from shapes, and measured where an allocator counts.
+
+- `weights_gb`, `int8_gb`, `fp8_gb`: the weights in the model's dtype, and the language model's quantised.
+- `cache_gb`: keys and values of one picture, prompt included. `estimate_gb`: what the nodes ask ComfyUI to keep free
+  beside the weights for one picture, guided in the diffusion transformer.
+- `whole_gb`: least free memory with which ComfyUI loads all of the part, before what it keeps for others.
+- `working_gb`: measured peak beside the weights: on a GPU, and for the tiny model on a CPU. None: not measured.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
-from blip3o_core import diffusion
+from blip3o_core import diffusion, memory
+from blip3o_core.autoencoder import build, compression
+from blip3o_core.bundled import BUNDLED
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.decoding import Sampling, decode
+from blip3o_core.language import KVCache
 
-from . import render
+from . import models, render
 from .models import Model
+
+# ComfyUI 0.30 on Linux (comfy/model_management.py, `minimum_inference_memory`, `EXTRA_RESERVED_VRAM`).
+LEAST, RESERVED = int(0.8 * 2**30), 400 * 2**20
+LANGUAGE, TRANSFORMER, AUTOENCODER = "language model", "diffusion transformer", "autoencoder"
+# DC-AE f32c32, 0.3123e9 parameters (reference.md 8).
+DC_AE = {
+    "in_channels": 3, "latent_channels": 32, "attention_head_dim": 32, "scaling_factor": 0.41407,
+    **{f"{side}_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3 for side in ("encoder", "decoder")},
+    **{f"{side}_block_out_channels": [128, 256, 512, 512, 1024, 1024] for side in ("encoder", "decoder")},
+    **{f"{side}_qkv_multiscales": [[], [], [], [5], [5], [5]] for side in ("encoder", "decoder")},
+    "encoder_layers_per_block": [2, 2, 2, 3, 3, 3], "decoder_layers_per_block": [3] * 6,
+    "downsample_block_type": "Conv", "upsample_block_type": "interpolate", "decoder_norm_types": "rms_norm",
+    "decoder_act_fns": "silu",
+}  # fmt: skip
 
 
 def run(model: Model, device: torch.device, steps: int = 2) -> list[dict]:
+    """Counted and measured, of a model in memory."""
+    if model.name == "tiny":
+        autoencoder = open_checkpoint(BUNDLED).load_autoencoder(torch.float32).to(device)
+    else:
+        autoencoder = published_autoencoder()
+    dtype = model.language.connector[0].weight.dtype
+    rows = count(model.name, model.language, model.transformer, autoencoder, model.cells, len(model.prompt), dtype)
     hidden = render.states(model, 1, device)
-    shape = (model.transformer.config.in_channels, model.cells, model.cells)
-    noise = diffusion.initial_noise(shape, [0])
-    parts = {
-        "language model": (model.language, lambda: decode(model.language, [model.prompt], [0], Sampling())),
-        "diffusion transformer": (model.transformer, lambda: render.ours(model, hidden, noise, steps)),
+    noise = diffusion.initial_noise((model.transformer.config.in_channels, model.cells, model.cells), [0])
+    work = {
+        LANGUAGE: lambda: decode(model.language, [model.prompt], [0], Sampling()),
+        TRANSFORMER: lambda: render.ours(model, hidden, noise, steps),
     }
-    rows = []
-    for name, (network, work) in parts.items():
-        weights = sum(p.numel() * p.element_size() for p in network.parameters())
-        row = {"model": model.name, "part": name, "weights_gb": weights / 1e9, "working_gb": None}
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)
-            work()
-            row["working_gb"] = (torch.cuda.max_memory_allocated(device) - before) / 1e9
-        rows.append(row)
+    if not next(autoencoder.parameters()).is_meta:
+        work[AUTOENCODER] = lambda: autoencoder.decode(noise.to(device))
+    for row in rows:
+        if row["part"] in work and (device.type == "cuda" or model.name == "tiny"):
+            with torch.inference_mode():
+                row["working_gb"] = measured(work[row["part"]], device) / 1e9
     return rows
+
+
+def published(dtype: torch.dtype = torch.bfloat16, prompt: int = 60) -> list[dict]:
+    """Counted alone, of the published shapes, on the meta device."""
+    language, transformer = models.shapes(None, render=True)
+    return count("published shapes", language, transformer, published_autoencoder(), 32, prompt, dtype)
+
+
+def published_autoencoder() -> torch.nn.Module:
+    with torch.device("meta"):
+        return build(DC_AE)
+
+
+def count(name: str, language, transformer, autoencoder, cells: int, prompt: int, dtype: torch.dtype) -> list[dict]:
+    """`cells`: of a latent, on a side. `prompt`: its tokens."""
+    length = prompt + language.num_tokens
+    pixels = (cells * compression(autoencoder.config)) ** 2
+    small = {f"{kind}_gb": memory.quantised_weights(language, dtype, kind == "int8") / 1e9 for kind in ("int8", "fp8")}
+    drawing = memory.drawing(language.config, 1, length, language.vocabulary.num_codes, dtype)
+    cache = KVCache.nbytes(language.config, 1, length, dtype) / 1e9
+    parts = [
+        (LANGUAGE, language, drawing, {**small, "cache_gb": cache}),
+        (TRANSFORMER, transformer, memory.rendering(transformer.config, 2, cells**2, dtype), {}),
+        (AUTOENCODER, autoencoder, memory.decoding(autoencoder.config, pixels, dtype), {}),
+    ]
+    rows = []
+    for part, network, estimate, more in parts:
+        weights = memory.weights(network, dtype)
+        rows.append({
+            "model": name, "dtype": str(dtype).removeprefix("torch."), "part": part, "weights_gb": weights / 1e9,
+            "int8_gb": None, "fp8_gb": None, "cache_gb": None, **more, "estimate_gb": estimate / 1e9,
+            "whole_gb": (weights + max(estimate + RESERVED, LEAST + RESERVED)) / 1e9, "working_gb": None,
+        })  # fmt: skip
+    return rows
+
+
+def measured(work: Callable[[], object], device: torch.device) -> int:
+    """Peak bytes that `work` has in use at once, without what was there before."""
+    if device.type != "cuda":
+        return _on_cpu(work)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _on_cpu(work: Callable[[], object]) -> int:
+    """By torch's profiler, which sees every allocation of a tensor, not the scratch of the libraries behind it."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "trace.json")
+        seen.export_chrome_trace(str(file))
+        events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
+    peak = total = 0
+    for _, change in changes:
+        total += change
+        peak = max(peak, total)
+    return peak

@@ -46,16 +46,22 @@ def tiny(device: torch.device, dtype: torch.dtype) -> Model:
     return Model("tiny", language.to(device), transformer.to(device), prompt, cells)
 
 
-def full(device: torch.device, dtype: torch.dtype, layers: int | None = None, render: bool = False) -> Model:
-    """`layers`: of the language model, None for all. `render`: with the diffusion transformer."""
-    language, transformer = shapes(layers, render)
+def full(
+    device: torch.device, dtype: torch.dtype, layers: int | None = None, render: bool = False,
+    render_layers: int | None = None,
+) -> Model:  # fmt: skip
+    """`layers`: of the language model, None for all. `render`: with the diffusion transformer, of `render_layers`."""
+    language, transformer = shapes(layers, render, render_layers)
     config, language = language.config, _random(language, device, dtype)
     language.model.rotary_emb = type(language.model.rotary_emb)(config=config).to(device)
     transformer = None if transformer is None else _random(transformer, device, dtype)
-    return Model(f"full shapes, {config.num_hidden_layers} layers", language, transformer, list(range(60)), 32)
+    name = f"full shapes, {config.num_hidden_layers if render_layers is None else render_layers} layers"
+    return Model(name, language, transformer, list(range(60)), 32)
 
 
-def shapes(layers: int | None, render: bool) -> tuple[LanguageModel, torch.nn.Module | None]:
+def shapes(
+    layers: int | None, render: bool, render_layers: int | None = None
+) -> tuple[LanguageModel, torch.nn.Module | None]:
     """The networks of `full` on the meta device."""
     from transformers import Qwen3Config
 
@@ -66,7 +72,8 @@ def shapes(layers: int | None, render: bool) -> tuple[LanguageModel, torch.nn.Mo
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
         language = LanguageModel(config, CROSS_WIDTH, vocabulary, GRID, True, "random")
-        return language, diffusion.build(TRANSFORMER) if render else None
+        blocks = TRANSFORMER if render_layers is None else {**TRANSFORMER, "num_layers": render_layers}
+        return language, diffusion.build(blocks) if render else None
 
 
 def _random(network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:

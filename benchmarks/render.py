@@ -1,11 +1,15 @@
 """The diffusion loop, against the authors' way: diffusers' scheduler, the connector in every step, the whole in one."""
 
+import copy
+import statistics
+from dataclasses import replace
+
 import torch
 
 from blip3o_core import diffusion
 from blip3o_core.connector import connect
 
-from .machine import in_turn
+from .machine import in_turn, timed
 from .models import Model
 
 
@@ -49,3 +53,28 @@ def run(model: Model, device: torch.device, steps: int, batch: int, runs: int) -
     )
     dtype = str(model.transformer.dtype).removeprefix("torch.")
     return {"model": model.name, "dtype": dtype, "batch": batch, "steps": steps, "cells": model.cells, **found}
+
+
+def variants(model: Model, device: torch.device, steps: int, batch: int, runs: int) -> list[dict]:
+    """Ways to hold the transformer's weights, by turns; `difference`: of latents to the first's, relative."""
+    shape = (model.transformer.config.in_channels, model.cells, model.cells)
+    noise, hidden = diffusion.initial_noise(shape, list(range(batch))), states(model, batch, device)
+    models = {"as it is": model}
+    last = copy.deepcopy(model.transformer).to(memory_format=torch.channels_last)
+    models["channels last"] = replace(model, transformer=last)
+    models["bfloat16"] = replace(model, transformer=copy.deepcopy(model.transformer).to(torch.bfloat16))
+    seconds, latents = {name: [] for name in models}, {}
+    for turn in range(runs + 1):
+        for name, each in models.items():
+            taken = timed(lambda each=each, name=name: latents.update({name: ours(each, hidden, noise, steps)}), device)
+            if turn:
+                seconds[name].append(taken)
+    base, first = latents["as it is"], statistics.median(seconds["as it is"])
+    return [
+        {
+            "variant": name, "model": model.name, "batch": batch, "steps": steps, "seconds": statistics.median(taken),
+            "speed": first / statistics.median(taken),
+            "difference": float((latents[name] - base).norm() / base.norm()),
+        }
+        for name, taken in seconds.items()
+    ]  # fmt: skip

@@ -16,24 +16,21 @@ class Loader(io.ComfyNode):
             search_aliases=["blip3o checkpoint", "blip3o next", "load blip3o", "sana", "qwen3 image"],
             inputs=[
                 io.Combo.Input(
-                    "checkpoint",
-                    options=folders.checkpoints(),
-                    default=folders.bundled.NAME,
+                    "checkpoint", options=folders.checkpoints(), default=folders.bundled.NAME,
                     tooltip="The tiny model that comes with the pack, or a checkpoint folder under models/blip3o.",
                 ),
                 io.Combo.Input(
-                    "dtype",
-                    options=["auto", "bf16", "fp32"],
-                    default="auto",
+                    "dtype", options=["auto", "bf16", "fp32"], default="auto",
                     tooltip="auto: what ComfyUI chooses for this device. No fp16: the transformer overflows it.",
                 ),
                 io.Combo.Input(
-                    "diffusion_folder",
-                    options=folders.diffusion_folders(),
-                    default=folders.AUTOMATIC,
-                    optional=True,
+                    "diffusion_folder", options=folders.diffusion_folders(), default=folders.AUTOMATIC, optional=True,
                     advanced=True,
                     tooltip="Folder with the transformer and vae configs. auto: inside or beside the checkpoint.",
+                ),
+                io.Combo.Input(
+                    "lm_weights", options=["as dtype", "int8", "fp8"], default="as dtype", optional=True, advanced=True,
+                    tooltip="int8, fp8: the language model takes less memory, is slower, and writes other tokens.",
                 ),
             ],
             outputs=[
@@ -42,7 +39,7 @@ class Loader(io.ComfyNode):
                 io.Vae.Output("vae", display_name="vae", tooltip="Autoencoder: latents to pixels."),
                 TATOK.Output("tatok", display_name="tatok", tooltip="Image tokenizer: pictures to image tokens."),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
     def validate_inputs(cls, checkpoint):
@@ -50,16 +47,18 @@ class Loader(io.ComfyNode):
         return True if checkpoint is None else folders.complaint(checkpoint) or True
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC):
+    def fingerprint_inputs(
+        cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC, lm_weights="as dtype"
+    ):  # fmt: skip
         return folders.fingerprint(checkpoint, *([] if diffusion_folder == folders.AUTOMATIC else [diffusion_folder]))
 
     @classmethod
-    def execute(cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC):
+    def execute(cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC, lm_weights="as dtype"):
         from .host.parts import load
 
         folder = folders.resolve(checkpoint)
         diffusion = None if diffusion_folder == folders.AUTOMATIC else folders.resolve(diffusion_folder)
-        return io.NodeOutput(*load(folder, diffusion, dtype))
+        return io.NodeOutput(*load(folder, diffusion, dtype, lm_weights))
 
 
 class ImageTokenizerLoader(io.ComfyNode):

@@ -155,7 +155,7 @@ def browser() -> None:
 def test_extra(*more: str) -> list[str]:
     """What the tests need: their own extra, and those of the code they test."""
     extras = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    return [requirement for name in ("test", "train", *more) for requirement in extras[name]]
+    return [requirement for name in ("test", "train", "benchmarks", *more) for requirement in extras[name]]
 
 
 def lines(file: Path) -> list[str]:

@@ -3,6 +3,7 @@
 Both run on the host's main device: its text-encoder device is the CPU on small cards, fatal for a loop of 729 steps.
 """
 
+import logging
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -12,17 +13,17 @@ import torch
 from latent_preview import MAX_PREVIEW_RESOLUTION
 from PIL import Image
 
-from ...blip3o_core import pipeline
+from ...blip3o_core import memory, pipeline
 from ...blip3o_core.checkpoint import LANGUAGE, TOKENIZER, open_checkpoint
 from ...blip3o_core.decoding import Sampling
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.instructions import unknown_numbers
-from ...blip3o_core.language import KVCache
 from ...blip3o_core.references import References, Strengths, encode_references
 from ...blip3o_core.seeds import row_seeds
 from ...blip3o_core.tatok_file import open_tatok
 from ...blip3o_core.tokens import ImageTokens, code_colours, mosaic
-from .offload import NAMED, SUPPORTED, dtypes, manage, supported, swap_leaves
+from .offload import NAMED, SUPPORTED, dtypes, manage, streamed, supported, swap_leaves
+from .quantised import PLAIN, check, quantise, scratch
 
 PUBLISHED_SIDE = 1024
 PREVIEW_PIXELS = 8  # a token's square in the live preview
@@ -57,9 +58,10 @@ class Language(Part):
     """What travels as BLIP3O_LM: Qwen3, its connector, the prompt encoder and the vocabulary of one checkpoint."""
 
     def __init__(self, patcher, dtype, encoder, identity: str, paths):
-        """`paths`: the ReferencePaths of the checkpoint."""
+        """`identity`: of the weights as stored. `paths`: the ReferencePaths of the checkpoint."""
         super().__init__(patcher, dtype)
         self.encoder, self._identity, self.paths = encoder, identity, paths
+        self._scratch = scratch(self.network, dtype)
         self._colours = None  # of the codes in previews; patches do not change them
 
     @property
@@ -69,17 +71,14 @@ class Language(Part):
         return f"{self._identity}:{self.dtype}:{patches}"
 
     def reading_memory(self, rows: int, length: int) -> int:
-        """Bytes beside the weights for one pass over `rows` x `length` tokens: the activations of a layer."""
-        config = self.network.config
-        return rows * length * (4 * config.intermediate_size + 12 * config.hidden_size) * self.dtype.itemsize
+        """Bytes beside the weights for one pass over `rows` x `length` tokens."""
+        return memory.reading(self.network.config, rows, length, self.dtype) + self._scratch
 
     def drawing_memory(self, rows: int, length: int, whole_vocabulary: bool) -> int:
-        """Bytes beside the weights to write up to `length` tokens in `rows`: cache, output matrix, logits as well."""
-        config, vocabulary = self.network.config, self.network.vocabulary
+        """Bytes beside the weights to write up to `length` tokens in `rows`."""
+        vocabulary = self.network.vocabulary
         words = vocabulary.size if whole_vocabulary else vocabulary.num_codes
-        numbers = words * config.hidden_size + 6 * rows * words
-        cache = KVCache.nbytes(config, rows, length, self.dtype)
-        return self.reading_memory(rows, length) + cache + numbers * self.dtype.itemsize
+        return memory.drawing(self.network.config, rows, length, words, self.dtype) + self._scratch
 
     def draw(
         self, prompts, seed, sampling, negative_prompt="", parse_special=False, reference: References | None = None
@@ -116,6 +115,8 @@ class Language(Part):
 
         def step(done, total, codes):
             mm.throw_exception_if_processing_interrupted()
+            if done == 1:  # every weight has been used: only now is it known where the host's dynamic VRAM keeps them
+                self._warn_if_streamed(device, total)
             preview = None
             if done % network.grid[1] == 0:
                 image = Image.fromarray(mosaic(codes, colours, network.grid).numpy())
@@ -124,6 +125,19 @@ class Language(Part):
             bar.update_absolute(done, total, preview)
 
         return step
+
+    def _warn_if_streamed(self, device, total: int) -> None:
+        away = streamed(self.patcher)
+        if away:
+            logging.getLogger(__name__).warning(
+                "BLIP3o: the language model does not fit on %s: %.2f of its %.2f GB stay in main memory and are copied "
+                "for each of %d tokens, which is slow. Ways out: lm_weights int8 or fp8 in BLIP3o Loader, fewer "
+                "pictures at once, closing other programs on the device, a smaller --reserve-vram, no --novram.",
+                device,
+                away / 1e9,
+                self.patcher.model_size() / 1e9,
+                total,
+            )
 
     def conditionings(self, tokens, reference=None, strengths=Strengths(), paths="auto") -> tuple[list, list]:  # noqa: B008
         """Positive and null as the host's CONDITIONING; a mask rides along only where a row ended early.
@@ -202,21 +216,28 @@ class ImageTokenizerPart(Part):
             )  # fmt: skip
 
 
-def load_language(folder, diffusion, choice, disable_dynamic=False, checkpoint=None) -> Language:
+def load_language(folder, diffusion, choice, lm_weights=PLAIN, checkpoint=None) -> Language:
+    """`choice`: the loader's dtype widget; `lm_weights`: how matrices are stored, see `quantised`."""
+    check(lm_weights)
     checkpoint = checkpoint or open_checkpoint(folder, diffusion)
-    device = mm.get_torch_device()
+    device, identity = mm.get_torch_device(), checkpoint.identity
     weights, compute = dtypes(choice, checkpoint.tables[LANGUAGE], device)
-    network = checkpoint.load_language(weights)
+    network = checkpoint.load_language(weights if lm_weights == PLAIN else None)
     if network.reference_connector is not None:
         del network.model.und_image_vae_connector  # MODEL has it
+    if lm_weights != PLAIN:
+        quantise(network, lm_weights, weights)
+        identity = f"{identity}:{lm_weights}"
     swap_leaves(network, cast=compute != weights)
-    recipe = (load_language_patcher, (folder, diffusion, choice))
-    patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic)
-    return Language(patcher, compute, checkpoint.prompt_encoder, checkpoint.identity, checkpoint.reference_paths)
+    recipe = (load_language_patcher, (folder, diffusion, choice, lm_weights))
+    # A CUDA graph reads weights where they lay when it was recorded: they are not to be paged in by parts. The host does
+    # the same with text encoders that write tokens.
+    patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic=True)
+    return Language(patcher, compute, checkpoint.prompt_encoder, identity, checkpoint.reference_paths)
 
 
-def load_language_patcher(*arguments, disable_dynamic=False):
-    return load_language(*arguments, disable_dynamic=disable_dynamic).patcher
+def load_language_patcher(*arguments, disable_dynamic=True):
+    return load_language(*arguments).patcher
 
 
 def load_image_tokenizer(

@@ -141,6 +141,20 @@ def manage(
     return patcher
 
 
+def streamed(patcher) -> int:
+    """Bytes of weights that do not stay on the compute device, to be copied there at each use; 0 when all do.
+
+    An ordinary patcher knows this once it is loaded, a dynamic one once every weight has been used.
+    """
+    if comfy.model_management.is_device_cpu(patcher.load_device):
+        return 0
+    if not patcher.is_dynamic() and not patcher.model.model_lowvram:
+        return 0
+    away = patcher.model_size() - patcher.loaded_size()
+    # Tensors of no leaf are counted on one side only.
+    return away if away > patcher.model_size() // 50 else 0
+
+
 SUPPORTED = [torch.bfloat16, torch.float32]
 NAMED = {"bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -3,13 +3,14 @@
 from ...blip3o_core.checkpoint import open_checkpoint
 from .language import load_image_tokenizer, load_language
 from .model import load_diffusion
+from .quantised import PLAIN
 from .vae import load_vae
 
 
-def load(folder: str, diffusion: str | None, dtype: str):
-    """(language, diffusion patcher, VAE, image tokenizer or None)."""
+def load(folder: str, diffusion: str | None, dtype: str, lm_weights: str = PLAIN):
+    """(language, diffusion patcher, VAE, image tokenizer or None). `lm_weights`: see `quantised`."""
     checkpoint = open_checkpoint(folder, diffusion)
-    language = load_language(folder, diffusion, dtype, checkpoint=checkpoint)
+    language = load_language(folder, diffusion, dtype, lm_weights, checkpoint=checkpoint)
     vae = load_vae(folder, diffusion, dtype, checkpoint=checkpoint)
     model = load_diffusion(folder, diffusion, dtype, vae, checkpoint=checkpoint)
     return language, model, vae, load_image_tokenizer(folder, diffusion, dtype, checkpoint=checkpoint)

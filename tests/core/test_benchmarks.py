@@ -1,11 +1,12 @@
 """The benchmarks measure both sides doing the same work, and say what they measured on."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
-from benchmarks import curves, decode, machine, models, picture, render
+from benchmarks import curves, decode, machine, memory, models, picture, render
 from benchmarks.__main__ import main
 from blip3o_core.decoding import read
 
@@ -49,10 +50,33 @@ def test_every_part_says_what_was_done(tiny):
     assert row["tokens"] == 5 and row["batch"] == 2 and row["ours_tokens_per_s"] == pytest.approx(10 / row["ours_s"])
     row = picture.run(tiny, CPU, 2, 1, 1)
     assert {"tokens_s", "diffusion_s", "autoencoder_s", "connector_s", "ratio"} <= row.keys()
+
+
+def test_curves_are_of_what_they_say_and_drawn(tmp_path):
+    """An axis that does not vary, rates that count the prompt's time, and a plot that is not written."""
     rows = curves.run(CPU, 1, quick=True)
-    assert {(row["curve"], row.get("prompt"), row.get("batch")) for row in rows if row["curve"] == "tokens/s"} >= {
-        ("tokens/s", 64, 1), ("tokens/s", 256, 1), ("tokens/s", 64, 2),
-    }  # fmt: skip
+    tokens = {(row["prompt"], row["batch"]): row for row in rows if row["curve"] == "tokens"}
+    assert set(tokens) == {(64, 1), (128, 1), (64, 2)}
+    assert all(row["prompt_s"] > 0 and row["tokens_per_s"] > 0 for row in tokens.values())
+    assert [row["pixels"] for row in rows if row["curve"] == "diffusion"] == [512, 768]
+    assert rows[-1]["step_s"] > rows[-2]["step_s"]
+    paths = curves.plot(rows, tmp_path / "new")
+    assert [path.name for path in paths] == ["speed_prompt.png", "speed_batch.png", "speed_pixels.png"]
+    assert all(path.stat().st_size > 5000 for path in paths)
+
+
+def test_every_engine_decodes_and_is_named():
+    """A row whose number is another engine's: "graph" without a GPU stands for the compiled step only."""
+    rows = decode.engines(models.tiny(CPU, torch.float32), CPU, 3, 1, 1e9)
+    assert [row["engine"] for row in rows] == ["modules", "steps", "fixed, compiled"][: 3 if shutil.which("g++") else 2]
+    assert all(row["tokens"] == 3 and row["bandwidth_share"] > 0 for row in rows)
+
+
+def test_variants_of_the_transformer_are_compared_with_the_first(tiny):
+    """A variant that changes the model that is shared, or draws another picture."""
+    plain, last, half = render.variants(tiny, CPU, 2, 1, 1)
+    assert plain["difference"] == 0 and last["difference"] < 1e-5 and 1e-4 < half["difference"] < 0.2
+    assert tiny.transformer.dtype == torch.float32
 
 
 def test_full_shapes_are_the_published_ones():
@@ -62,6 +86,35 @@ def test_full_shapes_are_the_published_ones():
     # Qwen3-1.7B with the image tokens, and SANA 1.5 1.6B (reference.md 8)
     assert sum(p.numel() for p in language.parameters()) == pytest.approx(1.86e9, rel=0.01)
     assert sum(p.numel() for p in transformer.parameters()) == pytest.approx(1.6046e9, rel=0.001)
+
+
+def test_memory_of_the_published_shapes_is_counted():
+    """A card class that is promised a model of another size, or counted by allocating it."""
+    rows = {row["part"]: row for row in memory.published()}
+    assert rows["autoencoder"]["weights_gb"] == pytest.approx(2 * 0.3123, rel=0.001)
+    assert rows["diffusion transformer"]["weights_gb"] == pytest.approx(2 * 1.6046, rel=0.001)
+    language = rows["language model"]
+    # 28 layers x keys and values x 8 heads x 128 x (60 + 729) tokens x 2 bytes
+    assert language["cache_gb"] == pytest.approx(28 * 2 * 8 * 128 * 789 * 2 / 1e9)
+    matrices = 28 * (2 * 2048 * 2048 + 2 * 2048 * 1024 + 3 * 2048 * 6144)
+    assert language["weights_gb"] - language["fp8_gb"] == pytest.approx(matrices / 1e9, rel=1e-5)
+    assert language["weights_gb"] > language["int8_gb"] > language["fp8_gb"] and language["working_gb"] is None
+
+
+def test_memory_at_work_is_measured_and_the_estimates_hold(tiny):
+    """A peak that counts what was freed before, and estimates below what the parts then take."""
+
+    def work():
+        first = torch.ones(2_000_000)
+        del first
+        torch.ones(1_000_000)
+
+    assert memory.measured(work, CPU) == pytest.approx(8e6, rel=0.01)
+    rows = memory.run(tiny, CPU)
+    assert [row["part"] for row in rows] == [memory.LANGUAGE, memory.TRANSFORMER, memory.AUTOENCODER]
+    assert all(row["working_gb"] > 0 for row in rows)
+    # On a CPU the language model makes copies of its weights that no GPU has, see `stepping`.
+    assert all(row["working_gb"] < row["estimate_gb"] for row in rows[1:]), rows
 
 
 def test_the_command_writes_the_ratio_with_the_machine(tmp_path, capsys):

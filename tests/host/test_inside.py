@@ -361,3 +361,29 @@ def test_the_diffusion_transformer_compiles_as_one_graph(tmp_path, folder):
         return float((pictures[0] - pictures[1]).abs().max())
 
     assert in_host(look, base=tmp_path, folder=folder) < 1e-5
+
+
+def test_the_language_models_weights_lie_still(tmp_path, folder):
+    """Weights that dynamic VRAM pages in by parts: no CUDA graph can be recorded of those."""
+
+    def look(folder):
+        import importlib
+
+        import comfy.model_patcher
+        from comfy.model_patcher import ModelPatcher
+
+        def module(name):
+            return importlib.import_module(pack.__name__ + name)  # noqa: F821
+
+        class Dynamic(ModelPatcher):
+            pass
+
+        comfy.model_patcher.CoreModelPatcher = Dynamic  # as the host does when it starts on a card
+        parts = module(".nodes.host.parts").load(folder, None, "fp32")
+        obstacle = module(".blip3o_core.stepping").obstacle
+        network, device = parts[0].network, parts[0].patcher.load_device
+        kinds = [type(part).__name__ for part in (parts[0].patcher, parts[1])]
+        with parts[0].loaded(0):
+            return kinds, obstacle(network, device, parts[0].dtype)
+
+    assert in_host(look, base=tmp_path, folder=folder) == [["ModelPatcher", "Dynamic"], None]

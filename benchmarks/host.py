@@ -1,0 +1,72 @@
+"""The same pictures through the library and through a real ComfyUI server, by turns: what the host adds.
+
+Both draw, condition, render, decode and write PNG files, with loaded models. The server's time is its own, from
+`execution_start` to `execution_success`; `asked_s` is a client's, from asking until the answer is there.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from blip3o_core.bundled import BUNDLED, NAME
+from blip3o_core.decoding import Sampling
+from blip3o_core.picture_file import save_png
+from blip3o_core.pipeline import Pipeline
+from blip3o_core.seeds import row_seeds
+
+PROMPT, STEPS = "a red circle left of a blue star", 20
+# Pictures at once, and pixels on a side: a short run, a longer one of many, and one of large pictures.
+WORK = ((1, 64), (16, 64), (4, 256))
+
+
+def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
+    """With the bundled model on the CPU; needs the development environment, which brings ComfyUI."""
+    from tests.host.server import Server
+
+    pipeline = Pipeline.load(BUNDLED, "cpu", torch.float32)  # as ComfyUI chooses there
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        # The library shows no previews: neither does the server.
+        with Server(Path(scratch), arguments=("--preview-method", "none")) as server, server.client() as client:
+            for batch, side in WORK[: 1 if quick else None]:
+                rows.append(_compare(pipeline, client, Path(scratch), batch, side, runs))
+    return rows
+
+
+def _compare(pipeline: Pipeline, client, folder: Path, batch: int, side: int, runs: int) -> dict:
+    pairs = []
+    for seed in range(runs + 1):
+        pairs.append((_library(pipeline, folder, batch, side, seed), *_server(client, batch, side, seed)))
+    library, server, asked = (statistics.median(each) for each in zip(*pairs[1:], strict=True))  # the first one loads
+    added = statistics.median(pair[1] / pair[0] for pair in pairs[1:]) - 1
+    return {
+        "batch": batch, "pixels": side, "steps": STEPS, "library_s": library, "server_s": server,
+        "added_percent": 100 * added, "asked_s": asked, "runs": runs,
+    }  # fmt: skip
+
+
+def _library(pipeline: Pipeline, folder: Path, batch: int, side: int, seed: int) -> float:
+    began = time.perf_counter()
+    seeds = row_seeds(seed, batch)
+    tokens = pipeline.draw([PROMPT] * batch, seeds, Sampling())
+    for index, image in enumerate(pipeline.render(tokens, seeds, (side, side), STEPS, 2.0)):
+        save_png(folder / f"{index}.png", image, {"prompt": PROMPT, "seed": seeds[index]})
+    return time.perf_counter() - began
+
+
+def _server(client, batch: int, side: int, seed: int) -> tuple[float, float]:
+    """Seconds by the server's clock and by the client's."""
+    from tests.host.graphs import text_to_image
+
+    graph = text_to_image(NAME, (side, side), batch, prompt=PROMPT, seed=seed, noise_seed=seed, steps=STEPS)
+    del graph["latents"]
+    began = time.perf_counter()
+    result = client.run(graph, timeout=600)
+    asked = time.perf_counter() - began
+    if result.status != "success":
+        raise RuntimeError(f"{result.status}: {result.error.get('exception_message')}")
+    stamps = {kind: data["timestamp"] for kind, data in client.history(result.prompt_id)["status"]["messages"]}
+    return (stamps["execution_success"] - stamps["execution_start"]) / 1000, asked

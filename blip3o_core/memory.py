@@ -1,0 +1,49 @@
+"""Bytes that weights take and that each act needs beside them, counted from a network's shapes.
+
+Counted, not measured: what a host is asked to keep free before it loads a part, and what `python -m benchmarks memory`
+prints. `rows`: pictures at once, twice as many with guidance. Networks may be on the meta device.
+"""
+
+import torch
+from torch import nn
+
+from .language import KVCache, LanguageModel
+
+
+def weights(network: nn.Module, dtype: torch.dtype) -> int:
+    """All parameters, stored in `dtype`."""
+    return sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize
+
+
+def quantised_weights(language: LanguageModel, dtype: torch.dtype, per_row: bool = True) -> int:
+    """The layers' matrices at a byte a number with a float32 scale for each of their rows, all the rest in `dtype`.
+
+    `per_row` False: one scale for a matrix.
+    """
+    found = [module.weight for module in language.model.layers.modules() if isinstance(module, nn.Linear)]
+    numbers, scales = sum(w.numel() for w in found), sum(len(w) if per_row else 1 for w in found)
+    return weights(language, dtype) + numbers * (1 - dtype.itemsize) + scales * torch.float32.itemsize
+
+
+def reading(config, rows: int, length: int, dtype: torch.dtype) -> int:
+    """One pass of the language model over `rows` x `length` tokens: the activations of a layer."""
+    return rows * length * (4 * config.intermediate_size + 12 * config.hidden_size) * dtype.itemsize
+
+
+def drawing(config, rows: int, length: int, words: int, dtype: torch.dtype) -> int:
+    """To write up to `length` tokens, prompt included: the cache, the output matrix of `words` rows, and logits too."""
+    numbers = words * config.hidden_size + 6 * rows * words
+    return reading(config, rows, length, dtype) + KVCache.nbytes(config, rows, length, dtype) + numbers * dtype.itemsize
+
+
+def rendering(config, rows: int, cells: int, dtype: torch.dtype) -> int:
+    """One pass of the diffusion transformer over latents of `cells` = h * w, at the widest point of a block."""
+    width = config.num_attention_heads * config.attention_head_dim
+    numbers = 4 * 2 * config.mlp_ratio * width + 12 * width
+    return int(rows * cells * numbers / config.patch_size**2 * dtype.itemsize)
+
+
+def decoding(config, pixels: int, dtype: torch.dtype) -> int:
+    """The autoencoder's way from a latent to `pixels` = H * W: nine tensors of its widest stage at full size."""
+    widest = max(config.decoder_block_out_channels[0], config.encoder_block_out_channels[0])
+    return 9 * widest * pixels * dtype.itemsize

@@ -1,0 +1,88 @@
+"""The language model's matrices as int8 or fp8, in the host's own quantised tensors.
+
+Weights only: each matrix is turned back into the dtype to compute in when it is used, activations are never rounded.
+The host's own Linear for such tensors rounds the activations of int8 to eight bits as well, so its forward is not
+taken; its way to move, patch and round again (LoRA) is. Only the matrices of Qwen3's layers are stored so: embeddings,
+which are the output matrix too, norms and connectors keep the model's dtype.
+"""
+
+from functools import cache
+
+import comfy.ops
+import torch
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor, get_layout_class
+from torch import nn
+
+from ...blip3o_core.errors import Blip3oError
+
+PLAIN = "as dtype"
+FORMATS = {"int8": "int8_tensorwise", "fp8": "float8_e4m3fn"}  # as the host names them
+
+
+@cache
+def _leaf() -> type:
+    class QuantisedLinear(comfy.ops.mixed_precision_ops(full_precision_mm=True).Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            comfy.ops.run_every_op()
+            weight, bias, stream = comfy.ops.cast_bias_weight(self, input, offloadable=True)
+            # With a patch on a streamed weight the host has done this already.
+            matrix = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
+            out = nn.functional.linear(input, matrix, bias)
+            comfy.ops.uncast_bias_weight(self, weight, bias, stream)
+            return out
+
+    return QuantisedLinear
+
+
+def check(choice: str) -> None:
+    """Raise Blip3oError unless `choice` is a format that this host has."""
+    if choice != PLAIN and choice not in FORMATS:
+        raise Blip3oError(f"lm_weights is {choice!r}; choose {PLAIN!r}, {', '.join(map(repr, FORMATS))}.")
+    algorithm = QUANT_ALGOS.get(FORMATS.get(choice))
+    if choice != PLAIN and (algorithm is None or get_layout_class(algorithm["comfy_tensor_layout"]) is None):
+        raise Blip3oError(
+            f"lm_weights is {choice!r}, but this ComfyUI cannot store weights so: it is too old, or comfy-kitchen, "
+            f"which its requirements.txt lists, is not installed. Update ComfyUI, or choose {PLAIN!r}."
+        )
+
+
+def quantise(network, choice: str, dtype: torch.dtype):
+    """Store the matrices of a LanguageModel's layers in `choice`, everything else in `dtype`; in place, returned.
+
+    int8 has a scale for each row of a matrix, fp8 (e4m3) one for the whole: the finest of the host's two formats.
+    Matrix by matrix, from the dtype it comes in: beside the result never more than one of them is in memory.
+    """
+    name = FORMATS[choice]
+    layout = QUANT_ALGOS[name]["comfy_tensor_layout"]
+    for leaf in network.model.layers.modules():
+        if type(leaf) is nn.Linear:
+            _swap(leaf, name, layout, dtype)
+    for module in network.modules():
+        for key, parameter in list(module.named_parameters(recurse=False)):
+            if not isinstance(parameter, QuantizedTensor) and parameter.dtype != dtype:
+                setattr(module, key, nn.Parameter(parameter.to(dtype), requires_grad=False))
+    return network
+
+
+def _swap(leaf: nn.Linear, name: str, layout: str, dtype: torch.dtype) -> None:
+    # In float32: the host's rounding to fp8 multiplies by a scale in the dtype it is given.
+    values = leaf.weight.detach().float()
+    options = {"per_channel": True} if name == "int8_tensorwise" else {"scale": _power_of_two(values)}
+    stored = QuantizedTensor.from_float(values, layout, **options).to(dtype=dtype)
+    leaf.__class__ = _leaf()
+    leaf.weight = nn.Parameter(stored, requires_grad=False)
+    leaf.quant_format, leaf.layout_type, leaf._orig_shape = name, layout, tuple(values.shape)
+    leaf.factory_kwargs = {"device": None, "dtype": dtype}
+    leaf._full_precision_mm, leaf._full_precision_mm_config = True, True
+
+
+def _power_of_two(values: torch.Tensor) -> torch.Tensor:
+    """A scale that bfloat16 holds exactly; any other would make the whole matrix a little too long or too short."""
+    largest = values.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.exp2(torch.ceil(torch.log2(largest / torch.finfo(torch.float8_e4m3fn).max)))
+
+
+def scratch(network, dtype: torch.dtype) -> int:
+    """Bytes for one matrix while it is used: in the dtype to compute in, and in float32 on the way there."""
+    sizes = (p.numel() for p in network.parameters() if isinstance(p, QuantizedTensor))
+    return max(sizes, default=0) * (dtype.itemsize + torch.float32.itemsize)

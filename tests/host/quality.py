@@ -1,0 +1,106 @@
+"""`python -m tests.host.quality [int8 fp8] [--dtype fp32]`: what quantised weights of the bundled model cost.
+
+Inside a host, for the quantised tensors are the host's. Against the same model unquantised in the same dtype: the
+likeliest token, the one sampled by the same random number, and hidden states while both are fed the tokens that the
+unquantised one drew; pictures that each draws with the same seeds, judged; bytes; seconds.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from blip3o_core.bundled import BUNDLED
+from tests.host.inside import in_host
+
+TIMEOUT = 3600
+
+
+def measure(folder: str, dtype: str, choices: list, read_prompts: int, pictures: int) -> list:
+    """One row for each choice. Runs inside the host."""
+    import importlib
+    import time
+
+    import torch
+
+    def module(name):
+        return importlib.import_module(pack.__name__ + name)  # noqa: F821
+
+    evaluation, decoding = module(".blip3o_core.tiny.evaluation"), module(".blip3o_core.decoding")
+    quantised, offload = module(".nodes.host.quantised"), module(".nodes.host.offload")
+    pipeline, kind = module(".blip3o_core.pipeline"), {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    checkpoint = module(".blip3o_core.checkpoint").open_checkpoint(folder)
+    transformer, autoencoder = checkpoint.load_transformer(kind), checkpoint.load_autoencoder(kind)
+    settings = evaluation.Settings(count=max(pictures, read_prompts, 8), seeds=1)
+    texts = [prompt.text for prompt in evaluation.prompts(settings)][:read_prompts]
+    sampling = decoding.Sampling()
+
+    def language(choice):
+        if choice == "plain":
+            return checkpoint.load_language(kind)
+        network = quantised.quantise(checkpoint.load_language(None), choice, kind)
+        return offload.swap_leaves(network)
+
+    plain = language("plain")
+    ids = [checkpoint.prompt_encoder.encode(text) for text in texts]
+    drawn = decoding.decode(plain, ids, list(range(len(ids))), sampling).ids
+
+    def states(network):
+        hidden = decoding.read(network, ids, drawn)
+        head = network.head_weight(hidden, True)
+        logits = torch.nn.functional.linear(hidden[:, :-1], head).float().flatten(0, 1)
+        return hidden.float(), logits.argmax(-1), decoding.choose(logits, uniforms, sampling)
+
+    def seconds(network):
+        start = time.perf_counter()
+        decoding.decode(network, ids[:1], [0], sampling)
+        return time.perf_counter() - start
+
+    generator = torch.Generator().manual_seed(0)
+    uniforms = torch.rand(drawn.numel(), generator=generator)
+    base, best, picked = states(plain)
+    rows = []
+    for choice in ("plain", *choices):
+        network = language(choice)
+        hidden, argmax, sampled = states(network)
+        took = sorted([(seconds(network), seconds(plain)) for _ in range(5)][1:])[2]
+        row = {"dtype": dtype, "weights": choice, "prompts": len(ids), "tokens": argmax.numel()}
+        row["argmax_equal"] = float((argmax == best).float().mean())
+        row["sampled_equal"] = float((sampled == picked).float().mean())
+        row["hidden_error"] = float((hidden - base).norm() / base.norm())
+        row["bytes"] = offload.comfy.model_management.module_size(network)
+        row["layer_bytes"] = offload.comfy.model_management.module_size(network.model.layers)
+        row["tokens_s"], row["times_plain"] = took[0], took[0] / took[1]
+        if pictures:
+            parts = pipeline.Pipeline.of(checkpoint, network, transformer, autoencoder)
+            result = evaluation.evaluate(parts, settings)
+            row["pictures"], row["right"] = settings.count, result.mean
+            row["verdicts"] = [verdict.strict for verdict in result.verdicts[0]]
+            both = zip(row["verdicts"], (rows or [row])[0]["verdicts"], strict=True)
+            row["same_verdict"] = sum(mine == plains for mine, plains in both)
+        rows.append(row)
+    return [{key: value for key, value in row.items() if key != "verdicts"} for row in rows]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.host.quality", description=__doc__)
+    parser.add_argument("choices", nargs="*", default=["int8", "fp8"])
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--prompts", type=int, default=64, help="prompts that are read with the true tokens")
+    parser.add_argument("--pictures", type=int, default=300, help="pictures drawn and judged (0: none)")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    chosen = parser.parse_args(argv)
+    rows = in_host(
+        measure, timeout=TIMEOUT, folder=str(BUNDLED), dtype=chosen.dtype, choices=chosen.choices,
+        read_prompts=chosen.prompts, pictures=chosen.pictures,
+    )  # fmt: skip
+    for row in rows:
+        cells = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
+        print("  ".join(f"{key} {value}" for key, value in cells.items()))
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
