@@ -1,8 +1,8 @@
 """`python -m benchmarks [PART|all] [--quick] [--json FILE] [--plot FOLDER]`: tables, with the machine.
 
 decode, render, picture: this library against the authors' way, by turns. engines, variants: ways to decode, and to hold
-the diffusion transformer. curves: what length, batch and size cost. memory: bytes. host (not in "all"): what ComfyUI
-adds.
+the diffusion transformer. curves: what length, batch and size cost. memory: bytes. host: what ComfyUI adds. speculative:
+tokens that are guessed ahead, against one by one.
 """
 
 import argparse
@@ -12,17 +12,18 @@ from pathlib import Path
 
 import torch
 
-from . import curves, decode, host, memory, picture, render
+from . import curves, decode, host, memory, picture, render, speculative
 from .machine import describe, device_of
 from .models import full, tiny
 
 PARTS = ("decode", "engines", "render", "variants", "picture", "memory", "curves")
+APART = ("host", "speculative")  # not part of "all": the first needs ComfyUI, the second is about one engine
 STEPS = 20
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("part", nargs="?", choices=(*PARTS, "host", "all"), default="all")
+    parser.add_argument("part", nargs="?", choices=(*PARTS, *APART, "all"), default="all")
     parser.add_argument("--quick", action="store_true", help="fewer runs, and of the full shapes fewer layers")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: the GPU when there is one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to this file")
@@ -36,12 +37,13 @@ def main(argv: list[str] | None = None) -> int:
     work = {
         "decode": lambda *more: _decode(*more, copy), "engines": lambda *more: _engines(*more, copy), "render": _render,
         "variants": _variants, "picture": _picture, "memory": _memory, "curves": curves.run, "host": host.run,
+        "speculative": speculative.run,
     }  # fmt: skip
     for part in chosen:
         rows = work[part](device, runs, arguments.quick)
         found[part] = {"rows": rows}
         ratios = [row["ratio"] for row in rows if "ratio" in row]
-        if ratios:
+        if ratios and part not in APART:
             found[part]["ratio_vs_reference_path"] = ratios[0]
         if part == "decode" and device.type == "cuda":
             alone, four = (next(r for r in rows if r["model"] != "tiny" and r["batch"] == n) for n in (1, 4))

@@ -1,9 +1,9 @@
 """Decode steps of a fixed shape, recorded once as a CUDA graph and then only repeated: on a GPU the time of a step is
 that of launching a thousand small kernels, unless they are launched as one.
 
-The whole step is on the device: output matrix, choice of the token, its embedding, the layers. What changes from step to
-step (position, what attention may see, results) lies in buffers. A graph lives for one run: recording costs about three
-steps, and nothing is left behind that points at weights which a host moves or frees.
+The whole step is on the device: output matrix, choice of the token, its embedding, the layers. What changes from step
+to step (position, what attention may see, results) lies in buffers. A graph lives for one run: recording costs about
+three steps, and nothing is left behind that points at weights which a host moves or frees.
 """
 
 import logging
@@ -21,7 +21,7 @@ class FixedStepper(Stepper):
     """A step looks at the whole cache, masked, and finds its place in a tensor."""
 
     def __init__(self, lm: LanguageModel, cache: KVCache, positions: torch.Tensor, keep: torch.Tensor):
-        """`positions` (B, total): of all tokens that will be fed. `keep` (B, S) bool: tokens of the prompt that count."""
+        """`positions` (B, total): of all tokens that will be fed. `keep` (B, S) bool: prompt tokens that count."""
         super().__init__(lm, cache, positions, None)
         # Numbers, not truths: those would be turned into numbers in every layer.
         self.bias = cache.data.new_zeros(len(keep), 1, 1, cache.data.shape[-2])

@@ -49,6 +49,11 @@ def _walked(lm: LanguageModel):
     yield from lm.model.layers.named_modules()
 
 
+def is_small(lm: LanguageModel) -> bool:
+    """Whether dispatch is what a step costs, not arithmetic."""
+    return sum(p.numel() * p.element_size() for p in lm.model.layers.parameters()) <= JOINED_BYTES
+
+
 class Stepper:
     """Decode steps of one run: weights, rotary tables and cache are looked up once."""
 
@@ -62,8 +67,7 @@ class Stepper:
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.eps, self.final = config.rms_norm_eps, lm.model.norm.weight
         self.eps_tensor = torch.tensor(self.eps, device=self.final.device)
-        weights = sum(p.numel() * p.element_size() for p in lm.model.layers.parameters())
-        join = weights <= JOINED_BYTES
+        join = is_small(lm)
         # In bfloat16 a product of weights would be rounded elsewhere than in the modules.
         self.pairs = _pairs(self.width).to(positions.device) if join and self.final.dtype == torch.float32 else None
         self.layers = [_Layer(layer, join, self.heads, self.kv_heads, self.pairs) for layer in lm.model.layers]

@@ -230,8 +230,8 @@ def load_language(folder, diffusion, choice, lm_weights=PLAIN, checkpoint=None) 
         identity = f"{identity}:{lm_weights}"
     swap_leaves(network, cast=compute != weights)
     recipe = (load_language_patcher, (folder, diffusion, choice, lm_weights))
-    # A CUDA graph reads weights where they lay when it was recorded: they are not to be paged in by parts. The host does
-    # the same with text encoders that write tokens.
+    # A CUDA graph reads weights where they lay when it was recorded: they are not to be paged in by parts. The host
+    # does the same with text encoders that write tokens.
     patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic=True)
     return Language(patcher, compute, checkpoint.prompt_encoder, identity, checkpoint.reference_paths)
 

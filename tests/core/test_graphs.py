@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from blip3o_core import decoding, graphs
+from blip3o_core import decoding, graphs, stepping
 from blip3o_core.bundled import BUNDLED
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.decoding import Sampling, decode
@@ -163,15 +163,19 @@ def test_the_quickest_way_that_serves_is_taken(checkpoint, monkeypatch, caplog):
     language = checkpoint.load_language(torch.float32)
     cuda, cpu = torch.device("cuda", 0), torch.device("cpu")
 
-    def engine(device, dtype=torch.float32, sampling=Sampling()):  # noqa: B008 - frozen
+    def engine(device, dtype=torch.float32, sampling=Sampling(), rows=1):  # noqa: B008 - frozen
         caplog.clear()
         with caplog.at_level(logging.DEBUG):
-            return decoding._engine("auto", language, sampling, device, dtype)
+            return decoding._engine("auto", language, rows, sampling, device, dtype)
 
-    assert engine(cpu) == "steps" and not caplog.text
+    assert engine(cpu) == "ahead" and engine(cpu, rows=2) == "steps" and not caplog.text
+    assert engine(cpu, sampling=Sampling(image_tokens_only=False)) == "steps"
     assert engine(cpu, torch.bfloat16) == "modules" and "stored in" in caplog.text
     assert engine(cuda) == "modules" and "on cpu" in caplog.text
     assert engine(torch.device("mps")) == "modules" and "made for mps" in caplog.text
     monkeypatch.setattr(decoding, "obstacle", lambda *_: None)
-    assert engine(cuda) == "graph" and not caplog.text
+    assert engine(cuda) == "graph" and engine(cpu, torch.bfloat16) == "steps" and not caplog.text
+    with monkeypatch.context() as patch:
+        patch.setattr(stepping, "JOINED_BYTES", 1000)  # a large model: nobody knows how well its tokens are guessed
+        assert engine(cpu) == "steps"
     assert engine(cuda, sampling=Sampling(image_tokens_only=False)) == "modules" and "end token" in caplog.text

@@ -1,9 +1,11 @@
 """The quick decode step is the walk over the modules, and steps aside where it cannot be."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from blip3o_core import decoding, stepping
+from blip3o_core import stepping
 from blip3o_core.bundled import BUNDLED
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.decoding import Sampling, decode
@@ -19,16 +21,7 @@ def checkpoint():
     return open_checkpoint(BUNDLED)
 
 
-@pytest.fixture
-def slow(monkeypatch):
-    """`decode` through the modules."""
-
-    def run(*arguments, **more):
-        with monkeypatch.context() as patch:
-            patch.setattr(decoding, "obstacle", lambda *_: "asked for")
-            return decode(*arguments, **more)
-
-    return run
+quick, slow = (partial(decode, engine=engine) for engine in ("steps", "modules"))
 
 
 def prompts(checkpoint) -> list[list[int]]:
@@ -37,26 +30,26 @@ def prompts(checkpoint) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_greedy_ids_equal_those_of_the_modules(checkpoint, slow, dtype):
+def test_greedy_ids_equal_those_of_the_modules(checkpoint, dtype):
     """A joined matrix cut in the wrong place, a rotary table off by one, or a norm that rounds elsewhere."""
     language, rows = checkpoint.load_language(dtype), prompts(checkpoint)
     assert len(rows) == 50
     for first in range(0, len(rows), 10):
         part = rows[first : first + 10]
-        quick, walked = (way(language, part, [0] * len(part), Sampling(top_k=1)) for way in (decode, slow))
-        assert torch.equal(quick.ids, walked.ids)
-        assert torch.allclose(quick.hidden, walked.hidden, atol=1e-5)
+        stepped, walked = (way(language, part, [0] * len(part), Sampling(top_k=1)) for way in (quick, slow))
+        assert torch.equal(stepped.ids, walked.ids)
+        assert torch.allclose(stepped.hidden, walked.hidden, atol=1e-5)
 
 
 @pytest.mark.parametrize("join", [True, False], ids=["joined", "apart"])
-def test_padded_rows_guidance_and_single_rows(tmp_path, monkeypatch, slow, join):
+def test_padded_rows_guidance_and_single_rows(tmp_path, monkeypatch, join):
     """Masks that are cut at the wrong key, and large models, whose matrices are not joined."""
     monkeypatch.setattr(stepping, "JOINED_BYTES", 2**30 if join else 0)
     small = open_checkpoint(make_checkpoint(tmp_path / "m"))
     language, encode = small.load_language(), small.prompt_encoder.encode
     rows, sampling = [encode("a"), encode("a longer prompt than the first")], Sampling(guidance=2.0)
     for given in (rows, rows[:1]):
-        both = [way(language, given, list(range(len(given))), sampling, encode("")) for way in (decode, slow)]
+        both = [way(language, given, list(range(len(given))), sampling, encode("")) for way in (quick, slow)]
         assert torch.equal(both[0].ids, both[1].ids)
         assert torch.allclose(both[0].hidden, both[1].hidden, atol=1e-5)
 
@@ -72,10 +65,10 @@ def test_drafts_of_one_prompt_share_its_prefill_and_equal_single_runs(checkpoint
         return forward(self, embeds, *more)
 
     monkeypatch.setattr(type(language), "forward", counted)
-    together = decode(language, [row] * 4, [3, 4, 5, 6], Sampling())
+    together = quick(language, [row] * 4, [3, 4, 5, 6], Sampling())
     assert seen == [1]
     for index, seed in enumerate((3, 4, 5, 6)):
-        alone = decode(language, [row], [seed], Sampling())
+        alone = quick(language, [row], [seed], Sampling())
         assert torch.equal(alone.ids[0], together.ids[index])
         assert torch.allclose(alone.hidden[0], together.hidden[index], atol=1e-5)
 

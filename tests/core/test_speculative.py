@@ -1,0 +1,124 @@
+"""Tokens that are guessed ahead are the plain loop's, whatever was guessed, with the same hidden states."""
+
+import pytest
+import torch
+
+from benchmarks import speculative
+from benchmarks.speculative import counted, decode_ahead
+from blip3o_core.bundled import BUNDLED
+from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.decoding import Sampling, decode
+from blip3o_core.errors import Blip3oError
+from blip3o_core.speculative import Neighbours
+
+pytestmark = pytest.mark.core
+KINDS = {"greedy": Sampling(top_k=1), "default": Sampling(), "uncut": Sampling(top_k=0, top_p=1.0, temperature=1.3)}
+
+
+class Fixed:
+    """Guesses that come from a list."""
+
+    def __init__(self, ids):
+        self.ids = ids
+
+    def learn(self, known):
+        pass
+
+    def __call__(self, line):
+        return self.ids[len(line)]
+
+
+@pytest.fixture(scope="module")
+def language():
+    return open_checkpoint(BUNDLED).load_language(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    encode = open_checkpoint(BUNDLED).prompt_encoder.encode
+    pairs = [(one, other) for one in ("red", "blue", "green", "yellow", "white") for other in ("ring", "star")]
+    return [encode(f"a {colour} {shape}{rest}") for colour, shape in pairs for rest in ("", " above a purple cross")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_and_states_are_those_of_decode(language, prompts, kind):
+    """A token accepted behind a wrong guess, a uniform number of another place, a state off by one token."""
+    assert len(prompts) == 20
+    for seed, prompt in enumerate(prompts):
+        plain = decode(language, [prompt], [seed], KINDS[kind], engine="steps")
+        ahead, passes = counted(language, prompt, seed, KINDS[kind], 8)
+        assert torch.equal(ahead.ids, plain.ids) and ahead.lengths == plain.lengths
+        assert torch.allclose(ahead.hidden, plain.hidden, atol=1e-5, rtol=1e-5)
+        assert passes < plain.ids.shape[1]
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 64, 100])
+def test_any_window_gives_the_same(language, prompts, window):
+    """A window that reaches behind the last token, or one that never moves on."""
+    plain = decode(language, prompts[:1], [3], Sampling(), engine="steps")
+    ahead, passes = counted(language, prompts[0], 3, Sampling(), window)
+    assert torch.equal(ahead.ids, plain.ids) and torch.allclose(ahead.hidden, plain.hidden, atol=1e-5, rtol=1e-5)
+    assert passes == 64 if window == 1 else passes < 64
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrong_guesses_change_nothing(language, prompts, kind):
+    """Keys and values of a wrong guess that stay in the cache, or a guess taken unchecked."""
+    for seed, prompt in enumerate(prompts[:4]):
+        plain = decode(language, [prompt], [seed], KINDS[kind], engine="steps")
+        first, codes = language.vocabulary.image_start, language.vocabulary.num_codes
+        wrong = [first + (code - first + 4001) % codes for code in plain.ids[0].tolist()]
+        ahead = decode_ahead(language, prompt, seed, KINDS[kind], 8, Fixed(wrong))
+        assert torch.equal(ahead.ids, plain.ids)
+        assert torch.allclose(ahead.hidden, plain.hidden, atol=1e-5, rtol=1e-5)
+
+
+def test_bad_guesses_cost_little(language, prompts):
+    """A window that stays wide when not one guess is right: a model that cannot be guessed would be slowed threefold."""
+    plain = decode(language, prompts[:1], [0], Sampling(), engine="steps")
+    first, codes = language.vocabulary.image_start, language.vocabulary.num_codes
+    made = []
+
+    class Wrong(Fixed):
+        def __call__(self, line):
+            made.append(len(line))
+            return super().__call__(line)
+
+    wrong = Wrong([first + (code - first + 4001) % codes for code in plain.ids[0].tolist()])
+    ahead, passes = counted(language, prompts[0], 0, Sampling(), 16, wrong)
+    # What is drawn behind a wrong guess may be right, so that there can be fewer passes than tokens.
+    assert torch.equal(ahead.ids, plain.ids) and len(made) < 2.5 * passes
+
+
+@pytest.mark.parametrize(("window", "passes"), [(8, 8), (16, 4), (64, 1), (10, 7)])
+def test_right_guesses_are_all_taken(language, prompts, window, passes):
+    """Guesses that are checked and thrown away, or one pass too many at the end."""
+    plain = decode(language, prompts[:1], [0], Sampling(), engine="steps")
+    ahead, needed = counted(language, prompts[0], 0, Sampling(), window, Fixed(plain.ids[0].tolist()))
+    assert torch.equal(ahead.ids, plain.ids) and needed == passes
+
+
+def test_the_rule_that_was_right_more_often_guesses():
+    """Guesses by the worse rule, or ids behind the last image token."""
+    guess = Neighbours(3, 99)
+    assert guess([10]) == 11 and guess([99]) == 99
+    guess.learn([10, 20, 30, 10, 20])
+    assert guess([10, 20, 30, 10, 20]) == 30
+    guess.learn([10, 20, 30, 10, 20, 21, 22, 23])
+    assert guess([10, 20, 30, 10, 20, 21, 22, 23]) == 24
+
+
+@pytest.mark.parametrize("more", [{"window": 0}, {"sampling": Sampling(guidance=2.0)}], ids=str)
+def test_what_is_not_served_is_refused(language, prompts, more):
+    """A window that never ends, or guidance that is left out in silence."""
+    with pytest.raises(Blip3oError, match="use decode"):
+        decode_ahead(language, prompts[0], 0, **{"sampling": Sampling(), "window": 4, **more})
+
+
+def test_the_benchmark_compares_the_same_pictures():
+    """A ratio of two different pictures, or a cost without the plain step's next to it."""
+    rows = speculative.run(torch.device("cpu"), 1, quick=True)
+    compared, costs = ([row for row in rows if key in row] for key in ("ratio", "break_even"))
+    assert {row["sampling"] for row in compared} == {"greedy", "default"}
+    assert all(row["equal_ids"] == row["pictures"] for row in compared)
+    assert costs[0]["window"] == 1 and costs[0]["break_even"] == 1
