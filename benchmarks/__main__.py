@@ -1,8 +1,8 @@
 """`python -m benchmarks [PART|all] [--quick] [--json FILE] [--plot FOLDER]`: tables, with the machine.
 
 decode, render, picture: this library against the authors' way, by turns. engines, variants: ways to decode, and to hold
-the diffusion transformer. curves: what length, batch and size cost. memory: bytes. host: what ComfyUI adds. speculative:
-tokens that are guessed ahead, against one by one.
+the diffusion transformer. curves: what length, batch and size cost. memory: bytes. host: what ComfyUI adds.
+speculative: tokens that are guessed ahead, against one by one.
 """
 
 import argparse

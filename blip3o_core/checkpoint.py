@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import autoencoder, diffusion, image_tokenizer, weights
+from . import autoencoder, diffusion, image_tokenizer, two_times, weights
 from . import diffusion_folder as diffusion_folders
 from .connector import build_connector
 from .errors import Blip3oError
@@ -121,6 +121,11 @@ class Checkpoint:
     def reference_paths(self) -> ReferencePaths:
         return ReferencePaths.of(self.switches)
 
+    @cached_property
+    def takes_two_times(self) -> bool:
+        """Whether the transformer is a few-step one, see `two_times`."""
+        return two_times.found_in(self._diffusion_table(SANA, "transformer"))
+
     @property
     def grid(self) -> tuple[int, int]:
         """(H, W) of the image tokens: the image tokenizer's, the published one where the checkpoint holds none."""
@@ -200,9 +205,12 @@ class Checkpoint:
         if self.tower:
             tables[TOKENIZER] = strip_prefix(self.table, image_tokenizer.PREFIX)
         ignored = {LANGUAGE: ("lm_head.",) if self.tied else (), TOKENIZER: image_tokenizer.UNUSED}
+        if self.takes_two_times:
+            ignored[TRANSFORMER] = (two_times.UNUSED,)
         known = (*LANGUAGE_TENSORS, SANA, VAE, image_tokenizer.PREFIX, *EDIT_CONNECTORS.values())
         lines = [f"unexpected: {name}" for name in self.table if not name.startswith(known)]
         lines += self._missing_connectors()
+        lines += [f"{TRANSFORMER}, {line}" for line in two_times.half(tables[TRANSFORMER])]
         for part, table in tables.items():
             found = weights.compare(self._build(part), table, ignored.get(part, ()))
             lines += [f"{part}, {line}" for line in found]
@@ -233,7 +241,7 @@ class Checkpoint:
         """The network of a part on the meta device, as its config file describes it."""
         builders = {
             LANGUAGE: self._language_model,
-            TRANSFORMER: lambda: diffusion.build(self.transformer_config),
+            TRANSFORMER: self._transformer,
             AUTOENCODER: lambda: autoencoder.build(self.autoencoder_config),
             TOKENIZER: lambda: image_tokenizer.ImageTokenizer(self.tower),
         }
@@ -247,6 +255,10 @@ class Checkpoint:
                 f"No {part} can be built from the config files of {self.folder} and {self.diffusion_folder}: {error}. "
                 "Copy them again."
             ) from error
+
+    def _transformer(self):
+        network = diffusion.build(self.transformer_config)
+        return two_times.extend(network) if self.takes_two_times else network
 
     def _language_model(self) -> LanguageModel:
         from transformers import Qwen3Config

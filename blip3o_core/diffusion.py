@@ -1,6 +1,7 @@
 """The diffusion transformer: SANA under flow matching, plain Euler (reference.md 5).
 
-- Model output v = noise - x0; x <- x + (sigma_next - sigma) * v; the network is told t = 1000 * sigma.
+- Model output v = noise - x0; x <- x + (sigma_next - sigma) * v; the network is told t = 1000 * sigma
+  (a few-step one the sigmas of both ends of the step, `two_times`).
 - Sigmas and the latent stay float32; the network computes in its own dtype.
 - Noise comes from CPU generators in float32, one per row, so a seed means the same picture on every device.
 """
@@ -13,7 +14,9 @@ import torch
 
 from .errors import Blip3oError
 from .references import ReferencePaths, Strengths, predict
+from .remembered import condition_remembered
 from .seeds import seeded
+from .two_times import told
 
 
 def build(config: dict):
@@ -64,6 +67,26 @@ def check_guidance(guidance: float) -> None:
         raise Blip3oError(f"guidance is {guidance}; it must be 0 or more, 2 is the reference's, 1 turns it off.")
 
 
+WHOLE = (0.0, 1.0)
+
+
+def guided_sigmas(interval: tuple[float, float], shift: float = 1.0) -> tuple[float, float]:
+    """The part of a schedule that is guided, (start, end) -> the highest and the lowest sigma with guidance.
+
+    0 is the start of a whole schedule, however late `denoise` begins, and 1 its end. A fraction p stands for sigma
+    1 - p, shifted like the schedule, as in ComfyUI's nodes with start_percent and end_percent; both ends count. Raises
+    Blip3oError unless 0 <= start <= end <= 1. Why less can be better: arXiv 2404.07724, abstract.
+    """
+    if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+        raise Blip3oError(
+            f"The guidance interval is {interval}; it must be two numbers from 0, the first step, to 1, the last, the "
+            "smaller one first: (0.2, 0.8)."
+        )
+    start, end = (shift * (1 - part) / (1 + (shift - 1) * (1 - part)) for part in interval)
+    # Rounded, the first sigma of a shifted schedule can be a little more than 1.
+    return math.inf if interval[0] == 0 else start, end
+
+
 @dataclass(frozen=True)
 class Guides:
     """References for `sample`, scaled latents (B or 1, C, any height and width), and how they reach the network."""
@@ -94,6 +117,8 @@ def sample(
     callback: Callable[[int, int, torch.Tensor], None] | None = None,
     guides: Guides | None = None,
     known: Known | None = None,
+    interval: tuple[float, float] = WHOLE,
+    shift: float = 1.0,
 ) -> torch.Tensor:
     """Noise (B, C, h, w) and conditions (B or 1, N, width) -> scaled latents (B, C, h, w), float32.
 
@@ -101,8 +126,13 @@ def sample(
     Guidance is u + g * (c - u); at g = 1 the null half is not computed. `mask` (B, N) bool: cross-attention tokens that
     count. `callback(step, steps, x0 estimate)` runs after each step and may raise to cancel.
     What of `known` stays is set to its own noisy value before every step, as the host's samplers do.
+    `interval`: the part of the schedule that is guided, see `guided_sigmas`; outside it the null half is not computed.
+    `shift`: the schedule's, by which `interval` is read.
     """
     check_guidance(guidance)
+    highest, lowest = guided_sigmas(interval, shift)
+    # Compared as ComfyUI's CFG Override does, so that a step right at an end rounds to the same side in both.
+    guided_steps = [guidance != 1.0 and lowest <= sigma <= highest for sigma in schedule[:-1].tolist()]
     rows = len(noise)
     if {len(positive), len(negative)} - {1, rows} or (mask is not None and len(mask) not in (1, rows)):
         raise Blip3oError(
@@ -112,32 +142,35 @@ def sample(
     positive, negative = positive.expand(rows, -1, -1), negative.expand(rows, -1, -1)
     mask = mask if mask is None else mask.expand(rows, -1)
     dtype, device = transformer.dtype, transformer.device
-    guided = guidance != 1.0
-    context = (torch.cat([negative, positive]) if guided else positive).to(device, dtype)
+    ever_guided = any(guided_steps)
+    context = (torch.cat([negative, positive]) if ever_guided else positive).to(device, dtype)
     if mask is not None:
-        mask = (torch.cat([mask, mask]) if guided else mask).to(device)
+        mask = (torch.cat([mask, mask]) if ever_guided else mask).to(device)
     x, schedule = noise.to(device, torch.float32), schedule.to(device, torch.float32)
     noise, steps = x, len(schedule) - 1
     guides = guides or Guides([], ReferencePaths())
     is_null = torch.arange(len(context), device=device) < len(context) - rows
     if known is not None:
         start, change = known.latents.to(x), known.change.to(x)
-    for step, (sigma, following) in enumerate(zip(schedule[:-1], schedule[1:], strict=True)):
-        if known is not None:
-            x = change * x + (1 - change) * torch.lerp(start, noise, sigma)
-        doubled = (torch.cat([x, x]) if guided else x).to(dtype)
-        v = predict(
-            transformer, doubled, (sigma * 1000).expand(len(doubled)), context, mask, latents=guides.latents,
-            null=is_null, paths=guides.paths, strengths=guides.strengths, connector=guides.connector,
-        ).float()  # fmt: skip
-        if guided:
-            null, conditioned = v.chunk(2)
-            v = null + guidance * (conditioned - null)
-        if known is not None:
-            v = change * v + (1 - change) * (x - start) / sigma
-        if callback is not None:
-            callback(step + 1, steps, x - sigma * v)
-        x = x + (following - sigma) * v
+    with condition_remembered(transformer):
+        for step, (sigma, following, guided) in enumerate(zip(schedule[:-1], schedule[1:], guided_steps, strict=True)):
+            if known is not None:
+                x = change * x + (1 - change) * torch.lerp(start, noise, sigma)
+            doubled = (torch.cat([x, x]) if guided else x).to(dtype)
+            count = len(doubled)  # the conditioned rows are the last
+            v = predict(
+                transformer, doubled, told(transformer, sigma, following, count), context[-count:],
+                None if mask is None else mask[-count:], latents=guides.latents, null=is_null[-count:],
+                paths=guides.paths, strengths=guides.strengths, connector=guides.connector,
+            ).float()  # fmt: skip
+            if guided:
+                null, conditioned = v.chunk(2)
+                v = null + guidance * (conditioned - null)
+            if known is not None:
+                v = change * v + (1 - change) * (x - start) / sigma
+            if callback is not None:
+                callback(step + 1, steps, x - sigma * v)
+            x = x + (following - sigma) * v
     if not bool(torch.isfinite(x).all()):
         raise Blip3oError(
             f"The diffusion transformer gave values that are not finite in {dtype} at guidance {guidance:g}. Use bf16 "

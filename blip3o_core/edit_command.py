@@ -8,6 +8,7 @@ from .errors import Blip3oError
 from .framing import FITS
 from .options import (
     Bar,
+    add_interval_option,
     add_model_options,
     add_rendering_options,
     add_sampling_options,
@@ -15,6 +16,8 @@ from .options import (
     check_picture_name,
     device_of,
     dtype_of,
+    interval_of,
+    interval_settings,
     parse_size,
     sampling_of,
     stored_settings,
@@ -68,6 +71,7 @@ def add_edit_command(commands) -> None:
     add_model_options(edit)
     add_seed_options(edit)
     add_rendering_options(edit, "the first image's shape, at as many pixels as the model was trained at")
+    add_interval_option(edit)
     add_sampling_options(edit)
     edit.set_defaults(run=run_edit)
 
@@ -84,7 +88,8 @@ def run_edit(arguments: argparse.Namespace) -> None:
     strengths = Strengths(arguments.text_strength, arguments.cross_strength, arguments.noise_strength)
     device = device_of(arguments.device)
     checkpoint = open_checkpoint(chosen(arguments.model), arguments.diffusion_folder)
-    check_rendering(checkpoint, size, arguments.steps, arguments.guidance)
+    interval = interval_of(arguments)
+    check_rendering(checkpoint, size, arguments.steps, arguments.guidance, interval)
     name, paths = checkpoint.reference_paths.chosen(arguments.paths, strengths, str(checkpoint.folder))
     negative = (arguments.negative_prompt or "") if sampling.guidance > 1 else None
     checked = check_all(
@@ -103,7 +108,7 @@ def run_edit(arguments: argparse.Namespace) -> None:
     pipeline = Pipeline(checkpoint, device, dtype_of(arguments.dtype))
     for k, (one, settings) in enumerate(planned, 1):
         label = f"{k}/{len(planned)} " if len(planned) > 1 else ""
-        _draw(pipeline, one, settings, sampling, strengths, paths, label)
+        _draw(pipeline, one, settings, sampling, interval, strengths, paths, label)
         print(one.edit.out)
 
 
@@ -143,6 +148,7 @@ def _settings(arguments, checkpoint, one, index: int, device, paths: str) -> dic
         "seed": seed, "noise_seed": noise_seed, "steps": arguments.steps, "guidance": arguments.guidance,
         "top_k": arguments.top_k, "top_p": arguments.top_p, "temperature": arguments.temperature,
         "token_guidance": arguments.token_guidance, "dtype": arguments.dtype, "device": str(device),
+        **interval_settings(arguments),
     }  # fmt: skip
     # With a mask the size follows from the first image.
     options |= {"feather": arguments.feather} if edit.mask else {"size": f"{one.size[0]}x{one.size[1]}"}
@@ -161,7 +167,9 @@ def _is_there(one, settings: dict) -> bool:
     return there
 
 
-def _draw(pipeline, one, settings: dict, sampling, strengths: Strengths, paths: ReferencePaths, label: str) -> None:
+def _draw(
+    pipeline, one, settings: dict, sampling, interval, strengths: Strengths, paths: ReferencePaths, label: str
+) -> None:
     from . import masking
     from .edit_plan import open_mask, opened
     from .framing import pixels_of
@@ -188,7 +196,7 @@ def _draw(pipeline, one, settings: dict, sampling, strengths: Strengths, paths: 
     with Bar(f"{label}diffusion") as bar:
         [image] = pipeline.render(
             tokens, [settings["noise_seed"]], one.size, settings["steps"], settings["guidance"], bar,
-            references=references, strengths=strengths, paths=paths, change=mask,
+            references=references, strengths=strengths, paths=paths, change=mask, interval=interval,
         )  # fmt: skip
     if mask is not None:
         image = masking.composite(pixels_of(pictures[0])[0], image.cpu(), mask, settings["feather"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from .errors import Blip3oError
 from .options import (
     Bar,
+    add_interval_option,
     add_model_options,
     add_rendering_options,
     add_sampling_options,
@@ -13,6 +14,8 @@ from .options import (
     check_picture_name,
     device_of,
     dtype_of,
+    interval_of,
+    interval_settings,
     parse_size,
     sampling_of,
     stored_settings,
@@ -37,6 +40,7 @@ def add_generate_command(commands) -> None:
     add_model_options(generate)
     add_seed_options(generate)
     add_rendering_options(generate, "what the model was trained at")
+    add_interval_option(generate)
     add_sampling_options(generate)
     generate.add_argument("--batch", type=int, default=1, help="prompts decoded and rendered together (default 1)")
     generate.add_argument(
@@ -57,13 +61,13 @@ def run_generate(arguments: argparse.Namespace) -> int | None:
 
     prompts, paths = _prompts_and_paths(arguments)
     check_writable(paths[0].parent)
-    size, sampling = parse_size(arguments.size), sampling_of(arguments)
+    size, sampling, interval = parse_size(arguments.size), sampling_of(arguments), interval_of(arguments)
     for option, count in (("--batch", arguments.batch), ("--num-processes", arguments.num_processes)):
         if count < 1:
             raise Blip3oError(f"{option} is {count}; it must be at least 1.")
     device = own_device(device_of(arguments.device))
     checkpoint = open_checkpoint(chosen(arguments.model), arguments.diffusion_folder)
-    size = check_rendering(checkpoint, size, arguments.steps, arguments.guidance)
+    size = check_rendering(checkpoint, size, arguments.steps, arguments.guidance, interval)
     for prompt in prompts:
         checkpoint.prompt_encoder.encode(prompt)
     if arguments.num_processes > 1 and arguments.prompts is not None and rank_and_count()[1] == 1:
@@ -88,7 +92,9 @@ def run_generate(arguments: argparse.Namespace) -> int | None:
         with Bar(f"{label}tokens") as bar:
             tokens = pipeline.draw(rows, seeds, sampling, negative_prompt=arguments.negative_prompt, callback=bar)
         with Bar(f"{label}diffusion") as bar:
-            images = pipeline.render(tokens, noise_seeds, size, arguments.steps, arguments.guidance, bar)
+            images = pipeline.render(
+                tokens, noise_seeds, size, arguments.steps, arguments.guidance, bar, interval=interval
+            )
         for path, image, known in zip(names, images, settings, strict=True):
             save_png(path, image, known)
             print(path)
@@ -102,7 +108,7 @@ def _settings(arguments, checkpoint, device, prompt: str, seed: int, noise_seed:
         "guidance": arguments.guidance, "size": f"{size[0]}x{size[1]}",
         "top_k": arguments.top_k, "top_p": arguments.top_p,
         "temperature": arguments.temperature, "token_guidance": arguments.token_guidance,
-        "dtype": arguments.dtype, "device": device.type,
+        "dtype": arguments.dtype, "device": device.type, **interval_settings(arguments),
     }  # fmt: skip
     if arguments.negative_prompt is not None:
         options["negative_prompt"] = arguments.negative_prompt

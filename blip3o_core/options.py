@@ -1,6 +1,7 @@
 """What several commands share: options, the settings stored with a picture, and a progress bar."""
 
 import argparse
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -38,6 +39,14 @@ def add_rendering_options(parser: argparse.ArgumentParser, size: str) -> None:
     parser.add_argument("--size", metavar="WxH", help=f"picture size in pixels (default: {size})")
 
 
+def add_interval_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--guidance-interval", metavar="A-B", default="0-1",
+        help="guide only in this part of the steps, 0 the first and 1 the last; the others take half the work "
+        "(default 0-1: all of them)",
+    )  # fmt: skip
+
+
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     defaults = Sampling()
     parser.add_argument(
@@ -68,6 +77,24 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise Blip3oError(f"--size is {text!r}; write width and height in pixels, like 1024x768.")
     return int(parts[0]), int(parts[1])
+
+
+def interval_of(arguments: argparse.Namespace) -> tuple[float, float]:
+    """What the option of `add_interval_option` says; where it may lie is checked with the rest of the rendering."""
+    text = arguments.guidance_interval
+    try:
+        start, end = map(float, re.split(r"(?<=[0-9.])-", text.strip()))
+    except ValueError as error:
+        raise Blip3oError(
+            f"--guidance-interval is {text!r}; write where guidance starts and ends, from 0 to 1, like 0.2-0.8."
+        ) from error
+    return start, end
+
+
+def interval_settings(arguments: argparse.Namespace) -> dict:
+    """What is stored of it: nothing of a whole one, so that settings stored before there was the option stay equal."""
+    start, end = interval_of(arguments)
+    return {} if (start, end) == (0, 1) else {"guidance_interval": f"{start}-{end}"}
 
 
 def check_picture_name(out: Path, what: str) -> None:

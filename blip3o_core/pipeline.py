@@ -131,11 +131,16 @@ def condition(
 
 
 def check_rendering(
-    checkpoint: Checkpoint, size: tuple[int, int] | None, steps: int, guidance: float
+    checkpoint: Checkpoint,
+    size: tuple[int, int] | None,
+    steps: int,
+    guidance: float,
+    interval: tuple[float, float] = diffusion.WHOLE,
 ) -> tuple[int, int]:
-    """The size to draw; raises Blip3oError when size, steps or guidance cannot be drawn with."""
+    """The size to draw; raises Blip3oError when size, steps, guidance or its interval cannot be drawn with."""
     diffusion.sigmas(steps)
     diffusion.check_guidance(guidance)
+    diffusion.guided_sigmas(interval)
     size = size or (checkpoint.trained_side,) * 2
     autoencoder.check_size(*size, checkpoint.latent_multiple)
     return size
@@ -210,14 +215,14 @@ class Pipeline:
         steps: int = 30,
         guidance: float = 2.0,
         callback=None,
-        **edit,
+        **more,
     ) -> torch.Tensor:
         """Tokens -> pictures (B, H, W, 3) float32 in [0, 1]. `size`: (width, height) in pixels.
 
-        `seeds`: of the noise, one per picture; a single row of tokens is rendered once for each of them. `edit`: as
-        `latents` takes it.
+        `seeds`: of the noise, one per picture; a single row of tokens is rendered once for each of them. `more`:
+        `interval` and what an edit needs, as `latents` takes it.
         """
-        return self.decode(self.latents(tokens, seeds, size, steps, guidance, callback, **edit))
+        return self.decode(self.latents(tokens, seeds, size, steps, guidance, callback, **more))
 
     def latents(
         self,
@@ -231,11 +236,13 @@ class Pipeline:
         strengths: Strengths = Strengths(),  # noqa: B008 - frozen
         paths: ReferencePaths | None = None,
         change: torch.Tensor | None = None,
+        interval: tuple[float, float] = diffusion.WHOLE,
     ) -> torch.Tensor:
         """The first half of `render`: tokens -> scaled latents (B, C, h, w).
 
         With `references` the size is the first one's, unless given; `paths`: of those the checkpoint has, None for all.
         `change` (H, W) in [0, 1]: where the first reference may change; the size is then the reference's.
+        `interval`: the part of the schedule that is guided, 0 its start and 1 its end; see `diffusion.guided_sigmas`.
         """
         vae = self.autoencoder.config
         guides = known = None
@@ -261,7 +268,7 @@ class Pipeline:
         given = condition(self.language, tokens, self.source, strength=strengths.text)
         return diffusion.sample(
             self.transformer, diffusion.initial_noise(shape, seeds), given.positive, given.negative,
-            schedule, guidance, given.mask, callback, guides, known,
+            schedule, guidance, given.mask, callback, guides, known, interval, self.checkpoint.shift,
         )  # fmt: skip
 
     @cached_property

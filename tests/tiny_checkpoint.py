@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers.models.normalization import AdaLayerNormSingle
 from safetensors.torch import save_file
 
 from blip3o_core import autoencoder, diffusion, image_tokenizer
@@ -45,8 +46,11 @@ CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>"
 DEFAULT = Sizes()
 
 
-def make_checkpoint(folder, seed=0, sizes=DEFAULT, edit=(), shards=1, dtype=torch.float32) -> Path:
-    """Write the checkpoint with its diffusion folder inside (`diffusion/`). `edit`: the config switches that are on."""
+def make_checkpoint(folder, seed=0, sizes=DEFAULT, edit=(), shards=1, dtype=torch.float32, two_times=False) -> Path:
+    """Write the checkpoint with its diffusion folder inside (`diffusion/`). `edit`: the config switches that are on.
+
+    `two_times`: a few-step one, with time_embed_t and time_embed_r beside the time_embed it no longer uses.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     first_image = _write_tokenizer(folder, sizes)
@@ -74,6 +78,9 @@ def make_checkpoint(folder, seed=0, sizes=DEFAULT, edit=(), shards=1, dtype=torc
             "use_tar_siglip_features": lambda: build_connector(sizes.tower, sizes.hidden),
         }
         parts |= {EDIT_CONNECTORS[switch]: shapes[switch]() for switch in edit if switch in shapes}
+        if two_times:
+            width = sizes.sana_heads * sizes.sana_head_dim
+            parts |= {f"{SANA}time_embed_{end}.": AdaLayerNormSingle(width) for end in "tr"}
     tensors = {
         prefix + name: tensor.detach().to(dtype).clone()
         for prefix, network in parts.items()

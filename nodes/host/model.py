@@ -1,7 +1,8 @@
 """The diffusion transformer as a native MODEL.
 
 diffusers' SanaTransformer2DModel keeps its module names (LoRA keys are `diffusion_model.<diffusers name>`); only its
-`forward` is put into the host's words. Sampling is the host's FLOW: timestep 1000 * sigma, x0 = x - sigma * v.
+`forward` is put into the host's words. Sampling is the host's FLOW: timestep 1000 * sigma, x0 = x - sigma * v. A
+few-step checkpoint is also told where the step ends: at the next sigma of the run's schedule.
 """
 
 import comfy.conds
@@ -15,6 +16,7 @@ from ...blip3o_core.autoencoder import compression
 from ...blip3o_core.checkpoint import TRANSFORMER, open_checkpoint
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.references import ReferencePaths, Strengths, predict
+from ...blip3o_core.two_times import following_in, takes_two
 from .latent_format import DeepCompressionLatent
 from .offload import dtypes, manage, swap_leaves
 
@@ -46,12 +48,26 @@ class HostTransformer(SanaTransformer2DModel):
                 f"The latent has {x.shape[1]} channels, this model works on {self.config.in_channels}. Encode the "
                 "picture with the VAE of this checkpoint, or start from an empty latent."
             )
+        if takes_two(self):
+            timestep = both_times(timestep, transformer_options)
         null = torch.zeros(len(x), device=x.device) if reference_null is None else reference_null
         strengths = Strengths(cross=reference_cross, noise=reference_noise)
         return predict(
             _Plain(self), x, timestep, context, attention_mask, latents=list(ref_latents), null=null.bool(),
             paths=self.paths, strengths=strengths, connector=self.reference_connector,
         )  # fmt: skip
+
+
+def both_times(timestep: torch.Tensor, transformer_options: dict | None) -> torch.Tensor:
+    """(B,) = 1000 * sigma -> (B, 2), the sigma and the next lower one of the run's schedule, as euler steps."""
+    schedule = (transformer_options or {}).get("sample_sigmas")
+    if schedule is None:
+        raise Blip3oError(
+            "This few-step checkpoint must know where each step ends, and the sampler does not say its schedule "
+            "(sample_sigmas). Use BLIP3o Diffusion Sampler, KSampler or SamplerCustomAdvanced, with euler."
+        )
+    sigma = timestep.float() / 1000
+    return torch.stack([sigma, following_in(schedule.to(sigma), sigma)], dim=1)
 
 
 class _Plain:

@@ -1,0 +1,87 @@
+"""Few-step ("mean flow") checkpoints: SANA that is told two times, where it is and where the step ends.
+
+- Beside `time_embed` its transformer has `time_embed_t` and `time_embed_r`, of the same class. Over a step from t to r,
+  both sigmas in [0, 1] and not times 1000, the sum time_embed_t(t) + time_embed_r(t - r) stands wherever ordinary SANA
+  has time_embed(1000 * t). `time_embed` is still in the file and used by nothing.
+- Its output is the average velocity over the step, so that x <- x + (r - t) * output holds for a step of any length.
+- No config field says so: such a checkpoint is known by its tensors.
+
+Source: arXiv 2604.18168, and the sana_transformer.py and meanflow_sampler.py of its authors' repository AMAP-ML/EMF.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from .errors import Blip3oError
+
+OF_TIME, OF_LENGTH = "time_embed_t.", "time_embed_r."
+UNUSED = "time_embed."
+
+
+def found_in(names: Iterable[str]) -> bool:
+    """Whether a transformer with tensors of these names takes two times."""
+    return any(name.startswith((OF_TIME, OF_LENGTH)) for name in names)
+
+
+def half(names: Iterable[str]) -> list[str]:
+    """A line that explains the missing tensors when only one of the two is there."""
+    names = tuple(names)
+    has = [prefix for prefix in (OF_TIME, OF_LENGTH) if any(name.startswith(prefix) for name in names)]
+    if len(has) != 1:
+        return []
+    other = OF_LENGTH if has == [OF_TIME] else OF_TIME
+    return [f"{has[0]}* without {other}*: a few-step checkpoint has both, an ordinary one neither"]
+
+
+def extend(transformer):
+    """Give SANA, just built, the two embeddings; their sum takes the place of its `time_embed`, which goes."""
+    config, kind = transformer.config, type(transformer.time_embed)
+    width = config.num_attention_heads * config.attention_head_dim
+    transformer.time_embed_t, transformer.time_embed_r = kind(width), kind(width)
+    transformer.time_embed = SummedTimes(transformer.time_embed_t, transformer.time_embed_r)
+    return transformer
+
+
+def takes_two(transformer) -> bool:
+    return isinstance(getattr(transformer, "time_embed", None), SummedTimes)
+
+
+class SummedTimes(nn.Module):
+    """What SANA's own forward calls as `time_embed`. It has no weights: those stay under the names of the file."""
+
+    def __init__(self, of_time: nn.Module, of_length: nn.Module):
+        super().__init__()
+        # In a tuple, so that they are not registered, moved and saved a second time.
+        self._pair = (of_time, of_length)
+
+    def forward(self, timestep: torch.Tensor, batch_size=None, hidden_dtype=None) -> tuple[torch.Tensor, torch.Tensor]:
+        """`timestep` (B, 2): sigma now and at the end of the step -> modulation (B, 6 * D), embedding (B, D)."""
+        if timestep.ndim != 2 or timestep.shape[1] != 2:
+            raise Blip3oError(
+                f"This checkpoint takes two times for each row, and was given {tuple(timestep.shape)}. Few-step (mean "
+                "flow) checkpoints can draw but not be trained here: train an ordinary one."
+            )
+        of_time, of_length = self._pair
+        now, end = timestep.unbind(1)
+        first = of_time(now, batch_size=batch_size, hidden_dtype=hidden_dtype)
+        second = of_length(now - end, batch_size=batch_size, hidden_dtype=hidden_dtype)
+        return first[0] + second[0], first[1] + second[1]
+
+
+def told(transformer, sigma: torch.Tensor, following: torch.Tensor, rows: int) -> torch.Tensor:
+    """What the network is told in a step from `sigma` to `following`: (rows, 2), or 1000 * sigma, (rows,)."""
+    if takes_two(transformer):
+        return torch.stack([sigma, following]).expand(rows, 2)
+    return (sigma * 1000).expand(rows)
+
+
+def following_in(table: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """The largest of `table` (N,) below each of `sigma` (B,), else 0 -> (B,): where a step from there ends.
+
+    A sampler that asks between the steps of its table is answered for the rest of that step. A host hands a sigma on as
+    1000 * sigma, so it may come back rounded: values within a millionth count as the same.
+    """
+    lower = table[None] < sigma[:, None] * (1 - 1e-6)
+    return torch.where(lower, table[None], 0.0).amax(1)

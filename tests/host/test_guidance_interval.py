@@ -1,0 +1,134 @@
+"""Guidance in a part of the schedule with ComfyUI's own CFG Override on our MODEL: no node of ours is needed for it.
+
+The sampler stands at guidance 1, where the host leaves the negative out; the override sets the guidance inside.
+"""
+
+import io
+
+import pytest
+import torch
+
+from blip3o_core import diffusion
+from blip3o_core.pipeline import Pipeline
+from tests.host.graphs import edit, latents, node, text_to_image
+from tests.host.inside import in_host
+from tests.pictures import noise
+from tests.tiny_checkpoint import make_checkpoint
+
+pytestmark = pytest.mark.host
+
+PARTS = [(0.0, 0.5), (0.2, 0.8), (0.5, 1.0)]
+
+
+def with_override(graph: dict, start: float, end: float) -> dict:
+    """Guidance 2 in that part of the schedule, for a sampler that itself is set to 1."""
+    graph["override"] = node("CFGOverride", model=["load", 1], cfg=2.0, start_percent=start, end_percent=end)
+    graph["sample"]["inputs"] |= {"model": ["override", 0], "guidance": 1.0}
+    return graph
+
+
+@pytest.mark.parametrize("part", PARTS, ids=str)
+def test_the_graph_draws_what_the_library_draws(part, client, server, checkpoint):
+    """Catches a library and a host that count the parts of a schedule differently: 20 steps have ends right on them."""
+    made = latents(server, client.run(with_override(text_to_image(steps=20), *part)))
+    pipeline = Pipeline.load(checkpoint)
+    tokens = pipeline.draw([text_to_image()["draw"]["inputs"]["prompt"]], [5])
+    ours = pipeline.latents(tokens, [11], (128, 128), 20, 2.0, interval=part)
+    whole = pipeline.latents(tokens, [11], (128, 128), 20, 2.0)
+    factor, limit = pipeline.autoencoder.config.scaling_factor, 1e-4 * float(ours.abs().max())
+    assert (made * factor - ours).abs().max() <= limit
+    assert (made * factor - whole).abs().max() > 10 * limit
+
+
+def test_an_edit_is_the_librarys_too(client, server, edit_checkpoint):
+    """Catches references that are lost, or count as those of the null condition, in steps with the positive alone."""
+    file, picture = io.BytesIO(), noise(96, 96)
+    picture.save(file, "PNG")
+    client.upload("interval.png", file.getvalue())
+    made = latents(server, client.run(with_override(edit("interval.png"), 0.1, 0.6)))
+    pipeline = Pipeline.load(edit_checkpoint)
+    references = pipeline.references([picture])
+    tokens = pipeline.draw(["make it blue"], [5], references=references)
+    ours = pipeline.latents(tokens, [11], None, 4, 2.0, references=references, interval=(0.1, 0.6))
+    torch.testing.assert_close(made * pipeline.autoencoder.config.scaling_factor, ours, rtol=1e-4, atol=1e-4)
+
+
+def test_every_sampler_leaves_the_negative_out_outside(tmp_path):
+    """Catches a negative half that is computed and thrown away, and hooks of others that the override cuts off."""
+    folder = str(make_checkpoint(tmp_path / "checkpoint"))
+
+    def look(folder):
+        import importlib
+
+        import torch
+        from comfy_extras import nodes_custom_sampler as custom
+
+        import nodes
+
+        def module(name):
+            return importlib.import_module(pack.__name__ + name)  # noqa: F821
+
+        lm, model, vae, _ = module(".nodes.host.parts").load(folder, None, "fp32")
+        settings = module(".nodes.host.language").settings({"sampling": "greedy"}, 1.0, "image tokens")
+        rows, hooked = [], []
+        model.model.diffusion_model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+
+        def after_guidance(args):
+            hooked.append(1)
+            return args["denoised"]
+
+        def ours(model, guidance):
+            sampler = module(".nodes.sample").DiffusionSampler
+            return sampler.execute(model, positive, negative, empty, 11, 20, guidance, 1.0)[0]
+
+        def ksampler(model, guidance):
+            return nodes.KSampler().sample(model, 11, 20, guidance, "euler", "simple", positive, negative, empty)[0]
+
+        def advanced(model, guidance):
+            guider = custom.CFGGuider.execute(model, positive, negative, guidance)[0]
+            euler, sigmas = custom.KSamplerSelect.execute("euler")[0], module(".nodes.sample").Scheduler.execute(20)[0]
+            return custom.SamplerCustomAdvanced.execute(custom.Noise_RandomNoise(11), guider, euler, sigmas, empty)[0]
+
+        report = {}
+        with torch.inference_mode():
+            positive, negative = lm.conditionings(lm.draw(["a fox"], 5, settings))
+            empty = {"samples": torch.zeros(1, 8, 8, 8), "downscale_ratio_spacial": 8}
+            model.set_model_sampler_post_cfg_function(after_guidance)
+            part = custom.CFGOverride.execute(model, 2.0, 0.21, 0.79)[0]
+            core = module(".blip3o_core.diffusion")
+            noise, schedule = core.initial_noise((8, 8, 8), [11]), core.sigmas(20)
+            network = module(".blip3o_core.checkpoint").open_checkpoint(folder).load_transformer(torch.float32)
+            both = (positive[0][0], negative[0][0])
+            expected = core.sample(network, noise, *both, schedule, 2.0, interval=(0.21, 0.79))
+            for run in (ours, ksampler, advanced):
+                for name, given in (("whole", (model, 2.0)), ("part", (part, 1.0))):
+                    rows.clear(), hooked.clear()
+                    made = model.model.process_latent_in(run(*given)["samples"])
+                    off = float((made - expected).abs().max() / expected.abs().max())
+                    report[f"{run.__name__} {name}"] = [list(rows), len(hooked), off]
+        return report
+
+    report = in_host(look, base=tmp_path, folder=folder)
+    inside = [2 if 5 <= step <= 15 else 1 for step in range(20)]
+    for name, (rows, hooked, off) in report.items():
+        assert rows == (inside if name.endswith("part") else [2] * 20), name
+        assert hooked == 20, name
+        assert (off <= 1e-4) == name.endswith("part"), (name, off)
+
+
+def test_parts_stand_for_the_same_sigmas(tmp_path):
+    """Catches a rounding of our own, that would guide one step more or less than the host."""
+    parts, shifts = [k / 100 for k in range(1, 101)], [0.5, 1.0, 1.1, 3.0]
+
+    def look(parts, shifts):
+        from comfy.model_sampling import ModelSamplingDiscreteFlow
+
+        sampling, found = ModelSamplingDiscreteFlow(), []
+        for shift in shifts:
+            sampling.set_parameters(shift=shift)
+            found.append([float(sampling.percent_to_sigma(part)) for part in parts])
+        return found
+
+    ours = [[diffusion.guided_sigmas((part, 1.0), shift)[0] for part in parts] for shift in shifts]
+    assert in_host(look, base=tmp_path, parts=parts, shifts=shifts) == ours
+    assert all(diffusion.guided_sigmas((0.0, 1.0), shift)[1] == 0 for shift in shifts)

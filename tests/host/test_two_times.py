@@ -1,0 +1,146 @@
+"""Few-step checkpoints in the host: each step is told where it ends, whichever node samples."""
+
+import json
+
+import pytest
+
+from blip3o_core import diffusion
+from blip3o_core.pipeline import Pipeline, condition
+from tests.host.graphs import PROMPT, latents, node, text_to_image
+from tests.host.inside import in_host
+from tests.tiny_checkpoint import make_checkpoint
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture(scope="module")
+def few(checkpoints):
+    """The folder of the checkpoint called "few"."""
+    return make_checkpoint(checkpoints / "few", two_times=True)
+
+
+@pytest.fixture(scope="module")
+def pipeline(few):
+    return Pipeline.load(few)
+
+
+def drawn(pipeline, steps: int, noise=(11,), shift: float = 1.0):
+    """The library's unscaled latents for the graph of `text_to_image`."""
+    tokens = pipeline.draw([PROMPT] * len(noise), [5 + row for row in range(len(noise))])
+    both = condition(pipeline.language, tokens, pipeline.source)
+    start = diffusion.initial_noise((pipeline.transformer.config.in_channels, 16, 16), list(noise))
+    out = diffusion.sample(pipeline.transformer, start, both.positive, both.negative, diffusion.sigmas(steps, shift))
+    return out / pipeline.autoencoder.config.scaling_factor
+
+
+def ours(graph: dict, steps: int) -> None:
+    graph["sample"]["inputs"]["steps"] = steps
+
+
+def ksampler(graph: dict, steps: int) -> None:
+    graph["sample"] = node(
+        "KSampler", model=["load", 1], positive=["condition", 0], negative=["condition", 1], latent_image=["empty", 0],
+        seed=11, steps=steps, cfg=2.0, sampler_name="euler", scheduler="simple", denoise=1.0,
+    )  # fmt: skip
+
+
+def custom(graph: dict, steps: int) -> None:
+    graph |= {
+        "noise": node("RandomNoise", noise_seed=11),
+        "guider": node(
+            "CFGGuider", model=["load", 1], positive=["condition", 0], negative=["condition", 1], cfg=2.0
+        ),
+        "euler": node("KSamplerSelect", sampler_name="euler"),
+        "sigmas": node("BLIP3oScheduler", steps=steps, shift=1.0, denoise=1.0),
+        "sample": node(
+            "SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0], sampler=["euler", 0],
+            sigmas=["sigmas", 0], latent_image=["empty", 0],
+        ),
+    }  # fmt: skip
+
+
+def close(a, b) -> bool:
+    return a.shape == b.shape and bool((a - b).abs().max() <= 1e-4 * b.abs().max())
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+@pytest.mark.parametrize("sampler", [ours, ksampler, custom])
+def test_every_sampler_draws_what_the_library_draws(sampler, steps, few, client, server, pipeline):
+    """Catches a step told a wrong end: by the schedule before shift, the step after, or none."""
+    graph = text_to_image("few")
+    sampler(graph, steps)
+    assert close(latents(server, client.run(graph)), drawn(pipeline, steps))
+
+
+def test_a_batch_and_a_shifted_schedule_are_told_the_same(few, client, server, pipeline):
+    """Catches an end for the first row alone, and one looked up in the schedule that is not shifted."""
+    graph = text_to_image("few", batch=2)
+    graph["shift"] = node("ModelSamplingSD3", model=["load", 1], shift=3.0)
+    graph["sample"]["inputs"]["model"] = ["shift", 0]
+    assert close(latents(server, client.run(graph)), drawn(pipeline, 4, noise=(11, 12), shift=3.0))
+
+
+def test_other_steps_decode_no_tokens_again(few, client):
+    """Catches a preview in two steps that costs the picture in four a second decoding."""
+    client.run(text_to_image("few", steps=2))
+    again = client.run(text_to_image("few", steps=4))
+    assert {"load", "draw", "condition"} <= set(again.cached) and "draw" not in again.executed
+
+
+def test_what_the_network_is_told(tmp_path, few):
+    """Catches an end that another sampler, a part of a schedule or a compiled model takes from elsewhere."""
+
+    def look(folder):
+        import importlib
+
+        import comfy.sample
+        import comfy.samplers
+        import torch
+        from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+        def module(name):
+            return importlib.import_module(pack.__name__ + name)  # noqa: F821
+
+        model = module(".nodes.host.model").load_diffusion(folder, None, "fp32")
+        network = model.model.diffusion_model
+        generator = torch.Generator().manual_seed(0)
+        positive, negative = ([[torch.randn(1, 26, 40, generator=generator), {}]] for _ in range(2))
+        told = []
+        hook = network.time_embed.register_forward_pre_hook(lambda _, inputs: told.append(inputs[0].tolist()))
+
+        def run(sampler, table, which=model):
+            told.clear()
+            x = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(1))
+            out = comfy.sample.sample_custom(
+                which, x, 2.0, comfy.samplers.sampler_object(sampler), torch.tensor(table), positive, negative,
+                torch.zeros(1, 8, 4, 4), disable_pbar=True, seed=1,
+            )  # fmt: skip
+            return out, list(told)
+
+        seen = {}
+        with torch.inference_mode():
+            plain, seen["euler"] = run("euler", [1.0, 0.5, 0.0])
+            seen["part"] = run("euler", [0.75, 0.5])[1]
+            seen["heun"] = run("heun", [1.0, 0.5, 0.0])[1]
+            hook.remove()
+            compiled = model.clone()
+            set_torch_compile_wrapper(compiled, backend="eager", fullgraph=True)
+            seen["compiled"] = float((run("euler", [1.0, 0.5, 0.0], compiled)[0] - plain).abs().max())
+            try:
+                network(torch.zeros(1, 8, 4, 4), torch.tensor([500.0]), torch.zeros(1, 26, 40), transformer_options={})
+            except module(".blip3o_core.errors").Blip3oError as error:
+                seen["said"] = str(error)
+            bare = module(".nodes.host.offload").unswapped(network)
+            again = model.clone(disable_dynamic=True, force_deepcopy=True).model.diffusion_model
+            seen["same names"] = bare == [] and again.state_dict().keys() == network.state_dict().keys()
+            seen["own"] = again.time_embed._pair[0] is again.time_embed_t
+        return seen
+
+    seen = in_host(look, base=tmp_path, folder=str(few))
+    # Both halves of guidance run together, so each call has two rows.
+    assert seen["euler"] == [[[1.0, 0.5]] * 2, [[0.5, 0.0]] * 2], json.dumps(seen)
+    assert seen["part"] == [[[0.75, 0.5]] * 2]
+    # Heun's second call asks at the end of its step, and hears about the step after.
+    assert seen["heun"] == [[[1.0, 0.5]] * 2, [[0.5, 0.0]] * 2, [[0.5, 0.0]] * 2]
+    assert seen["compiled"] < 1e-5 and seen["same names"] and seen["own"]
+    assert "sample_sigmas" in seen["said"] and "euler" in seen["said"]
