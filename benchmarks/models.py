@@ -55,8 +55,8 @@ def full(
     config, language = language.config, _random(language, device, dtype)
     language.model.rotary_emb = type(language.model.rotary_emb)(config=config).to(device)
     transformer = None if transformer is None else _random(transformer, device, dtype)
-    name = f"full shapes, {config.num_hidden_layers if render_layers is None else render_layers} layers"
-    return Model(name, language, transformer, list(range(60)), 32)
+    count = transformer.config.num_layers if render else config.num_hidden_layers
+    return Model(f"full shapes, {count} layers", language, transformer, list(range(60)), 32)
 
 
 def shapes(
