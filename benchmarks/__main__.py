@@ -89,7 +89,11 @@ def _variants(device, runs: int, quick: bool) -> list[dict]:
 
 
 def _picture(device, runs: int, quick: bool) -> list[dict]:
-    return [picture.run(tiny(device, torch.float32), device, STEPS, batch, runs) for batch in (1, 4)]
+    rows = [picture.run(tiny(device, torch.float32), device, STEPS, batch, runs) for batch in (1, 4)]
+    if device.type == "cuda":
+        large = full(device, torch.bfloat16, render=True)
+        rows += [picture.run(large, device, 30, batch, 2) for batch in (1, 4)]
+    return rows
 
 
 def _memory(device, runs: int, quick: bool) -> list[dict]:

@@ -15,9 +15,7 @@ from pathlib import Path
 import torch
 
 from blip3o_core import diffusion, memory
-from blip3o_core.autoencoder import build, compression
-from blip3o_core.bundled import BUNDLED
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.autoencoder import compression
 from blip3o_core.decoding import Sampling, decode
 from blip3o_core.language import KVCache
 
@@ -27,24 +25,11 @@ from .models import Model
 # ComfyUI 0.30 on Linux (comfy/model_management.py, `minimum_inference_memory`, `EXTRA_RESERVED_VRAM`).
 LEAST, RESERVED = int(0.8 * 2**30), 400 * 2**20
 LANGUAGE, TRANSFORMER, AUTOENCODER = "language model", "diffusion transformer", "autoencoder"
-# DC-AE f32c32, 0.3123e9 parameters (reference.md 8).
-DC_AE = {
-    "in_channels": 3, "latent_channels": 32, "attention_head_dim": 32, "scaling_factor": 0.41407,
-    **{f"{side}_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3 for side in ("encoder", "decoder")},
-    **{f"{side}_block_out_channels": [128, 256, 512, 512, 1024, 1024] for side in ("encoder", "decoder")},
-    **{f"{side}_qkv_multiscales": [[], [], [], [5], [5], [5]] for side in ("encoder", "decoder")},
-    "encoder_layers_per_block": [2, 2, 2, 3, 3, 3], "decoder_layers_per_block": [3] * 6,
-    "downsample_block_type": "Conv", "upsample_block_type": "interpolate", "decoder_norm_types": "rms_norm",
-    "decoder_act_fns": "silu",
-}  # fmt: skip
 
 
 def run(model: Model, device: torch.device, steps: int = 2) -> list[dict]:
     """Counted and measured, of a model in memory."""
-    if model.name == "tiny":
-        autoencoder = open_checkpoint(BUNDLED).load_autoencoder(torch.float32).to(device)
-    else:
-        autoencoder = published_autoencoder()
+    autoencoder = models.autoencoder(model, device)
     dtype = model.language.connector[0].weight.dtype
     rows = count(model.name, model.language, model.transformer, autoencoder, model.cells, len(model.prompt), dtype)
     hidden = render.states(model, 1, device)
@@ -52,11 +37,10 @@ def run(model: Model, device: torch.device, steps: int = 2) -> list[dict]:
     work = {
         LANGUAGE: lambda: decode(model.language, [model.prompt], [0], Sampling()),
         TRANSFORMER: lambda: render.ours(model, hidden, noise, steps),
+        AUTOENCODER: lambda: autoencoder.decode(noise.to(device, autoencoder.dtype)),
     }
-    if not next(autoencoder.parameters()).is_meta:
-        work[AUTOENCODER] = lambda: autoencoder.decode(noise.to(device))
     for row in rows:
-        if row["part"] in work and (device.type == "cuda" or model.name == "tiny"):
+        if device.type == "cuda" or model.name == "tiny":
             with torch.inference_mode():
                 row["working_gb"] = measured(work[row["part"]], device) / 1e9
     return rows
@@ -65,12 +49,7 @@ def run(model: Model, device: torch.device, steps: int = 2) -> list[dict]:
 def published(dtype: torch.dtype = torch.bfloat16, prompt: int = 60) -> list[dict]:
     """Counted alone, of the published shapes, on the meta device."""
     language, transformer = models.shapes(None, render=True)
-    return count("published shapes", language, transformer, published_autoencoder(), 32, prompt, dtype)
-
-
-def published_autoencoder() -> torch.nn.Module:
-    with torch.device("meta"):
-        return build(DC_AE)
+    return count("published shapes", language, transformer, models.published_autoencoder(), 32, prompt, dtype)
 
 
 def count(name: str, language, transformer, autoencoder, cells: int, prompt: int, dtype: torch.dtype) -> list[dict]:

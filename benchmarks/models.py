@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from blip3o_core import diffusion
+from blip3o_core.autoencoder import build as build_autoencoder
 from blip3o_core.bundled import BUNDLED
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.language import LanguageModel
@@ -26,6 +27,18 @@ TRANSFORMER = {
     "num_cross_attention_heads": 20, "cross_attention_head_dim": 112, "cross_attention_dim": 2240,
     "caption_channels": CROSS_WIDTH, "mlp_ratio": 2.5, "patch_size": 1, "sample_size": 32, "interpolation_scale": None,
     "qk_norm": "rms_norm_across_heads",
+}  # fmt: skip
+
+
+# DC-AE f32c32, 0.3123e9 parameters (reference.md 8).
+DC_AE = {
+    "in_channels": 3, "latent_channels": 32, "attention_head_dim": 32, "scaling_factor": 0.41407,
+    **{f"{side}_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3 for side in ("encoder", "decoder")},
+    **{f"{side}_block_out_channels": [128, 256, 512, 512, 1024, 1024] for side in ("encoder", "decoder")},
+    **{f"{side}_qkv_multiscales": [[], [], [], [5], [5], [5]] for side in ("encoder", "decoder")},
+    "encoder_layers_per_block": [2, 2, 2, 3, 3, 3], "decoder_layers_per_block": [3] * 6,
+    "downsample_block_type": "Conv", "upsample_block_type": "interpolate", "decoder_norm_types": "rms_norm",
+    "decoder_act_fns": "silu",
 }  # fmt: skip
 
 
@@ -74,6 +87,19 @@ def shapes(
         language = LanguageModel(config, CROSS_WIDTH, vocabulary, GRID, True, "random")
         blocks = TRANSFORMER if render_layers is None else {**TRANSFORMER, "num_layers": render_layers}
         return language, diffusion.build(blocks) if render else None
+
+
+def published_autoencoder() -> torch.nn.Module:
+    with torch.device("meta"):
+        return build_autoencoder(DC_AE)
+
+
+def autoencoder(model: Model, device: torch.device) -> torch.nn.Module:
+    """What decodes `model`'s latents: the bundled one, or the published shape with random weights."""
+    dtype = model.transformer.dtype
+    if model.name == "tiny":
+        return open_checkpoint(BUNDLED).load_autoencoder(dtype).to(device)
+    return _random(published_autoencoder(), device, dtype)
 
 
 def _random(network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:

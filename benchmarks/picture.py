@@ -4,20 +4,17 @@ import torch
 
 from blip3o_core import diffusion
 from blip3o_core.autoencoder import decode as to_pixels
-from blip3o_core.bundled import BUNDLED
-from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.connector import connect
 from blip3o_core.decoding import Sampling, decode
 
 from . import render
 from .machine import in_turn, measure
-from .models import Model, authors_language
+from .models import Model, authors_language, autoencoder
 
 
 @torch.no_grad()
 def run(model: Model, device: torch.device, steps: int, batch: int, runs: int) -> dict:
-    """Of the tiny model: its autoencoder belongs to it."""
-    vae = open_checkpoint(BUNDLED).load_autoencoder(model.transformer.dtype).to(device)
+    vae = autoencoder(model, device)
     prompts, seeds = [model.prompt] * batch, list(range(batch))
     noise = diffusion.initial_noise((model.transformer.config.in_channels, model.cells, model.cells), seeds)
     theirs, ids = authors_language(model.language), torch.tensor(prompts, device=device)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,3 +126,15 @@ def test_the_command_writes_the_ratio_with_the_machine(tmp_path, capsys):
     assert found["machine"]["torch"] == torch.__version__ and found["machine"]["copy_gb_per_s"] > 0
     assert found["render"]["ratio_vs_reference_path"] == found["render"]["rows"][0]["ratio"] > 0
     assert "| ratio |" in capsys.readouterr().out
+
+
+def test_a_picture_of_the_full_shapes_goes_through_all_parts(monkeypatch):
+    """A whole picture that is timed without its autoencoder, or with the bundled one's: what a GPU is to be asked."""
+    monkeypatch.setitem(models.LANGUAGE, "vocab_size", 3000)
+    monkeypatch.setattr(models, "CODES", 2000)
+    model = models.full(CPU, torch.bfloat16, layers=1, render=True, render_layers=1)
+    model.language.grid = (1, 3)
+    row = picture.run(replace(model, cells=2), CPU, 1, 1, 1)
+    assert row["model"] == "full shapes, 1 layers" and row["dtype"] == "bfloat16"
+    assert all(row[f"{part}_s"] > 0 for part in ("tokens", "diffusion", "autoencoder", "ours", "theirs"))
+    assert models.autoencoder(model, CPU).config.latent_channels == model.transformer.config.in_channels == 32
