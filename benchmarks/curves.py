@@ -42,7 +42,8 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
 def _tokens(model: Model, device: torch.device, length: int, batch: int, runs: int) -> dict:
     """Reading the prompts and writing tokens apart: the first callback comes between.
 
-    One token a step, for how well the next ones are guessed depends on what a prompt says.
+    On a GPU the graph's recording lies before it, too. One token a step, for how well the next ones are guessed depends
+    on what a prompt says.
     """
     prompt = (model.prompt * (1 + length // len(model.prompt)))[:length]
     # Different last ids: drafts of one prompt would share its prefill.

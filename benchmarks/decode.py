@@ -8,7 +8,7 @@ from unittest.mock import patch
 import torch
 
 from blip3o_core import graphs
-from blip3o_core.decoding import Sampling, decode
+from blip3o_core.decoding import Sampling, _engine, decode
 
 from .machine import in_turn, measure, timed
 from .models import Model, authors_language
@@ -17,8 +17,11 @@ from .models import Model, authors_language
 def run(model: Model, device: torch.device, tokens: int | None, batch: int, runs: int, copy: float = 0.0) -> dict:
     """`tokens`: to write, fewer than a picture's where that would take minutes. `copy`: measured bytes per second."""
     language, prompts = model.language, [model.prompt] * batch
-    tokens = tokens or language.num_tokens
-    language.grid = (1, tokens)
+    if tokens is not None:
+        language.grid = (1, tokens)
+    tokens, dtype = language.num_tokens, language.model.norm.weight.dtype
+    # What is read for a token is not known where several are written in a pass.
+    ahead = _engine("auto", language, batch, Sampling(), device, dtype) == "ahead"
     theirs = authors_language(language)
     ids = torch.tensor(prompts, device=device)
 
@@ -36,13 +39,13 @@ def run(model: Model, device: torch.device, tokens: int | None, batch: int, runs
         theirs.model(drawn, output_hidden_states=True)
 
     found = in_turn(ours, authors, device, runs)
-    read = _read(language) * tokens / found["ours_s"]
+    read = None if ahead else _read(language) * tokens / found["ours_s"]
     return {
-        "model": model.name, "dtype": str(language.model.norm.weight.dtype).removeprefix("torch."), "batch": batch,
+        "model": model.name, "dtype": str(dtype).removeprefix("torch."), "batch": batch,
         "prompt": len(model.prompt), "tokens": tokens, **found,
         "ours_tokens_per_s": batch * tokens / found["ours_s"],
         "theirs_tokens_per_s": batch * tokens / found["theirs_s"],
-        "weight_gb_per_s": read / 1e9, "bandwidth_share": read / copy if copy else None,
+        "weight_gb_per_s": read and read / 1e9, "bandwidth_share": read / copy if read and copy else None,
     }  # fmt: skip
 
 
@@ -55,8 +58,9 @@ def _read(language) -> int:
 def engines(model: Model, device: torch.device, tokens: int | None, runs: int, copy: float) -> list[dict]:
     """The ways to run a step against each other, one picture; the first run is kept apart, for what is compiled."""
     language = model.language
-    tokens = tokens or language.num_tokens
-    language.grid = (1, tokens)
+    if tokens is not None:
+        language.grid = (1, tokens)
+    tokens = language.num_tokens
     real = graphs.capture if device.type == "cuda" else lambda loop, _: loop
 
     def compiled(loop, device) -> Callable[[], None]:
@@ -68,15 +72,16 @@ def engines(model: Model, device: torch.device, tokens: int | None, runs: int, c
         ways["fixed, compiled"] = ("graph", compiled)
     if device.type == "cuda":
         ways["graph"] = ("graph", real)
+    ways["ahead"] = ("ahead", real)
     rows = []
     for name, (engine, capture) in ways.items():
         with patch.object(graphs, "capture", capture):
             work = lambda engine=engine: decode(language, [model.prompt], [0], Sampling(), engine=engine)  # noqa: E731
             first = timed(work, device)
             seconds = min(measure(work, device, runs))
-        read = _read(language) * tokens / seconds
+        read = None if engine == "ahead" else _read(language) * tokens / seconds
         rows.append({
             "engine": name, "model": model.name, "tokens": tokens, "first_s": first, "seconds": seconds,
-            "tokens_per_s": tokens / seconds, "bandwidth_share": read / copy,
+            "tokens_per_s": tokens / seconds, "bandwidth_share": read and read / copy,
         })  # fmt: skip
     return rows

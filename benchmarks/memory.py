@@ -4,7 +4,8 @@
 - `cache_gb`: keys and values of one picture, prompt included. `estimate_gb`: what the nodes ask ComfyUI to keep free
   beside the weights for one picture, guided in the diffusion transformer.
 - `whole_gb`: least free memory with which ComfyUI loads all of the part, before what it keeps for others.
-- `working_gb`: measured peak beside the weights: on a GPU, and for the tiny model on a CPU. None: not measured.
+- `working_gb`: measured peak beside the weights: on a GPU, and for the tiny model on a CPU. None: not measured. It is
+  the library's sampler that is measured, which remembers what it made of the condition, as ComfyUI's does not.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 import statistics
 from functools import partial
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,6 @@ from blip3o_core import decoding
 from blip3o_core.bundled import BUNDLED
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.decoding import Decoded, Sampling, choose, decode
-from blip3o_core.errors import Blip3oError
 from blip3o_core.language import LanguageModel
 from blip3o_core.speculative import Neighbours, WindowStepper, fill_ahead
 from blip3o_core.tiny import evaluation
@@ -42,30 +42,16 @@ def decode_ahead(
     return counted(language, prompt, seed, sampling, window, guess)[0]
 
 
-@torch.inference_mode()
 def counted(language, prompt, seed, sampling, window, guess=None) -> tuple[Decoded, int]:
     """`decode_ahead`, and the number of passes."""
-    if window < 1 or sampling.guidance > 1 or not sampling.image_tokens_only:
-        raise Blip3oError(
-            f"window is {window}, guidance {sampling.guidance:g}, image_tokens_only {sampling.image_tokens_only}: give "
-            "a window of 1 or more, guidance 1 and image tokens only, or use decode."
-        )
-    weight, total = language.model.norm.weight, language.num_tokens
-    device, first = weight.device, language.vocabulary.image_start
-    state, cache, _, position = decoding._prefill(language, [prompt], total, None, device, weight.dtype)
-    stepper = WindowStepper(language, cache, position + 1 + torch.arange(total, device=device))
-    head, uniforms = language.head_weight(state, True), decoding._uniforms([seed], total)[0].to(device)
-    out, hidden = position.new_zeros(1, total), state.new_zeros(1, 1 + total, state.shape[-1])
+    passes = []
 
-    def chosen(states: torch.Tensor, step: int) -> torch.Tensor:
-        logits = F.linear(states[:, 0], head).float()
-        return choose(logits, uniforms[step : step + len(states)], sampling) + first
+    def counting(*arguments) -> None:
+        passes.append(fill_ahead(*arguments))
 
-    guess = guess or Neighbours(language.grid[1], first + language.vocabulary.num_codes - 1)
-    passes = fill_ahead(
-        stepper, state, out, hidden, chosen, lambda ids: language.embed(ids[:, None], weight.dtype), window, guess
-    )
-    return Decoded(out, [total], hidden), passes
+    neighbours = Neighbours if guess is None else lambda *_: guess
+    with patch.multiple(decoding, WINDOW=window, Neighbours=neighbours, fill_ahead=counting):
+        return decode(language, [prompt], [seed], sampling, engine="ahead"), passes[0]
 
 
 def _prompts(count: int) -> list[list[int]]:

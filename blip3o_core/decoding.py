@@ -102,7 +102,8 @@ def _choose_among_few(logits: torch.Tensor, uniforms: torch.Tensor, top_p: float
     """As `_choose_sorted`, and (B,) bool: rows that the likeliest `FEW` do not decide, whose pick means nothing.
 
     How much mass the survivors of top-k have is not known here, only bounds of it. Where both bounds end the nucleus at
-    the same token, so does the mass itself; the numbers behind the pick are then the same to the bit.
+    the same token, so does the mass itself; the numbers behind the pick are then the same to the bit. Which of two
+    tokens with equal logits comes first is left open, here as there.
     """
     values, index = logits.topk(FEW)
     mass = (values - values[:, :1]).exp()
@@ -128,7 +129,8 @@ def _invert(mass: torch.Tensor, index: torch.Tensor, uniforms: torch.Tensor) -> 
     """(B, n) mass of the tokens `index`, the likeliest first -> (B,) where each uniform number falls."""
     edges = mass.cumsum(-1)
     pick = (edges <= uniforms[:, None] * edges[:, -1:]).sum(-1)
-    pick = torch.minimum(pick, (mass > 0).sum(-1) - 1)
+    # At least 0: mass that is not finite is found later, and on a GPU an index of -1 would end the process.
+    pick = torch.minimum(pick, (mass > 0).sum(-1) - 1).clamp(min=0)
     return index.gather(-1, pick[:, None])[:, 0]
 
 
@@ -233,8 +235,6 @@ def _decode(lm, prompts, seeds, sampling, negative, callback, device, dtype, fea
         return Decoded(out, [total] * batch, hidden)
 
     if engine == "ahead":
-        if len(rows) > 1 or not sampling.image_tokens_only:
-            raise Blip3oError("The engine 'ahead' writes one row of image tokens, without guidance. Use 'auto'.")
 
         def choose_many(states: torch.Tensor, step: int) -> torch.Tensor:
             return choose(scores(states), uniforms[0, step : step + len(states)], sampling) + offset
@@ -278,13 +278,21 @@ def _decode(lm, prompts, seeds, sampling, negative, callback, device, dtype, fea
 def _engine(
     asked: str, lm: LanguageModel, rows: int, sampling: Sampling, device: torch.device, dtype: torch.dtype
 ) -> str:
-    """One of ENGINES but "auto"; logs why it is not the quickest."""
+    """One of ENGINES but "auto"; logs why it is not the quickest. Raises Blip3oError for one that cannot serve."""
+    if asked not in ENGINES:
+        raise Blip3oError(f"engine is {asked!r}; choose one of {', '.join(ENGINES)}.")
+    if asked == "modules":
+        return asked
+    quickest = {"cpu": "steps", "cuda": "graph"}.get(device.type) if asked == "auto" else asked
+    why_not = f"none is made for {device.type}" if quickest is None else obstacle(lm, device, dtype)
+    if why_not is None and quickest in ("graph", "ahead") and not sampling.image_tokens_only:
+        why_not = "an end token may cut the picture short"
+    if why_not is None and quickest == "ahead" and rows > 1:
+        why_not = f"there are {rows} rows, guidance included"
+    if asked != "auto" and why_not is not None:
+        raise Blip3oError(f"engine {asked!r} cannot serve here: {why_not}. Use 'auto'.")
     if asked != "auto":
         return asked
-    quickest = {"cpu": "steps", "cuda": "graph"}.get(device.type)
-    why_not = f"none is made for {device.type}" if quickest is None else obstacle(lm, device, dtype)
-    if why_not is None and quickest == "graph" and not sampling.image_tokens_only:
-        why_not = "an end token may cut the picture short"
     if why_not is None:
         # In bfloat16 a pass over several tokens is rounded otherwise than over one, and other tokens follow.
         alone = quickest == "steps" and rows == 1 and sampling.image_tokens_only

@@ -3,11 +3,12 @@ that of launching a thousand small kernels, unless they are launched as one.
 
 The whole step is on the device: output matrix, choice of the token, its embedding, the layers. What changes from step
 to step (position, what attention may see, results) lies in buffers. A graph lives for one run: recording costs about
-three steps, and nothing is left behind that points at weights which a host moves or frees.
+three steps, and no graph is left behind that points at weights which a host moves or frees.
 """
 
 import logging
 from collections.abc import Callable
+from functools import cache
 
 import torch
 
@@ -87,28 +88,49 @@ class FixedLoop:
 
 def recorded(loop: FixedLoop, device: torch.device) -> Callable[[], None]:
     """`loop`, rewound, as something that repeats it at less cost; `loop` itself, and a warning, where that fails."""
-    try:
-        repeat = capture(loop, device)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        logging.getLogger(__name__).warning("decode steps run one by one: no CUDA graph could be recorded (%s)", reason)
-        repeat = loop
+    repeat = loop
+    if device not in _refused:
+        try:
+            repeat = capture(loop, device)
+        except RuntimeError as error:
+            # What a failed recording leaves in the allocator is not known: it is not tried again.
+            _refused.add(device)
+            reason = str(error).splitlines()[0]
+            logging.getLogger(__name__).warning(
+                "decode steps run one by one on %s: no CUDA graph could be recorded (%s)", device, reason
+            )
     loop.rewind()
     return repeat
 
 
+_refused: set[torch.device] = set()
+
+
 def capture(loop: FixedLoop, device: torch.device) -> Callable[[], None]:
-    """`loop` as a CUDA graph. Its first step runs `WARM_UP` times on the way."""
+    """`loop` as a CUDA graph. Its first step runs `WARM_UP` times on the way. RuntimeError when it cannot be one."""
+    if device.type != "cuda":
+        raise RuntimeError(f"{device} has none")
     with torch.cuda.device(device):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                loop.rewind()
-                loop()
-        torch.cuda.current_stream().wait_stream(stream)
+        stream, current = _stream(device), torch.cuda.current_stream()
+        stream.wait_stream(current)
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):
+                    loop.rewind()
+                    loop()
+        finally:
+            # Also when a host interrupts: what the stream still writes to belongs to the other one.
+            current.wait_stream(stream)
         loop.rewind()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            loop()
+        # The stream twice: the outer one is restored even where ending a recording fails. Other threads may allocate.
+        with torch.cuda.stream(stream):
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                loop()
     return graph.replay
+
+
+@cache
+def _stream(device: torch.device) -> "torch.cuda.Stream":
+    """One for all runs: libraries keep workspaces for every stream that they see."""
+    return torch.cuda.Stream(device)

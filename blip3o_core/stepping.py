@@ -32,8 +32,11 @@ def obstacle(lm: LanguageModel, device: torch.device, dtype: torch.dtype) -> str
         weight = getattr(module, "weight", None)
         if weight is None:
             continue
-        # A host's stand-ins are subclasses of the plain classes, and add nothing but where weights come from.
-        plain = type(module) in (nn.Linear, Qwen3RMSNorm) or type(module).__name__ in STAND_INS
+        # A host's stand-ins are subclasses of the plain classes, and add nothing but where weights come from. An
+        # adapter that is named like one (peft's Linear) is none.
+        plain = type(module) in (nn.Linear, Qwen3RMSNorm) or (
+            isinstance(module, (nn.Linear, Qwen3RMSNorm)) and type(module).__name__ in STAND_INS
+        )
         # A leaf whose weights the host streams in has no address that stays.
         if not plain or hasattr(module, "_v") or weight.device != device or getattr(module, "bias", None) is not None:
             return f"{name} is a {type(module).__name__} on {weight.device}"

@@ -69,8 +69,11 @@ def test_curves_are_of_what_they_say_and_drawn(tmp_path):
 def test_every_engine_decodes_and_is_named():
     """A row whose number is another engine's: "graph" without a GPU stands for the compiled step only."""
     rows = decode.engines(models.tiny(CPU, torch.float32), CPU, 3, 1, 1e9)
-    assert [row["engine"] for row in rows] == ["modules", "steps", "fixed, compiled"][: 3 if shutil.which("g++") else 2]
-    assert all(row["tokens"] == 3 and row["bandwidth_share"] > 0 for row in rows)
+    compiled = ["fixed, compiled"] if shutil.which("g++") else []
+    assert [row["engine"] for row in rows] == ["modules", "steps", *compiled, "ahead"]
+    assert all(row["tokens"] == 3 for row in rows)
+    # Tokens that are written several in a pass say nothing of how much is read for one.
+    assert all(row["bandwidth_share"] > 0 for row in rows[:-1]) and rows[-1]["bandwidth_share"] is None
 
 
 def test_variants_of_the_transformer_are_compared_with_the_first(tiny):

@@ -14,6 +14,7 @@ from blip3o_core import decoding, graphs, stepping
 from blip3o_core.bundled import BUNDLED
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.decoding import Sampling, decode
+from blip3o_core.errors import Blip3oError
 from tests.tiny_checkpoint import make_checkpoint
 
 pytestmark = pytest.mark.core
@@ -63,6 +64,7 @@ def recordings(monkeypatch):
         made.append(recording)
         return recording.replay
 
+    monkeypatch.setattr(graphs, "_refused", set())
     monkeypatch.setattr(graphs, "capture", capture)
     return made
 
@@ -151,11 +153,39 @@ def test_what_cannot_be_recorded_is_said_and_runs_step_by_step(checkpoint, monke
         loop()
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
+    monkeypatch.setattr(graphs, "_refused", set())
     monkeypatch.setattr(graphs, "capture", fail)
     with caplog.at_level(logging.WARNING):
         graph = decode(language, [row], [3], Sampling(), engine="graph")
     assert torch.equal(graph.ids, decode(language, [row], [3], Sampling()).ids)
     assert "not permitted when stream is capturing)" in caplog.text
+
+
+def test_an_engine_that_cannot_serve_is_refused(checkpoint):
+    """A patch that is left out, an end token that is passed over, a row that is dropped: all without a word."""
+    language, row = checkpoint.load_language(torch.float32), checkpoint.prompt_encoder.encode("a red ring")
+    language.model.layers[0].mlp.register_forward_hook(lambda *_: None)
+    for engine in ("steps", "graph", "ahead"):
+        with pytest.raises(Blip3oError, match="hooks or a forward of its own.*Use 'auto'"):
+            decode(language, [row], [0], Sampling(), engine=engine)
+    whole = checkpoint.load_language(torch.float32)
+    for engine in ("graph", "ahead"):
+        with pytest.raises(Blip3oError, match="an end token"):
+            decode(whole, [row], [0], Sampling(image_tokens_only=False), engine=engine)
+    with pytest.raises(Blip3oError, match="2 rows"):
+        decode(whole, [row], [0], Sampling(guidance=2.0), row, engine="ahead")
+    with pytest.raises(Blip3oError, match="'Graph'; choose one of auto, modules"):
+        decode(whole, [row], [0], Sampling(), engine="Graph")
+
+
+def test_without_a_gpu_a_graph_is_not_tried_twice(checkpoint, monkeypatch, caplog):
+    """A failed recording, repeated at every picture."""
+    monkeypatch.setattr(graphs, "_refused", set())
+    language, row = checkpoint.load_language(torch.float32), checkpoint.prompt_encoder.encode("a red ring")
+    for _ in range(2):
+        ids = decode(language, [row], [3], Sampling(), engine="graph").ids
+    assert torch.equal(ids, decode(language, [row], [3], Sampling()).ids)
+    assert caplog.text.count("no CUDA graph could be recorded (cpu has none)") == 1
 
 
 def test_the_quickest_way_that_serves_is_taken(checkpoint, monkeypatch, caplog):

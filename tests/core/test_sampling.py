@@ -113,3 +113,19 @@ def test_the_likeliest_few_decide_exactly_as_all_survivors_do(top_k, top_p):
         assert torch.equal(choose(scores, UNIFORMS, sampling), wanted)
         decided += not bool(undecided.any())
     assert 0 < decided < 6, "the scales must show both ways"
+
+
+def test_equal_logits_may_change_places_and_nothing_else():
+    """A shortcut that, among logits rounded to bfloat16, picks a token of another probability."""
+    sampling = Sampling()
+    scores = logits(3, size=3000, scale=4.0).bfloat16().float().expand(GRID, -1)
+    assert scores[0].unique().numel() < 3000
+    picks = [choose(scores, UNIFORMS, sampling, shortcut=shortcut) for shortcut in (True, False)]
+    assert torch.equal(*(scores.gather(1, pick[:, None]) for pick in picks))
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(5, 0.5), Sampling(0, 1.0), Sampling(top_k=1)], ids=str)
+def test_what_is_not_finite_still_gives_an_index(sampling):
+    """An index of -1, which ends the process on a GPU before the check of the states can give the reason."""
+    scores = torch.full((2, 300), float("nan"))
+    assert bool(((choose(scores, UNIFORMS[:2], sampling) >= 0) & (choose(scores, UNIFORMS[:2], sampling) < 300)).all())

@@ -8,7 +8,6 @@ from benchmarks.speculative import counted, decode_ahead
 from blip3o_core.bundled import BUNDLED
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.decoding import Sampling, decode
-from blip3o_core.errors import Blip3oError
 from blip3o_core.speculative import Neighbours, fill_ahead
 
 pytestmark = pytest.mark.core
@@ -108,11 +107,19 @@ def test_the_rule_that_was_right_more_often_guesses():
     assert guess([10, 20, 30, 10, 20, 21, 22, 23]) == 24
 
 
-@pytest.mark.parametrize("more", [{"window": 0}, {"sampling": Sampling(guidance=2.0)}], ids=str)
-def test_what_is_not_served_is_refused(language, prompts, more):
-    """A window that never ends, or guidance that is left out in silence."""
-    with pytest.raises(Blip3oError, match="use decode"):
-        decode_ahead(language, prompts[0], 0, **{"sampling": Sampling(), "window": 4, **more})
+def test_every_token_is_told_in_order_and_a_run_can_be_cancelled(language, prompts):
+    """A callback that is skipped for tokens of one pass, sees guesses, or cannot stop the run."""
+    plain, seen = decode(language, prompts[:1], [3], Sampling(), engine="steps"), []
+    ahead = decode(language, prompts[:1], [3], Sampling(), callback=lambda *each: seen.append(each), engine="ahead")
+    assert [(done, total, ids.shape[1]) for done, total, ids in seen] == [(k, 64, k) for k in range(1, 65)]
+    assert torch.equal(seen[-1][2], ahead.ids) and torch.equal(ahead.ids, plain.ids)
+
+    def stop(done, total, ids):
+        if done == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decode(language, prompts[:1], [3], Sampling(), callback=stop, engine="ahead")
 
 
 def test_the_benchmark_compares_the_same_pictures():

@@ -107,3 +107,10 @@ def test_what_cannot_be_read_directly_goes_through_the_modules(checkpoint):
 
     adapted.model.layers[1].self_attn.q_proj.__class__ = Adapter
     assert "Adapter" in stepping.obstacle(adapted, cpu, torch.float32)
+    import peft
+
+    wrapped = checkpoint.load_language(torch.float32)
+    wrapped.model.layers[1].self_attn.q_proj = peft.tuners.lora.Linear(
+        wrapped.model.layers[1].self_attn.q_proj, "default", peft.LoraConfig(), r=2
+    )
+    assert "Linear" in stepping.obstacle(wrapped, cpu, torch.float32)  # peft's class of that name
