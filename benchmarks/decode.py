@@ -8,7 +8,8 @@ from unittest.mock import patch
 import torch
 
 from blip3o_core import graphs
-from blip3o_core.decoding import Sampling, _engine, decode
+from blip3o_core.decoding import _engine, decode
+from blip3o_core.sampling import Sampling
 
 from .machine import in_turn, measure, timed
 from .models import Model, authors_language

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from blip3o_core.bundled import BUNDLED, NAME
-from blip3o_core.decoding import Sampling
 from blip3o_core.picture_file import save_png
 from blip3o_core.pipeline import Pipeline
+from blip3o_core.sampling import Sampling
 from blip3o_core.seeds import row_seeds
 
 PROMPT, STEPS = "a red circle left of a blue star", 20

@@ -17,8 +17,9 @@ import torch
 
 from blip3o_core import diffusion, memory
 from blip3o_core.autoencoder import compression
-from blip3o_core.decoding import Sampling, decode
+from blip3o_core.decoding import decode
 from blip3o_core.language import KVCache
+from blip3o_core.sampling import Sampling
 
 from . import models, render
 from .models import Model

@@ -5,7 +5,8 @@ import torch
 from blip3o_core import diffusion
 from blip3o_core.autoencoder import decode as to_pixels
 from blip3o_core.connector import connect
-from blip3o_core.decoding import Sampling, decode
+from blip3o_core.decoding import decode
+from blip3o_core.sampling import Sampling
 
 from . import render
 from .machine import in_turn, measure

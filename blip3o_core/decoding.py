@@ -10,9 +10,9 @@
 """
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,44 +20,17 @@ import torch.nn.functional as F
 from .errors import Blip3oError
 from .graphs import FixedLoop, FixedStepper, recorded
 from .language import KVCache, LanguageModel, PromptFeatures
+from .sampling import Sampling, choose
 from .seeds import seeded
 from .speculative import Neighbours, WindowStepper, fill_ahead
 from .stepping import Stepper, is_small, obstacle
 
-MAX_GUIDANCE = 1000.0
 # How decode steps run: through the modules; past them, see `stepping`; as a CUDA graph, see `graphs`; several at once,
 # see `speculative`.
 ENGINES = ("auto", "modules", "steps", "graph", "ahead")
 WINDOW = 16  # most tokens at once; 8 to 16 took about as long
 SYNCHRONIZED = 8  # tokens between waits for the device, so that progress is where it says, and cancelling acts
 Callback = Callable[[int, int, torch.Tensor], None]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen. Defaults are the reference's: top-k, then top-p on the survivors, temperature 1."""
-
-    top_k: int = 1200  # 0: no limit; 1: greedy
-    top_p: float = 0.95
-    temperature: float = 1.0  # 0: greedy
-    image_tokens_only: bool = True  # False: the whole vocabulary, and an end token ends the row
-    guidance: float = 1.0  # scale on the logits against a negative prompt; 1: off
-
-    def __post_init__(self):
-        # Written so that NaN fails.
-        allowed = {
-            "top_k": (self.top_k >= 0, "0 or more"),
-            "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),
-            "temperature": (0 <= self.temperature < math.inf, "0 or more"),
-            "guidance": (1 <= self.guidance <= MAX_GUIDANCE, f"1 to {MAX_GUIDANCE:g}"),
-        }
-        for name, (holds, range_) in allowed.items():
-            if not holds:
-                raise Blip3oError(f"{name} is {getattr(self, name)}; it must be {range_}.")
-
-    @property
-    def greedy(self) -> bool:
-        return self.top_k == 1 or self.temperature < 1e-6  # below, the logits overflow
 
 
 @dataclass(frozen=True)
@@ -68,70 +41,6 @@ class Decoded:
     ids: torch.Tensor
     lengths: list[int]
     hidden: torch.Tensor
-
-
-def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling, shortcut: bool = True) -> torch.Tensor:
-    """(B, V) float32 logits and (B,) numbers in [0, 1) -> (B,) indices. `shortcut`: use one that waits for the device.
-
-    Top-k, then the smallest set of the most likely survivors whose mass reaches top-p (transformers' TopK and TopP
-    warpers in that order, after temperature), then the inverse of the cumulative distribution.
-    """
-    if sampling.greedy:
-        return logits.argmax(-1)
-    if not sampling.top_k and sampling.top_p == 1:
-        # Nothing is cut, so nothing need be sorted: at 64 rows of 8,192 codes that is 40 times as fast on a CPU.
-        edges = (logits / sampling.temperature).softmax(-1).cumsum(-1)
-        return torch.searchsorted(edges, uniforms[:, None] * edges[:, -1:], right=True)[:, 0].clamp(
-            max=logits.shape[-1] - 1
-        )
-    logits = logits if sampling.temperature == 1 else logits / sampling.temperature
-    few = logits.device.type == "cpu" and FEW < min(sampling.top_k or FEW + 1, logits.shape[-1])
-    if shortcut and few and sampling.top_p < 1:
-        picked, open_ = _choose_among_few(logits, uniforms, sampling.top_p)
-        if bool(open_.any()):
-            picked[open_] = _choose_sorted(logits[open_], uniforms[open_], sampling)
-        return picked
-    return _choose_sorted(logits, uniforms, sampling)
-
-
-# Sorting the survivors of top-k takes a seventh of a small model's step on a CPU; top-p rarely keeps this many.
-FEW = 64
-
-
-def _choose_among_few(logits: torch.Tensor, uniforms: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `_choose_sorted`, and (B,) bool: rows that the likeliest `FEW` do not decide, whose pick means nothing.
-
-    How much mass the survivors of top-k have is not known here, only bounds of it. Where both bounds end the nucleus at
-    the same token, so does the mass itself; the numbers behind the pick are then the same to the bit. Which of two
-    tokens with equal logits comes first is left open, here as there.
-    """
-    values, index = logits.topk(FEW)
-    mass = (values - values[:, :1]).exp()
-    edges = mass.cumsum(-1)
-    before = edges - mass
-    most = (logits - values[:, :1]).exp().sum(-1, keepdim=True) * (1 + 1e-5)  # it is summed in another order
-    kept = before < top_p * most
-    open_ = kept[:, -1] | (kept != (before < top_p * edges[:, -1:])).any(-1)
-    return _invert(mass.masked_fill(~kept, 0), index, uniforms), open_
-
-
-def _choose_sorted(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    size = logits.shape[-1]
-    values, index = logits.topk(min(sampling.top_k or size, size))
-    mass = (values - values[:, :1]).exp()
-    if sampling.top_p < 1:
-        edges = mass.cumsum(-1)
-        mass = mass.masked_fill(edges - mass >= sampling.top_p * edges[:, -1:], 0)
-    return _invert(mass, index, uniforms)
-
-
-def _invert(mass: torch.Tensor, index: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """(B, n) mass of the tokens `index`, the likeliest first -> (B,) where each uniform number falls."""
-    edges = mass.cumsum(-1)
-    pick = (edges <= uniforms[:, None] * edges[:, -1:]).sum(-1)
-    # At least 0: mass that is not finite is found later, and on a GPU an index of -1 would end the process.
-    pick = torch.minimum(pick, (mass > 0).sum(-1) - 1).clamp(min=0)
-    return index.gather(-1, pick[:, None])[:, 0]
 
 
 def pad_left(rows: list[list[int]], pad: int, device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -187,92 +96,124 @@ def decode(
             f"{len(prompts)} prompts and {len(seeds)} seeds: give at least one prompt, and a seed for each."
         )
     with torch.inference_mode():
-        drawn = _decode(lm, prompts, seeds, sampling, negative, callback, device, dtype, features, engine)
+        run = _Run(lm, prompts, seeds, sampling, negative, callback, device, dtype, features)
+        chosen = _engine(engine, lm, len(run.state), sampling, run.device, run.dtype)
+        drawn = _WAYS[chosen](run)
+        _check_finite(drawn.hidden)
     # Copies made out here are ordinary tensors, which training may use.
     return Decoded(drawn.ids.clone(), drawn.lengths, drawn.hidden.clone())
 
 
-def _decode(lm, prompts, seeds, sampling, negative, callback, device, dtype, features, engine) -> Decoded:
-    weight = lm.model.embed_tokens.weight
-    device, dtype = torch.empty(0, device=device or weight.device).device, dtype or weight.dtype
-    batch, total = len(prompts), lm.num_tokens
-    _check_room(lm, max(map(len, prompts + ([negative] if negative else []))) + total)
-    guided = sampling.guidance > 1 and negative is not None
-    rows = prompts + ([negative] * batch if guided else [])
-    state, cache, keep, position = _prefill(lm, rows, total, features, device, dtype)
-    positions = position + 1 + torch.arange(total, device=device)
-    head = lm.head_weight(state, sampling.image_tokens_only)
-    offset = lm.vocabulary.image_start if sampling.image_tokens_only else 0
-    uniforms = _uniforms(seeds, total).to(device)
-    out = torch.full((batch, total), lm.vocabulary.pad, device=device)
-    hidden = state.new_zeros(batch, 1 + total, state.shape[-1])
+class _Run:
+    """What the ways to decode share: the prompts are read, `out` (B, T) and `hidden` (B, 1 + T, D) are to be filled.
 
-    def scores(state: torch.Tensor) -> torch.Tensor:
-        logits = F.linear(state[:, 0], head).float()
-        return logits if not guided else logits[batch:] + sampling.guidance * (logits[:batch] - logits[batch:])
+    `state` (R, 1, D) behind the prompts, `cache`, `keep` (R, S) and `positions` (R, T) are of all R rows that are fed:
+    twice B with guidance, the negative prompt's last.
+    """
 
-    def embed(token: torch.Tensor) -> torch.Tensor:
-        return lm.embed((torch.cat([token, token]) if guided else token)[:, None], dtype)
+    def __init__(self, lm, prompts, seeds, sampling, negative, callback, device, dtype, features):
+        weight = lm.model.embed_tokens.weight
+        self.lm, self.sampling, self.callback = lm, sampling, callback
+        self.device, self.dtype = torch.empty(0, device=device or weight.device).device, dtype or weight.dtype
+        self.batch, self.total = len(prompts), lm.num_tokens
+        _check_room(lm, max(map(len, prompts + ([negative] if negative else []))) + self.total)
+        self.guided = sampling.guidance > 1 and negative is not None
+        rows = prompts + ([negative] * self.batch if self.guided else [])
+        self.state, self.cache, self.keep, last = _prefill(lm, rows, self.total, features, self.device, self.dtype)
+        self.positions = last + 1 + torch.arange(self.total, device=self.device)
+        self.head = lm.head_weight(self.state, sampling.image_tokens_only)
+        self.offset = lm.vocabulary.image_start if sampling.image_tokens_only else 0
+        self.uniforms = _uniforms(seeds, self.total).to(self.device)
+        self.out = torch.full((self.batch, self.total), lm.vocabulary.pad, device=self.device)
+        self.hidden = self.state.new_zeros(self.batch, 1 + self.total, self.state.shape[-1])
+        _check_finite(self.scores(self.state))
 
-    _check_finite(scores(state))
-    engine = _engine(engine, lm, len(rows), sampling, device, dtype)
-    if engine == "graph":
-        stepper = FixedStepper(lm, cache, positions, keep)
+    def scores(self, states: torch.Tensor) -> torch.Tensor:
+        """(R, 1, D) -> (B, V) float32 logits, guided."""
+        logits = F.linear(states[:, 0], self.head).float()
+        if not self.guided:
+            return logits
+        null = logits[self.batch :]
+        return null + self.sampling.guidance * (logits[: self.batch] - null)
 
-        def choose_fixed(state: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-            return choose(scores(state), uniforms.index_select(1, step)[:, 0], sampling, shortcut=False) + offset
+    def choose(self, states: torch.Tensor, uniforms: torch.Tensor, shortcut: bool = True) -> torch.Tensor:
+        """(R, 1, D) and (B,) -> (B,) ids."""
+        return choose(self.scores(states), uniforms, self.sampling, shortcut) + self.offset
 
-        loop = FixedLoop(stepper, state, out, hidden, choose_fixed, embed)
-        advance = recorded(loop, device)
-        for step in range(total):
-            advance()
-            if callback is not None:
-                if step % SYNCHRONIZED == 0 and device.type == "cuda":
-                    torch.cuda.current_stream(device).synchronize()
-                callback(step + 1, total, out[:, : step + 1])
-        hidden[:, total] = loop.state[:batch, 0]
-        _check_finite(hidden)
-        return Decoded(out, [total] * batch, hidden)
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B,) ids -> (R, 1, D)."""
+        return self.lm.embed((torch.cat([ids, ids]) if self.guided else ids)[:, None], self.dtype)
 
-    if engine == "ahead":
+    def tell(self, done: int) -> None:
+        if self.callback is not None:
+            self.callback(done, self.total, self.out[:, :done])
 
-        def choose_many(states: torch.Tensor, step: int) -> torch.Tensor:
-            return choose(scores(states), uniforms[0, step : step + len(states)], sampling) + offset
 
-        note = None if callback is None else lambda done: callback(done, total, out[:, :done])
-        guess = Neighbours(lm.grid[1], offset + lm.vocabulary.num_codes - 1)
-        fill_ahead(WindowStepper(lm, cache, positions), state, out, hidden, choose_many, embed, WINDOW, guess, note)
-        _check_finite(hidden)
-        return Decoded(out, [total], hidden)
+def _as_a_graph(run: _Run) -> Decoded:
+    def choose_at(states: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        return run.choose(states, run.uniforms.index_select(1, step)[:, 0], shortcut=False)
 
-    future = keep.new_ones(len(rows), total)
-    seen = None if bool(keep.all()) else torch.cat([keep, future], 1)[:, None, None]
-    stepper = Stepper(lm, cache, positions, seen) if engine == "steps" else None
-    stop = torch.tensor([] if sampling.image_tokens_only else lm.vocabulary.stop, device=device, dtype=torch.long)
-    lengths = torch.full((batch,), total, device=device)
-    running = torch.ones(batch, dtype=torch.bool, device=device)
+    stepper = FixedStepper(run.lm, run.cache, run.positions, run.keep)
+    loop = FixedLoop(stepper, run.state, run.out, run.hidden, choose_at, run.embed)
+    advance = recorded(loop, run.device)
+    for step in range(run.total):
+        advance()
+        if run.callback is not None and step % SYNCHRONIZED == 0 and run.device.type == "cuda":
+            torch.cuda.current_stream(run.device).synchronize()
+        run.tell(step + 1)
+    run.hidden[:, run.total] = loop.state[: run.batch, 0]
+    return Decoded(run.out, [run.total] * run.batch, run.hidden)
+
+
+def _ahead(run: _Run) -> Decoded:
+    """Of one row."""
+
+    def choose_many(states: torch.Tensor, step: int) -> torch.Tensor:
+        return run.choose(states, run.uniforms[0, step : step + len(states)])
+
+    guess = Neighbours(run.lm.grid[1], run.offset + run.lm.vocabulary.num_codes - 1)
+    stepper = WindowStepper(run.lm, run.cache, run.positions)
+    fill_ahead(stepper, run.state, run.out, run.hidden, choose_many, run.embed, WINDOW, guess, run.tell)
+    return Decoded(run.out, [run.total], run.hidden)
+
+
+def _one_by_one(run: _Run, past_modules: bool) -> Decoded:
+    lm, cache, vocabulary, state, total = run.lm, run.cache, run.lm.vocabulary, run.state, run.total
+    future = run.keep.new_ones(len(state), total)
+    seen = None if bool(run.keep.all()) else torch.cat([run.keep, future], 1)[:, None, None]
+    stepper = Stepper(lm, cache, run.positions, seen) if past_modules else None
+    ends = [] if run.sampling.image_tokens_only else vocabulary.stop
+    stop = torch.tensor(ends, device=run.device, dtype=torch.long)
+    lengths = torch.full((run.batch,), total, device=run.device)
+    running = torch.ones(run.batch, dtype=torch.bool, device=run.device)
     for step in range(total):
-        hidden[:, step] = state[:batch, 0]
-        token = choose(scores(state), uniforms[:, step], sampling) + offset
+        run.hidden[:, step] = state[: run.batch, 0]
+        token = run.choose(state, run.uniforms[:, step])
         if stop.numel():
-            token = torch.where(running, token, lm.vocabulary.pad)
+            token = torch.where(running, token, vocabulary.pad)
             ended = running & torch.isin(token, stop)
             lengths = torch.where(ended, step + 1, lengths)
             running = running & ~ended
-        out[:, step] = token
-        if callback is not None:
-            callback(step + 1, total, out[:, : step + 1])
+        run.out[:, step] = token
+        run.tell(step + 1)
         if stepper is not None:
-            state = stepper(embed(token), step)
+            state = stepper(run.embed(token), step)
         else:
             view = None if seen is None else seen[..., : cache.filled + 1]
-            state = lm(embed(token), position + 1 + step, view, cache)
+            state = lm(run.embed(token), run.positions[:, step : step + 1], view, cache)
         if stop.numel() and not bool(running.any()):
             total = step + 1
             break
-    hidden[:, total] = state[:batch, 0]
-    _check_finite(hidden)
-    return Decoded(out[:, :total], lengths.clamp(max=total).tolist(), hidden[:, : 1 + total])
+    run.hidden[:, total] = state[: run.batch, 0]
+    return Decoded(run.out[:, :total], lengths.clamp(max=total).tolist(), run.hidden[:, : 1 + total])
+
+
+_WAYS = {
+    "modules": partial(_one_by_one, past_modules=False),
+    "steps": partial(_one_by_one, past_modules=True),
+    "graph": _as_a_graph,
+    "ahead": _ahead,
+}
 
 
 def _engine(

@@ -13,12 +13,13 @@ import torch
 from . import autoencoder, diffusion, masking
 from .checkpoint import Checkpoint, open_checkpoint
 from .connector import connect
-from .decoding import Callback, Sampling, decode, read
+from .decoding import Callback, decode, read
 from .errors import Blip3oError
 from .framing import to_pictures, token_view
 from .image_tokenizer import encode_views
 from .language import LanguageModel, PromptFeatures
 from .references import ReferencePaths, References, Strengths, encode_references
+from .sampling import Sampling
 from .tokens import ImageTokens
 from .vocabulary import PromptEncoder, same_codes
 

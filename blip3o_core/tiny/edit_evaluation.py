@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from .. import autoencoder, diffusion, image_tokenizer
-from ..decoding import Sampling
 from ..decoding import decode as write
 from ..errors import Blip3oError
 from ..pipeline import Pipeline, condition
 from ..references import PATHS, ReferencePaths, Strengths
+from ..sampling import Sampling
 from ..seeds import row_seeds
 from ..tokens import ImageTokens
 from .demand import Verdict

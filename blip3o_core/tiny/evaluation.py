@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from .. import autoencoder
-from ..decoding import Sampling
 from ..errors import Blip3oError
 from ..pipeline import Pipeline
+from ..sampling import Sampling
 from ..seeds import row_seeds
 from .captions import caption
 from .demand import Verdict, demand_of

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from blip3o_core import decoding
-from blip3o_core.decoding import Sampling, choose
 from blip3o_core.errors import Blip3oError
+from blip3o_core.sampling import Sampling, _choose_among_few, _choose_sorted, choose
 
 pytestmark = pytest.mark.core
 
@@ -107,8 +106,8 @@ def test_the_likeliest_few_decide_exactly_as_all_survivors_do(top_k, top_p):
     sampling, decided = Sampling(top_k, top_p), 0
     for seed, scale in enumerate((0.5, 2.0, 4.0, 8.0, 8.0, 20.0)):
         scores = logits(seed, size=3000, scale=scale).expand(GRID, -1)
-        picked, undecided = decoding._choose_among_few(scores, UNIFORMS, top_p)
-        wanted = decoding._choose_sorted(scores, UNIFORMS, sampling)
+        picked, undecided = _choose_among_few(scores, UNIFORMS, top_p)
+        wanted = _choose_sorted(scores, UNIFORMS, sampling)
         assert torch.equal(picked[~undecided], wanted[~undecided])
         assert torch.equal(choose(scores, UNIFORMS, sampling), wanted)
         decided += not bool(undecided.any())

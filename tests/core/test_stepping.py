@@ -8,7 +8,8 @@ import torch
 from blip3o_core import stepping
 from blip3o_core.bundled import BUNDLED
 from blip3o_core.checkpoint import open_checkpoint
-from blip3o_core.decoding import Sampling, decode
+from blip3o_core.decoding import decode
+from blip3o_core.sampling import Sampling
 from tests.tiny_checkpoint import make_checkpoint
 
 pytestmark = pytest.mark.core

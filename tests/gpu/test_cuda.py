@@ -5,8 +5,9 @@ import logging
 import pytest
 import torch
 
-from blip3o_core.decoding import Sampling, decode
+from blip3o_core.decoding import decode
 from blip3o_core.pipeline import Pipeline
+from blip3o_core.sampling import Sampling
 from tests.tiny_checkpoint import make_checkpoint
 
 pytestmark = [

@@ -27,13 +27,14 @@ def measure(folder: str, dtype: str, choices: list, read_prompts: int, pictures:
         return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
     evaluation, decoding = module(".blip3o_core.tiny.evaluation"), module(".blip3o_core.decoding")
+    choosing = module(".blip3o_core.sampling")
     quantised, offload = module(".nodes.host.quantised"), module(".nodes.host.offload")
     pipeline, kind = module(".blip3o_core.pipeline"), {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     checkpoint = module(".blip3o_core.checkpoint").open_checkpoint(folder)
     transformer, autoencoder = checkpoint.load_transformer(kind), checkpoint.load_autoencoder(kind)
     settings = evaluation.Settings(count=max(pictures, read_prompts, 8), seeds=1)
     texts = [prompt.text for prompt in evaluation.prompts(settings)][:read_prompts]
-    sampling = decoding.Sampling()
+    sampling = choosing.Sampling()
 
     def language(choice):
         if choice == "plain":
@@ -49,7 +50,7 @@ def measure(folder: str, dtype: str, choices: list, read_prompts: int, pictures:
         hidden = decoding.read(network, ids, drawn)
         head = network.head_weight(hidden, True)
         logits = torch.nn.functional.linear(hidden[:, :-1], head).float().flatten(0, 1)
-        return hidden.float(), logits.argmax(-1), decoding.choose(logits, uniforms, sampling)
+        return hidden.float(), logits.argmax(-1), choosing.choose(logits, uniforms, sampling)
 
     def seconds(network):
         start = time.perf_counter()

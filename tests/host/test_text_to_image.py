@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from blip3o_core import diffusion
-from blip3o_core.decoding import Sampling
 from blip3o_core.layout import SANA
 from blip3o_core.pipeline import Pipeline, condition
+from blip3o_core.sampling import Sampling
 from blip3o_core.seeds import row_seeds
 from tests.environment import TOP
 from tests.host.graphs import PROMPT, latents, node, text_to_image

@@ -6,8 +6,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...checkpoint import Checkpoint
-from ...decoding import Sampling, causal_mask, decode
+from ...decoding import causal_mask, decode
 from ...layout import CONNECTOR
+from ...sampling import Sampling
 from ...training.objective import Objective, collate, token_loss
 from ...training.parts import JointModel
 from ..captions import caption
