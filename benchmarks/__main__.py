@@ -2,7 +2,7 @@
 
 decode, render, picture: this library against the authors' way, by turns. engines, variants: ways to decode, and to hold
 the diffusion transformer. curves: what length, batch and size cost. memory: bytes. host: what ComfyUI adds.
-speculative: tokens that are guessed ahead, against one by one.
+shortcuts: fewer steps, and guidance in a part of them. speculative: tokens guessed ahead, against one by one.
 """
 
 import argparse
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from . import curves, decode, host, memory, picture, render, speculative
+from . import curves, decode, host, memory, picture, render, shortcuts, speculative
 from .machine import describe, device_of
 from .models import full, tiny
 
 PARTS = ("decode", "engines", "render", "variants", "picture", "memory", "curves")
-APART = ("host", "speculative")  # not part of "all": the first needs ComfyUI, the second is about one engine
+APART = ("host", "shortcuts", "speculative")  # not part of "all": ComfyUI, or the bundled model's own ways
 STEPS = 20
 
 
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     work = {
         "decode": lambda *more: _decode(*more, copy), "engines": lambda *more: _engines(*more, copy), "render": _render,
         "variants": _variants, "picture": _picture, "memory": _memory, "curves": curves.run, "host": host.run,
-        "speculative": speculative.run,
+        "shortcuts": shortcuts.run, "speculative": speculative.run,
     }  # fmt: skip
     for part in chosen:
         rows = work[part](device, runs, arguments.quick)

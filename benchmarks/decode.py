@@ -8,7 +8,7 @@ from unittest.mock import patch
 import torch
 
 from blip3o_core import graphs
-from blip3o_core.decoding import _engine, decode
+from blip3o_core.decoding import decode, engine_for
 from blip3o_core.sampling import Sampling
 
 from .machine import in_turn, measure, timed
@@ -22,7 +22,7 @@ def run(model: Model, device: torch.device, tokens: int | None, batch: int, runs
         language.grid = (1, tokens)
     tokens, dtype = language.num_tokens, language.model.norm.weight.dtype
     # What is read for a token is not known where several are written in a pass.
-    ahead = _engine("auto", language, batch, Sampling(), device, dtype) == "ahead"
+    ahead = engine_for("auto", language, batch, Sampling(), device, dtype) == "ahead"
     theirs = authors_language(language)
     ids = torch.tensor(prompts, device=device)
 
@@ -69,10 +69,10 @@ def engines(model: Model, device: torch.device, tokens: int | None, runs: int, c
         return real(loop, device)
 
     ways = {"modules": ("modules", real), "steps": ("steps", real)}
-    if device.type == "cuda" or shutil.which(os.environ.get("CXX", "g++")):
-        ways["fixed, compiled"] = ("graph", compiled)
     if device.type == "cuda":
         ways["graph"] = ("graph", real)
+    if device.type == "cuda" or shutil.which(os.environ.get("CXX", "g++")):
+        ways["fixed, compiled"] = ("graph", compiled)
     ways["ahead"] = ("ahead", real)
     rows = []
     for name, (engine, capture) in ways.items():

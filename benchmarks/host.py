@@ -4,6 +4,7 @@ Both draw, condition, render, decode and write PNG files, with loaded models. Th
 `execution_start` to `execution_success`; `asked_s` is a client's, from asking until the answer is there.
 """
 
+import shutil
 import statistics
 import tempfile
 import time
@@ -33,7 +34,38 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
         with Server(Path(scratch), arguments=("--preview-method", "none")) as server, server.client() as client:
             for batch, side in WORK[: 1 if quick else None]:
                 rows.append(_compare(pipeline, client, Path(scratch), batch, side, runs))
+            if not quick and shutil.which("g++"):
+                rows += [_compiled(client, batch, runs) for batch in (1, 4)]
     return rows
+
+
+def _compiled(client, batch: int, runs: int) -> dict:
+    """The sampler's node with ComfyUI's TorchCompileModel before it, against without, by turns."""
+    from tests.host.graphs import node
+
+    compiled = {"compile": node("TorchCompileModel", model=["load", 1], backend="inductor")}
+    pairs = [
+        (_sampling(client, batch, seed, {}), _sampling(client, batch, seed, compiled))
+        for seed in range(100, 101 + runs)
+    ]
+    plain, quick = (statistics.median(each) for each in zip(*pairs[1:], strict=True))
+    return {"batch": batch, "pixels": 64, "steps": STEPS, "sampler_s": plain, "compiled_s": quick,
+            "compiling_s": pairs[0][1], "runs": runs}  # fmt: skip
+
+
+def _sampling(client, batch: int, seed: int, more: dict) -> float:
+    """Seconds between the sampler's node and the one behind it."""
+    graph, stamps = _graph(batch, 64, seed) | more, []
+    if more:
+        graph["sample"]["inputs"]["model"] = ["compile", 0]
+
+    def note(kind: str, data) -> None:
+        if kind == "executing":
+            stamps.append((data["node"], time.perf_counter()))
+
+    _finished(client.run(graph, timeout=600, on_event=note))
+    place = next(k for k, (id, _) in enumerate(stamps) if id == "sample")
+    return stamps[place + 1][1] - stamps[place][1]
 
 
 def _compare(pipeline: Pipeline, client, folder: Path, batch: int, side: int, runs: int) -> dict:
@@ -59,14 +91,23 @@ def _library(pipeline: Pipeline, folder: Path, batch: int, side: int, seed: int)
 
 def _server(client, batch: int, side: int, seed: int) -> tuple[float, float]:
     """Seconds by the server's clock and by the client's."""
+    graph = _graph(batch, side, seed)
+    began = time.perf_counter()
+    result = _finished(client.run(graph, timeout=600))
+    asked = time.perf_counter() - began
+    stamps = {kind: data["timestamp"] for kind, data in client.history(result.prompt_id)["status"]["messages"]}
+    return (stamps["execution_success"] - stamps["execution_start"]) / 1000, asked
+
+
+def _graph(batch: int, side: int, seed: int) -> dict:
     from tests.host.graphs import text_to_image
 
     graph = text_to_image(NAME, (side, side), batch, prompt=PROMPT, seed=seed, noise_seed=seed, steps=STEPS)
     del graph["latents"]
-    began = time.perf_counter()
-    result = client.run(graph, timeout=600)
-    asked = time.perf_counter() - began
+    return graph
+
+
+def _finished(result):
     if result.status != "success":
         raise RuntimeError(f"{result.status}: {result.error.get('exception_message')}")
-    stamps = {kind: data["timestamp"] for kind, data in client.history(result.prompt_id)["status"]["messages"]}
-    return (stamps["execution_success"] - stamps["execution_start"]) / 1000, asked
+    return result

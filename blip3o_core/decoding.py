@@ -97,7 +97,7 @@ def decode(
         )
     with torch.inference_mode():
         run = _Run(lm, prompts, seeds, sampling, negative, callback, device, dtype, features)
-        chosen = _engine(engine, lm, len(run.state), sampling, run.device, run.dtype)
+        chosen = engine_for(engine, lm, len(run.state), sampling, run.device, run.dtype)
         drawn = _WAYS[chosen](run)
         _check_finite(drawn.hidden)
     # Copies made out here are ordinary tensors, which training may use.
@@ -216,7 +216,7 @@ _WAYS = {
 }
 
 
-def _engine(
+def engine_for(
     asked: str, lm: LanguageModel, rows: int, sampling: Sampling, device: torch.device, dtype: torch.dtype
 ) -> str:
     """One of ENGINES but "auto"; logs why it is not the quickest. Raises Blip3oError for one that cannot serve."""

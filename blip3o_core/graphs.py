@@ -92,6 +92,8 @@ def recorded(loop: FixedLoop, device: torch.device) -> Callable[[], None]:
     if device not in _refused:
         try:
             repeat = capture(loop, device)
+        except torch.cuda.OutOfMemoryError:
+            raise  # says nothing of recording: a host frees memory and tries again
         except RuntimeError as error:
             # What a failed recording leaves in the allocator is not known: it is not tried again.
             _refused.add(device)

@@ -36,14 +36,25 @@ def drawing(config, rows: int, length: int, words: int, dtype: torch.dtype) -> i
     return reading(config, rows, length, dtype) + KVCache.nbytes(config, rows, length, dtype) + numbers * dtype.itemsize
 
 
-def rendering(config, rows: int, cells: int, dtype: torch.dtype) -> int:
-    """One pass of the diffusion transformer over latents of `cells` = h * w, at the widest point of a block."""
+def cell(config) -> float:
+    """Numbers that the diffusion transformer holds for each cell of a latent, at the widest point of a block.
+
+    The gated convolution holds about four tensors of 2 * mlp_ratio * width, and linear attention about twelve of width
+    (its q, k, v are float32).
+    """
     width = config.num_attention_heads * config.attention_head_dim
-    numbers = 4 * 2 * config.mlp_ratio * width + 12 * width
-    return int(rows * cells * numbers / config.patch_size**2 * dtype.itemsize)
+    return (4 * 2 * config.mlp_ratio * width + 12 * width) / config.patch_size**2
+
+
+def rendering(config, rows: int, cells: int, dtype: torch.dtype) -> int:
+    """One pass of the diffusion transformer over latents of `cells` = h * w."""
+    return int(rows * cells * cell(config) * dtype.itemsize)
 
 
 def decoding(config, pixels: int, dtype: torch.dtype) -> int:
-    """The autoencoder's way from a latent to `pixels` = H * W: nine tensors of its widest stage at full size."""
+    """The autoencoder's way between a latent and `pixels` = H * W: nine tensors of its widest stage at full size.
+
+    Counted on a residual block with its float32 norm.
+    """
     widest = max(config.decoder_block_out_channels[0], config.encoder_block_out_channels[0])
     return 9 * widest * pixels * dtype.itemsize

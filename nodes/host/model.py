@@ -12,6 +12,7 @@ import comfy.supported_models_base
 import torch
 from diffusers import SanaTransformer2DModel
 
+from ...blip3o_core import memory
 from ...blip3o_core.autoencoder import compression
 from ...blip3o_core.checkpoint import TRANSFORMER, open_checkpoint
 from ...blip3o_core.errors import Blip3oError
@@ -90,18 +91,8 @@ class DiffusionConfig(comfy.supported_models_base.BASE):
         super().__init__({"disable_unet_model_creation": True})
         self.latent_format = latent_format
         self.sampling_settings = {"shift": shift, "multiplier": 1000}
-        self.memory_usage_factor = memory_factor(network.config)
-
-
-def memory_factor(config) -> float:
-    """The host's factor: activations per latent cell, in units of 0.01 MiB per byte of dtype.
-
-    Counted at the widest point of a block: the gated convolution holds about four tensors of 2 * mlp_ratio * width, and
-    linear attention about twelve of width (its q, k, v are float32). Counted, not measured on a GPU.
-    """
-    width = config.num_attention_heads * config.attention_head_dim
-    cells = config.patch_size**2
-    return (4 * 2 * config.mlp_ratio * width + 12 * width) / cells / (0.01 * 1024 * 1024)
+        # In units of 0.01 MiB for each byte of the dtype.
+        self.memory_usage_factor = memory.cell(network.config) / (0.01 * 2**20)
 
 
 class DiffusionModel(comfy.model_base.BaseModel):

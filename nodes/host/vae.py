@@ -2,12 +2,14 @@
 
 import logging
 from contextlib import contextmanager
+from functools import partial
 
 import comfy.model_management as mm
 import comfy.sd
 import torch
 from diffusers import AutoencoderDC
 
+from ...blip3o_core import memory
 from ...blip3o_core.autoencoder import compression
 from ...blip3o_core.checkpoint import open_checkpoint
 from ...blip3o_core.errors import Blip3oError
@@ -41,12 +43,10 @@ class DeepCompressionVAE(comfy.sd.VAE):
         self.first_stage_model = network
         self.latent_channels = network.config.latent_channels
         self.downscale_ratio = self.upscale_ratio = factor = compression(network.config)
-        widest = max(network.config.decoder_block_out_channels[0], network.config.encoder_block_out_channels[0])
         # The functions must not hold `self`: the host frees a model when its last reference goes.
-        # About nine live tensors of the widest full-size stage, counted on a ResBlock with its float32 norm.
-        pixel = 9 * widest
-        self.memory_used_encode = lambda shape, dtype: pixel * shape[2] * shape[3] * mm.dtype_size(dtype)
-        self.memory_used_decode = lambda shape, dtype: pixel * shape[2] * shape[3] * factor**2 * mm.dtype_size(dtype)
+        needed = partial(memory.decoding, network.config)
+        self.memory_used_encode = lambda shape, dtype: needed(shape[2] * shape[3], dtype)
+        self.memory_used_decode = lambda shape, dtype: needed(shape[2] * shape[3] * factor**2, dtype)
         self.device, self.vae_dtype, self.output_device = device, dtype, mm.intermediate_device()
         self.patcher = manage(network, device, offload, recipe, disable_dynamic)
         self.model_size()

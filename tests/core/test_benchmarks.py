@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import curves, decode, machine, memory, models, picture, render
+from benchmarks import curves, decode, machine, memory, models, picture, render, shortcuts
 from benchmarks.__main__ import main
 from blip3o_core.decoding import read
 
@@ -141,3 +141,13 @@ def test_a_picture_of_the_full_shapes_goes_through_all_parts(monkeypatch):
     assert row["model"] == "full shapes, 1 layers" and row["dtype"] == "bfloat16"
     assert all(row[f"{part}_s"] > 0 for part in ("tokens", "diffusion", "autoencoder", "ours", "theirs"))
     assert models.autoencoder(model, CPU).config.latent_channels == model.transformer.config.in_channels == 32
+
+
+def test_shortcuts_are_compared_on_the_same_tokens_and_noise():
+    """Ways that differ by their tokens, and a share of another way's time."""
+    rows = {row["way"]: row for row in shortcuts.run(CPU, 1, quick=True)}
+    assert list(rows) == [name for name, *_ in shortcuts.WAYS] and rows["all"]["near"] == 0
+    assert rows["all"]["alone_share"] == rows["all"]["batch_share"] == 1
+    assert rows["8 steps"]["near"] < rows["2 steps"]["near"] < rows["1 step"]["near"] < 20
+    assert all(0 <= row["right"] <= row["of"] == 16 for row in rows.values()) and rows["all"]["right"] > 10
+    assert rows["not guided"]["near"] > 0 and rows["guided 0-0.5"]["near"] > 0

@@ -189,6 +189,21 @@ def test_without_a_gpu_a_graph_is_not_tried_twice(checkpoint, monkeypatch, caplo
     assert caplog.text.count("no CUDA graph could be recorded (cpu has none)") == 1
 
 
+def test_running_out_of_memory_is_not_a_failed_recording(checkpoint, monkeypatch):
+    """Graphs that are given up for good, and a host that is not told to free memory, since another model was loaded."""
+    monkeypatch.setattr(graphs, "_refused", set())
+    language, row = checkpoint.load_language(torch.float32), checkpoint.prompt_encoder.encode("a red ring")
+
+    def full(loop, device):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graphs, "capture", full)
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            decode(language, [row], [3], Sampling(), engine="graph")
+    assert not graphs._refused
+
+
 def test_the_quickest_way_that_serves_is_taken(checkpoint, monkeypatch, caplog):
     """A graph where an end token may come, or of weights that are not there; and no word about it."""
     language = checkpoint.load_language(torch.float32)
@@ -197,7 +212,7 @@ def test_the_quickest_way_that_serves_is_taken(checkpoint, monkeypatch, caplog):
     def engine(device, dtype=torch.float32, sampling=Sampling(), rows=1):  # noqa: B008 - frozen
         caplog.clear()
         with caplog.at_level(logging.DEBUG):
-            return decoding._engine("auto", language, rows, sampling, device, dtype)
+            return decoding.engine_for("auto", language, rows, sampling, device, dtype)
 
     assert engine(cpu) == "ahead" and engine(cpu, rows=2) == "steps" and not caplog.text
     assert engine(cpu, sampling=Sampling(image_tokens_only=False)) == "steps"

@@ -4,6 +4,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from blip3o_core import diffusion
+from blip3o_core.pipeline import condition
+
 PROMPT = "a red fox in the snow"
 
 
@@ -31,6 +34,32 @@ def text_to_image(checkpoint: str = "tiny", size: tuple[int, int] = (128, 128), 
         "latents": node("SaveLatent", samples=["sample", 0], filename_prefix="latents/latent"),
     }  # fmt: skip
     return _changed(graph, changes)
+
+
+def with_ksampler(graph: dict, steps: int) -> dict:
+    """The stock KSampler in the place of ours."""
+    graph["sample"] = node(
+        "KSampler", model=["load", 1], positive=["condition", 0], negative=["condition", 1], latent_image=["empty", 0],
+        seed=11, steps=steps, cfg=2.0, sampler_name="euler", scheduler="simple", denoise=1.0,
+    )  # fmt: skip
+    return graph
+
+
+def with_custom_sampler(graph: dict, steps: int) -> dict:
+    """SamplerCustomAdvanced with our sigmas in the place of our sampler."""
+    graph |= {
+        "noise": node("RandomNoise", noise_seed=11),
+        "guider": node(
+            "CFGGuider", model=["load", 1], positive=["condition", 0], negative=["condition", 1], cfg=2.0
+        ),
+        "euler": node("KSamplerSelect", sampler_name="euler"),
+        "sigmas": node("BLIP3oScheduler", steps=steps, shift=1.0, denoise=1.0),
+        "sample": node(
+            "SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0], sampler=["euler", 0],
+            sigmas=["sigmas", 0], latent_image=["empty", 0],
+        ),
+    }  # fmt: skip
+    return graph
 
 
 def edit(
@@ -64,3 +93,18 @@ def latents(server, result, id: str = "latents"):
     assert result.status == "success", result.error
     saved = result.outputs[id]["latents"][0]
     return load_file(Path(server.base, "output", saved["subfolder"], saved["filename"]))["latent_tensor"]
+
+
+def drawn(pipeline, seeds=(5,), noise=(11,), steps=4, size=(16, 16), guidance=2.0, shift=1.0):
+    """The library's unscaled latents for the graph of `text_to_image`; `size` is (h, w) in cells."""
+    tokens = pipeline.draw([PROMPT] * len(seeds), list(seeds))
+    both = condition(pipeline.language, tokens, pipeline.source)
+    start = diffusion.initial_noise((pipeline.transformer.config.in_channels, *size), list(noise))
+    schedule = diffusion.sigmas(steps, shift)
+    out = diffusion.sample(pipeline.transformer, start, both.positive, both.negative, schedule, guidance)
+    return out / pipeline.autoencoder.config.scaling_factor
+
+
+def close(a, b) -> bool:
+    """Whether tensors are equal within 1e-4 of the range of `b`."""
+    return a.shape == b.shape and bool((a - b).abs().max() <= 1e-4 * b.abs().max())

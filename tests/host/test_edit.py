@@ -10,10 +10,9 @@ from PIL import Image
 from blip3o_core.framing import FITS
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.references import MAX_REFERENCES, PATHS, Strengths
-from tests.host.graphs import edit, latents, node, text_to_image
+from tests.host.graphs import close, edit, latents, node, text_to_image
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("edit_checkpoint", "checkpoint")]
-TOLERANCE = 1e-4
 SIZES = {"square": (96, 96), "wide": (160, 90), "tall": (50, 120)}
 
 
@@ -51,10 +50,6 @@ def by_library(pipeline: Pipeline, *names: str, instruction="make it blue", stre
         tokens, [11], None, 4, 2.0, references=references, strengths=strengths or Strengths(), paths=paths
     )
     return made / pipeline.autoencoder.config.scaling_factor
-
-
-def close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and bool((a - b).abs().max() <= TOLERANCE * b.abs().max())
 
 
 @pytest.mark.parametrize("names", [("square",), ("wide",), ("tall",), ("square", "wide")], ids=" ".join)

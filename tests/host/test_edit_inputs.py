@@ -19,9 +19,9 @@ from blip3o_core.bundled import NAME
 from blip3o_core.image_tokenizer import PREFIX
 from blip3o_core.pipeline import Pipeline
 from tests.host.client import Refused
-from tests.host.graphs import edit, latents, node, text_to_image
+from tests.host.graphs import close, edit, latents, node, text_to_image
 from tests.host.inside import in_host
-from tests.host.test_edit import close, picture, png
+from tests.host.test_edit import picture, png
 from tests.host.test_errors import fails
 from tests.tiny_checkpoint import Sizes, make_checkpoint
 

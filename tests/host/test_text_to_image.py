@@ -10,59 +10,18 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from blip3o_core import diffusion
 from blip3o_core.layout import SANA
-from blip3o_core.pipeline import Pipeline, condition
+from blip3o_core.pipeline import Pipeline
 from blip3o_core.sampling import Sampling
 from blip3o_core.seeds import row_seeds
 from tests.environment import TOP
-from tests.host.graphs import PROMPT, latents, node, text_to_image
+from tests.host.graphs import PROMPT, close, drawn, latents, node, text_to_image, with_custom_sampler, with_ksampler
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("checkpoint")]
-TOLERANCE = 1e-4
 NODES = {
     "BLIP3oLoader", "BLIP3oTokenGenerator", "BLIP3oHiddenStateConditioner", "BLIP3oDiffusionSampler", "BLIP3oScheduler",
     "BLIP3oEditReferenceEncoder", "BLIP3oMaskedEdit", "BLIP3oImageTokenizerLoader",
 }  # fmt: skip
-
-
-def close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Within 1e-4 of the range of `b`."""
-    return a.shape == b.shape and bool((a - b).abs().max() <= TOLERANCE * b.abs().max())
-
-
-def drawn(pipeline: Pipeline, seeds=(5,), noise=(11,), steps=4, size=(16, 16), guidance=2.0):
-    """The library's unscaled latents for the graph of `text_to_image`; `size` is (h, w) in cells."""
-    tokens = pipeline.draw([PROMPT] * len(seeds), list(seeds))
-    both = condition(pipeline.language, tokens, pipeline.source)
-    start = diffusion.initial_noise((pipeline.transformer.config.in_channels, *size), list(noise))
-    schedule = diffusion.sigmas(steps)
-    out = diffusion.sample(pipeline.transformer, start, both.positive, both.negative, schedule, guidance)
-    return out / pipeline.autoencoder.config.scaling_factor
-
-
-def with_ksampler(graph: dict, steps: int) -> dict:
-    graph["sample"] = node(
-        "KSampler", model=["load", 1], positive=["condition", 0], negative=["condition", 1], latent_image=["empty", 0],
-        seed=11, steps=steps, cfg=2.0, sampler_name="euler", scheduler="simple", denoise=1.0,
-    )  # fmt: skip
-    return graph
-
-
-def with_custom_sampler(graph: dict, steps: int) -> dict:
-    graph |= {
-        "noise": node("RandomNoise", noise_seed=11),
-        "guider": node(
-            "CFGGuider", model=["load", 1], positive=["condition", 0], negative=["condition", 1], cfg=2.0
-        ),
-        "euler": node("KSamplerSelect", sampler_name="euler"),
-        "sigmas": node("BLIP3oScheduler", steps=steps, shift=1.0, denoise=1.0),
-        "sample": node(
-            "SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0], sampler=["euler", 0],
-            sigmas=["sigmas", 0], latent_image=["empty", 0],
-        ),
-    }  # fmt: skip
-    return graph
 
 
 def options_of(combo) -> dict:

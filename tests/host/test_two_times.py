@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from blip3o_core import diffusion
-from blip3o_core.pipeline import Pipeline, condition
-from tests.host.graphs import PROMPT, latents, node, text_to_image
+from blip3o_core.pipeline import Pipeline
+from tests.host.graphs import close, drawn, latents, node, text_to_image, with_custom_sampler, with_ksampler
 from tests.host.inside import in_host
 from tests.tiny_checkpoint import make_checkpoint
 
@@ -24,52 +23,17 @@ def pipeline(few):
     return Pipeline.load(few)
 
 
-def drawn(pipeline, steps: int, noise=(11,), shift: float = 1.0):
-    """The library's unscaled latents for the graph of `text_to_image`."""
-    tokens = pipeline.draw([PROMPT] * len(noise), [5 + row for row in range(len(noise))])
-    both = condition(pipeline.language, tokens, pipeline.source)
-    start = diffusion.initial_noise((pipeline.transformer.config.in_channels, 16, 16), list(noise))
-    out = diffusion.sample(pipeline.transformer, start, both.positive, both.negative, diffusion.sigmas(steps, shift))
-    return out / pipeline.autoencoder.config.scaling_factor
-
-
-def ours(graph: dict, steps: int) -> None:
+def ours(graph: dict, steps: int) -> dict:
     graph["sample"]["inputs"]["steps"] = steps
-
-
-def ksampler(graph: dict, steps: int) -> None:
-    graph["sample"] = node(
-        "KSampler", model=["load", 1], positive=["condition", 0], negative=["condition", 1], latent_image=["empty", 0],
-        seed=11, steps=steps, cfg=2.0, sampler_name="euler", scheduler="simple", denoise=1.0,
-    )  # fmt: skip
-
-
-def custom(graph: dict, steps: int) -> None:
-    graph |= {
-        "noise": node("RandomNoise", noise_seed=11),
-        "guider": node(
-            "CFGGuider", model=["load", 1], positive=["condition", 0], negative=["condition", 1], cfg=2.0
-        ),
-        "euler": node("KSamplerSelect", sampler_name="euler"),
-        "sigmas": node("BLIP3oScheduler", steps=steps, shift=1.0, denoise=1.0),
-        "sample": node(
-            "SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0], sampler=["euler", 0],
-            sigmas=["sigmas", 0], latent_image=["empty", 0],
-        ),
-    }  # fmt: skip
-
-
-def close(a, b) -> bool:
-    return a.shape == b.shape and bool((a - b).abs().max() <= 1e-4 * b.abs().max())
+    return graph
 
 
 @pytest.mark.parametrize("steps", [2, 4])
-@pytest.mark.parametrize("sampler", [ours, ksampler, custom])
+@pytest.mark.parametrize("sampler", [ours, with_ksampler, with_custom_sampler])
 def test_every_sampler_draws_what_the_library_draws(sampler, steps, few, client, server, pipeline):
     """Catches a step told a wrong end: by the schedule before shift, the step after, or none."""
-    graph = text_to_image("few")
-    sampler(graph, steps)
-    assert close(latents(server, client.run(graph)), drawn(pipeline, steps))
+    graph = sampler(text_to_image("few"), steps)
+    assert close(latents(server, client.run(graph)), drawn(pipeline, steps=steps))
 
 
 def test_a_batch_and_a_shifted_schedule_are_told_the_same(few, client, server, pipeline):
@@ -77,7 +41,7 @@ def test_a_batch_and_a_shifted_schedule_are_told_the_same(few, client, server, p
     graph = text_to_image("few", batch=2)
     graph["shift"] = node("ModelSamplingSD3", model=["load", 1], shift=3.0)
     graph["sample"]["inputs"]["model"] = ["shift", 0]
-    assert close(latents(server, client.run(graph)), drawn(pipeline, 4, noise=(11, 12), shift=3.0))
+    assert close(latents(server, client.run(graph)), drawn(pipeline, seeds=(5, 6), noise=(11, 12), shift=3.0))
 
 
 def test_other_steps_decode_no_tokens_again(few, client):
