@@ -94,7 +94,8 @@ class Stepper:
             q, k = turned.split((heads, kv), dim=1)
             keys, values = self._kept(store, k, v.view(rows, kv, width), step)
             out = F.scaled_dot_product_attention(q.view(rows, kv, heads // kv, width), keys, values, mask)
-            x = x + torch.mm(out.view(rows, heads * width), layer.out)
+            # Not a view: what attention gives is laid out as its backend likes, heads first in most of them.
+            x = x + torch.mm(out.reshape(rows, heads * width), layer.out)
             x = x + layer.mlp(self._norm(x, layer.after))
         return self._norm(x, self.final)[:, None]
 

@@ -55,6 +55,20 @@ def test_padded_rows_guidance_and_single_rows(tmp_path, monkeypatch, join):
         assert torch.allclose(both[0].hidden, both[1].hidden, atol=1e-5)
 
 
+@pytest.mark.parametrize("engine", ["steps", "graph"])
+def test_attention_may_lay_its_result_out_as_it_likes(checkpoint, monkeypatch, engine):
+    """A step that crashed on every card whose attention is not cuDNN's: the others give queries before heads."""
+    language, row = checkpoint.load_language(torch.float32), checkpoint.prompt_encoder.encode("a red ring")
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def as_on_a_card(q, k, v, *mask, **options):
+        return attention(q, k, v, *mask, **options).transpose(1, 2).contiguous().transpose(1, 2)
+
+    whole = decode(language, [row], [3], Sampling(), engine=engine)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", as_on_a_card)
+    assert torch.equal(decode(language, [row], [3], Sampling(), engine=engine).ids, whole.ids)
+
+
 def test_drafts_of_one_prompt_share_its_prefill_and_equal_single_runs(checkpoint, monkeypatch):
     """N drafts that cost N prefills, or a cache row that another draft writes into."""
     language, seen = checkpoint.load_language(torch.float32), []
