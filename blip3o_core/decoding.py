@@ -6,7 +6,8 @@
   single run with that seed, on any device.
 - Rows of different prompt lengths are padded on the left, masked, and keep their own positions.
 - Rows of one prompt share its prefill. Steps go past the modules where weights allow it: on a CPU one by one
-  (`stepping`), for one row of a small model several at once (`speculative`), on a GPU as a CUDA graph (`graphs`).
+  (`stepping`), for one row of a small model several at once (`speculative`), on a CUDA card as one kernel (`fused`) or
+  as a graph of many (`graphs`).
 """
 
 import logging
@@ -17,17 +18,18 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from . import fused
 from .errors import Blip3oError
 from .graphs import FixedLoop, FixedStepper, recorded
-from .language import KVCache, LanguageModel, PromptFeatures
+from .language import KVCache, LanguageModel, PromptFeatures, any_length
 from .sampling import Sampling, choose
 from .seeds import seeded
 from .speculative import Neighbours, WindowStepper, fill_ahead
 from .stepping import Stepper, is_small, obstacle
 
 # How decode steps run: through the modules; past them, see `stepping`; as a CUDA graph, see `graphs`; several at once,
-# see `speculative`.
-ENGINES = ("auto", "modules", "steps", "graph", "ahead")
+# see `speculative`; as one Triton kernel, see `fused`.
+ENGINES = ("auto", "modules", "steps", "graph", "ahead", "fused")
 WINDOW = 16  # most tokens at once; 8 to 16 took about as long
 SYNCHRONIZED = 8  # tokens between waits for the device, so that progress is where it says, and cancelling acts
 Callback = Callable[[int, int, torch.Tensor], None]
@@ -95,9 +97,12 @@ def decode(
         raise Blip3oError(
             f"{len(prompts)} prompts and {len(seeds)} seeds: give at least one prompt, and a seed for each."
         )
+    weight = lm.model.embed_tokens.weight
+    device, dtype = torch.empty(0, device=device or weight.device).device, dtype or weight.dtype
+    rows = len(prompts) * (2 if sampling.guidance > 1 and negative is not None else 1)
+    chosen = engine_for(engine, lm, rows, sampling, device, dtype)
     with torch.inference_mode():
-        run = _Run(lm, prompts, seeds, sampling, negative, callback, device, dtype, features)
-        chosen = engine_for(engine, lm, len(run.state), sampling, run.device, run.dtype)
+        run = _Run(lm, prompts, seeds, sampling, negative, callback, device, dtype, features, apart=chosen == "fused")
         drawn = _WAYS[chosen](run)
         _check_finite(drawn.hidden)
     # Copies made out here are ordinary tensors, which training may use.
@@ -111,15 +116,14 @@ class _Run:
     twice B with guidance, the negative prompt's last.
     """
 
-    def __init__(self, lm, prompts, seeds, sampling, negative, callback, device, dtype, features):
-        weight = lm.model.embed_tokens.weight
-        self.lm, self.sampling, self.callback = lm, sampling, callback
-        self.device, self.dtype = torch.empty(0, device=device or weight.device).device, dtype or weight.dtype
+    def __init__(self, lm, prompts, seeds, sampling, negative, callback, device, dtype, features, apart=False):
+        """`apart`: prompts are read one by one, so that a row is rounded as if it were alone."""
+        self.lm, self.sampling, self.callback, self.device, self.dtype = lm, sampling, callback, device, dtype
         self.batch, self.total = len(prompts), lm.num_tokens
         _check_room(lm, max(map(len, prompts + ([negative] if negative else []))) + self.total)
         self.guided = sampling.guidance > 1 and negative is not None
         rows = prompts + ([negative] * self.batch if self.guided else [])
-        self.state, self.cache, self.keep, last = _prefill(lm, rows, self.total, features, self.device, self.dtype)
+        self.state, self.cache, self.keep, last = _prefill(lm, rows, self.total, features, device, dtype, apart)
         self.positions = last + 1 + torch.arange(self.total, device=self.device)
         self.head = lm.head_weight(self.state, sampling.image_tokens_only)
         self.offset = lm.vocabulary.image_start if sampling.image_tokens_only else 0
@@ -130,7 +134,10 @@ class _Run:
 
     def scores(self, states: torch.Tensor) -> torch.Tensor:
         """(R, 1, D) -> (B, V) float32 logits, guided."""
-        logits = F.linear(states[:, 0], self.head).float()
+        return self.guided_logits(F.linear(states[:, 0], self.head).float())
+
+    def guided_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """(R, V) float32 logits of all rows that are fed -> (B, V)."""
         if not self.guided:
             return logits
         null = logits[self.batch :]
@@ -155,13 +162,28 @@ def _as_a_graph(run: _Run) -> Decoded:
 
     stepper = FixedStepper(run.lm, run.cache, run.positions, run.keep)
     loop = FixedLoop(stepper, run.state, run.out, run.hidden, choose_at, run.embed)
-    advance = recorded(loop, run.device)
+    _repeat(run, recorded(loop, run.device))
+    run.hidden[:, run.total] = loop.state[: run.batch, 0]
+    return Decoded(run.out, [run.total] * run.batch, run.hidden)
+
+
+def _repeat(run: _Run, advance: Callable[[], None]) -> None:
+    """`advance` once per token, with the callback."""
     for step in range(run.total):
         advance()
         if run.callback is not None and step % SYNCHRONIZED == 0 and run.device.type == "cuda":
             torch.cuda.current_stream(run.device).synchronize()
         run.tell(step + 1)
-    run.hidden[:, run.total] = loop.state[: run.batch, 0]
+
+
+def _fused(run: _Run) -> Decoded:
+    from .fused.engine import FusedLoop
+    from .fused.trial import passes
+
+    loop = FusedLoop(run)
+    if not passes(loop, run):
+        return _as_a_graph(run)
+    _repeat(run, recorded(loop, run.device) if run.device.type == "cuda" else loop)
     return Decoded(run.out, [run.total] * run.batch, run.hidden)
 
 
@@ -197,10 +219,12 @@ def _one_by_one(run: _Run, past_modules: bool) -> Decoded:
         run.out[:, step] = token
         run.tell(step + 1)
         if stepper is not None:
-            state = stepper(run.embed(token), step)
+            with any_length(run.device):
+                state = stepper(run.embed(token), step)
         else:
             view = None if seen is None else seen[..., : cache.filled + 1]
-            state = lm(run.embed(token), run.positions[:, step : step + 1], view, cache)
+            with any_length(run.device):
+                state = lm(run.embed(token), run.positions[:, step : step + 1], view, cache)
         if stop.numel() and not bool(running.any()):
             total = step + 1
             break
@@ -213,6 +237,7 @@ _WAYS = {
     "steps": partial(_one_by_one, past_modules=True),
     "graph": _as_a_graph,
     "ahead": _ahead,
+    "fused": _fused,
 }
 
 
@@ -224,42 +249,62 @@ def engine_for(
         raise Blip3oError(f"engine is {asked!r}; choose one of {', '.join(ENGINES)}.")
     if asked == "modules":
         return asked
-    quickest = {"cpu": "steps", "cuda": "graph"}.get(device.type) if asked == "auto" else asked
-    why_not = f"none is made for {device.type}" if quickest is None else obstacle(lm, device, dtype)
-    if why_not is None and quickest in ("graph", "ahead") and not sampling.image_tokens_only:
-        why_not = "an end token may cut the picture short"
-    if why_not is None and quickest == "ahead" and rows > 1:
-        why_not = f"there are {rows} rows, guidance included"
-    if asked != "auto" and why_not is not None:
-        raise Blip3oError(f"engine {asked!r} cannot serve here: {why_not}. Use 'auto'.")
     if asked != "auto":
+        why_not = _why_not(asked, lm, rows, sampling, device, dtype)
+        if why_not is not None:
+            raise Blip3oError(f"engine {asked!r} cannot serve here: {why_not}. Use 'auto'.")
         return asked
-    if why_not is None:
-        # In bfloat16 a pass over several tokens is rounded otherwise than over one, and other tokens follow.
-        alone = quickest == "steps" and rows == 1 and sampling.image_tokens_only
-        return "ahead" if alone and dtype == torch.float32 and is_small(lm) else quickest
-    level = logging.DEBUG if device.type == "cpu" else logging.INFO
-    logging.getLogger(__name__).log(level, "decode steps go through the modules, not the quick way: %s", why_not)
+    level, log = logging.DEBUG if device.type == "cpu" else logging.INFO, logging.getLogger(__name__)
+    engines = {"cpu": ("steps",), "cuda": ("fused", "graph")}.get(device.type, ())
+    # In bfloat16 a pass over several tokens is rounded otherwise than over one, and other tokens follow.
+    if device.type == "cpu" and dtype == torch.float32 and rows == 1 and sampling.image_tokens_only and is_small(lm):
+        engines = ("ahead", *engines)
+    for name in engines:
+        why_not = _why_not(name, lm, rows, sampling, device, dtype)
+        if why_not is None:
+            return name
+        log.log(level, "decode steps do not run by engine %r: %s", name, why_not)
+    if not engines:
+        log.log(level, "decode steps go through the modules: no engine is made for %s", device.type)
     return "modules"
 
 
-def _prefill(lm: LanguageModel, rows: list[list[int]], total: int, features, device, dtype):
+def _why_not(engine: str, lm, rows: int, sampling: Sampling, device, dtype) -> str | None:
+    """Why an engine cannot serve; None when it can."""
+    if engine == "fused":
+        return fused.obstacle(lm, rows, sampling, device, dtype)
+    why_not = obstacle(lm, device, dtype)
+    if why_not is None and engine in ("graph", "ahead") and not sampling.image_tokens_only:
+        why_not = "an end token may cut the picture short"
+    if why_not is None and engine == "ahead" and rows > 1:
+        why_not = f"there are {rows} rows, guidance included"
+    return why_not
+
+
+def _prefill(lm: LanguageModel, rows: list[list[int]], total: int, features, device, dtype, apart: bool = False):
     """Each prompt once -> last state (B, 1, D), cache with room for `total` more, keep (B, S), last position (B, 1)."""
-    unique = list(dict.fromkeys(map(tuple, rows)))
-    ids, keep = pad_left([list(row) for row in unique], lm.vocabulary.pad, device)
-    positions, length = own_positions(keep), ids.shape[1]
-    own = len(unique) == len(rows)
+    unique = [list(row) for row in dict.fromkeys(map(tuple, rows))]
+    groups = [[row] for row in unique] if apart else [unique]
+    length = max(map(len, unique))
     room = -(-(length + total) // 8) * 8  # GPU attention wants masks of such lengths
-    cache = KVCache(lm.config, len(unique), room if own else length, device, dtype)
-    state = lm(lm.embed_prompts(ids, dtype, features), positions, causal_mask(keep), cache)[:, -1:]
-    if own:
-        return state, cache, keep, positions[:, -1:]
-    place = {row: index for index, row in enumerate(unique)}
-    index = torch.tensor([place[tuple(row)] for row in rows], device=device)
     whole = KVCache(lm.config, len(rows), room, device, dtype)
-    whole.data[..., :length, :] = cache.data[:, :, index]
     whole.filled = length
-    return state[index], whole, keep[index], positions[index, -1:]
+    _, keep = pad_left(rows, lm.vocabulary.pad, device)
+    states = []
+    for group in groups:
+        ids, kept = pad_left(group, lm.vocabulary.pad, device)
+        cache = KVCache(lm.config, len(group), ids.shape[1], device, dtype)
+        embeds = lm.embed_prompts(ids, dtype, features)
+        with any_length(device):
+            state = lm(embeds, own_positions(kept), causal_mask(kept), cache)[:, -1:]
+        for k, row in enumerate(group):
+            places = [place for place, each in enumerate(rows) if each == row]
+            whole.data[:, :, places, :, length - ids.shape[1] : length] = cache.data[:, :, k : k + 1]
+            states.append((places, state[k]))
+    state = torch.empty(len(rows), 1, lm.config.hidden_size, device=device, dtype=dtype)
+    for places, each in states:
+        state[places] = each
+    return state, whole, keep, own_positions(keep)[:, -1:]
 
 
 @torch.no_grad()
@@ -286,7 +331,8 @@ def read(
     keep = torch.cat([keep, keep.new_ones(keep.shape[0], ids.shape[1] - keep.shape[1])], 1)
     if unmasked:
         positions = torch.arange(ids.shape[1], device=device)[None].expand_as(ids)
-        hidden = lm(embeds, positions)
+        with any_length(device):
+            hidden = lm(embeds, positions)
         starts = [row.index(lm.vocabulary.image_start_tag) + 1 for row in ids.tolist()]
         if len(set(starts)) > 1:
             raise Blip3oError(
@@ -294,7 +340,9 @@ def read(
             )
         hidden = hidden[:, starts[0] :]
     else:
-        hidden = lm(embeds, own_positions(keep), causal_mask(keep))[:, before.shape[1] - 1 :]
+        with any_length(device):
+            hidden = lm(embeds, own_positions(keep), causal_mask(keep))
+        hidden = hidden[:, before.shape[1] - 1 :]
     _check_finite(hidden)
     return hidden
 

@@ -9,6 +9,7 @@ three steps, and no graph is left behind that points at weights which a host mov
 import logging
 from collections.abc import Callable
 from functools import cache
+from typing import Protocol
 
 import torch
 
@@ -16,6 +17,14 @@ from .language import KVCache, LanguageModel
 from .stepping import Stepper
 
 WARM_UP = 2  # runs before the recording, in which libraries set up what they may not set up in one
+
+
+class Repeatable(Protocol):
+    """A step on memory that stays: `rewind` is called before the first one."""
+
+    def __call__(self) -> None: ...
+
+    def rewind(self) -> None: ...
 
 
 class FixedStepper(Stepper):
@@ -40,6 +49,7 @@ class FixedStepper(Stepper):
     def feed(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 1, D) embeddings of the next token -> (B, 1, D) after the final norm."""
         self.bias.index_fill_(3, self.at, 0.0)
+        self._now = tuple(table.index_select(1, self.step)[:, 0] for table in self.tables)
         state = self(x, self.step)
         self.step.add_(1)
         self.at.add_(1)
@@ -55,7 +65,7 @@ class FixedStepper(Stepper):
         return keys, values
 
     def _turned(self, x, step):
-        return self.rotated(x, *(table.index_select(1, step)[:, 0] for table in self.tables))
+        return self.rotated(x, *self._now)
 
 
 class FixedLoop:
@@ -86,29 +96,40 @@ class FixedLoop:
         return self._state
 
 
-def recorded(loop: FixedLoop, device: torch.device) -> Callable[[], None]:
-    """`loop`, rewound, as something that repeats it at less cost; `loop` itself, and a warning, where that fails."""
-    repeat = loop
-    if device not in _refused:
+def recorded(loop: Repeatable, device: torch.device) -> Callable[[], None]:
+    """`loop`, rewound, as something that repeats it at less cost; `loop` itself, and a warning, where that fails.
+
+    A recording fails, too, when the host frees memory in the middle of it. So it is tried twice, with memory freed in
+    between, and given up for the process when two runs in a row could not have one.
+    """
+    repeat, reason = loop, None
+    for _ in range(2 if _failures.get(device, 0) < GIVEN_UP else 0):
         try:
-            repeat = capture(loop, device)
-        except torch.cuda.OutOfMemoryError:
-            raise  # says nothing of recording: a host frees memory and tries again
+            repeat, reason = capture(loop, device), None
+            break
         except RuntimeError as error:
-            # What a failed recording leaves in the allocator is not known: it is not tried again.
-            _refused.add(device)
-            reason = str(error).splitlines()[0]
-            logging.getLogger(__name__).warning(
-                "decode steps run one by one on %s: no CUDA graph could be recorded (%s)", device, reason
-            )
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if "out of memory" in str(error).lower():
+                # Says nothing of recording: a host frees memory and tries again.
+                raise error if isinstance(error, torch.cuda.OutOfMemoryError) else torch.cuda.OutOfMemoryError(reason) from error
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    if reason is not None:
+        _failures[device] = _failures.get(device, 0) + 1
+        logging.getLogger(__name__).warning(
+            "decode steps run one by one on %s: no CUDA graph could be recorded (%s)", device, reason
+        )
+    elif repeat is not loop:
+        _failures.pop(device, None)
     loop.rewind()
     return repeat
 
 
-_refused: set[torch.device] = set()
+GIVEN_UP = 2
+_failures: dict[torch.device, int] = {}  # runs in a row
 
 
-def capture(loop: FixedLoop, device: torch.device) -> Callable[[], None]:
+def capture(loop: Repeatable, device: torch.device) -> Callable[[], None]:
     """`loop` as a CUDA graph. Its first step runs `WARM_UP` times on the way. RuntimeError when it cannot be one."""
     if device.type != "cuda":
         raise RuntimeError(f"{device} has none")

@@ -6,6 +6,8 @@
 - Weights are read through the modules' own forward or `leaf_weight`, so a host may stream or patch them.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +24,37 @@ def leaf_weight(module: nn.Module, like: torch.Tensor, rows: slice = slice(None)
     if hasattr(module, "weight_for"):
         return module.weight_for(like, rows)
     return module.weight[rows].to(device=like.device, dtype=like.dtype)
+
+
+@contextmanager
+def any_length(device: torch.device) -> Iterator[None]:
+    """For attention whose number of keys is another one at every call.
+
+    On recent cards torch prefers cuDNN's attention, which makes a plan for every new shape: measured at 44 ms on an H200,
+    where the attention itself takes 0.05. The other backends take shapes as they come.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        yield
+
+
+def stored_weight(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+    """A leaf's weight as it lies in memory, and the scale of its rows (or of all) where it is quantised.
+
+    None where there is more to the leaf than its weight: patches, a bias, weights that a host streams in. A host's leaf
+    says so itself, by a method `stored`.
+    """
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    if hasattr(module, "stored"):
+        return module.stored()
+    # An adapter's class may well be a subclass (peft's Linear): these types and no others.
+    plain = type(module) in (nn.Linear, nn.Embedding, Qwen3RMSNorm) and getattr(module, "bias", None) is None
+    return (module.weight, None) if plain else None
 
 
 class KVCache:

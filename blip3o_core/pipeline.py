@@ -3,6 +3,7 @@
 The nodes call the same functions one by one.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ import torch
 from . import autoencoder, diffusion, masking
 from .checkpoint import Checkpoint, open_checkpoint
 from .connector import connect
-from .decoding import Callback, decode, read
+from .decoding import decode, read
 from .errors import Blip3oError
 from .framing import to_pictures, token_view
 from .image_tokenizer import encode_views
@@ -41,7 +42,7 @@ def draw_tokens(
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
     negative_prompt: str | None = None,
     parse_special: bool = False,
-    callback: Callback | None = None,
+    callback: Callable[[int, int, Callable[[], torch.Tensor]], None] | None = None,
     source: str | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -50,7 +51,7 @@ def draw_tokens(
 ) -> ImageTokens:
     """Write one picture per prompt as image tokens, hidden states kept.
 
-    `callback(done, total, codes (B, done))` runs once per token. `source` names the weights, see `condition`. With
+    `callback(done, total, codes)` runs once per token; `codes()` gives those so far, (B, done). `source` names the weights, see `condition`. With
     `references` the prompts are instructions for all of them; `as_features`: see `ReferencePaths`.
     """
     for prompt in prompts:
@@ -68,7 +69,7 @@ def draw_tokens(
     start = language.vocabulary.image_start
 
     def on_codes(done: int, total: int, ids: torch.Tensor) -> None:
-        callback(done, total, ids - start)
+        callback(done, total, lambda: ids - start)
 
     callback_ids = on_codes if callback else None
     drawn = decode(language, rows, seeds, sampling, negative, callback_ids, device, dtype, features)

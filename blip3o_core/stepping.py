@@ -10,45 +10,44 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .language import KVCache, LanguageModel
+from .language import KVCache, LanguageModel, stored_weight
 
 # Joined matrices are copies; beyond this the arithmetic dominates and copies would cost memory for nothing.
 JOINED_BYTES = 64 * 2**20
-# Classes that `nodes/host/offload.py` swaps in; the host's quantised ones have other names.
-STAND_INS = ("Linear", "QwenNorm")
 
 
-def obstacle(lm: LanguageModel, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why the weights cannot be read directly; None when they can."""
-    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
-
+def obstacle(lm: LanguageModel, device: torch.device, dtype: torch.dtype, quantised: bool = False) -> str | None:
+    """Why the weights cannot be read directly; None when they can. `quantised`: the layers' matrices may be."""
     if lm.config.hidden_act != "silu":
         return f"its activation is {lm.config.hidden_act}"
+    stored = set()
     for name, module in _walked(lm):
         if getattr(module, "weight_function", None) or getattr(module, "bias_function", None):
             return f"{name} is patched"
         if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
             return f"{name} has hooks or a forward of its own"
-        weight = getattr(module, "weight", None)
-        if weight is None:
+        if getattr(module, "weight", None) is None:
             continue
-        # A host's stand-ins are subclasses of the plain classes, and add nothing but where weights come from. An
-        # adapter that is named like one (peft's Linear) is none.
-        plain = type(module) in (nn.Linear, Qwen3RMSNorm) or (
-            isinstance(module, (nn.Linear, Qwen3RMSNorm)) and type(module).__name__ in STAND_INS
-        )
-        # A leaf whose weights the host streams in has no address that stays.
-        if not plain or hasattr(module, "_v") or weight.device != device or getattr(module, "bias", None) is not None:
-            return f"{name} is a {type(module).__name__} on {weight.device}"
-        if weight.dtype != dtype:
+        found = stored_weight(module)
+        if found is None or found[0].device != device:
+            return f"{name} is a {type(module).__name__} on {module.weight.device}"
+        weight, scale = found
+        if scale is None and weight.dtype != dtype:
             return f"{name} is stored in {weight.dtype}"
+        if name.endswith("_proj"):
+            stored.add(weight.dtype)
+    if stored - {dtype} and not (quantised and len(stored) == 1):
+        return f"its matrices are stored in {', '.join(sorted(map(str, stored)))}"
     return None
 
 
 def _walked(lm: LanguageModel):
     """Every module that a step through them would call, with its name."""
     yield "the language model", lm
+    yield "its embedding", lm.model.embed_tokens
     yield "its last norm", lm.model.norm
+    if lm.lm_head is not None:
+        yield "its output matrix", lm.lm_head
     yield from lm.model.layers.named_modules()
 
 

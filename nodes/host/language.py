@@ -119,7 +119,7 @@ class Language(Part):
                 self._warn_if_streamed(device, total)
             preview = None
             if done % network.grid[1] == 0:
-                image = Image.fromarray(mosaic(codes, colours, network.grid).numpy())
+                image = Image.fromarray(mosaic(codes(), colours, network.grid).numpy())
                 image = image.resize((image.width * PREVIEW_PIXELS, image.height * PREVIEW_PIXELS), Image.NEAREST)
                 preview = ("JPEG", image, MAX_PREVIEW_RESOLUTION)
             bar.update_absolute(done, total, preview)

@@ -19,7 +19,16 @@ from torch import nn
 _ops = comfy.ops.disable_weight_init
 
 
-class _Readable:
+class _Stored:
+    """A leaf whose weight the library may read where it lies, when the host does nothing to it on the way."""
+
+    def stored(self) -> tuple[torch.Tensor, None] | None:
+        """The weight, and no scales; None where it is streamed in, or has a bias."""
+        # A leaf whose weights the host streams in has no address that stays.
+        return None if hasattr(self, "_v") or self.bias is not None else (self.weight, None)
+
+
+class _Readable(_Stored):
     """A leaf whose weight may be read: the output matrix of the language model, a codebook."""
 
     def weight_for(self, like: torch.Tensor, rows: slice) -> torch.Tensor:
@@ -44,7 +53,7 @@ class Embedding(_ops.Embedding, _Readable):
     pass
 
 
-class _RootMeanSquare(comfy.ops.CastWeightBiasOp):
+class _RootMeanSquare(comfy.ops.CastWeightBiasOp, _Stored):
     """Casting forward for the RMS norms of diffusers and of Qwen3: float32 statistics, weight in the input's dtype."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -31,6 +31,14 @@ def _leaf() -> type:
             comfy.ops.uncast_bias_weight(self, weight, bias, stream)
             return out
 
+        def stored(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+            """The numbers of one byte and their scale, of each row or of all; None where the library cannot read them."""
+            weight = self.weight
+            if hasattr(self, "_v") or self.bias is not None or not isinstance(weight, QuantizedTensor):
+                return None
+            numbers = weight._qdata  # the host's tensors have no public name for it
+            return (numbers, weight.params.scale) if numbers.shape == weight.shape else None
+
     return QuantisedLinear
 
 

@@ -138,7 +138,7 @@ def test_the_callback_sees_every_token_once(pipeline, language):
     seen = []
     tokens = pipeline.draw(PROMPTS, SEEDS, callback=lambda *args: seen.append(args))
     assert [(done, total) for done, total, _ in seen] == [(k, language.num_tokens) for k in range(1, 26)]
-    assert all(torch.equal(codes, tokens.codes[:, :done]) for done, _, codes in seen)
+    assert all(torch.equal(codes(), tokens.codes[:, :done]) for done, _, codes in seen)
 
 
 def test_cancelling_leaves_nothing_behind(pipeline):

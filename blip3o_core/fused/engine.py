@@ -1,0 +1,168 @@
+"""What the decode loop sees of the kernels: one call feeds a token and chooses the next, on memory that stays."""
+
+import torch
+import torch.nn.functional as F
+import triton
+
+from ..language import LanguageModel, stored_weight
+from ..sampling import Sampling, choose
+from . import sampler
+from .step import COLUMNS, step_kernel
+from .tiles import BFLOAT16, FLOAT8, FLOAT32, INT8
+
+KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.int8: INT8, torch.float8_e4m3fn: FLOAT8}
+PER_WORD = {FLOAT32: 1, BFLOAT16: 2, INT8: 4, FLOAT8: 4}
+MAX_KEPT = 4096  # of top-k
+# The same for every batch: a row's sums are to run in the same order.
+SPLITS, KEYS = 8, 64
+WARPS = 8
+BLOCK = 1024  # logits of a program of the sampler
+
+
+class FusedLoop:
+    """Decode steps of one run. Nothing is allocated in a call, so that it can be recorded."""
+
+    def __init__(self, run, programs: int | None = None):
+        """`run`: of `decoding`. `programs`: how many walk through the layers, one for each multiprocessor by default;
+        in Triton's interpreter, where they run one after the other, two are enough to show what they share."""
+        lm, device, dtype = run.lm, run.device, run.dtype
+        config, rows, drawn = lm.config, len(run.state), len(run.out)
+        self._run, self._interpreted, self._layers = run, device.type == "cpu", config.num_hidden_layers
+        if programs is None:
+            programs = 2 if self._interpreted else torch.cuda.get_device_properties(device).multi_processor_count
+        self._programs = programs
+        heads, kv, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        acts = KINDS[dtype]
+        self._table, self._kept, weights = _table(lm, device)
+        chunks = min(16, triton.next_power_of_2(triton.cdiv(config.hidden_size // PER_WORD[weights], 128)))
+        per_program = rows * max(config.hidden_size, heads * width)
+
+        def zeros(*shape: int, of: torch.dtype = dtype) -> torch.Tensor:
+            return torch.zeros(shape, device=device, dtype=of)
+
+        def words(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.view(torch.int32)
+
+        self._logits = zeros(rows, len(run.head), of=torch.float32)
+        self._counter, self._token = zeros(1, of=torch.long), zeros(rows, of=torch.long)
+        self._barrier = zeros(1, of=torch.int32)
+        angles = [table.contiguous() for table in lm.model.rotary_emb(run.cache.data, run.positions)]
+        parts = rows * heads * SPLITS
+        self._arguments = [
+            self._table, words(zeros(rows, config.hidden_size)), words(zeros(rows, (heads + 2 * kv) * width)),
+            zeros(parts * width, of=torch.float32), zeros(parts * 4, of=torch.float32),
+            words(zeros(rows, config.intermediate_size)), words(run.cache.data), *map(words, angles),
+            (~run.keep).sum(1).to(torch.int32), self._counter, self._token, run.out, words(run.hidden),
+            words(lm.model.embed_tokens.weight), words(lm.model.norm.weight), words(run.head), self._logits, self._barrier,
+            words(zeros(programs * per_program)), run.cache.filled, run.total, run.cache.data.shape[-2],
+            config.rms_norm_eps, width**-0.5,
+        ]  # fmt: skip
+        each = PER_WORD[acts]
+        self._constants = {
+            "D": config.hidden_size, "F": config.intermediate_size, "V": len(run.head),
+            "HEADS": heads, "KV": kv, "WIDTH": width, "WIDTH2": triton.next_power_of_2(width // each), "ROWS": rows,
+            "ROWS2": triton.next_power_of_2(rows), "DRAWN": drawn, "TILE": min(16, 128 // chunks), "CHUNKS": chunks,
+            "PROGRAMS": programs, "SPLITS": SPLITS, "KEYS": KEYS, "SCRATCH": per_program // each, "WEIGHTS": weights,
+            "ACTS": acts,
+        }  # fmt: skip
+        self._chooser = _Chooser(run, self._counter, self._token)
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Back to the end of the prompt, its token chosen."""
+        run = self._run
+        self._counter.zero_()
+        self._barrier.zero_()
+        self._chooser.reset()
+        run.hidden[:, 0] = run.state[: len(run.out), 0]
+        # Row by row: a product over several rows may round them otherwise.
+        logits = torch.cat([F.linear(state, run.head) for state in run.state]).float()
+        self._chooser(logits)
+
+    def __call__(self) -> None:
+        """Feed the token that was chosen, note it and its state, choose the next."""
+        layers, grid = self._layers, (self._programs,)
+        if self._interpreted:
+            for layer in range(layers):
+                for part in range(5):
+                    step_kernel[grid](*self._arguments, layer, layer + 1, PART=part, **self._constants)
+            step_kernel[grid](*self._arguments, 0, 0, PART=5, **self._constants)
+        else:
+            # Cooperative: the card refuses a grid that it cannot run at once, which would wait for itself.
+            step_kernel[grid](*self._arguments, 0, layers, PART=-1, **self._constants, num_warps=WARPS, num_stages=1,
+                              launch_cooperative_grid=True)  # fmt: skip
+        self._chooser(self._logits)
+
+
+class _Chooser:
+    """Logits -> the next tokens, in `token`."""
+
+    def __init__(self, run, counter: torch.Tensor, token: torch.Tensor):
+        self._run, self._counter, self._token = run, counter, token
+        sampling, size, device = run.sampling, len(run.head), run.device
+        kept = 1 if sampling.greedy else min(sampling.top_k, size)
+        self._kept = kept if 0 < kept <= MAX_KEPT else None
+        # What guidance and temperature make of bfloat16 logits has more digits.
+        self._rounds = 2 if run.dtype == torch.bfloat16 and not run.guided else 4
+        if self._kept is not None:
+            blocks, rows = triton.cdiv(size, BLOCK), run.batch
+            self._padded = max(16, triton.next_power_of_2(kept))
+            self._counts = torch.zeros(rows, self._rounds, 256, device=device, dtype=torch.int32)
+            self._tallies = torch.zeros(rows, blocks, 2, device=device, dtype=torch.int32)
+            self._values = torch.zeros(rows, self._padded, device=device)
+            self._places = torch.zeros(rows, self._padded, device=device, dtype=torch.int32)
+
+    def reset(self) -> None:
+        if self._kept is not None:
+            self._counts.zero_()
+
+    def __call__(self, logits: torch.Tensor) -> None:
+        run = self._run
+        logits = run.guided_logits(logits)
+        if self._kept is None:
+            at = self._counter.clamp(max=run.total - 1)
+            ids = choose(logits, run.uniforms.index_select(1, at)[:, 0], run.sampling, shortcut=False) + run.offset
+            self._token.copy_(torch.cat([ids, ids]) if run.guided else ids)
+            return
+        size, kept, rounds = logits.shape[-1], self._kept, self._rounds
+        blocks = triton.cdiv(size, BLOCK)
+        grid = (run.batch, blocks)
+        for digit in range(rounds):
+            sampler.count_kernel[grid](logits, self._counts, size, kept, ROUND=digit, ROUNDS=rounds, BLOCK=BLOCK)
+        sampler.tally_kernel[grid](logits, self._counts, self._tallies, size, kept, ROUNDS=rounds, BLOCK=BLOCK)
+        sampler.gather_kernel[grid](
+            logits, self._counts, self._tallies, self._values, self._places, size, kept, ROUNDS=rounds, BLOCK=BLOCK,
+            BLOCKS=triton.next_power_of_2(blocks), KP=self._padded,
+        )  # fmt: skip
+        sampling: Sampling = run.sampling
+        sampler.pick_kernel[(run.batch,)](
+            self._values, self._places, self._counts, run.uniforms, self._counter, self._token, kept, run.total,
+            sampling.top_p, sampling.temperature if not sampling.greedy else 1.0, run.offset, 2 if run.guided else 1,
+            ROUNDS=rounds, KP=self._padded, num_warps=8,
+        )  # fmt: skip
+
+
+def _table(lm: LanguageModel, device: torch.device) -> tuple[torch.Tensor, list, int]:
+    """Addresses of all weights of the layers, what must stay alive for them, and the kind of the matrices."""
+    table, kept, kinds = [], [], set()
+    for layer in lm.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        matrices = [
+            attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj,
+        ]  # fmt: skip
+        gains = [layer.input_layernorm, layer.post_attention_layernorm, attention.q_norm, attention.k_norm]
+        stored = [stored_weight(module) for module in matrices]
+        scales = [_row_scales(*each) for each in stored]
+        addresses = [weight for weight, _ in stored] + [gain.weight for gain in gains]
+        kept += [*addresses, *scales]
+        kinds |= {KINDS[weight.dtype] for weight, _ in stored}
+        table.append([each.data_ptr() for each in addresses] + [0 if s is None else s.data_ptr() for s in scales])
+    assert len(table[0]) == COLUMNS and len(kinds) == 1
+    return torch.tensor(table, device=device), kept, kinds.pop()
+
+
+def _row_scales(weight: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor | None:
+    """A float32 scale for each row."""
+    if scale is None:
+        return None
+    return scale.float().reshape(-1).expand(len(weight)).contiguous()
