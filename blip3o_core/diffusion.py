@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from .errors import Blip3oError
+from .graphs import record_once
 from .references import ReferencePaths, Strengths, predict
 from .remembered import condition_remembered
 from .seeds import seeded
@@ -152,17 +153,19 @@ def sample(
     is_null = torch.arange(len(context), device=device) < len(context) - rows
     if known is not None:
         start, change = known.latents.to(x), known.change.to(x)
+
+    def network(count: int) -> _Network:
+        """For the last `count` rows of the condition: all of them, or without the null half."""
+        seen = None if mask is None else mask[-count:]
+        return _Network(transformer, context[-count:], seen, is_null[-count:], guides, _calls(guided_steps, count > rows))
+
+    networks = {True: network(len(context)), False: network(rows)}
     with condition_remembered(transformer):
         for step, (sigma, following, guided) in enumerate(zip(schedule[:-1], schedule[1:], guided_steps, strict=True)):
             if known is not None:
                 x = change * x + (1 - change) * torch.lerp(start, noise, sigma)
             doubled = (torch.cat([x, x]) if guided else x).to(dtype)
-            count = len(doubled)  # the conditioned rows are the last
-            v = predict(
-                transformer, doubled, told(transformer, sigma, following, count), context[-count:],
-                None if mask is None else mask[-count:], latents=guides.latents, null=is_null[-count:],
-                paths=guides.paths, strengths=guides.strengths, connector=guides.connector,
-            ).float()  # fmt: skip
+            v = networks[guided](doubled, told(transformer, sigma, following, len(doubled)))
             if guided:
                 null, conditioned = v.chunk(2)
                 v = null + guidance * (conditioned - null)
@@ -177,3 +180,42 @@ def sample(
             "or fp32, or less guidance."
         )
     return x
+
+
+def _calls(guided_steps: list[bool], guided: bool) -> int:
+    return sum(each == guided for each in guided_steps)
+
+
+# A recording costs about what launching one step costs. It pays where launching takes longer than computing: few cells.
+RECORDED_CALLS, RECORDED_CELLS = 8, 4096
+
+
+class _Network:
+    """One evaluation of the network, float32 velocity. On a card repeated as a CUDA graph after the first."""
+
+    def __init__(self, transformer, context, mask, null, guides: Guides, calls: int):
+        """`calls`: how often it will be asked."""
+        self._transformer, self._calls, self._repeat = transformer, calls, None
+        self._given = {
+            "context": context, "mask": mask, "latents": guides.latents, "null": null, "paths": guides.paths,
+            "strengths": guides.strengths, "connector": guides.connector,
+        }  # fmt: skip
+
+    def __call__(self, x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        if self._repeat is not None:
+            self._x.copy_(x)
+            self._timestep.copy_(timestep)
+            self._repeat()
+            return self._v
+        v = predict(self._transformer, x, timestep, **self._given).float()
+        if x.device.type == "cuda" and self._pays(x):
+            self._x, self._timestep = x.clone(), timestep.clone()
+            self._repeat = record_once(self._fill, x.device)
+        self._calls = 0  # it is not tried again
+        return v
+
+    def _fill(self) -> None:
+        self._v = predict(self._transformer, self._x, self._timestep, **self._given).float()
+
+    def _pays(self, x: torch.Tensor) -> bool:
+        return self._calls >= RECORDED_CALLS and len(x) * x.shape[-2] * x.shape[-1] <= RECORDED_CELLS

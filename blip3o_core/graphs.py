@@ -125,6 +125,18 @@ def recorded(loop: Repeatable, device: torch.device) -> Callable[[], None]:
     return repeat
 
 
+def record_once(work: Callable[[], None], device: torch.device) -> Callable[[], None] | None:
+    """As `record`, None where that fails: for work that can go on without."""
+    if _failures.get(device, 0) >= GIVEN_UP:
+        return None
+    try:
+        return record(work, device)
+    except RuntimeError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        logging.getLogger(__name__).info("a step of the diffusion is not recorded as a CUDA graph: %s", reason)
+        return None
+
+
 GIVEN_UP = 2
 _failures: dict[torch.device, int] = {}  # runs in a row
 
@@ -145,11 +157,19 @@ def capture(loop: Repeatable, device: torch.device) -> Callable[[], None]:
             # Also when a host interrupts: what the stream still writes to belongs to the other one.
             current.wait_stream(stream)
         loop.rewind()
-        graph = torch.cuda.CUDAGraph()
+        return record(loop, device)
+
+
+def record(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """`work`, which ran before, as a CUDA graph that repeats it on the same memory. RuntimeError when it cannot be one."""
+    if device.type != "cuda":
+        raise RuntimeError(f"{device} has none")
+    with torch.cuda.device(device):
+        stream, graph = _stream(device), torch.cuda.CUDAGraph()
         # The stream twice: the outer one is restored even where ending a recording fails. Other threads may allocate.
         with torch.cuda.stream(stream):
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                loop()
+                work()
     return graph.replay
 
 

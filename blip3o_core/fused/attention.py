@@ -1,13 +1,13 @@
 """Attention of one token, for `step`: a head's keys are split among programs, and what they find is joined later.
 
 HEADS query heads of WIDTH numbers, of which HEADS // KV share the keys of one of KV heads. SPLITS parts a head, read
-KEYS at a time. The cache of a layer is (keys or values, ROWS, KV, length, WIDTH).
+KEYS at a time. The cache of a layer is (keys or values, rows, KV, length, WIDTH).
 """
 
 import triton
 import triton.language as tl
 
-from .tiles import normed_words, packed, places, rounded, unpack
+from .tiles import normed_words, packed, places, rounded, squares, unpack
 
 
 @triton.jit
@@ -22,12 +22,7 @@ def rotated(head, gain, cos, sin, eps, WIDTH: tl.constexpr, WIDTH2: tl.constexpr
     x, g = tl.load(head + i, mask=inside, other=0), tl.load(gain + i, mask=inside, other=0)
     y, h = tl.load(head + partner, mask=inside, other=0), tl.load(gain + partner, mask=inside, other=0)
     c, s = tl.load(cos + i, mask=inside, other=0), tl.load(sin + i, mask=inside, other=0)
-    n = unpack(x, 0, ACTS)
-    total = tl.sum(n * n)
-    if ACTS == 1:
-        n = unpack(x, 1, ACTS)
-        total += tl.sum(n * n)
-    scale = 1.0 / tl.sqrt_rn(total / WIDTH + eps)
+    scale = 1.0 / tl.sqrt_rn(tl.sum(squares(x, ACTS)) / WIDTH + eps)
     x, y = normed_words(x, g, scale, ACTS), normed_words(y, h, scale, ACTS)
     first = turned(x, y, c, s, sign, 0, ACTS)
     second = first
@@ -45,20 +40,20 @@ def turned(x, y, cos, sin, sign, j: tl.constexpr, ACTS: tl.constexpr):
 
 @triton.jit
 def part_of(
-    item, firsts, cache, at, length, HEADS: tl.constexpr, KV: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr,
+    item, firsts, cache, at, length, rows, HEADS: tl.constexpr, KV: tl.constexpr, WORDS: tl.constexpr,
     SPLITS: tl.constexpr,
 ):  # fmt: skip
     """(keys, values, begin, end) of part `item`; of the last row where there is no such item.
 
-    `firsts` (ROWS,): where a row's prompt begins behind its padding. `at`: the place of the token that is fed.
+    `firsts` (rows,): where a row's prompt begins behind its padding. `at`: the place of the token that is fed.
     """
     split, head = item % SPLITS, (item // SPLITS) % HEADS
-    b = tl.minimum(item // (SPLITS * HEADS), ROWS - 1)
+    b = tl.minimum(item // (SPLITS * HEADS), rows - 1)
     keys = cache + (b * KV + head // (HEADS // KV)) * length * WORDS
     first = tl.load(firsts + b)
     share = (at + 1 - first + SPLITS - 1) // SPLITS
     begin = first + split * share
-    return keys, keys + ROWS * KV * length * WORDS, begin, tl.minimum(begin + share, at + 1)
+    return keys, keys + rows * KV * length * WORDS, begin, tl.minimum(begin + share, at + 1)
 
 
 @triton.jit
@@ -70,9 +65,9 @@ def load_keys(store, begin, end, WORDS: tl.constexpr, WIDTH2: tl.constexpr, KEYS
 
 @triton.jit
 def attend_part(
-    item, k, v, qkv, gain_q, gain_k, cos, sin, firsts, cache, parts, lse, at, step, total, length, eps, scale,
-    HEADS: tl.constexpr, KV: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, WIDTH2: tl.constexpr,
-    KEYS: tl.constexpr, SPLITS: tl.constexpr, ACTS: tl.constexpr,
+    item, k, v, qkv, gain_q, gain_k, cos, sin, firsts, cache, parts, lse, at, step, total, length, eps, scale, rows,
+    HEADS: tl.constexpr, KV: tl.constexpr, WIDTH: tl.constexpr, WIDTH2: tl.constexpr, KEYS: tl.constexpr,
+    SPLITS: tl.constexpr, ACTS: tl.constexpr,
 ):  # fmt: skip
     """A head's query against a part of its keys -> `parts`, and the logarithm of its mass -> `lse`.
 
@@ -80,7 +75,7 @@ def attend_part(
     """
     words: tl.constexpr = WIDTH // (2 if ACTS == 1 else 1)
     split, head, b = item % SPLITS, (item // SPLITS) % HEADS, item // (SPLITS * HEADS)
-    keys, values, begin, end = part_of(item, firsts, cache, at, length, HEADS, KV, words, ROWS, SPLITS)
+    keys, values, begin, end = part_of(item, firsts, cache, at, length, rows, HEADS, KV, words, SPLITS)
     i, n = tl.arange(0, WIDTH2), tl.arange(0, KEYS)
     inside = i < words
     row = qkv + b * (HEADS + 2 * KV) * words
@@ -95,10 +90,10 @@ def attend_part(
         now_k, now_v = k, v
         k = load_keys(keys, start + KEYS, cached, words, WIDTH2, KEYS)
         v = load_keys(values, start + KEYS, cached, words, WIDTH2, KEYS)
-        scores = tl.sum(unpack(now_k, 0, ACTS) * q0[None, :], 1)
+        products = unpack(now_k, 0, ACTS) * q0[None, :]
         if ACTS == 1:
-            scores += tl.sum(unpack(now_k, 1, ACTS) * q1[None, :], 1)
-        scores = tl.where(start + n < cached, scores * scale, float("-inf"))
+            products += unpack(now_k, 1, ACTS) * q1[None, :]
+        scores = tl.where(start + n < cached, tl.sum(products, 1) * scale, float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, 0))
         p, shrink = tl.exp(scores - higher), tl.exp(highest - higher)
         mass = mass * shrink + tl.sum(p, 0)
@@ -110,11 +105,12 @@ def attend_part(
         kv = head // (HEADS // KV)
         k0, k1 = rotated(row + (HEADS + kv) * words, gain_k, cos + angle, sin + angle, eps, WIDTH, WIDTH2, ACTS)
         value = tl.load(row + (HEADS + KV + kv) * words + i, mask=inside, other=0)
-        score = tl.sum(k0 * q0, 0)
+        products = k0 * q0
         if ACTS == 1:
-            score += tl.sum(k1 * q1, 0)
-        higher = tl.maximum(highest, score * scale)
-        p, shrink = tl.exp(score * scale - higher), tl.exp(highest - higher)
+            products += k1 * q1
+        score = tl.sum(products, 0) * scale
+        higher = tl.maximum(highest, score)
+        p, shrink = tl.exp(score - higher), tl.exp(highest - higher)
         mass = mass * shrink + p
         first = first * shrink + p * unpack(value, 0, ACTS)
         if ACTS == 1:
@@ -133,27 +129,26 @@ def attend_part(
 
 @triton.jit
 def attend(
-    w, qkv, gain_q, gain_k, cos, sin, firsts, cache, parts, lse, at, step, total, length, eps, scale, program,
-    HEADS: tl.constexpr, KV: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, WIDTH2: tl.constexpr,
-    KEYS: tl.constexpr, SPLITS: tl.constexpr, PROGRAMS: tl.constexpr, ACTS: tl.constexpr,
+    w, qkv, gain_q, gain_k, cos, sin, firsts, cache, parts, lse, at, step, total, length, eps, scale, rows, program,
+    HEADS: tl.constexpr, KV: tl.constexpr, WIDTH: tl.constexpr, WIDTH2: tl.constexpr, KEYS: tl.constexpr, SPLITS: tl.constexpr, PROGRAMS: tl.constexpr, ACTS: tl.constexpr,
 ):  # fmt: skip
     """All parts that fall to this program. `w`: (keys, values) of the first of them, from `first_keys`."""
     words: tl.constexpr = WIDTH // (2 if ACTS == 1 else 1)
     k, v = w
-    for item in range(program, ROWS * HEADS * SPLITS, PROGRAMS):
+    for item in range(program, rows * HEADS * SPLITS, PROGRAMS):
         if item > program:
-            k, v = first_keys(item, firsts, cache, at, length, HEADS, KV, words, ROWS, SPLITS, WIDTH2, KEYS)
+            k, v = first_keys(item, firsts, cache, at, length, rows, HEADS, KV, words, SPLITS, WIDTH2, KEYS)
         attend_part(item, k, v, qkv, gain_q, gain_k, cos, sin, firsts, cache, parts, lse, at, step, total, length, eps,
-                    scale, HEADS, KV, WIDTH, ROWS, WIDTH2, KEYS, SPLITS, ACTS)  # fmt: skip
+                    scale, rows, HEADS, KV, WIDTH, WIDTH2, KEYS, SPLITS, ACTS)  # fmt: skip
 
 
 @triton.jit
 def first_keys(
-    item, firsts, cache, at, length, HEADS: tl.constexpr, KV: tl.constexpr, WORDS: tl.constexpr, ROWS: tl.constexpr,
+    item, firsts, cache, at, length, rows, HEADS: tl.constexpr, KV: tl.constexpr, WORDS: tl.constexpr,
     SPLITS: tl.constexpr, WIDTH2: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """The first keys and values of a part; the token's own are not among them yet."""
-    keys, values, begin, end = part_of(item, firsts, cache, at, length, HEADS, KV, WORDS, ROWS, SPLITS)
+    keys, values, begin, end = part_of(item, firsts, cache, at, length, rows, HEADS, KV, WORDS, SPLITS)
     end = tl.minimum(end, at)
     return load_keys(keys, begin, end, WORDS, WIDTH2, KEYS), load_keys(values, begin, end, WORDS, WIDTH2, KEYS)
 

@@ -6,7 +6,7 @@ import triton
 
 from ..language import LanguageModel, stored_weight
 from ..sampling import Sampling, choose
-from . import sampler
+from . import MAX_ROWS, sampler
 from .step import COLUMNS, step_kernel
 from .tiles import BFLOAT16, FLOAT8, FLOAT32, INT8
 
@@ -55,15 +55,14 @@ class FusedLoop:
             (~run.keep).sum(1).to(torch.int32), self._counter, self._token, run.out, words(run.hidden),
             words(lm.model.embed_tokens.weight), words(lm.model.norm.weight), words(run.head), self._logits, self._barrier,
             words(zeros(programs * per_program)), run.cache.filled, run.total, run.cache.data.shape[-2],
-            config.rms_norm_eps, width**-0.5,
+            config.rms_norm_eps, width**-0.5, rows, drawn,
         ]  # fmt: skip
-        each = PER_WORD[acts]
+        single = rows == 1
         self._constants = {
-            "D": config.hidden_size, "F": config.intermediate_size, "V": len(run.head),
-            "HEADS": heads, "KV": kv, "WIDTH": width, "WIDTH2": triton.next_power_of_2(width // each), "ROWS": rows,
-            "ROWS2": triton.next_power_of_2(rows), "DRAWN": drawn, "TILE": min(16, 128 // chunks), "CHUNKS": chunks,
-            "PROGRAMS": programs, "SPLITS": SPLITS, "KEYS": KEYS, "SCRATCH": per_program // each, "WEIGHTS": weights,
-            "ACTS": acts,
+            "D": config.hidden_size, "F": config.intermediate_size, "V": len(run.head), "HEADS": heads, "KV": kv,
+            "WIDTH": width, "WIDTH2": triton.next_power_of_2(width // PER_WORD[acts]), "SINGLE": single,
+            "ROWS2": 1 if single else triton.next_power_of_2(MAX_ROWS), "TILE": min(16, 128 // chunks), "CHUNKS": chunks,
+            "PROGRAMS": programs, "SPLITS": SPLITS, "KEYS": KEYS, "WEIGHTS": weights, "ACTS": acts,
         }  # fmt: skip
         self._chooser = _Chooser(run, self._counter, self._token)
         self.rewind()

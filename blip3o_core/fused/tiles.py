@@ -80,7 +80,7 @@ def load_numbers(base, offsets, mask, KIND: tl.constexpr):
 
 @triton.jit
 def load_tile(
-    first, rows, WORDS: tl.constexpr, unit: tl.constexpr, TILE: tl.constexpr, CHUNKS: tl.constexpr
+    first, rows, WORDS: tl.constexpr, unit, TILE: tl.constexpr, CHUNKS: tl.constexpr
 ):  # fmt: skip
     """(CHUNKS * TILE, 128) words, chunk by chunk: unit `unit` of the rows that begin at address `first`, WORDS a row.
 
@@ -98,7 +98,7 @@ def load_tile(
 
 @triton.jit
 def load_rows(
-    matrix, row, N: tl.constexpr, WORDS: tl.constexpr, unit: tl.constexpr, TILE: tl.constexpr, CHUNKS: tl.constexpr
+    matrix, row, N: tl.constexpr, WORDS: tl.constexpr, unit, TILE: tl.constexpr, CHUNKS: tl.constexpr
 ):  # fmt: skip
     """The tile at `row` of a matrix of N rows at address `matrix`; 0 behind its end."""
     return load_tile(matrix + row.to(tl.int64) * (WORDS * 4), tl.where(row < N, TILE, 0), WORDS, unit, TILE, CHUNKS)
@@ -114,7 +114,7 @@ def stacked(q, k, v, row, NQ: tl.constexpr, NK: tl.constexpr, WORDS: tl.constexp
 
 @triton.jit
 def load_qkv(
-    q, k, v, row, NQ: tl.constexpr, NK: tl.constexpr, WORDS: tl.constexpr, unit: tl.constexpr, TILE: tl.constexpr,
+    q, k, v, row, NQ: tl.constexpr, NK: tl.constexpr, WORDS: tl.constexpr, unit, TILE: tl.constexpr,
     CHUNKS: tl.constexpr,
 ):  # fmt: skip
     first = stacked(q, k, v, row, NQ, NK, WORDS)

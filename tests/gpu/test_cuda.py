@@ -5,7 +5,8 @@ import logging
 import pytest
 import torch
 
-from blip3o_core.decoding import decode
+from blip3o_core import diffusion
+from blip3o_core.decoding import decode, engine_for
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.sampling import Sampling
 from tests.tiny_checkpoint import make_checkpoint
@@ -43,25 +44,54 @@ def test_bfloat16_draws_a_finite_picture(folder):
     assert picture.shape == (2, 64, 128, 3) and bool(torch.isfinite(picture).all())
 
 
-@pytest.mark.parametrize("sampling", [Sampling(top_k=1), Sampling(), Sampling(guidance=2.5)], ids=str)
-def test_a_cuda_graph_writes_the_tokens_of_the_modules(folder, sampling, caplog):
-    """A step that was recorded with a number of its own recording: a position, a mask, a seed, rows of guidance."""
+SAMPLINGS = [Sampling(top_k=1), Sampling(), Sampling(guidance=2.5), Sampling(top_k=0, top_p=1.0)]
+
+
+@pytest.mark.parametrize("engine", ["fused", "graph"])
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "default", "guided", "all"])
+def test_the_quick_engines_write_the_tokens_of_the_modules(folder, engine, sampling, caplog):
+    """A step that was recorded with a number of its own recording: a position, a mask, a seed, rows of guidance; and a
+    kernel that goes on before another program has written what it reads."""
     pipeline = Pipeline.load(folder, device="cuda", dtype=torch.float32)
     language, encode = pipeline.language, pipeline.checkpoint.prompt_encoder.encode
-    rows = [encode(f"{k} cubes" + " on a shelf" * (k % 3)) for k in range(10)]
-    with caplog.at_level(logging.INFO):
-        ways = [decode(language, rows, list(range(10)), sampling, encode(""), engine=e) for e in ("auto", "modules")]
-    assert torch.equal(ways[0].ids, ways[1].ids)
-    assert torch.allclose(ways[0].hidden, ways[1].hidden, atol=1e-3)
-    assert not caplog.records, "no graph was recorded"
-    # Recorded anew, with other weights, and in the dtype of published checkpoints.
+    rows = [encode(f"{k} cubes" + " on a shelf" * (k % 3)) for k in range(4)]
+
+    def ways() -> list:
+        return [decode(language, rows, list(range(4)), sampling, encode(""), engine=e) for e in (engine, "modules")]
+
+    with caplog.at_level(logging.WARNING):
+        quick, walked = ways()
+    assert torch.equal(quick.ids, walked.ids)
+    assert torch.allclose(quick.hidden, walked.hidden, atol=1e-3)
+    assert not caplog.records, "another engine took its place, or no graph was recorded"
+    # Recorded anew, with other weights.
     with torch.no_grad():
         language.model.norm.weight.mul_(0.5)
-    ways = [decode(language, rows, list(range(10)), sampling, encode(""), engine=e) for e in ("auto", "modules")]
-    assert torch.allclose(ways[0].hidden, ways[1].hidden, atol=1e-3)
+    quick, walked = ways()
+    assert torch.allclose(quick.hidden, walked.hidden, atol=1e-3)
 
 
-def test_a_cuda_graph_can_be_cancelled_and_the_next_run_is_whole(folder):
+def test_the_quickest_engine_is_the_fused_step(folder, caplog):
+    """A card that could run it, and a process that never does."""
+    pipeline = Pipeline.load(folder, device="cuda", dtype=torch.bfloat16)
+    with caplog.at_level(logging.INFO):
+        chosen = engine_for("auto", pipeline.language, 1, Sampling(), torch.device("cuda", 0), torch.bfloat16)
+    assert chosen == "fused", caplog.text
+
+
+def test_a_row_is_the_single_run_to_the_bit_in_bfloat16(folder):
+    """Sums whose order depends on how many rows there are, which bfloat16 rounds to other tokens."""
+    pipeline = Pipeline.load(folder, device="cuda", dtype=torch.bfloat16)
+    language, encode = pipeline.language, pipeline.checkpoint.prompt_encoder.encode
+    rows = [encode("a cube"), encode("a cube"), encode("two cubes on a long shelf"), encode("a ball")]
+    together = decode(language, rows, [3, 4, 5, 6], Sampling(), engine="fused")
+    for k, row in enumerate(rows):
+        alone = decode(language, [row], [3 + k], Sampling(), engine="fused")
+        assert torch.equal(alone.ids[0], together.ids[k]) and torch.equal(alone.hidden[0], together.hidden[k])
+
+
+@pytest.mark.parametrize("engine", ["fused", "graph"])
+def test_a_run_can_be_cancelled_and_the_next_one_is_whole(folder, engine):
     """A capture or a stream that is left half way."""
     pipeline = Pipeline.load(folder, device="cuda", dtype=torch.bfloat16)
     language, row = pipeline.language, pipeline.checkpoint.prompt_encoder.encode("two cubes")
@@ -70,7 +100,19 @@ def test_a_cuda_graph_can_be_cancelled_and_the_next_run_is_whole(folder):
         if done == 5:
             raise KeyboardInterrupt
 
-    whole = decode(language, [row], [0], Sampling())
+    whole = decode(language, [row], [0], Sampling(), engine=engine)
     with pytest.raises(KeyboardInterrupt):
-        decode(language, [row], [0], Sampling(), callback=stop)
-    assert torch.equal(decode(language, [row], [0], Sampling()).ids, whole.ids)
+        decode(language, [row], [0], Sampling(), callback=stop, engine=engine)
+    assert torch.equal(decode(language, [row], [0], Sampling(), engine=engine).ids, whole.ids)
+
+
+def test_a_recorded_diffusion_draws_the_same_latents(folder, monkeypatch):
+    """A condition, a noise or a time of the recording in later steps; and rows that are guided in a part of the steps."""
+    pipeline = Pipeline.load(folder, device="cuda", dtype=torch.float32)
+    tokens = pipeline.draw(PROMPTS[:1], [1])
+    for more in ({}, {"interval": (0.0, 0.5)}):
+        drawn = []
+        for calls in (1, 10**9):
+            monkeypatch.setattr(diffusion, "RECORDED_CALLS", calls)
+            drawn.append(pipeline.latents(tokens, [3], steps=10, **more))
+        assert torch.equal(*drawn)
