@@ -157,7 +157,9 @@ def sample(
     def network(count: int) -> _Network:
         """For the last `count` rows of the condition: all of them, or without the null half."""
         seen = None if mask is None else mask[-count:]
-        return _Network(transformer, context[-count:], seen, is_null[-count:], guides, _calls(guided_steps, count > rows))
+        return _Network(
+            transformer, context[-count:], seen, is_null[-count:], guides, _calls(guided_steps, count > rows)
+        )
 
     networks = {True: network(len(context)), False: network(rows)}
     with condition_remembered(transformer):

@@ -111,7 +111,9 @@ def recorded(loop: Repeatable, device: torch.device) -> Callable[[], None]:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             if "out of memory" in str(error).lower():
                 # Says nothing of recording: a host frees memory and tries again.
-                raise error if isinstance(error, torch.cuda.OutOfMemoryError) else torch.cuda.OutOfMemoryError(reason) from error
+                raise (
+                    error if isinstance(error, torch.cuda.OutOfMemoryError) else torch.cuda.OutOfMemoryError(reason)
+                ) from error
             if device.type == "cuda":
                 torch.cuda.empty_cache()
     if reason is not None:
@@ -161,7 +163,7 @@ def capture(loop: Repeatable, device: torch.device) -> Callable[[], None]:
 
 
 def record(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """`work`, which ran before, as a CUDA graph that repeats it on the same memory. RuntimeError when it cannot be one."""
+    """`work`, which ran before, as a CUDA graph that repeats it on the same memory. RuntimeError if that fails."""
     if device.type != "cuda":
         raise RuntimeError(f"{device} has none")
     with torch.cuda.device(device):

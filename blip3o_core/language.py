@@ -30,8 +30,8 @@ def leaf_weight(module: nn.Module, like: torch.Tensor, rows: slice = slice(None)
 def any_length(device: torch.device) -> Iterator[None]:
     """For attention whose number of keys is another one at every call.
 
-    On recent cards torch prefers cuDNN's attention, which makes a plan for every new shape: measured at 44 ms on an H200,
-    where the attention itself takes 0.05. The other backends take shapes as they come.
+    On recent cards torch prefers cuDNN's attention, which makes a plan for every new shape: measured at 44 ms on an
+    H200, where the attention itself takes 0.05. The other backends take shapes as they come.
     """
     if device.type != "cuda":
         yield

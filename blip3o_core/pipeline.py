@@ -51,8 +51,9 @@ def draw_tokens(
 ) -> ImageTokens:
     """Write one picture per prompt as image tokens, hidden states kept.
 
-    `callback(done, total, codes)` runs once per token; `codes()` gives those so far, (B, done). `source` names the weights, see `condition`. With
-    `references` the prompts are instructions for all of them; `as_features`: see `ReferencePaths`.
+    `callback(done, total, codes)` runs once per token; `codes()` gives those so far, (B, done). `source` names the
+    weights, see `condition`. With `references` the prompts are instructions for all of them; `as_features`:
+    see `ReferencePaths`.
     """
     for prompt in prompts:
         if not prompt.strip():

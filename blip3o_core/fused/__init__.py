@@ -13,6 +13,7 @@
 """
 
 import os
+from importlib import import_module
 from importlib.util import find_spec
 
 import torch
@@ -21,20 +22,23 @@ from ..language import LanguageModel
 from ..sampling import Sampling
 from ..stepping import obstacle as unreadable
 
+OLDEST_TRITON = (3, 4)  # which torch 2.8 brings
 MAX_ROWS = 8  # beyond, products for the tensor cores are quicker
 # Kinds of models and devices whose first step was wrong or failed; `trial` fills it, with the reason.
 FAILED: dict[tuple, str] = {}
 
 
-def obstacle(
-    lm: LanguageModel, rows: int, sampling: Sampling, device: torch.device, dtype: torch.dtype
-) -> str | None:
+def obstacle(lm: LanguageModel, rows: int, sampling: Sampling, device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the kernels cannot serve; None when they can. `rows`: that are fed, guidance included."""
     interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not interpreted:
         return f"it is made for CUDA cards, not for {device.type}"
+    if not interpreted and torch.version.cuda is None:
+        return "it is made for NVIDIA cards"
     if find_spec("triton") is None:
         return "Triton is not installed"
+    if _version("triton") < OLDEST_TRITON:
+        return f"Triton is older than {'.'.join(map(str, OLDEST_TRITON))}"
     if not interpreted and torch.cuda.get_device_capability(device) < (8, 0):
         return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
     if not sampling.image_tokens_only:
@@ -44,6 +48,10 @@ def obstacle(
     if dtype not in (torch.float32, torch.bfloat16):
         return f"it computes in float32 or bfloat16, not in {dtype}"
     return shape_obstacle(lm) or unreadable(lm, device, dtype, quantised=True) or FAILED.get(kind_of(lm, device, dtype))
+
+
+def _version(module: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in import_module(module).__version__.split(".")[:2])
 
 
 def shape_obstacle(lm: LanguageModel) -> str | None:

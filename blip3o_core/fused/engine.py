@@ -13,8 +13,7 @@ from .tiles import BFLOAT16, FLOAT8, FLOAT32, INT8
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.int8: INT8, torch.float8_e4m3fn: FLOAT8}
 PER_WORD = {FLOAT32: 1, BFLOAT16: 2, INT8: 4, FLOAT8: 4}
 MAX_KEPT = 4096  # of top-k
-# The same for every batch: a row's sums are to run in the same order.
-SPLITS, KEYS = 8, 64
+KEYS = 128  # that a program reads at a time
 WARPS = 8
 BLOCK = 1024  # logits of a program of the sampler
 
@@ -47,22 +46,24 @@ class FusedLoop:
         self._counter, self._token = zeros(1, of=torch.long), zeros(rows, of=torch.long)
         self._barrier = zeros(1, of=torch.int32)
         angles = [table.contiguous() for table in lm.model.rotary_emb(run.cache.data, run.positions)]
-        parts = rows * heads * SPLITS
+        # As many parts as there are programs for, the same for every batch: a row's sums are to run in the same order.
+        splits = max(1, programs // heads - 1)
+        parts = rows * heads * (splits + 1)
         self._arguments = [
             self._table, words(zeros(rows, config.hidden_size)), words(zeros(rows, (heads + 2 * kv) * width)),
             zeros(parts * width, of=torch.float32), zeros(parts * 4, of=torch.float32),
             words(zeros(rows, config.intermediate_size)), words(run.cache.data), *map(words, angles),
             (~run.keep).sum(1).to(torch.int32), self._counter, self._token, run.out, words(run.hidden),
-            words(lm.model.embed_tokens.weight), words(lm.model.norm.weight), words(run.head), self._logits, self._barrier,
-            words(zeros(programs * per_program)), run.cache.filled, run.total, run.cache.data.shape[-2],
+            words(lm.model.embed_tokens.weight), words(lm.model.norm.weight), words(run.head), self._logits,
+            self._barrier, words(zeros(programs * per_program)), run.cache.filled, run.total, run.cache.data.shape[-2],
             config.rms_norm_eps, width**-0.5, rows, drawn,
         ]  # fmt: skip
         single = rows == 1
         self._constants = {
             "D": config.hidden_size, "F": config.intermediate_size, "V": len(run.head), "HEADS": heads, "KV": kv,
             "WIDTH": width, "WIDTH2": triton.next_power_of_2(width // PER_WORD[acts]), "SINGLE": single,
-            "ROWS2": 1 if single else triton.next_power_of_2(MAX_ROWS), "TILE": min(16, 128 // chunks), "CHUNKS": chunks,
-            "PROGRAMS": programs, "SPLITS": SPLITS, "KEYS": KEYS, "WEIGHTS": weights, "ACTS": acts,
+            "ROWS2": 1 if single else triton.next_power_of_2(MAX_ROWS), "TILE": min(16, 128 // chunks),
+            "CHUNKS": chunks, "PROGRAMS": programs, "SPLITS": splits, "KEYS": KEYS, "WEIGHTS": weights, "ACTS": acts,
         }  # fmt: skip
         self._chooser = _Chooser(run, self._counter, self._token)
         self.rewind()
@@ -89,7 +90,7 @@ class FusedLoop:
         else:
             # Cooperative: the card refuses a grid that it cannot run at once, which would wait for itself.
             step_kernel[grid](*self._arguments, 0, layers, PART=-1, **self._constants, num_warps=WARPS, num_stages=1,
-                              launch_cooperative_grid=True)  # fmt: skip
+                              enable_fp_fusion=True, launch_cooperative_grid=True)  # fmt: skip
         self._chooser(self._logits)
 
 
@@ -147,7 +148,8 @@ def _table(lm: LanguageModel, device: torch.device) -> tuple[torch.Tensor, list,
     for layer in lm.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
         matrices = [
-            attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj,
+            attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj,
+            mlp.gate_proj, mlp.up_proj, mlp.down_proj,
         ]  # fmt: skip
         gains = [layer.input_layernorm, layer.post_attention_layernorm, attention.q_norm, attention.k_norm]
         stored = [stored_weight(module) for module in matrices]

@@ -1,7 +1,7 @@
 """Top-k, top-p and the draw as a few Triton kernels, in the place of a sort and two dozen launches.
 
-The k-th largest logit is found digit by digit (8 bits at a time, from the highest), its equals are taken in the order of
-their places, and the k that remain are never sorted: where the nucleus ends and where the uniform number falls are
+The k-th largest logit is found digit by digit (8 bits at a time, from the highest), its equals are taken in the order
+of their places, and the k that remain are never sorted: where the nucleus ends and where the uniform number falls are
 found bit by bit, by summing the mass above a tried key.
 
 Keys are logits as whole numbers of the same order, 8 * ROUNDS bits; two rounds are all that bfloat16 has.
@@ -13,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def ordered(logits, i, V, SH: tl.constexpr):
-    """Logits as whole numbers of the same order, 0 and up; int64. With SH 16 what bfloat16 does not have is left out."""
+    """Logits as int64 of the same order, 0 and up. With SH 16 the bits that bfloat16 does not have are left out."""
     bits = tl.load(logits + i, mask=i < V, other=float("-inf")).to(tl.int32, bitcast=True)
     key = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return (key >> SH).to(tl.int64) + (1 << (31 - SH))

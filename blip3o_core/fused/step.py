@@ -14,72 +14,24 @@ import triton
 import triton.language as tl
 
 from .attention import attend, first_keys, load_attended
+from .barrier import arrive, wait
 from .tiles import (
-    load_normed, load_numbers, load_part, load_qkv, load_rows, load_vector, multiply, plus_row, rounded, scaled, stacked,
-    store_numbers, store_vector,
+    load_normed,
+    load_numbers,
+    load_part,
+    load_qkv,
+    load_rows,
+    load_vector,
+    multiply,
+    plus_row,
+    rounded,
+    scaled,
+    stacked,
+    store_numbers,
+    store_vector,
 )  # fmt: skip
 
 COLUMNS = 18  # of the table: addresses of 7 matrices, 4 gains, 7 vectors of scales
-
-
-@triton.jit
-def arrive(barrier):
-    """What this program has written is there for all who wait."""
-    tl.debug_barrier()
-    tl.inline_asm_elementwise(
-        """{
-        .reg .pred first;
-        .reg .u32 thread;
-        mov.u32 thread, %tid.x;
-        setp.eq.u32 first, thread, 0;
-        @first red.release.gpu.global.add.s32 [$1], 1;
-        mov.u32 $0, 0;
-        }""",
-        "=r,l", [barrier], dtype=tl.int32, is_pure=False, pack=1,
-    )  # fmt: skip
-
-
-@triton.jit
-def wait(barrier, arrivals, NAP: tl.constexpr):
-    """Until so many arrivals have been counted."""
-    if NAP:
-        tl.inline_asm_elementwise(
-            """{
-            .reg .pred other, early;
-            .reg .u32 thread;
-            .reg .s32 seen;
-            mov.u32 thread, %tid.x;
-            setp.ne.u32 other, thread, 0;
-            @other bra arrived;
-            again:
-            ld.acquire.gpu.global.s32 seen, [$1];
-            setp.lt.s32 early, seen, $2;
-            @early nanosleep.u32 20;
-            @early bra again;
-            arrived:
-            mov.u32 $0, 0;
-            }""",
-            "=r,l,r", [barrier, arrivals], dtype=tl.int32, is_pure=False, pack=1,
-        )  # fmt: skip
-    else:
-        tl.inline_asm_elementwise(
-            """{
-            .reg .pred other, early;
-            .reg .u32 thread;
-            .reg .s32 seen;
-            mov.u32 thread, %tid.x;
-            setp.ne.u32 other, thread, 0;
-            @other bra arrived;
-            again:
-            ld.acquire.gpu.global.s32 seen, [$1];
-            setp.lt.s32 early, seen, $2;
-            @early bra again;
-            arrived:
-            mov.u32 $0, 0;
-            }""",
-            "=r,l,r", [barrier, arrivals], dtype=tl.int32, is_pure=False, pack=1,
-        )  # fmt: skip
-    tl.debug_barrier()
 
 
 @triton.jit
@@ -104,7 +56,10 @@ def multiply_rows(
     y, tile, unit, vectors, x0, x1, x2, x3, rows, K: tl.constexpr, SINGLE: tl.constexpr, HELD: tl.constexpr,
     ROWS2: tl.constexpr, TILE: tl.constexpr, CHUNKS: tl.constexpr, WEIGHTS: tl.constexpr, ACTS: tl.constexpr,
 ):  # fmt: skip
-    """(ROWS2, TILE) sums with a tile times unit `unit` of every row's vector (K numbers). `HELD`: the only one is x0, ..."""
+    """(ROWS2, TILE) sums, with a tile times unit `unit` of every row's vector of K numbers.
+
+    `HELD`: there is one vector, and it is x0, ...
+    """
     each: tl.constexpr = 2 if ACTS == 1 else 1
     per: tl.constexpr = 1 if WEIGHTS == 0 else (2 if WEIGHTS == 1 else 4)
     if SINGLE:
@@ -123,7 +78,9 @@ def multiply_rows(
 
 
 @triton.jit
-def turn(t, program, K: tl.constexpr, TILE: tl.constexpr, CHUNKS: tl.constexpr, PROGRAMS: tl.constexpr, PER: tl.constexpr):
+def turn(
+    t, program, K: tl.constexpr, TILE: tl.constexpr, CHUNKS: tl.constexpr, PROGRAMS: tl.constexpr, PER: tl.constexpr
+):
     """(first row, unit) of a program's turn in a matrix whose rows have K numbers."""
     units: tl.constexpr = (K // PER + CHUNKS * 128 - 1) // (CHUNKS * 128)
     return (program + t // units * PROGRAMS) * TILE, t % units
@@ -162,7 +119,9 @@ def project_qkv(
     y = tl.zeros((ROWS2, TILE), tl.float32)
     for t in range(turns):
         row, unit = turn(t, program, D, TILE, CHUNKS, PROGRAMS, PER)
-        y = multiply_rows(y, w, unit, scratch, x0, x1, x2, x3, rows, D, SINGLE, held, ROWS2, TILE, CHUNKS, WEIGHTS, ACTS)
+        y = multiply_rows(
+            y, w, unit, scratch, x0, x1, x2, x3, rows, D, SINGLE, held, ROWS2, TILE, CHUNKS, WEIGHTS, ACTS
+        )
         w = w2
         if t + 2 < turns:
             w2 = tile_qkv(t + 2, q, k, v, program, D, NQ, NK, TILE, CHUNKS, PROGRAMS, PER)
@@ -201,8 +160,8 @@ def add_projected(
         for b_ in range(rows):
             for u in tl.static_range(units):
                 v0, v1, v2, v3 = load_attended(
-                    source + b_ * (K * SPLITS), lse + b_ * (K // WIDTH * SPLITS * 4), u, K, PER // EACH, CHUNKS, WIDTH,
-                    SPLITS, ACTS,
+                    source + b_ * (K * (SPLITS + 1)), lse + b_ * (K // WIDTH * (SPLITS + 1) * 4), u, K, PER // EACH,
+                    CHUNKS, WIDTH, SPLITS, ACTS,
                 )  # fmt: skip
                 store_vector(scratch + b_ * (K // EACH), v0, v1, v2, v3, u, K // EACH, PER // EACH, CHUNKS)
         tl.debug_barrier()
@@ -247,7 +206,9 @@ def project_gated(
     for t in range(turns):
         row, unit = turn(t // 2, program, D, TILE, CHUNKS, PROGRAMS, PER)
         zero = tl.zeros((ROWS2, TILE), tl.float32)
-        y = multiply_rows(zero, w, unit, scratch, x0, x1, x2, x3, rows, D, SINGLE, held, ROWS2, TILE, CHUNKS, WEIGHTS, ACTS)
+        y = multiply_rows(
+            zero, w, unit, scratch, x0, x1, x2, x3, rows, D, SINGLE, held, ROWS2, TILE, CHUNKS, WEIGHTS, ACTS
+        )
         w = w2
         if t + 2 < turns:
             w2 = tile_rows(t // 2 + 1, tl.where(t % 2 == 0, gate, up), program, F, D, TILE, CHUNKS, PROGRAMS, PER)
@@ -308,7 +269,7 @@ def step_kernel(
     PART: tl.constexpr, D: tl.constexpr, F: tl.constexpr, V: tl.constexpr, HEADS: tl.constexpr, KV: tl.constexpr,
     WIDTH: tl.constexpr, WIDTH2: tl.constexpr, SINGLE: tl.constexpr, ROWS2: tl.constexpr, TILE: tl.constexpr,
     CHUNKS: tl.constexpr, PROGRAMS: tl.constexpr, SPLITS: tl.constexpr, KEYS: tl.constexpr, WEIGHTS: tl.constexpr,
-    ACTS: tl.constexpr, EARLY: tl.constexpr = False, NAP: tl.constexpr = 0,
+    ACTS: tl.constexpr,
 ):  # fmt: skip
     """Feeds the tokens in `token`, notes them in `ids` and their states in `hidden`, and writes the next ones' logits.
 
@@ -354,9 +315,11 @@ def step_kernel(
             w2 = tile_qkv(1, q, k, v, program, D, NQ, NK, TILE, CHUNKS, PROGRAMS, PER)
             if whole:
                 if layer > 0:
-                    wait(barrier, arrivals, NAP)
-            project_qkv(w, w2, q, k, v, scale_q, scale_k, scale_v, x, embedding, token, layer == 0, before, qkv, scratch, eps,
-                        rows, program, D, NQ, NK, SINGLE, ROWS2, TILE, CHUNKS, PROGRAMS, WEIGHTS, ACTS, PER, EACH)  # fmt: skip
+                    wait(barrier, arrivals)
+            project_qkv(
+                w, w2, q, k, v, scale_q, scale_k, scale_v, x, embedding, token, layer == 0, before, qkv, scratch, eps,
+                rows, program, D, NQ, NK, SINGLE, ROWS2, TILE, CHUNKS, PROGRAMS, WEIGHTS, ACTS, PER, EACH,
+            )  # fmt: skip
             if whole:
                 arrive(barrier)
                 arrivals += PROGRAMS
@@ -364,33 +327,34 @@ def step_kernel(
             # Attention has little to read: the next matrix is under way beside it.
             w = tile_rows(0, o, program, D, NQ, TILE, CHUNKS, PROGRAMS, PER)
             w2 = tile_rows(1, o, program, D, NQ, TILE, CHUNKS, PROGRAMS, PER)
-            if EARLY:
-                first_gate = tile_rows(0, gate, program, F, D, TILE, CHUNKS, PROGRAMS, PER)
         if whole or PART == 1:
-            kv = first_keys(program, firsts, store, at, length, rows, HEADS, KV, WIDTH // EACH, SPLITS, WIDTH2, KEYS)
+            keys, values = first_keys(
+                program, firsts, store, at, length, rows, HEADS, KV, WIDTH // EACH, SPLITS, WIDTH2, KEYS
+            )
             if whole:
-                wait(barrier, arrivals, NAP)
-            attend(kv, qkv, gain_q, gain_k, cos, sin, firsts, store, parts, lse, at, step, total, length, eps, scale, rows,
-                   program, HEADS, KV, WIDTH, WIDTH2, KEYS, SPLITS, PROGRAMS, ACTS)  # fmt: skip
+                wait(barrier, arrivals)
+            attend(
+                keys, values, qkv, gain_q, gain_k, cos, sin, firsts, store, parts, lse, at, step, total, length, eps,
+                scale, rows, program, HEADS, KV, WIDTH, WIDTH2, KEYS, SPLITS, PROGRAMS, ACTS,
+            )  # fmt: skip
             if whole:
                 arrive(barrier)
                 arrivals += PROGRAMS
         if whole or PART == 2:
             if whole:
-                wait(barrier, arrivals, NAP)
-            add_projected(w, w2, o, scale_o, parts, lse, x, scratch, rows, program, D, NQ, True, WIDTH, SPLITS, SINGLE, ROWS2,
-                          TILE, CHUNKS, PROGRAMS, WEIGHTS, ACTS, PER, EACH)  # fmt: skip
+                wait(barrier, arrivals)
+            add_projected(
+                w, w2, o, scale_o, parts, lse, x, scratch, rows, program, D, NQ, True, WIDTH, SPLITS, SINGLE, ROWS2,
+                TILE, CHUNKS, PROGRAMS, WEIGHTS, ACTS, PER, EACH,
+            )  # fmt: skip
             if whole:
                 arrive(barrier)
                 arrivals += PROGRAMS
         if whole or PART == 3:
-            if EARLY:
-                w = first_gate
-            else:
-                w = tile_rows(0, gate, program, F, D, TILE, CHUNKS, PROGRAMS, PER)
+            w = tile_rows(0, gate, program, F, D, TILE, CHUNKS, PROGRAMS, PER)
             w2 = tile_rows(0, up, program, F, D, TILE, CHUNKS, PROGRAMS, PER)
             if whole:
-                wait(barrier, arrivals, NAP)
+                wait(barrier, arrivals)
             project_gated(w, w2, gate, up, scale_g, scale_u, x, after, gated, scratch, eps, rows, program, D, F, SINGLE,
                           ROWS2, TILE, CHUNKS, PROGRAMS, WEIGHTS, ACTS, PER, EACH)  # fmt: skip
             if whole:
@@ -400,9 +364,11 @@ def step_kernel(
             w = tile_rows(0, down, program, D, F, TILE, CHUNKS, PROGRAMS, PER)
             w2 = tile_rows(1, down, program, D, F, TILE, CHUNKS, PROGRAMS, PER)
             if whole:
-                wait(barrier, arrivals, NAP)
-            add_projected(w, w2, down, scale_d, gated, lse, x, scratch, rows, program, D, F, False, WIDTH, SPLITS, SINGLE,
-                          ROWS2, TILE, CHUNKS, PROGRAMS, WEIGHTS, ACTS, PER, EACH)  # fmt: skip
+                wait(barrier, arrivals)
+            add_projected(
+                w, w2, down, scale_d, gated, lse, x, scratch, rows, program, D, F, False, WIDTH, SPLITS, SINGLE, ROWS2,
+                TILE, CHUNKS, PROGRAMS, WEIGHTS, ACTS, PER, EACH,
+            )  # fmt: skip
             if whole:
                 arrive(barrier)
                 arrivals += PROGRAMS
@@ -411,6 +377,6 @@ def step_kernel(
         w = tile_rows(0, output, program, V, D, TILE, CHUNKS, PROGRAMS, EACH)
         w2 = tile_rows(1, output, program, V, D, TILE, CHUNKS, PROGRAMS, EACH)
         if whole:
-            wait(barrier, arrivals, NAP)
+            wait(barrier, arrivals)
         project_logits(w, w2, output, x, gain, hidden, logits, counter, scratch, step, total, eps, rows, drawn,
                        program, D, V, SINGLE, ROWS2, TILE, CHUNKS, PROGRAMS, ACTS, EACH)  # fmt: skip

@@ -122,9 +122,7 @@ def load_qkv(
 
 
 @triton.jit
-def multiply(
-    tile, x0, x1, x2, x3, TILE: tl.constexpr, CHUNKS: tl.constexpr, WEIGHTS: tl.constexpr, ACTS: tl.constexpr
-):
+def multiply(tile, x0, x1, x2, x3, TILE: tl.constexpr, CHUNKS: tl.constexpr, WEIGHTS: tl.constexpr, ACTS: tl.constexpr):
     """A tile times a vector, (TILE,) float32. x0, x1, ...: (CHUNKS, 128), the vector's PARTS for this unit."""
     tile = tl.reshape(tile, (CHUNKS, TILE, 128))
     per: tl.constexpr = 1 if WEIGHTS == 0 else (2 if WEIGHTS == 1 else 4)

@@ -49,6 +49,7 @@ def _distance(run) -> float:
 def _refuse(kind: tuple, reason: str) -> bool:
     FAILED[kind] = reason
     logging.getLogger(__name__).warning(
-        "the fused decode step is not used in this process: %s. A CUDA graph takes its place; please report this.", reason
+        "the fused decode step is not used in this process: %s. A CUDA graph takes its place; please report this.",
+        reason,
     )
     return False

@@ -32,7 +32,7 @@ def _leaf() -> type:
             return out
 
         def stored(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-            """The numbers of one byte and their scale, of each row or of all; None where the library cannot read them."""
+            """The numbers, a byte each, and their scale, of rows or of all; None where the library cannot read them."""
             weight = self.weight
             if hasattr(self, "_v") or self.bias is not None or not isinstance(weight, QuantizedTensor):
                 return None

@@ -107,7 +107,7 @@ def test_a_run_can_be_cancelled_and_the_next_one_is_whole(folder, engine):
 
 
 def test_a_recorded_diffusion_draws_the_same_latents(folder, monkeypatch):
-    """A condition, a noise or a time of the recording in later steps; and rows that are guided in a part of the steps."""
+    """A condition, a noise or a time of the recording in later steps; and guidance in a part of the steps."""
     pipeline = Pipeline.load(folder, device="cuda", dtype=torch.float32)
     tokens = pipeline.draw(PROMPTS[:1], [1])
     for more in ({}, {"interval": (0.0, 0.5)}):
