@@ -10,8 +10,8 @@ import torch
 
 from blip3o_core import diffusion
 from blip3o_core.autoencoder import build as build_autoencoder
-from blip3o_core.bundled import BUNDLED
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.bundled import BUNDLED
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.language import LanguageModel
 from blip3o_core.vocabulary import Vocabulary
 

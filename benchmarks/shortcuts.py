@@ -9,7 +9,7 @@ import statistics
 import numpy as np
 import torch
 
-from blip3o_core.bundled import BUNDLED
+from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.seeds import row_seeds
 from blip3o_core.tiny import evaluation

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from blip3o_core import decoding
-from blip3o_core.bundled import BUNDLED
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.bundled import BUNDLED
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding import Decoded, decode
 from blip3o_core.language import LanguageModel
 from blip3o_core.sampling import Sampling, choose

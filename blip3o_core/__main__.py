@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .bundled import chosen
+from .checkpoint.bundled import chosen
 from .edit_command import add_edit_command
 from .errors import Blip3oError
 from .evaluate_command import add_evaluate_command
@@ -43,8 +43,8 @@ def add_inspect_command(commands) -> None:
 
 
 def run_inspect(arguments: argparse.Namespace) -> None:
-    from .checkpoint import open_checkpoint
-    from .inspection import describe
+    from .checkpoint.checkpoint import open_checkpoint
+    from .checkpoint.describe import describe
 
     print(describe(open_checkpoint(chosen(arguments.model), arguments.diffusion_folder)))
 

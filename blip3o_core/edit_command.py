@@ -77,8 +77,8 @@ def add_edit_command(commands) -> None:
 
 
 def run_edit(arguments: argparse.Namespace) -> None:
-    from .bundled import chosen
-    from .checkpoint import open_checkpoint
+    from .checkpoint.bundled import chosen
+    from .checkpoint.checkpoint import open_checkpoint
     from .edit_plan import check_all
     from .picture_file import check_writable
     from .pipeline import Pipeline, check_rendering

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from . import autoencoder, framing, masking
-from .checkpoint import Checkpoint
+from .checkpoint.checkpoint import Checkpoint
 from .errors import Blip3oError
 from .instructions import unknown_numbers
 from .references import MAX_REFERENCES

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from .bundled import chosen, name_of
+from .checkpoint.bundled import chosen, name_of
 from .errors import Blip3oError
 from .sampling import Sampling
 

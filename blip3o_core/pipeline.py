@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from . import autoencoder, diffusion, masking
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint.checkpoint import Checkpoint, open_checkpoint
 from .connector import connect
 from .decoding import decode, read
 from .errors import Blip3oError

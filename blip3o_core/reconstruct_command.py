@@ -38,8 +38,8 @@ def add_reconstruct_command(commands) -> None:
 
 
 def run_reconstruct(arguments: argparse.Namespace) -> None:
-    from .bundled import chosen
-    from .checkpoint import open_checkpoint
+    from .checkpoint.bundled import chosen
+    from .checkpoint.checkpoint import open_checkpoint
     from .edit_plan import check_apart, check_sees, opened, place
     from .framing import latent_view
     from .picture_file import check_writable, save_png

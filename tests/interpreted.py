@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from blip3o_core import decoding, fused
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding import decode
 from blip3o_core.sampling import Sampling
 from tests.tiny_checkpoint import make_checkpoint

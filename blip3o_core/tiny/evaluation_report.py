@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..bundled import name_of
+from ..checkpoint.bundled import name_of
 from ..picture_file import save_png
 from ..pipeline import Pipeline
 from .demand import Verdict

@@ -41,7 +41,7 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 
 def run_add_references(arguments: argparse.Namespace) -> None:
-    from ..checkpoint import open_checkpoint
+    from ..checkpoint.checkpoint import open_checkpoint
     from .edits import add_references
 
     source = open_checkpoint(arguments.checkpoint, arguments.diffusion_folder)

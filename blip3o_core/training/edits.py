@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ..checkpoint import Checkpoint
+from ..checkpoint.checkpoint import Checkpoint
 from ..errors import Blip3oError
 from ..layout import CONNECTOR, REFERENCE_CONNECTOR
 from ..references import new_connector

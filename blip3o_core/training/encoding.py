@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .. import autoencoder
-from ..checkpoint import AUTOENCODER, TOKENIZER, Checkpoint
+from ..checkpoint.checkpoint import AUTOENCODER, TOKENIZER, Checkpoint
 from ..errors import Blip3oError
 from ..framing import pixels, square
 from ..weights import open_file

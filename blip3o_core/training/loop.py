@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import open_checkpoint
+from ..checkpoint.checkpoint import open_checkpoint
 from ..errors import Blip3oError
 from .batches import Batches
 from .config import TrainingConfig

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from ..checkpoint import Checkpoint
+from ..checkpoint.checkpoint import Checkpoint
 from ..errors import Blip3oError
 from ..weights import open_file
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ..checkpoint import AUTOENCODER, TRANSFORMER, Checkpoint
+from ..checkpoint.checkpoint import AUTOENCODER, TRANSFORMER, Checkpoint
 from ..errors import Blip3oError
 from ..layout import SANA, VAE
 from ..weights import Table, TensorEntry, open_file

@@ -14,7 +14,7 @@ from diffusers import SanaTransformer2DModel
 
 from ...blip3o_core import memory
 from ...blip3o_core.autoencoder import compression
-from ...blip3o_core.checkpoint import TRANSFORMER, open_checkpoint
+from ...blip3o_core.checkpoint.checkpoint import TRANSFORMER, open_checkpoint
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.references import ReferencePaths, Strengths, predict
 from ...blip3o_core.two_times import following_in, takes_two

@@ -1,6 +1,6 @@
 """All parts of one checkpoint, opened once."""
 
-from ...blip3o_core.checkpoint import open_checkpoint
+from ...blip3o_core.checkpoint.checkpoint import open_checkpoint
 from .language import load_image_tokenizer, load_language
 from .model import load_diffusion
 from .quantised import PLAIN

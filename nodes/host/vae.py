@@ -11,7 +11,7 @@ from diffusers import AutoencoderDC
 
 from ...blip3o_core import memory
 from ...blip3o_core.autoencoder import compression
-from ...blip3o_core.checkpoint import open_checkpoint
+from ...blip3o_core.checkpoint.checkpoint import open_checkpoint
 from ...blip3o_core.errors import Blip3oError
 from .offload import NAMED, SUPPORTED, manage, supported, swap_leaves
 

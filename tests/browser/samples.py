@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from blip3o_core.bundled import NAME
+from blip3o_core.checkpoint.bundled import NAME
 from blip3o_core.tiny.evaluation import GUIDANCE, STEPS
 
 SIDE = 64  # pixels on a side of what the bundled model draws

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blip3o_core import autoencoder
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.errors import Blip3oError
 from tests.tiny_checkpoint import Sizes, make_checkpoint
 

@@ -6,8 +6,8 @@ import pytest
 import tomllib
 import torch
 
-from blip3o_core.bundled import BUNDLED, chosen
-from blip3o_core.checkpoint import AUTOENCODER, LANGUAGE, TOKENIZER, TRANSFORMER
+from blip3o_core.checkpoint.bundled import BUNDLED, chosen
+from blip3o_core.checkpoint.checkpoint import AUTOENCODER, LANGUAGE, TOKENIZER, TRANSFORMER
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny.evaluation import Settings, evaluate
 from tests.environment import TOP

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.describe import describe
 from blip3o_core.errors import Blip3oError
-from blip3o_core.inspection import describe
 from blip3o_core.pipeline import Pipeline
 from tests.tiny_checkpoint import make_checkpoint
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from blip3o_core import bundled, masking
+from blip3o_core import masking
 from blip3o_core.__main__ import main
+from blip3o_core.checkpoint import bundled
 from blip3o_core.framing import open_picture
 from blip3o_core.picture_file import read_settings
 from tests.pictures import files, made_again, noise, pixels

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from blip3o_core import fused
-from blip3o_core.bundled import BUNDLED
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.bundled import BUNDLED
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.sampling import Sampling
 
 pytestmark = pytest.mark.core

@@ -11,8 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from blip3o_core import decoding, graphs, stepping
-from blip3o_core.bundled import BUNDLED
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.bundled import BUNDLED
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding import decode
 from blip3o_core.errors import Blip3oError
 from blip3o_core.sampling import Sampling

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.errors import Blip3oError
 from blip3o_core.image_tokenizer import PREFIX, encode_views
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from blip3o_core import diffusion
-from blip3o_core.bundled import BUNDLED
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.bundled import BUNDLED
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.remembered import condition_remembered
 
 pytestmark = pytest.mark.core

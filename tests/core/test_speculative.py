@@ -5,8 +5,8 @@ import torch
 
 from benchmarks import speculative
 from benchmarks.speculative import counted, decode_ahead
-from blip3o_core.bundled import BUNDLED
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.bundled import BUNDLED
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding import decode
 from blip3o_core.sampling import Sampling
 from blip3o_core.speculative import Neighbours, fill_ahead

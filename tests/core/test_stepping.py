@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from blip3o_core import stepping
-from blip3o_core.bundled import BUNDLED
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.bundled import BUNDLED
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding import decode
 from blip3o_core.sampling import Sampling
 from tests.tiny_checkpoint import make_checkpoint

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding import causal_mask, decode
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from blip3o_core.__main__ import main
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.errors import Blip3oError
 from blip3o_core.layout import REFERENCE_CONNECTOR
 from blip3o_core.pipeline import Pipeline

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from blip3o_core import diffusion, two_times
 from blip3o_core.__main__ import main
-from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.describe import describe
 from blip3o_core.errors import Blip3oError
-from blip3o_core.inspection import describe
 from blip3o_core.layout import SANA
 from tests.core.conftest import Copy
 from tests.tiny_checkpoint import make_checkpoint

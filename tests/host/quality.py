@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from blip3o_core.bundled import BUNDLED
+from blip3o_core.checkpoint.bundled import BUNDLED
 from tests.host.inside import in_host
 
 TIMEOUT = 3600
@@ -30,7 +30,7 @@ def measure(folder: str, dtype: str, choices: list, read_prompts: int, pictures:
     choosing = module(".blip3o_core.sampling")
     quantised, offload = module(".nodes.host.quantised"), module(".nodes.host.offload")
     pipeline, kind = module(".blip3o_core.pipeline"), {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    checkpoint = module(".blip3o_core.checkpoint").open_checkpoint(folder)
+    checkpoint = module(".blip3o_core.checkpoint.checkpoint").open_checkpoint(folder)
     transformer, autoencoder = checkpoint.load_transformer(kind), checkpoint.load_autoencoder(kind)
     settings = evaluation.Settings(count=max(pictures, read_prompts, 8), seeds=1)
     texts = [prompt.text for prompt in evaluation.prompts(settings)][:read_prompts]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blip3o_core.bundled import NAME
+from blip3o_core.checkpoint.bundled import NAME
 from blip3o_core.tiny import Demand, Wanted, judge
 from tests.host import demo
 from tests.host.graphs import text_to_image

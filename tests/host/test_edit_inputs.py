@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from blip3o_core.bundled import NAME
+from blip3o_core.checkpoint.bundled import NAME
 from blip3o_core.image_tokenizer import PREFIX
 from blip3o_core.pipeline import Pipeline
 from tests.host.client import Refused

@@ -97,7 +97,9 @@ def test_every_sampler_leaves_the_negative_out_outside(tmp_path):
             part = custom.CFGOverride.execute(model, 2.0, 0.21, 0.79)[0]
             core = module(".blip3o_core.diffusion")
             noise, schedule = core.initial_noise((8, 8, 8), [11]), core.sigmas(20)
-            network = module(".blip3o_core.checkpoint").open_checkpoint(folder).load_transformer(torch.float32)
+            network = (
+                module(".blip3o_core.checkpoint.checkpoint").open_checkpoint(folder).load_transformer(torch.float32)
+            )
             both = (positive[0][0], negative[0][0])
             expected = core.sample(network, noise, *both, schedule, 2.0, interval=(0.21, 0.79))
             for run in (ours, ksampler, advanced):

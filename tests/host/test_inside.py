@@ -2,7 +2,7 @@
 
 import pytest
 
-from blip3o_core.bundled import NAME
+from blip3o_core.checkpoint.bundled import NAME
 from tests.host.inside import in_host
 from tests.tiny_checkpoint import make_checkpoint
 
@@ -213,7 +213,7 @@ def test_cast_leaves_compute_what_the_library_computes(tmp_path, folder):
         def module(name):
             return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
-        checkpoint = module(".blip3o_core.checkpoint").open_checkpoint(folder)
+        checkpoint = module(".blip3o_core.checkpoint.checkpoint").open_checkpoint(folder)
         swap, worst = module(".nodes.host.offload").swap_leaves, {}
         generator = torch.Generator().manual_seed(0)
 

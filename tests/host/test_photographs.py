@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from blip3o_core.bundled import BUNDLED, NAME
+from blip3o_core.checkpoint.bundled import BUNDLED, NAME
 from blip3o_core.pipeline import Pipeline
 from tests.host.graphs import close, edit, latents, node
 from tests.host.test_edit import png

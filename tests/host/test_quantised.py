@@ -2,7 +2,7 @@
 
 import pytest
 
-from blip3o_core.bundled import BUNDLED
+from blip3o_core.checkpoint.bundled import BUNDLED
 from tests.host.graphs import latents, text_to_image
 from tests.host.inside import in_host
 from tests.tiny_checkpoint import make_checkpoint

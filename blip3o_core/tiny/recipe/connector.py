@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ...checkpoint import Checkpoint
+from ...checkpoint.checkpoint import Checkpoint
 from ...decoding import causal_mask
 from ...layout import CONNECTOR
 from ...training.objective import collate

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ...checkpoint import Checkpoint
+from ...checkpoint.checkpoint import Checkpoint
 from ...training.packed import pack
 from ..captions import caption
 from ..edits import instruction, make_edit

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ...checkpoint import Checkpoint
+from ...checkpoint.checkpoint import Checkpoint
 from ...decoding import causal_mask, decode
 from ...sampling import Sampling
 from ...training.objective import Objective, collate, token_loss

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ...checkpoint import Checkpoint
+from ...checkpoint.checkpoint import Checkpoint
 from ...decoding import causal_mask, decode
 from ...layout import CONNECTOR
 from ...sampling import Sampling

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from ...checkpoint import open_checkpoint
+from ...checkpoint.checkpoint import open_checkpoint
 from ...errors import Blip3oError
 from ...pipeline import Pipeline
 from ...seeds import row_seeds

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ...checkpoint import open_checkpoint
+from ...checkpoint.checkpoint import open_checkpoint
 from ...errors import Blip3oError
 
 LIMIT = 30_000_000  # bytes of the whole folder

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from ... import autoencoder as dc_ae
 from ... import diffusion
-from ...checkpoint import Checkpoint
+from ...checkpoint.checkpoint import Checkpoint
 from ...layout import SANA
 from ...seeds import seeded
 from ...training.objective import noised

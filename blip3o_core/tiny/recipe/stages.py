@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from ...bundled import BUNDLED
-from ...checkpoint import Checkpoint, open_checkpoint
+from ...checkpoint.bundled import BUNDLED
+from ...checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ...errors import Blip3oError
 from ...image_tokenizer import PREFIX
 from ...layout import VAE

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import torch
 
-from . import autoencoder, diffusion, image_tokenizer, two_times, weights
+from .. import autoencoder, diffusion, image_tokenizer, two_times, weights
+from ..connector import build_connector
+from ..errors import Blip3oError
+from ..language import LanguageModel
+from ..layout import CONNECTOR, EDIT_CONNECTORS, FEATURES_CONNECTOR, LANGUAGE_TENSORS, REFERENCE_CONNECTOR, SANA, VAE
+from ..references import ReferencePaths
+from ..vocabulary import PromptEncoder, Vocabulary
+from ..weights import Table, read_json, strip_prefix
 from . import diffusion_folder as diffusion_folders
-from .connector import build_connector
-from .errors import Blip3oError
-from .language import LanguageModel
-from .layout import CONNECTOR, EDIT_CONNECTORS, FEATURES_CONNECTOR, LANGUAGE_TENSORS, REFERENCE_CONNECTOR, SANA, VAE
-from .references import ReferencePaths
-from .vocabulary import PromptEncoder, Vocabulary
-from .weights import Table, read_json, strip_prefix
 
 LANGUAGE, TRANSFORMER, AUTOENCODER = "language model", "diffusion transformer", "autoencoder"
 TOKENIZER = "image tokenizer (TA-Tok)"

@@ -6,9 +6,9 @@ tensors; names decide nothing.
 
 from pathlib import Path
 
-from .errors import Blip3oError
-from .layout import CONNECTOR, SANA, VAE
-from .weights import Table, read_json, strip_prefix
+from ..errors import Blip3oError
+from ..layout import CONNECTOR, SANA, VAE
+from ..weights import Table, read_json, strip_prefix
 
 PARTS = ("transformer", "vae")
 

@@ -2,9 +2,9 @@
 
 import torch
 
+from ..layout import EDIT_CONNECTORS, SANA, VAE
+from ..weights import strip_prefix
 from .checkpoint import PUBLISHED_GRID, Checkpoint
-from .layout import EDIT_CONNECTORS, SANA, VAE
-from .weights import strip_prefix
 
 _LM_NAMES = {(1024, 28): "Qwen3-0.6B", (2048, 28): "Qwen3-1.7B", (2560, 36): "Qwen3-4B", (4096, 36): "Qwen3-8B"}
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from .errors import Blip3oError
+from ..errors import Blip3oError
 
-BUNDLED = Path(__file__).parent / "tiny" / "checkpoint"
+BUNDLED = Path(__file__).parents[1] / "tiny" / "checkpoint"
 NAME = "BLIP3o-NEXT-tiny (bundled)"
 
 
