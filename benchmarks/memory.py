@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from blip3o_core import diffusion, memory
-from blip3o_core.autoencoder import compression
 from blip3o_core.decoding import decode
-from blip3o_core.language import KVCache
+from blip3o_core.models.autoencoder import compression
+from blip3o_core.models.language import KVCache
 from blip3o_core.sampling import Sampling
 
 from . import models, render

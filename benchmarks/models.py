@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from blip3o_core import diffusion
-from blip3o_core.autoencoder import build as build_autoencoder
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.language import LanguageModel
+from blip3o_core.models.autoencoder import build as build_autoencoder
+from blip3o_core.models.language import LanguageModel
 from blip3o_core.vocabulary import Vocabulary
 
 # Qwen3-1.7B, of which the published 3B checkpoint may be made, and SANA 1.5 1.6B.

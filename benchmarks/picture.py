@@ -3,9 +3,9 @@
 import torch
 
 from blip3o_core import diffusion
-from blip3o_core.autoencoder import decode as to_pixels
-from blip3o_core.connector import connect
 from blip3o_core.decoding import decode
+from blip3o_core.models.autoencoder import decode as to_pixels
+from blip3o_core.models.connector import connect
 from blip3o_core.sampling import Sampling
 
 from . import render

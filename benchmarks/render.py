@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from blip3o_core import diffusion
-from blip3o_core.connector import connect
+from blip3o_core.models.connector import connect
 
 from .machine import in_turn, timed
 from .models import Model

@@ -11,7 +11,7 @@ from blip3o_core import decoding
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding import Decoded, decode
-from blip3o_core.language import LanguageModel
+from blip3o_core.models.language import LanguageModel
 from blip3o_core.sampling import Sampling, choose
 from blip3o_core.speculative import Neighbours, WindowStepper, fill_ahead
 from blip3o_core.tiny import evaluation

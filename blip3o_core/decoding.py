@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from . import fused
 from .errors import Blip3oError
 from .graphs import FixedLoop, FixedStepper, recorded
-from .language import KVCache, LanguageModel, PromptFeatures, any_length
+from .models.language import KVCache, LanguageModel, PromptFeatures, any_length
 from .sampling import Sampling, choose
 from .seeds import seeded
 from .speculative import Neighbours, WindowStepper, fill_ahead

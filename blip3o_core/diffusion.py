@@ -14,10 +14,10 @@ import torch
 
 from .errors import Blip3oError
 from .graphs import record_once
+from .models.meanflow import told
 from .references import ReferencePaths, Strengths, predict
 from .remembered import condition_remembered
 from .seeds import seeded
-from .two_times import told
 
 
 def build(config: dict):

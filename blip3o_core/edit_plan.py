@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from . import autoencoder, framing, masking
+from . import framing, masking
 from .checkpoint.checkpoint import Checkpoint
 from .errors import Blip3oError
 from .instructions import unknown_numbers
+from .models import autoencoder
 from .references import MAX_REFERENCES
 
 KEYS = ("image", "images", "instruction", "mask", "out", "seed")

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from .language import KVCache, LanguageModel
+from .models.language import KVCache, LanguageModel
 from .stepping import Stepper
 
 WARM_UP = 2  # runs before the recording, in which libraries set up what they may not set up in one

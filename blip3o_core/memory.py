@@ -7,7 +7,7 @@ prints. `rows`: pictures at once, twice as many with guidance. Networks may be o
 import torch
 from torch import nn
 
-from .language import KVCache, LanguageModel
+from .models.language import KVCache, LanguageModel
 
 
 def weights(network: nn.Module, dtype: torch.dtype) -> int:

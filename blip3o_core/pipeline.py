@@ -11,14 +11,15 @@ from pathlib import Path
 
 import torch
 
-from . import autoencoder, diffusion, masking
+from . import diffusion, masking
 from .checkpoint.checkpoint import Checkpoint, open_checkpoint
-from .connector import connect
 from .decoding import decode, read
 from .errors import Blip3oError
 from .framing import to_pictures, token_view
-from .image_tokenizer import encode_views
-from .language import LanguageModel, PromptFeatures
+from .models import autoencoder
+from .models.connector import connect
+from .models.image_tokenizer import encode_views
+from .models.language import LanguageModel, PromptFeatures
 from .references import ReferencePaths, References, Strengths, encode_references
 from .sampling import Sampling
 from .tokens import ImageTokens

@@ -79,7 +79,7 @@ def _from_codes(pipeline, picture, size: tuple[int, int], arguments: argparse.Na
 
 
 def _through_autoencoder(pipeline, view):
-    from . import autoencoder
+    from .models import autoencoder
 
     vae = pipeline.autoencoder
     return autoencoder.decode(vae, autoencoder.encode(vae, view.to(pipeline.device)))[0]

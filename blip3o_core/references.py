@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from .connector import build_connector
 from .errors import Blip3oError
 from .framing import MAX_SIDE, latent_view, token_view
-from .image_tokenizer import ImageTokenizer, encode_views
+from .models.connector import build_connector
+from .models.image_tokenizer import ImageTokenizer, encode_views
 from .seeds import seeded
 
 MAX_REFERENCES = 8

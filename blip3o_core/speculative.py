@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from .language import KVCache, LanguageModel
+from .models.language import KVCache, LanguageModel
 from .stepping import Stepper
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .errors import Blip3oError
-from .language import PromptFeatures
+from .models.language import PromptFeatures
 
 
 @dataclass(frozen=True)

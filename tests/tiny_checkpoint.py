@@ -13,9 +13,10 @@ import torch
 from diffusers.models.normalization import AdaLayerNormSingle
 from safetensors.torch import save_file
 
-from blip3o_core import autoencoder, diffusion, image_tokenizer
-from blip3o_core.connector import build_connector
+from blip3o_core import diffusion
 from blip3o_core.layout import EDIT_CONNECTORS, SANA, VAE
+from blip3o_core.models import autoencoder, image_tokenizer
+from blip3o_core.models.connector import build_connector
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import torch
 
-from .. import autoencoder, diffusion, image_tokenizer, two_times, weights
-from ..connector import build_connector
+from .. import diffusion, weights
 from ..errors import Blip3oError
-from ..language import LanguageModel
 from ..layout import CONNECTOR, EDIT_CONNECTORS, FEATURES_CONNECTOR, LANGUAGE_TENSORS, REFERENCE_CONNECTOR, SANA, VAE
+from ..models import autoencoder, image_tokenizer
+from ..models import meanflow as two_times
+from ..models.connector import build_connector
+from ..models.language import LanguageModel
 from ..references import ReferencePaths
 from ..vocabulary import PromptEncoder, Vocabulary
 from ..weights import Table, read_json, strip_prefix

@@ -14,7 +14,7 @@ import torch
 
 from .. import weights
 from ..errors import Blip3oError
-from ..image_tokenizer import CODEBOOK, UNUSED, ImageTokenizer, TowerShape, codebook_digest, tower_shape
+from ..models.image_tokenizer import CODEBOOK, UNUSED, ImageTokenizer, TowerShape, codebook_digest, tower_shape
 
 # Attribute access is all that easydict adds. The reader fills no other subclass of dict than this one.
 _ALLOWED = [(OrderedDict, "easydict.EasyDict")]

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 
 import torch
 
-from ..language import LanguageModel
+from ..models.language import LanguageModel
 from ..sampling import Sampling
 from ..stepping import obstacle as unreadable
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .. import autoencoder, diffusion, image_tokenizer
+from .. import diffusion
 from ..decoding import decode as write
 from ..errors import Blip3oError
+from ..models import autoencoder, image_tokenizer
 from ..pipeline import Pipeline, condition
 from ..references import PATHS, ReferencePaths, Strengths
 from ..sampling import Sampling

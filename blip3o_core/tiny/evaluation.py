@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .. import autoencoder
 from ..errors import Blip3oError
+from ..models import autoencoder
 from ..pipeline import Pipeline
 from ..sampling import Sampling
 from ..seeds import row_seeds

@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .. import autoencoder
 from ..checkpoint.checkpoint import AUTOENCODER, TOKENIZER, Checkpoint
 from ..errors import Blip3oError
 from ..framing import pixels, square
+from ..models import autoencoder
 from ..weights import open_file
 from .items import Picture
 

@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import nn
 
-from ..language import LanguageModel
+from ..models.language import LanguageModel
 from ..vocabulary import Vocabulary
 
 BARRED = -1e4  # as a logit; infinity would make the entropy NaN

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..decoding import causal_mask
 from ..errors import Blip3oError
-from ..language import LanguageModel
+from ..models.language import LanguageModel
 from ..references import ReferencePaths, beside, extended, reference_tokens
 from ..vocabulary import PromptEncoder
 

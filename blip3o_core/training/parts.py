@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from ..language import LanguageModel
 from ..layout import CONNECTOR, REFERENCE_CONNECTOR, SANA
+from ..models.language import LanguageModel
 from ..references import ReferencePaths
 from ..seeds import seeded
 from .objective import Batch, Objective, joint_loss

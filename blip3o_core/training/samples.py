@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from .. import autoencoder, diffusion
+from .. import diffusion
+from ..models import autoencoder
 from ..picture_file import save_png
 from ..pipeline import condition, draw_tokens
 from .config import TrainingConfig

@@ -4,7 +4,7 @@ from functools import cached_property
 
 import comfy.latent_formats
 
-from ...blip3o_core.autoencoder import preview_factors
+from ...blip3o_core.models.autoencoder import preview_factors
 
 
 class DeepCompressionLatent(comfy.latent_formats.LatentFormat):

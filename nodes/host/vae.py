@@ -10,9 +10,9 @@ import torch
 from diffusers import AutoencoderDC
 
 from ...blip3o_core import memory
-from ...blip3o_core.autoencoder import compression
 from ...blip3o_core.checkpoint.checkpoint import open_checkpoint
 from ...blip3o_core.errors import Blip3oError
+from ...blip3o_core.models.autoencoder import compression
 from .offload import NAMED, SUPPORTED, manage, supported, swap_leaves
 
 

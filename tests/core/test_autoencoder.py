@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from blip3o_core import autoencoder
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.errors import Blip3oError
+from blip3o_core.models import autoencoder
 from tests.tiny_checkpoint import Sizes, make_checkpoint
 
 pytestmark = pytest.mark.core

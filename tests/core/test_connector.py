@@ -52,7 +52,7 @@ def test_positive_and_null_follow_the_formula(pipeline, language, tokens, tensor
 
 def test_the_norm_of_a_new_connector_starts_where_the_authors_start_it():
     """Catches a fresh connector whose output is sqrt(5.5) times too small."""
-    from blip3o_core.connector import build_connector
+    from blip3o_core.models.connector import build_connector
 
     out = build_connector(8, 12)(torch.randn(50, 8))
     torch.testing.assert_close(out.pow(2).mean(-1), torch.full((50,), 5.5), rtol=1e-2, atol=1e-2)

@@ -5,7 +5,7 @@ import torch
 
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.errors import Blip3oError
-from blip3o_core.image_tokenizer import PREFIX, encode_views
+from blip3o_core.models.image_tokenizer import PREFIX, encode_views
 
 pytestmark = pytest.mark.core
 

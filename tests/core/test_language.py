@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from blip3o_core.decoding import causal_mask, own_positions, pad_left
-from blip3o_core.language import KVCache, leaf_weight
+from blip3o_core.models.language import KVCache, leaf_weight
 
 pytestmark = pytest.mark.core
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from blip3o_core import autoencoder
 from blip3o_core.__main__ import main
 from blip3o_core.errors import Blip3oError
 from blip3o_core.framing import to_pictures, token_view
-from blip3o_core.image_tokenizer import encode_views
+from blip3o_core.models import autoencoder
+from blip3o_core.models.image_tokenizer import encode_views
 from blip3o_core.picture_file import read_settings
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import demand_of, draw, evaluation, evaluation_report, judge, make_scene

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from blip3o_core import autoencoder
 from blip3o_core.errors import Blip3oError
+from blip3o_core.models import autoencoder
 from blip3o_core.training.encoding import PictureEncoder, square
 from blip3o_core.training.items import Order, find_items
 from blip3o_core.training.objective import IGNORED

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from blip3o_core.checkpoint.bundled import NAME
-from blip3o_core.image_tokenizer import PREFIX
+from blip3o_core.models.image_tokenizer import PREFIX
 from blip3o_core.pipeline import Pipeline
 from tests.host.client import Refused
 from tests.host.graphs import close, edit, latents, node, text_to_image

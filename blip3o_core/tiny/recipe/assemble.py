@@ -6,9 +6,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ... import autoencoder, diffusion, image_tokenizer
-from ...connector import build_connector
+from ... import diffusion
 from ...layout import CONNECTOR, SANA, VAE
+from ...models import autoencoder, image_tokenizer
+from ...models.connector import build_connector
 from . import blank, starts
 from .image_tokenizer import build as build_tokenizer
 from .image_tokenizer import tensors as tokenizer_tensors

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ... import autoencoder
+from ...models import autoencoder
 from ...seeds import seeded
 from ..demand import demand_of
 from ..drawing import draw

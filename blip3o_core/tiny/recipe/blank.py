@@ -9,7 +9,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from ...image_tokenizer import TowerShape
+from ...models.image_tokenizer import TowerShape
 from ..captions import NUMBERS, phrasings
 from ..edits import KINDS, instructions, make_edit
 from ..font import CHARACTERS

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ...image_tokenizer import ImageTokenizer
+from ...models.image_tokenizer import ImageTokenizer
 from ..world import CATEGORIES, World
 from . import blank
 from .autoencoder import pixels

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ... import autoencoder as dc_ae
 from ... import diffusion
 from ...checkpoint.checkpoint import Checkpoint
 from ...layout import SANA
+from ...models import autoencoder as dc_ae
 from ...seeds import seeded
 from ...training.objective import noised
 from ..demand import demand_of

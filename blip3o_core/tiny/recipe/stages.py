@@ -22,8 +22,8 @@ import torch
 from ...checkpoint.bundled import BUNDLED
 from ...checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ...errors import Blip3oError
-from ...image_tokenizer import PREFIX
 from ...layout import VAE
+from ...models.image_tokenizer import PREFIX
 from ...pipeline import Pipeline
 from ...training.config import config_from
 from ...training.edits import add_references

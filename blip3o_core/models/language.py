@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..errors import Blip3oError
+from ..vocabulary import Vocabulary
 from .connector import build_connector
-from .errors import Blip3oError
-from .vocabulary import Vocabulary
 
 
 def leaf_weight(module: nn.Module, like: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:  # noqa: B008

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from .errors import Blip3oError
+from ..errors import Blip3oError
 
 
 def build(config: dict):

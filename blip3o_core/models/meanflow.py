@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .errors import Blip3oError
+from ..errors import Blip3oError
 
 OF_TIME, OF_LENGTH = "time_embed_t.", "time_embed_r."
 UNUSED = "time_embed."
