@@ -15,16 +15,25 @@ from pathlib import Path
 
 import torch
 
-from .. import diffusion, weights
+from .. import diffusion
 from ..errors import Blip3oError
-from ..layout import CONNECTOR, EDIT_CONNECTORS, FEATURES_CONNECTOR, LANGUAGE_TENSORS, REFERENCE_CONNECTOR, SANA, VAE
 from ..models import autoencoder, image_tokenizer
 from ..models import meanflow as two_times
 from ..models.connector import build_connector
 from ..models.language import LanguageModel
 from ..references import ReferencePaths
 from ..vocabulary import PromptEncoder, Vocabulary
-from ..weights import Table, read_json, strip_prefix
+from ..weights import tensors as weights
+from ..weights.names import (
+    CONNECTOR,
+    EDIT_CONNECTORS,
+    FEATURES_CONNECTOR,
+    LANGUAGE_TENSORS,
+    REFERENCE_CONNECTOR,
+    SANA,
+    VAE,
+)
+from ..weights.tensors import Table, read_json, strip_prefix
 from . import diffusion_folder as diffusion_folders
 
 LANGUAGE, TRANSFORMER, AUTOENCODER = "language model", "diffusion transformer", "autoencoder"

@@ -2,8 +2,8 @@
 
 import torch
 
-from ..layout import EDIT_CONNECTORS, SANA, VAE
-from ..weights import strip_prefix
+from ..weights.names import EDIT_CONNECTORS, SANA, VAE
+from ..weights.tensors import strip_prefix
 from .checkpoint import PUBLISHED_GRID, Checkpoint
 
 _LM_NAMES = {(1024, 28): "Qwen3-0.6B", (2048, 28): "Qwen3-1.7B", (2560, 36): "Qwen3-4B", (4096, 36): "Qwen3-8B"}

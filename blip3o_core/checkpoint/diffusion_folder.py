@@ -7,8 +7,8 @@ tensors; names decide nothing.
 from pathlib import Path
 
 from ..errors import Blip3oError
-from ..layout import CONNECTOR, SANA, VAE
-from ..weights import Table, read_json, strip_prefix
+from ..weights.names import CONNECTOR, SANA, VAE
+from ..weights.tensors import Table, read_json, strip_prefix
 
 PARTS = ("transformer", "vae")
 

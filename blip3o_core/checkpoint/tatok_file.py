@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from .. import weights
 from ..errors import Blip3oError
 from ..models.image_tokenizer import CODEBOOK, UNUSED, ImageTokenizer, TowerShape, codebook_digest, tower_shape
+from ..weights import tensors as weights
 
 # Attribute access is all that easydict adds. The reader fills no other subclass of dict than this one.
 _ALLOWED = [(OrderedDict, "easydict.EasyDict")]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import Blip3oError
-from ..weights import Table, read_json
+from ..weights.tensors import Table, read_json
 
 PREFIX = "model.vision_tower.vision_tower."
 _LAYER = "encoder.encoder.layers."

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..errors import Blip3oError
-from ..layout import CONNECTOR, REFERENCE_CONNECTOR
 from ..references import new_connector
-from ..weights import open_file
+from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR
+from ..weights.tensors import open_file
 from .items import Item, PackedItem
 from .save import save_checkpoint
 

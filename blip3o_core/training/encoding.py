@@ -18,7 +18,7 @@ from ..checkpoint.checkpoint import AUTOENCODER, TOKENIZER, Checkpoint
 from ..errors import Blip3oError
 from ..framing import pixels, square
 from ..models import autoencoder
-from ..weights import open_file
+from ..weights.tensors import open_file
 from .items import Picture
 
 

@@ -25,7 +25,7 @@ from trl import GRPOConfig, GRPOTrainer
 from ..checkpoint.checkpoint import open_checkpoint
 from ..errors import Blip3oError
 from ..pipeline import Pipeline
-from ..weights import read_json
+from ..weights.tensors import read_json
 from .grpo import GrpoSettings, Report, Reward, Task, draw, measure, score, seed_of, shares
 from .grpo_policy import bar_text, make_policy, policy_tensors
 from .run_folder import RunFolder

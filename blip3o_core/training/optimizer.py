@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import Blip3oError
-from ..layout import SANA
+from ..weights.names import SANA
 from .config import TrainingConfig
 from .parts import published_name
 

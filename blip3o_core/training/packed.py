@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..errors import Blip3oError
-from ..weights import open_file
+from ..weights.tensors import open_file
 
 Captions = tuple[str, ...]
 

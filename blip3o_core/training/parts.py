@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from ..layout import CONNECTOR, REFERENCE_CONNECTOR, SANA
 from ..models.language import LanguageModel
 from ..references import ReferencePaths
 from ..seeds import seeded
+from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR, SANA
 from .objective import Batch, Objective, joint_loss
 
 # Part -> beginnings of its tensors' published names; the first part that fits a name has it.

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..errors import Blip3oError
-from ..weights import read_json
+from ..weights.tensors import read_json
 
 _STEP = "step-"
 

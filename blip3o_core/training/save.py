@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from ..checkpoint.checkpoint import AUTOENCODER, TRANSFORMER, Checkpoint
 from ..errors import Blip3oError
-from ..layout import SANA, VAE
-from ..weights import Table, TensorEntry, open_file
+from ..weights.names import SANA, VAE
+from ..weights.tensors import Table, TensorEntry, open_file
 from .config import Lora
 from .parts import published_name
 

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from blip3o_core.checkpoint.checkpoint import find_checkpoints, open_checkpoint
 from blip3o_core.checkpoint.describe import describe
 from blip3o_core.errors import Blip3oError
-from blip3o_core.layout import EDIT_CONNECTORS, SANA, VAE
 from blip3o_core.models.image_tokenizer import PREFIX
 from blip3o_core.pipeline import Pipeline
+from blip3o_core.weights.names import EDIT_CONNECTORS, SANA, VAE
 from tests.tiny_checkpoint import Sizes, make_checkpoint
 
 pytestmark = pytest.mark.core

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from blip3o_core.__main__ import main
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.errors import Blip3oError
-from blip3o_core.layout import REFERENCE_CONNECTOR
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.references import beside
 from blip3o_core.training import loop
@@ -20,6 +19,7 @@ from blip3o_core.training.items import Picture
 from blip3o_core.training.loop import Trainer
 from blip3o_core.training.objective import AUTHORS_EDIT, IGNORED, Objective, collate, joint_loss
 from blip3o_core.training.packed import pack
+from blip3o_core.weights.names import REFERENCE_CONNECTOR
 from tests.tiny_checkpoint import Sizes, make_checkpoint
 from tests.training_world import (
     World,

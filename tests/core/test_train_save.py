@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 from blip3o_core.__main__ import main
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.layout import CONNECTOR, SANA
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.training.save import save_checkpoint
-from blip3o_core.weights import read_table
+from blip3o_core.weights.names import CONNECTOR, SANA
+from blip3o_core.weights.tensors import read_table
 from tests.tiny_checkpoint import make_checkpoint
 
 pytestmark = pytest.mark.core

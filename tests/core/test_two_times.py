@@ -15,8 +15,8 @@ from blip3o_core.__main__ import main
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.describe import describe
 from blip3o_core.errors import Blip3oError
-from blip3o_core.layout import SANA
 from blip3o_core.models import meanflow as two_times
+from blip3o_core.weights.names import SANA
 from tests.core.conftest import Copy
 from tests.tiny_checkpoint import make_checkpoint
 

@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from blip3o_core.layout import SANA
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.sampling import Sampling
 from blip3o_core.seeds import row_seeds
+from blip3o_core.weights.names import SANA
 from tests.environment import TOP
 from tests.host.graphs import PROMPT, close, drawn, latents, node, text_to_image, with_custom_sampler, with_ksampler
 

@@ -7,9 +7,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ... import diffusion
-from ...layout import CONNECTOR, SANA, VAE
 from ...models import autoencoder, image_tokenizer
 from ...models.connector import build_connector
+from ...weights.names import CONNECTOR, SANA, VAE
 from . import blank, starts
 from .image_tokenizer import build as build_tokenizer
 from .image_tokenizer import tensors as tokenizer_tensors

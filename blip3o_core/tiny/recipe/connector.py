@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...decoding import causal_mask
-from ...layout import CONNECTOR
 from ...training.objective import collate
+from ...weights.names import CONNECTOR
 from ..captions import caption
 from ..world import World
 from .image_tokenizer import codes_of_all

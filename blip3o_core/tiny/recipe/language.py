@@ -7,10 +7,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...decoding import causal_mask, decode
-from ...layout import CONNECTOR
 from ...sampling import Sampling
 from ...training.objective import Objective, collate, token_loss
 from ...training.parts import JointModel
+from ...weights.names import CONNECTOR
 from ..captions import caption
 from ..demand import demand_of
 from ..judge import judge

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from ... import diffusion
 from ...checkpoint.checkpoint import Checkpoint
-from ...layout import SANA
 from ...models import autoencoder as dc_ae
 from ...seeds import seeded
 from ...training.objective import noised
+from ...weights.names import SANA
 from ..demand import demand_of
 from ..judge import judge
 from ..world import CATEGORIES, World

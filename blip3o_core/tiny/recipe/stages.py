@@ -22,13 +22,13 @@ import torch
 from ...checkpoint.bundled import BUNDLED
 from ...checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ...errors import Blip3oError
-from ...layout import VAE
 from ...models.image_tokenizer import PREFIX
 from ...pipeline import Pipeline
 from ...training.config import config_from
 from ...training.edits import add_references
 from ...training.loop import train as train_jointly
 from ...training.save import save_checkpoint
+from ...weights.names import VAE
 from ..evaluation import Settings as Evaluation
 from ..evaluation import evaluate
 from ..world import World

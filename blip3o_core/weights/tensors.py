@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from .errors import Blip3oError
+from ..errors import Blip3oError
 
 WINDOW = 32 * 2**20
 

@@ -1,0 +1,1 @@
+"""Tensors in files: reading, checking and naming them."""
