@@ -13,7 +13,7 @@ from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.models.autoencoder import build as build_autoencoder
 from blip3o_core.models.language import LanguageModel
-from blip3o_core.vocabulary import Vocabulary
+from blip3o_core.prompts.vocabulary import Vocabulary
 
 # Qwen3-1.7B, of which the published 3B checkpoint may be made, and SANA 1.5 1.6B.
 LANGUAGE = {

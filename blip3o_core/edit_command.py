@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from .errors import Blip3oError
-from .framing import FITS
+from .images.preprocess import FITS
 from .options import (
     Bar,
     add_interval_option,
@@ -80,7 +80,7 @@ def run_edit(arguments: argparse.Namespace) -> None:
     from .checkpoint.bundled import chosen
     from .checkpoint.checkpoint import open_checkpoint
     from .edit_plan import check_all
-    from .picture_file import check_writable
+    from .images.png import check_writable
     from .pipeline import Pipeline, check_rendering
 
     edits = _edits(arguments)
@@ -159,7 +159,7 @@ def _settings(arguments, checkpoint, one, index: int, device, paths: str) -> dic
 
 def _is_there(one, settings: dict) -> bool:
     """Whether a whole picture with these settings is where this one would be written; then its name is said."""
-    from .picture_file import is_made_with
+    from .images.png import is_made_with
 
     there = is_made_with(one.edit.out, settings)
     if there:
@@ -172,8 +172,8 @@ def _draw(
 ) -> None:
     from . import masking
     from .edit_plan import open_mask, opened
-    from .framing import pixels_of
-    from .picture_file import save_png
+    from .images.png import save_png
+    from .images.preprocess import pixels_of
 
     edit = one.edit
     read = [opened(path) for path in edit.images]

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from . import framing, masking
+from . import masking
 from .checkpoint.checkpoint import Checkpoint
 from .errors import Blip3oError
+from .images import preprocess as framing
 from .instructions import unknown_numbers
 from .models import autoencoder
 from .references import MAX_REFERENCES

@@ -61,7 +61,7 @@ def add_evaluate_command(commands) -> None:
 def run_evaluate_edits(arguments: argparse.Namespace) -> None:
     import json
 
-    from .picture_file import check_writable
+    from .images.png import check_writable
 
     try:
         from .tiny import edit_evaluation as edits
@@ -88,7 +88,7 @@ def run_evaluate_edits(arguments: argparse.Namespace) -> None:
 def run_evaluate_tiny(arguments: argparse.Namespace) -> None:
     import json
 
-    from .picture_file import check_writable
+    from .images.png import check_writable
 
     try:
         from .tiny import evaluation, evaluation_report

@@ -54,7 +54,7 @@ def add_generate_command(commands) -> None:
 def run_generate(arguments: argparse.Namespace) -> int | None:
     from .checkpoint.bundled import chosen
     from .checkpoint.checkpoint import open_checkpoint
-    from .picture_file import check_writable, is_made_with, save_png
+    from .images.png import check_writable, is_made_with, save_png
     from .pipeline import Pipeline, check_rendering
     from .processes import is_mine, launch, own_device, rank_and_count
     from .seeds import row_seeds

@@ -15,15 +15,15 @@ from . import diffusion, masking
 from .checkpoint.checkpoint import Checkpoint, open_checkpoint
 from .decoding import decode, read
 from .errors import Blip3oError
-from .framing import to_pictures, token_view
+from .images.preprocess import to_pictures, token_view
 from .models import autoencoder
 from .models.connector import connect
 from .models.image_tokenizer import encode_views
 from .models.language import LanguageModel, PromptFeatures
+from .prompts.vocabulary import PromptEncoder, same_codes
 from .references import ReferencePaths, References, Strengths, encode_references
 from .sampling import Sampling
 from .tokens import ImageTokens
-from .vocabulary import PromptEncoder, same_codes
 
 
 @dataclass(frozen=True)

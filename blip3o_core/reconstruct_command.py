@@ -41,8 +41,8 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
     from .checkpoint.bundled import chosen
     from .checkpoint.checkpoint import open_checkpoint
     from .edit_plan import check_apart, check_sees, opened, place
-    from .framing import latent_view
-    from .picture_file import check_writable, save_png
+    from .images.png import check_writable, save_png
+    from .images.preprocess import latent_view
     from .pipeline import Pipeline, check_rendering
 
     check_picture_name(arguments.out, "picture")
@@ -71,7 +71,7 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
 
 
 def _from_codes(pipeline, picture, size: tuple[int, int], arguments: argparse.Namespace):
-    from .framing import pixels_of
+    from .images.preprocess import pixels_of
 
     tokens = pipeline.tokens_of(pixels_of(picture), [""])
     with Bar("diffusion") as bar:

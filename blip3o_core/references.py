@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from .errors import Blip3oError
-from .framing import MAX_SIDE, latent_view, token_view
+from .images.preprocess import MAX_SIDE, latent_view, token_view
 from .models.connector import build_connector
 from .models.image_tokenizer import ImageTokenizer, encode_views
 from .seeds import seeded

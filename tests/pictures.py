@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from blip3o_core.__main__ import main
-from blip3o_core.picture_file import read_settings
+from blip3o_core.images.png import read_settings
 
 
 def noise(width: int, height: int, mode: str = "RGB", seed: int = 3) -> Image.Image:

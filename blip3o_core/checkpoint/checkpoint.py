@@ -21,8 +21,8 @@ from ..models import autoencoder, image_tokenizer
 from ..models import meanflow as two_times
 from ..models.connector import build_connector
 from ..models.language import LanguageModel
+from ..prompts.vocabulary import PromptEncoder, Vocabulary
 from ..references import ReferencePaths
-from ..vocabulary import PromptEncoder, Vocabulary
 from ..weights import tensors as weights
 from ..weights.names import (
     CONNECTOR,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import Blip3oError
-from ..vocabulary import Vocabulary
+from ..prompts.vocabulary import Vocabulary
 from .connector import build_connector
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..checkpoint.bundled import name_of
-from ..picture_file import save_png
+from ..images.png import save_png
 from ..pipeline import Pipeline
 from .demand import Verdict
 from .drawing import draw

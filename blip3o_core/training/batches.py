@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..vocabulary import PromptEncoder
+from ..prompts.vocabulary import PromptEncoder
 from .config import TrainingConfig
 from .encoding import PictureEncoder
 from .items import Item, Order

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..models.language import LanguageModel
-from ..vocabulary import Vocabulary
+from ..prompts.vocabulary import Vocabulary
 
 BARRED = -1e4  # as a logit; infinity would make the entropy NaN
 

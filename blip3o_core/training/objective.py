@@ -18,8 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 from ..decoding import causal_mask
 from ..errors import Blip3oError
 from ..models.language import LanguageModel
+from ..prompts.vocabulary import PromptEncoder
 from ..references import ReferencePaths, beside, extended, reference_tokens
-from ..vocabulary import PromptEncoder
 
 IGNORED = -100
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from .. import diffusion
+from ..images.png import save_png
 from ..models import autoencoder
-from ..picture_file import save_png
 from ..pipeline import condition, draw_tokens
 from .config import TrainingConfig
 from .encoding import PictureEncoder

@@ -84,7 +84,9 @@ def test_no_module_prints_or_evaluates(path):
     assert not (names & {"print", "eval", "exec", "breakpoint", "input"}) - allowed
 
 
-@pytest.mark.parametrize("module", ["blip3o_core", "blip3o_core.vocabulary", "blip3o_core.checkpoint.checkpoint"])
+@pytest.mark.parametrize(
+    "module", ["blip3o_core", "blip3o_core.prompts.vocabulary", "blip3o_core.checkpoint.checkpoint"]
+)
 def test_importing_costs_no_transformers_or_diffusers(module):
     """Catches a pack that slows ComfyUI's start by seconds for people who never use it."""
     heavy = {"transformers", "diffusers", "tokenizers", "PIL"}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from blip3o_core.__main__ import build_parser, main
 from blip3o_core.checkpoint import bundled
-from blip3o_core.picture_file import read_settings
+from blip3o_core.images.png import read_settings
 
 pytestmark = pytest.mark.core
 

@@ -11,8 +11,8 @@ from PIL import Image
 from blip3o_core import masking
 from blip3o_core.__main__ import main
 from blip3o_core.checkpoint import bundled
-from blip3o_core.framing import open_picture
-from blip3o_core.picture_file import read_settings
+from blip3o_core.images.png import read_settings
+from blip3o_core.images.preprocess import open_picture
 from tests.pictures import files, made_again, noise, pixels
 from tests.tiny_checkpoint import Sizes, make_checkpoint
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from blip3o_core.picture_file import read_settings
+from blip3o_core.images.png import read_settings
 from tests.pictures import files, noise, pixels
 
 pytestmark = pytest.mark.core

@@ -8,7 +8,16 @@ import torch
 from PIL import Image
 
 from blip3o_core.errors import Blip3oError
-from blip3o_core.framing import FITS, MAX_SIDE, latent_view, open_mask, open_picture, own_size, to_pictures, token_view
+from blip3o_core.images.preprocess import (
+    FITS,
+    MAX_SIDE,
+    latent_view,
+    open_mask,
+    open_picture,
+    own_size,
+    to_pictures,
+    token_view,
+)
 
 pytestmark = pytest.mark.core
 

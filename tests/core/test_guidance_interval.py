@@ -8,8 +8,8 @@ import torch
 from blip3o_core import diffusion
 from blip3o_core.__main__ import main
 from blip3o_core.errors import Blip3oError
-from blip3o_core.framing import open_picture
-from blip3o_core.picture_file import read_settings
+from blip3o_core.images.png import read_settings
+from blip3o_core.images.preprocess import open_picture
 from blip3o_core.pipeline import Pipeline
 from tests.pictures import made_again, pixels
 

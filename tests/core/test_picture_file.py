@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from blip3o_core.errors import Blip3oError
-from blip3o_core.picture_file import check_writable, read_settings, save_png
+from blip3o_core.images.png import check_writable, read_settings, save_png
 
 pytestmark = pytest.mark.core
 

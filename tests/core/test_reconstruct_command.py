@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blip3o_core.__main__ import main
-from blip3o_core.picture_file import read_settings
+from blip3o_core.images.png import read_settings
 from tests.pictures import files, made_again, pixels
 
 pytestmark = pytest.mark.core

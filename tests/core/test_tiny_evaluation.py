@@ -12,10 +12,10 @@ from PIL import Image
 
 from blip3o_core.__main__ import main
 from blip3o_core.errors import Blip3oError
-from blip3o_core.framing import to_pictures, token_view
+from blip3o_core.images.png import read_settings
+from blip3o_core.images.preprocess import to_pictures, token_view
 from blip3o_core.models import autoencoder
 from blip3o_core.models.image_tokenizer import encode_views
-from blip3o_core.picture_file import read_settings
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import demand_of, draw, evaluation, evaluation_report, judge, make_scene
 from blip3o_core.tiny.captions import phrasings

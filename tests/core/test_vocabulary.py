@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from blip3o_core.errors import Blip3oError
-from blip3o_core.vocabulary import PromptEncoder, Vocabulary
+from blip3o_core.prompts.vocabulary import PromptEncoder, Vocabulary
 
 pytestmark = pytest.mark.core
 

@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 
 from blip3o_core import diffusion
-from blip3o_core.framing import open_picture
+from blip3o_core.images.preprocess import open_picture
 from blip3o_core.models import autoencoder
 from blip3o_core.pipeline import Pipeline, condition
 from blip3o_core.references import References

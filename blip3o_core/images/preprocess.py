@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .errors import Blip3oError
+from ..errors import Blip3oError
 
 FITS = ("stretch", "pad", "crop", "authors")
 MAX_SIDE = 16384  # pixels

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from .errors import Blip3oError
+from ..errors import Blip3oError
 
 SYSTEM_PROMPT = "You are a helpful assistant."
 TEXT_TO_IMAGE = "Please generate image based on the following caption: {prompt}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .errors import Blip3oError
+from ..errors import Blip3oError
 
 KEY = "blip3o"
 

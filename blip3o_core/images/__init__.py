@@ -1,0 +1,1 @@
+"""Images: reading them, fitting them to the networks, and PNG files with their settings."""

@@ -1,0 +1,1 @@
+"""Prompts: templates, special tokens and image tokens of a checkpoint's vocabulary."""
