@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from blip3o_core.decoding import decode
-from blip3o_core.sampling import Sampling
+from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.sampling import Sampling
 
 from . import render
 from .machine import measure, synchronize

@@ -7,9 +7,9 @@ from unittest.mock import patch
 
 import torch
 
-from blip3o_core import graphs
-from blip3o_core.decoding import decode, engine_for
-from blip3o_core.sampling import Sampling
+from blip3o_core.decoding import cuda_graph as graphs
+from blip3o_core.decoding.engine import decode, engine_for
+from blip3o_core.decoding.sampling import Sampling
 
 from .machine import in_turn, measure, timed
 from .models import Model, authors_language

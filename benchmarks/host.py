@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from blip3o_core.checkpoint.bundled import BUNDLED, NAME
+from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.images.png import save_png
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.sampling import Sampling
 from blip3o_core.seeds import row_seeds
 
 PROMPT, STEPS = "a red circle left of a blue star", 20

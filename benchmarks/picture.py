@@ -3,10 +3,10 @@
 import torch
 
 from blip3o_core import diffusion
-from blip3o_core.decoding import decode
+from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.models.autoencoder import decode as to_pixels
 from blip3o_core.models.connector import connect
-from blip3o_core.sampling import Sampling
 
 from . import render
 from .machine import in_turn, measure

@@ -1,4 +1,4 @@
-"""Image tokens guessed ahead (`blip3o_core.speculative`) against the plain loop; what a pass over several costs."""
+"""Image tokens guessed ahead (`blip3o_core.decoding.engine.speculative`) against the plain loop; what a pass over several costs."""
 
 import statistics
 from functools import partial
@@ -7,13 +7,13 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 
-from blip3o_core import decoding
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.decoding import Decoded, decode
+from blip3o_core.decoding import engine as decoding
+from blip3o_core.decoding.engine import Decoded, decode
+from blip3o_core.decoding.sampling import Sampling, choose
+from blip3o_core.decoding.speculative import Neighbours, WindowStepper, fill_ahead
 from blip3o_core.models.language import LanguageModel
-from blip3o_core.sampling import Sampling, choose
-from blip3o_core.speculative import Neighbours, WindowStepper, fill_ahead
 from blip3o_core.tiny import evaluation
 
 from .machine import measure, timed

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .decoding.cuda_graph import record_once
 from .errors import Blip3oError
-from .graphs import record_once
 from .models.meanflow import told
 from .references import ReferencePaths, Strengths, predict
 from .remembered import condition_remembered

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from .decoding.sampling import Sampling
 from .errors import Blip3oError
 from .options import Bar, add_model_options, load_pipeline
-from .sampling import Sampling
 
 
 def add_evaluate_command(commands) -> None:

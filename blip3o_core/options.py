@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from .checkpoint.bundled import chosen, name_of
+from .decoding.sampling import Sampling
 from .errors import Blip3oError
-from .sampling import Sampling
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")
 

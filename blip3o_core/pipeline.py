@@ -13,7 +13,8 @@ import torch
 
 from . import diffusion, masking
 from .checkpoint.checkpoint import Checkpoint, open_checkpoint
-from .decoding import decode, read
+from .decoding.engine import decode, read
+from .decoding.sampling import Sampling
 from .errors import Blip3oError
 from .images.preprocess import to_pictures, token_view
 from .models import autoencoder
@@ -22,7 +23,6 @@ from .models.image_tokenizer import encode_views
 from .models.language import LanguageModel, PromptFeatures
 from .prompts.vocabulary import PromptEncoder, same_codes
 from .references import ReferencePaths, References, Strengths, encode_references
-from .sampling import Sampling
 from .tokens import ImageTokens
 
 

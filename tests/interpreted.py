@@ -15,10 +15,11 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 from torch import nn
 
-from blip3o_core import decoding, fused
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.decoding import decode
-from blip3o_core.sampling import Sampling
+from blip3o_core.decoding import engine as decoding
+from blip3o_core.decoding import fused
+from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.sampling import Sampling
 from tests.tiny_checkpoint import make_checkpoint
 
 SHORT, LONG = "a", "a longer prompt than the first"
@@ -84,7 +85,7 @@ def rows_alone(checkpoint) -> dict:
 
 def refused(checkpoint) -> dict:
     """What a wrong kernel costs: its first step is noticed, and the picture is drawn by another engine."""
-    from blip3o_core.fused import engine, trial
+    from blip3o_core.decoding.fused import engine, trial
 
     language, row = checkpoint.load_language(torch.float32), checkpoint.prompt_encoder.encode(SHORT)
     language.grid = (1, 2)

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from .. import diffusion
-from ..decoding import decode as write
+from ..decoding.engine import decode as write
+from ..decoding.sampling import Sampling
 from ..errors import Blip3oError
 from ..models import autoencoder, image_tokenizer
 from ..pipeline import Pipeline, condition
 from ..references import PATHS, ReferencePaths, Strengths
-from ..sampling import Sampling
 from ..seeds import row_seeds
 from ..tokens import ImageTokens
 from .demand import Verdict

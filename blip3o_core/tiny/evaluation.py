@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from ..decoding.sampling import Sampling
 from ..errors import Blip3oError
 from ..models import autoencoder
 from ..pipeline import Pipeline
-from ..sampling import Sampling
 from ..seeds import row_seeds
 from .captions import caption
 from .demand import Verdict, demand_of

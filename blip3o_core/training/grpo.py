@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from ..decoding.sampling import Sampling
 from ..errors import Blip3oError
 from ..pipeline import Pipeline
-from ..sampling import Sampling
 from ..tokens import ImageTokens
 
 

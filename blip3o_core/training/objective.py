@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from ..decoding import causal_mask
+from ..decoding.engine import causal_mask
 from ..errors import Blip3oError
 from ..models.language import LanguageModel
 from ..prompts.vocabulary import PromptEncoder

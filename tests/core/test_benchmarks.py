@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import curves, decode, machine, memory, models, picture, render, shortcuts
 from benchmarks.__main__ import main
-from blip3o_core.decoding import read
+from blip3o_core.decoding.engine import read
 
 pytestmark = pytest.mark.core
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from blip3o_core import pipeline as acts
+from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.errors import Blip3oError
-from blip3o_core.sampling import Sampling
 
 pytestmark = pytest.mark.core
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from blip3o_core.decoding import decode, own_positions, read
+from blip3o_core.decoding.engine import decode, own_positions, read
+from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import condition, draw_tokens
-from blip3o_core.sampling import Sampling
 
 pytestmark = pytest.mark.core
 

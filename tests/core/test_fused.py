@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from blip3o_core import fused
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.sampling import Sampling
+from blip3o_core.decoding import fused
+from blip3o_core.decoding.sampling import Sampling
 
 pytestmark = pytest.mark.core
 TOP = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def compiled(kernel, constants: dict, **options) -> dict:
 def test_weights_are_read_sixteen_bytes_at_a_time(changes, tmp_path, monkeypatch):
     """A hint to the compiler that got lost: the same numbers in four times as many loads, and half the speed."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    from blip3o_core.fused.step import step_kernel
+    from blip3o_core.decoding.fused.step import step_kernel
 
     ptx = compiled(step_kernel, {**SHAPE, **changes}, num_warps=8)["ptx"]
     loads = re.findall(r"ld\.global\S*evict_first\S*", ptx)

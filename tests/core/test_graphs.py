@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from blip3o_core import decoding, graphs, stepping
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.decoding import decode
+from blip3o_core.decoding import cuda_graph as graphs
+from blip3o_core.decoding import direct as stepping
+from blip3o_core.decoding import engine as decoding
+from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.errors import Blip3oError
-from blip3o_core.sampling import Sampling
 from tests.tiny_checkpoint import make_checkpoint
 
 pytestmark = pytest.mark.core

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.decoding import read
+from blip3o_core.decoding.engine import read
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import CATEGORIES, draw

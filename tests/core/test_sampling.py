@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from blip3o_core.decoding.sampling import Sampling, _choose_among_few, _choose_sorted, choose
 from blip3o_core.errors import Blip3oError
-from blip3o_core.sampling import Sampling, _choose_among_few, _choose_sorted, choose
 
 pytestmark = pytest.mark.core
 

@@ -7,9 +7,9 @@ from benchmarks import speculative
 from benchmarks.speculative import counted, decode_ahead
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.decoding import decode
-from blip3o_core.sampling import Sampling
-from blip3o_core.speculative import Neighbours, fill_ahead
+from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.sampling import Sampling
+from blip3o_core.decoding.speculative import Neighbours, fill_ahead
 
 pytestmark = pytest.mark.core
 KINDS = {"greedy": Sampling(top_k=1), "default": Sampling(), "uncut": Sampling(top_k=0, top_p=1.0, temperature=1.3)}

@@ -5,11 +5,11 @@ from functools import partial
 import pytest
 import torch
 
-from blip3o_core import stepping
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.decoding import decode
-from blip3o_core.sampling import Sampling
+from blip3o_core.decoding import direct as stepping
+from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.sampling import Sampling
 from tests.tiny_checkpoint import make_checkpoint
 
 pytestmark = pytest.mark.core

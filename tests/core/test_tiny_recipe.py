@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.decoding import causal_mask, decode
+from blip3o_core.decoding.engine import causal_mask, decode
+from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.sampling import Sampling
 from blip3o_core.tiny import edit_evaluation
 from blip3o_core.tiny.captions import phrasings
 from blip3o_core.tiny.demand import demand_of

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from blip3o_core import diffusion
-from blip3o_core.decoding import decode, engine_for
+from blip3o_core.decoding.engine import decode, engine_for
+from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.sampling import Sampling
 from tests.tiny_checkpoint import make_checkpoint
 
 pytestmark = [

@@ -26,8 +26,8 @@ def measure(folder: str, dtype: str, choices: list, read_prompts: int, pictures:
     def module(name):
         return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
-    evaluation, decoding = module(".blip3o_core.tiny.evaluation"), module(".blip3o_core.decoding")
-    choosing = module(".blip3o_core.sampling")
+    evaluation, decoding = module(".blip3o_core.tiny.evaluation"), module(".blip3o_core.decoding.engine")
+    choosing = module(".blip3o_core.decoding.sampling")
     quantised, offload = module(".nodes.host.quantised"), module(".nodes.host.offload")
     pipeline, kind = module(".blip3o_core.pipeline"), {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     checkpoint = module(".blip3o_core.checkpoint.checkpoint").open_checkpoint(folder)

@@ -380,7 +380,7 @@ def test_the_language_models_weights_lie_still(tmp_path, folder):
 
         comfy.model_patcher.CoreModelPatcher = Dynamic  # as the host does when it starts on a card
         parts = module(".nodes.host.parts").load(folder, None, "fp32")
-        obstacle = module(".blip3o_core.stepping").obstacle
+        obstacle = module(".blip3o_core.decoding.direct").obstacle
         network, device = parts[0].network, parts[0].patcher.load_device
         kinds = [type(part).__name__ for part in (parts[0].patcher, parts[1])]
         with parts[0].loaded(0):

@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.sampling import Sampling
 from blip3o_core.seeds import row_seeds
 from blip3o_core.weights.names import SANA
 from tests.environment import TOP

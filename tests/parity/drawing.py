@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from blip3o_core import diffusion
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.decoding import pad_left, read
+from blip3o_core.decoding.engine import pad_left, read
+from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.pipeline import Conditioning, Pipeline
-from blip3o_core.sampling import Sampling
 from blip3o_core.tokens import ImageTokens
 
 from .report import Report

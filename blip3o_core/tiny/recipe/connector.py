@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...decoding import causal_mask
+from ...decoding.engine import causal_mask
 from ...training.objective import collate
 from ...weights.names import CONNECTOR
 from ..captions import caption

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...decoding import causal_mask, decode
-from ...sampling import Sampling
+from ...decoding.engine import causal_mask, decode
+from ...decoding.sampling import Sampling
 from ...training.objective import Objective, collate, token_loss
 from ...training.packed import open_pack
 from ...training.parts import JointModel

@@ -6,8 +6,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...decoding import causal_mask, decode
-from ...sampling import Sampling
+from ...decoding.engine import causal_mask, decode
+from ...decoding.sampling import Sampling
 from ...training.objective import Objective, collate, token_loss
 from ...training.parts import JointModel
 from ...weights.names import CONNECTOR

@@ -29,7 +29,7 @@ from .tiles import (
     stacked,
     store_numbers,
     store_vector,
-)  # fmt: skip
+)
 
 COLUMNS = 18  # of the table: addresses of 7 matrices, 4 gains, 7 vectors of scales
 

@@ -18,14 +18,14 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from ..errors import Blip3oError
+from ..models.language import KVCache, LanguageModel, PromptFeatures, any_length
+from ..seeds import seeded
 from . import fused
-from .errors import Blip3oError
-from .graphs import FixedLoop, FixedStepper, recorded
-from .models.language import KVCache, LanguageModel, PromptFeatures, any_length
+from .cuda_graph import FixedLoop, FixedStepper, recorded
+from .direct import Stepper, is_small, obstacle
 from .sampling import Sampling, choose
-from .seeds import seeded
 from .speculative import Neighbours, WindowStepper, fill_ahead
-from .stepping import Stepper, is_small, obstacle
 
 # How decode steps run: through the modules; past them, see `stepping`; as a CUDA graph, see `graphs`; several at once,
 # see `speculative`; as one Triton kernel, see `fused`.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .models.language import KVCache, LanguageModel, stored_weight
+from ..models.language import KVCache, LanguageModel, stored_weight
 
 # Joined matrices are copies; beyond this the arithmetic dominates and copies would cost memory for nothing.
 JOINED_BYTES = 64 * 2**20

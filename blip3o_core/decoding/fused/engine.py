@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 import triton
 
-from ..models.language import LanguageModel, stored_weight
+from ...models.language import LanguageModel, stored_weight
 from ..sampling import Sampling, choose
 from . import MAX_ROWS, sampler
 from .step import COLUMNS, step_kernel

@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import torch
 
-from .models.language import KVCache, LanguageModel
-from .stepping import Stepper
+from ..models.language import KVCache, LanguageModel
+from .direct import Stepper
 
 
 class WindowStepper(Stepper):

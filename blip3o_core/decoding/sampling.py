@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .errors import Blip3oError
+from ..errors import Blip3oError
 
 MAX_GUIDANCE = 1000.0
 

@@ -18,9 +18,9 @@ from importlib.util import find_spec
 
 import torch
 
-from ..models.language import LanguageModel
+from ...models.language import LanguageModel
+from ..direct import obstacle as unreadable
 from ..sampling import Sampling
-from ..stepping import obstacle as unreadable
 
 OLDEST_TRITON = (3, 4)  # which torch 2.8 brings
 MAX_ROWS = 8  # beyond, products for the tensor cores are quicker

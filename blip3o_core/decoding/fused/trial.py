@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from ..models.language import KVCache
+from ...models.language import KVCache
 from . import FAILED, kind_of
 
 # Relative distance of the states. bfloat16 states of two engines differ by 0.4 % (few layers) to 1.2 % (28).

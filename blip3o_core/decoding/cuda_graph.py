@@ -13,8 +13,8 @@ from typing import Protocol
 
 import torch
 
-from .models.language import KVCache, LanguageModel
-from .stepping import Stepper
+from ..models.language import KVCache, LanguageModel
+from .direct import Stepper
 
 WARM_UP = 2  # runs before the recording, in which libraries set up what they may not set up in one
 
