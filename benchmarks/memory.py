@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from blip3o_core import diffusion, memory
+from blip3o_core import memory
 from blip3o_core.decoding.engine import decode
 from blip3o_core.decoding.sampling import Sampling
+from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.models.autoencoder import compression
 from blip3o_core.models.language import KVCache
 

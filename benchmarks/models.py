@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from blip3o_core import diffusion
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.models.autoencoder import build as build_autoencoder
 from blip3o_core.models.language import LanguageModel
 from blip3o_core.prompts.vocabulary import Vocabulary

@@ -2,9 +2,9 @@
 
 import torch
 
-from blip3o_core import diffusion
 from blip3o_core.decoding.engine import decode
 from blip3o_core.decoding.sampling import Sampling
+from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.models.autoencoder import decode as to_pixels
 from blip3o_core.models.connector import connect
 

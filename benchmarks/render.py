@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from blip3o_core import diffusion
+from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.models.connector import connect
 
 from .machine import in_turn, timed

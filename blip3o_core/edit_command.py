@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from .diffusion.reference_paths import PATHS, ReferencePaths, Strengths
 from .errors import Blip3oError
 from .images.preprocess import FITS
 from .options import (
@@ -22,7 +23,6 @@ from .options import (
     sampling_of,
     stored_settings,
 )
-from .references import PATHS, ReferencePaths, Strengths
 
 _STRENGTHS = {
     "text": "of what the language model says, 0 to 10",

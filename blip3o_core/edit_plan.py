@@ -13,11 +13,11 @@ import torch
 
 from . import masking
 from .checkpoint.checkpoint import Checkpoint
+from .diffusion.reference_paths import MAX_REFERENCES
 from .errors import Blip3oError
 from .images import preprocess as framing
 from .instructions import unknown_numbers
 from .models import autoencoder
-from .references import MAX_REFERENCES
 
 KEYS = ("image", "images", "instruction", "mask", "out", "seed")
 _SHOWN = 10  # faults of a list that are named at once

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import torch
 
-from . import diffusion, masking
+from . import masking
 from .checkpoint.checkpoint import Checkpoint, open_checkpoint
 from .decoding.engine import decode, read
 from .decoding.sampling import Sampling
+from .diffusion import sampler as diffusion
+from .diffusion.reference_paths import ReferencePaths, References, Strengths, encode_references
 from .errors import Blip3oError
 from .images.preprocess import to_pictures, token_view
 from .models import autoencoder
@@ -22,7 +24,6 @@ from .models.connector import connect
 from .models.image_tokenizer import encode_views
 from .models.language import LanguageModel, PromptFeatures
 from .prompts.vocabulary import PromptEncoder, same_codes
-from .references import ReferencePaths, References, Strengths, encode_references
 from .tokens import ImageTokens
 
 

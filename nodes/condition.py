@@ -29,7 +29,7 @@ class HiddenStateConditioner(io.ComfyNode):
     def execute(
         cls, lm, tokens, reference=None, text_strength=1.0, cross_strength=1.0, noise_strength=1.0, paths="auto"
     ):
-        from ..blip3o_core.references import Strengths
+        from ..blip3o_core.diffusion.reference_paths import Strengths
 
         strengths = Strengths(text_strength, cross_strength, noise_strength)
         return io.NodeOutput(*lm.conditionings(tokens, reference, strengths, paths))

@@ -55,6 +55,6 @@ class Scheduler(io.ComfyNode):
 
     @classmethod
     def execute(cls, steps=30, shift=1.0, denoise=1.0):
-        from ..blip3o_core.diffusion import sigmas
+        from ..blip3o_core.diffusion.sampler import sigmas
 
         return io.NodeOutput(sigmas(steps, shift, denoise))

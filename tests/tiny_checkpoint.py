@@ -13,7 +13,7 @@ import torch
 from diffusers.models.normalization import AdaLayerNormSingle
 from safetensors.torch import save_file
 
-from blip3o_core import diffusion
+from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.models import autoencoder, image_tokenizer
 from blip3o_core.models.connector import build_connector
 from blip3o_core.weights.names import EDIT_CONNECTORS, SANA, VAE

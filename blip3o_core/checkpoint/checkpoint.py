@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from .. import diffusion
+from ..diffusion import sampler as diffusion
+from ..diffusion.reference_paths import ReferencePaths
 from ..errors import Blip3oError
 from ..models import autoencoder, image_tokenizer
 from ..models import meanflow as two_times
 from ..models.connector import build_connector
 from ..models.language import LanguageModel
 from ..prompts.vocabulary import PromptEncoder, Vocabulary
-from ..references import ReferencePaths
 from ..weights import tensors as weights
 from ..weights.names import (
     CONNECTOR,

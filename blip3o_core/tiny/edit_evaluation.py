@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .. import diffusion
 from ..decoding.engine import decode as write
 from ..decoding.sampling import Sampling
+from ..diffusion import sampler as diffusion
+from ..diffusion.reference_paths import PATHS, ReferencePaths, Strengths
 from ..errors import Blip3oError
 from ..models import autoencoder, image_tokenizer
 from ..pipeline import Pipeline, condition
-from ..references import PATHS, ReferencePaths, Strengths
 from ..seeds import row_seeds
 from ..tokens import ImageTokens
 from .demand import Verdict

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..diffusion.reference_paths import new_connector
 from ..errors import Blip3oError
-from ..references import new_connector
 from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR
 from ..weights.tensors import open_file
 from .items import Item, PackedItem

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from ..decoding.engine import causal_mask
+from ..diffusion.reference_paths import ReferencePaths, beside, extended, reference_tokens
 from ..errors import Blip3oError
 from ..models.language import LanguageModel
 from ..prompts.vocabulary import PromptEncoder
-from ..references import ReferencePaths, beside, extended, reference_tokens
 
 IGNORED = -100
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
+from ..diffusion.reference_paths import ReferencePaths
 from ..models.language import LanguageModel
-from ..references import ReferencePaths
 from ..seeds import seeded
 from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR, SANA
 from .objective import Batch, Objective, joint_loss

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from .. import diffusion
+from ..diffusion import sampler as diffusion
 from ..images.png import save_png
 from ..models import autoencoder
 from ..pipeline import condition, draw_tokens

@@ -14,10 +14,10 @@ from diffusers import SanaTransformer2DModel
 
 from ...blip3o_core import memory
 from ...blip3o_core.checkpoint.checkpoint import TRANSFORMER, open_checkpoint
+from ...blip3o_core.diffusion.reference_paths import ReferencePaths, Strengths, predict
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import compression
 from ...blip3o_core.models.meanflow import following_in, takes_two
-from ...blip3o_core.references import ReferencePaths, Strengths, predict
 from .latent_format import DeepCompressionLatent
 from .offload import dtypes, manage, swap_leaves
 

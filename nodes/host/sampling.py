@@ -5,7 +5,7 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 
-from ...blip3o_core.diffusion import initial_noise, sigmas
+from ...blip3o_core.diffusion.sampler import initial_noise, sigmas
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import check_size
 from ...blip3o_core.seeds import row_seeds

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blip3o_core import diffusion
+from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.errors import Blip3oError
 
 pytestmark = pytest.mark.core

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from blip3o_core import diffusion
 from blip3o_core.__main__ import main
+from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.errors import Blip3oError
 from blip3o_core.images.png import read_settings
 from blip3o_core.images.preprocess import open_picture

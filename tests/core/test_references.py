@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from blip3o_core import diffusion
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.diffusion import sampler as diffusion
+from blip3o_core.diffusion.reference_paths import PATHS, ReferencePaths, Strengths, predict
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline, condition
-from blip3o_core.references import PATHS, ReferencePaths, Strengths, predict
 from tests.tiny_checkpoint import Sizes, make_checkpoint
 
 pytestmark = pytest.mark.core

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from blip3o_core import diffusion
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.remembered import condition_remembered
+from blip3o_core.diffusion import sampler as diffusion
+from blip3o_core.diffusion.condition_cache import condition_remembered
 
 pytestmark = pytest.mark.core
 STEPS = 3

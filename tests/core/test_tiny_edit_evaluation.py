@@ -9,9 +9,9 @@ import torch
 from blip3o_core.__main__ import main
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.diffusion.reference_paths import ReferencePaths
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.references import ReferencePaths
 from blip3o_core.tiny import edit_evaluation as edits
 from blip3o_core.tiny.drawing import draw
 from blip3o_core.tiny.edits import KINDS

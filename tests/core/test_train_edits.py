@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from blip3o_core.__main__ import main
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.diffusion.reference_paths import beside
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.references import beside
 from blip3o_core.training import loop
 from blip3o_core.training.edits import add_references
 from blip3o_core.training.items import Picture

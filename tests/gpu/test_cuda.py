@@ -5,9 +5,9 @@ import logging
 import pytest
 import torch
 
-from blip3o_core import diffusion
 from blip3o_core.decoding.engine import decode, engine_for
 from blip3o_core.decoding.sampling import Sampling
+from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.pipeline import Pipeline
 from tests.tiny_checkpoint import make_checkpoint
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from blip3o_core import diffusion
+from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.pipeline import condition
 
 PROMPT = "a red fox in the snow"

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from blip3o_core.diffusion.reference_paths import MAX_REFERENCES, PATHS, Strengths
 from blip3o_core.images.preprocess import FITS
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.references import MAX_REFERENCES, PATHS, Strengths
 from tests.host.graphs import close, edit, latents, node, text_to_image
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("edit_checkpoint", "checkpoint")]

@@ -8,7 +8,7 @@ import io
 import pytest
 import torch
 
-from blip3o_core import diffusion
+from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.pipeline import Pipeline
 from tests.host.graphs import edit, latents, node, text_to_image
 from tests.host.inside import in_host
@@ -95,7 +95,7 @@ def test_every_sampler_leaves_the_negative_out_outside(tmp_path):
             empty = {"samples": torch.zeros(1, 8, 8, 8), "downscale_ratio_spacial": 8}
             model.set_model_sampler_post_cfg_function(after_guidance)
             part = custom.CFGOverride.execute(model, 2.0, 0.21, 0.79)[0]
-            core = module(".blip3o_core.diffusion")
+            core = module(".blip3o_core.diffusion.sampler")
             noise, schedule = core.initial_noise((8, 8, 8), [11]), core.sigmas(20)
             network = (
                 module(".blip3o_core.checkpoint.checkpoint").open_checkpoint(folder).load_transformer(torch.float32)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from blip3o_core.diffusion import sigmas
+from blip3o_core.diffusion.sampler import sigmas
 
 from . import edit, t2i, train
 from .report import Report

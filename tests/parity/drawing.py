@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from blip3o_core import diffusion
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding.engine import pad_left, read
 from blip3o_core.decoding.sampling import Sampling
+from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.pipeline import Conditioning, Pipeline
 from blip3o_core.tokens import ImageTokens
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from blip3o_core import diffusion
+from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.models import autoencoder
 from blip3o_core.pipeline import Pipeline, condition
 from blip3o_core.tokens import ImageTokens

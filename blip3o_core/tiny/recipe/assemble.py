@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ... import diffusion
+from ...diffusion import sampler as diffusion
 from ...models import autoencoder, image_tokenizer
 from ...models.connector import build_connector
 from ...weights.names import CONNECTOR, SANA, VAE

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ... import diffusion
 from ...checkpoint.checkpoint import Checkpoint
+from ...diffusion import sampler as diffusion
 from ...models import autoencoder as dc_ae
 from ...seeds import seeded
 from ...training.objective import noised

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from .errors import Blip3oError
-from .images.preprocess import MAX_SIDE, latent_view, token_view
-from .models.connector import build_connector
-from .models.image_tokenizer import ImageTokenizer, encode_views
-from .seeds import seeded
+from ..errors import Blip3oError
+from ..images.preprocess import MAX_SIDE, latent_view, token_view
+from ..models.connector import build_connector
+from ..models.image_tokenizer import ImageTokenizer, encode_views
+from ..seeds import seeded
 
 MAX_REFERENCES = 8
 _HIDDEN = -10000.0  # what diffusers adds where attention may not look

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
-from .decoding.cuda_graph import record_once
-from .errors import Blip3oError
-from .models.meanflow import told
-from .references import ReferencePaths, Strengths, predict
-from .remembered import condition_remembered
-from .seeds import seeded
+from ..decoding.cuda_graph import record_once
+from ..errors import Blip3oError
+from ..models.meanflow import told
+from ..seeds import seeded
+from .condition_cache import condition_remembered
+from .reference_paths import ReferencePaths, Strengths, predict
 
 
 def build(config: dict):

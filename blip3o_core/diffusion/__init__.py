@@ -1,0 +1,1 @@
+"""Rendering: the sampler, reference images inside the network, and what is computed once a run."""
