@@ -79,7 +79,7 @@ def add_edit_command(commands) -> None:
 def run_edit(arguments: argparse.Namespace) -> None:
     from .checkpoint.bundled import chosen
     from .checkpoint.checkpoint import open_checkpoint
-    from .edit_plan import check_all
+    from .editing.jobs import check_all
     from .images.png import check_writable
     from .pipeline import Pipeline, check_rendering
 
@@ -114,8 +114,8 @@ def run_edit(arguments: argparse.Namespace) -> None:
 
 def _edits(arguments: argparse.Namespace) -> list:
     """What is asked for, one edit or those of the list."""
-    from .edit_plan import Edit, read_list
-    from .masking import check_feather
+    from .editing.jobs import Edit, read_list
+    from .editing.masks import check_feather
 
     check_feather(arguments.feather)
     if arguments.list is None:
@@ -170,8 +170,8 @@ def _is_there(one, settings: dict) -> bool:
 def _draw(
     pipeline, one, settings: dict, sampling, interval, strengths: Strengths, paths: ReferencePaths, label: str
 ) -> None:
-    from . import masking
-    from .edit_plan import open_mask, opened
+    from .editing import masks as masking
+    from .editing.jobs import open_mask, opened
     from .images.png import save_png
     from .images.preprocess import pixels_of
 

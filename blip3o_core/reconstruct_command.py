@@ -40,7 +40,7 @@ def add_reconstruct_command(commands) -> None:
 def run_reconstruct(arguments: argparse.Namespace) -> None:
     from .checkpoint.bundled import chosen
     from .checkpoint.checkpoint import open_checkpoint
-    from .edit_plan import check_apart, check_sees, opened, place
+    from .editing.jobs import check_apart, check_sees, opened, place
     from .images.png import check_writable, save_png
     from .images.preprocess import latent_view
     from .pipeline import Pipeline, check_rendering

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from blip3o_core import masking
 from blip3o_core.__main__ import main
 from blip3o_core.checkpoint import bundled
+from blip3o_core.editing import masks as masking
 from blip3o_core.images.png import read_settings
 from blip3o_core.images.preprocess import open_picture
 from tests.pictures import files, made_again, noise, pixels

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blip3o_core.instructions import unknown_numbers
+from blip3o_core.editing.image_mentions import unknown_numbers
 
 pytestmark = pytest.mark.core
 

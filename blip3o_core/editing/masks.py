@@ -7,7 +7,7 @@ the original's, bit for bit, at the original's own size.
 import torch
 import torch.nn.functional as F
 
-from .errors import Blip3oError
+from ..errors import Blip3oError
 
 MAX_FEATHER = 1024  # pixels
 _WHOLE = ("stretch", "pad")

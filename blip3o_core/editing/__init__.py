@@ -1,0 +1,1 @@
+"""Editing: lists of edits, masks, and image numbers in instructions."""
