@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 from .checkpoint.bundled import chosen
-from .edit_command import add_edit_command
+from .cli.edit import add_edit_command
+from .cli.evaluate import add_evaluate_command
+from .cli.generate import add_generate_command
+from .cli.reconstruct import add_reconstruct_command
+from .cli.train import add_train_command
 from .errors import Blip3oError
-from .evaluate_command import add_evaluate_command
-from .generate_command import add_generate_command
-from .reconstruct_command import add_reconstruct_command
-from .training.command import add_train_command
 
 
 def build_parser() -> argparse.ArgumentParser:

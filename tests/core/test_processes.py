@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from blip3o_core import processes
+from blip3o_core.cli import processes
 from blip3o_core.errors import Blip3oError
 from tests.environment import TOP
 

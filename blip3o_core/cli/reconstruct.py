@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from .errors import Blip3oError
-from .options import (
+from ..errors import Blip3oError
+from .common import (
     Bar,
     add_model_options,
     add_rendering_options,
@@ -38,12 +38,12 @@ def add_reconstruct_command(commands) -> None:
 
 
 def run_reconstruct(arguments: argparse.Namespace) -> None:
-    from .checkpoint.bundled import chosen
-    from .checkpoint.checkpoint import open_checkpoint
-    from .editing.jobs import check_apart, check_sees, opened, place
-    from .images.png import check_writable, save_png
-    from .images.preprocess import latent_view
-    from .pipeline import Pipeline, check_rendering
+    from ..checkpoint.bundled import chosen
+    from ..checkpoint.checkpoint import open_checkpoint
+    from ..editing.jobs import check_apart, check_sees, opened, place
+    from ..images.png import check_writable, save_png
+    from ..images.preprocess import latent_view
+    from ..pipeline import Pipeline, check_rendering
 
     check_picture_name(arguments.out, "picture")
     check_apart(arguments.out, {place(arguments.image)})
@@ -71,7 +71,7 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
 
 
 def _from_codes(pipeline, picture, size: tuple[int, int], arguments: argparse.Namespace):
-    from .images.preprocess import pixels_of
+    from ..images.preprocess import pixels_of
 
     tokens = pipeline.tokens_of(pixels_of(picture), [""])
     with Bar("diffusion") as bar:
@@ -79,7 +79,7 @@ def _from_codes(pipeline, picture, size: tuple[int, int], arguments: argparse.Na
 
 
 def _through_autoencoder(pipeline, view):
-    from .models import autoencoder
+    from ..models import autoencoder
 
     vae = pipeline.autoencoder
     return autoencoder.decode(vae, autoencoder.encode(vae, view.to(pipeline.device)))[0]

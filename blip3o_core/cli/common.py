@@ -6,9 +6,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from .checkpoint.bundled import chosen, name_of
-from .decoding.sampling import Sampling
-from .errors import Blip3oError
+from ..checkpoint.bundled import chosen, name_of
+from ..decoding.sampling import Sampling
+from ..errors import Blip3oError
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")
 
@@ -131,7 +131,7 @@ def stored_settings(
 
 def load_pipeline(arguments: argparse.Namespace):
     """The pipeline that the options of `add_model_options` name."""
-    from .pipeline import Pipeline
+    from ..pipeline import Pipeline
 
     folder = chosen(arguments.model)
     device, dtype = device_of(arguments.device), dtype_of(arguments.dtype)

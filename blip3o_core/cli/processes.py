@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 
-from .errors import Blip3oError
+from ..errors import Blip3oError
 
 
 def rank_and_count() -> tuple[int, int]:

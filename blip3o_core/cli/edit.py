@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from .diffusion.reference_paths import PATHS, ReferencePaths, Strengths
-from .errors import Blip3oError
-from .images.preprocess import FITS
-from .options import (
+from ..diffusion.reference_paths import PATHS, ReferencePaths, Strengths
+from ..errors import Blip3oError
+from ..images.preprocess import FITS
+from .common import (
     Bar,
     add_interval_option,
     add_model_options,
@@ -77,11 +77,11 @@ def add_edit_command(commands) -> None:
 
 
 def run_edit(arguments: argparse.Namespace) -> None:
-    from .checkpoint.bundled import chosen
-    from .checkpoint.checkpoint import open_checkpoint
-    from .editing.jobs import check_all
-    from .images.png import check_writable
-    from .pipeline import Pipeline, check_rendering
+    from ..checkpoint.bundled import chosen
+    from ..checkpoint.checkpoint import open_checkpoint
+    from ..editing.jobs import check_all
+    from ..images.png import check_writable
+    from ..pipeline import Pipeline, check_rendering
 
     edits = _edits(arguments)
     size, sampling = parse_size(arguments.size), sampling_of(arguments)
@@ -114,8 +114,8 @@ def run_edit(arguments: argparse.Namespace) -> None:
 
 def _edits(arguments: argparse.Namespace) -> list:
     """What is asked for, one edit or those of the list."""
-    from .editing.jobs import Edit, read_list
-    from .editing.masks import check_feather
+    from ..editing.jobs import Edit, read_list
+    from ..editing.masks import check_feather
 
     check_feather(arguments.feather)
     if arguments.list is None:
@@ -137,7 +137,7 @@ def _edits(arguments: argparse.Namespace) -> list:
 
 def _settings(arguments, checkpoint, one, index: int, device, paths: str) -> dict:
     """Everything that decides the picture, and the command that draws it alone. `index`: of the line in a list."""
-    from .seeds import row_seeds
+    from ..seeds import row_seeds
 
     edit = one.edit
     [seed] = row_seeds(arguments.seed, 1, index) if edit.seed is None else row_seeds(edit.seed, 1)
@@ -159,7 +159,7 @@ def _settings(arguments, checkpoint, one, index: int, device, paths: str) -> dic
 
 def _is_there(one, settings: dict) -> bool:
     """Whether a whole picture with these settings is where this one would be written; then its name is said."""
-    from .images.png import is_made_with
+    from ..images.png import is_made_with
 
     there = is_made_with(one.edit.out, settings)
     if there:
@@ -170,10 +170,10 @@ def _is_there(one, settings: dict) -> bool:
 def _draw(
     pipeline, one, settings: dict, sampling, interval, strengths: Strengths, paths: ReferencePaths, label: str
 ) -> None:
-    from .editing import masks as masking
-    from .editing.jobs import open_mask, opened
-    from .images.png import save_png
-    from .images.preprocess import pixels_of
+    from ..editing import masks as masking
+    from ..editing.jobs import open_mask, opened
+    from ..images.png import save_png
+    from ..images.preprocess import pixels_of
 
     edit = one.edit
     read = [opened(path) for path in edit.images]

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from .decoding.sampling import Sampling
-from .errors import Blip3oError
-from .options import Bar, add_model_options, load_pipeline
+from ..decoding.sampling import Sampling
+from ..errors import Blip3oError
+from .common import Bar, add_model_options, load_pipeline
 
 
 def add_evaluate_command(commands) -> None:
@@ -61,10 +61,10 @@ def add_evaluate_command(commands) -> None:
 def run_evaluate_edits(arguments: argparse.Namespace) -> None:
     import json
 
-    from .images.png import check_writable
+    from ..images.png import check_writable
 
     try:
-        from .tiny import edit_evaluation as edits
+        from ..tiny import edit_evaluation as edits
     except ImportError as error:
         raise Blip3oError(f"Judging needs more packages: {error}. Install this project's `train` extra.") from error
 
@@ -88,10 +88,10 @@ def run_evaluate_edits(arguments: argparse.Namespace) -> None:
 def run_evaluate_tiny(arguments: argparse.Namespace) -> None:
     import json
 
-    from .images.png import check_writable
+    from ..images.png import check_writable
 
     try:
-        from .tiny import evaluation, evaluation_report
+        from ..tiny import evaluation, evaluation_report
     except ImportError as error:
         raise Blip3oError(f"Judging needs more packages: {error}. Install this project's `train` extra.") from error
 

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from .errors import Blip3oError
-from .options import (
+from ..errors import Blip3oError
+from .common import (
     Bar,
     add_interval_option,
     add_model_options,
@@ -52,12 +52,12 @@ def add_generate_command(commands) -> None:
 
 
 def run_generate(arguments: argparse.Namespace) -> int | None:
-    from .checkpoint.bundled import chosen
-    from .checkpoint.checkpoint import open_checkpoint
-    from .images.png import check_writable, is_made_with, save_png
-    from .pipeline import Pipeline, check_rendering
+    from ..checkpoint.bundled import chosen
+    from ..checkpoint.checkpoint import open_checkpoint
+    from ..images.png import check_writable, is_made_with, save_png
+    from ..pipeline import Pipeline, check_rendering
+    from ..seeds import row_seeds
     from .processes import is_mine, launch, own_device, rank_and_count
-    from .seeds import row_seeds
 
     prompts, paths = _prompts_and_paths(arguments)
     check_writable(paths[0].parent)
