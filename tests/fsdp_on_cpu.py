@@ -9,7 +9,7 @@ import accelerate.state
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from blip3o_core.__main__ import main
-from blip3o_core.training.loop import Trainer
+from blip3o_core.training.trainer import Trainer
 
 LAYERS = ["Qwen3DecoderLayer", "SanaTransformerBlock"]
 
@@ -35,7 +35,7 @@ class Watched(Trainer):
 if __name__ == "__main__":
     import accelerate.accelerator
 
-    from blip3o_core.training import loop
+    from blip3o_core.training import trainer as loop
 
     accelerate.accelerator.AcceleratorState = OnCpu
     loop.Trainer = Watched

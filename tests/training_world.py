@@ -15,12 +15,12 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.training.batches import Batches
 from blip3o_core.training.config import TrainingConfig, config_from
-from blip3o_core.training.encoding import PictureEncoder
-from blip3o_core.training.items import find_items
-from blip3o_core.training.loop import train
+from blip3o_core.training.data.batches import Batches
+from blip3o_core.training.data.items import find_items
+from blip3o_core.training.data.latent_cache import PictureEncoder
 from blip3o_core.training.run_folder import load_state
+from blip3o_core.training.trainer import train
 
 TOP = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOP)}

@@ -34,7 +34,7 @@ def add_train_command(commands) -> None:
 
 def run_train(arguments: argparse.Namespace) -> None:
     from ..training.config import load_config
-    from ..training.loop import train
+    from ..training.trainer import train
 
     config = load_config(arguments.config, arguments.overrides)
     print(train(config, arguments.resume, _print))
@@ -42,7 +42,7 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 def run_add_references(arguments: argparse.Namespace) -> None:
     from ..checkpoint.checkpoint import open_checkpoint
-    from ..training.edits import add_references
+    from ..training.edit_checkpoint import add_references
 
     source = open_checkpoint(arguments.checkpoint, arguments.diffusion_folder)
     add_references(source, arguments.out, arguments.cross, arguments.noise, arguments.seed)

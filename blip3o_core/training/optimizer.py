@@ -10,7 +10,7 @@ import torch
 from ..errors import Blip3oError
 from ..weights.names import SANA
 from .config import TrainingConfig
-from .parts import published_name
+from .joint_model import published_name
 
 # Beginning -> endings of the hidden matrices' published names.
 _HIDDEN = {

@@ -9,8 +9,8 @@ from ..images.png import save_png
 from ..models import autoencoder
 from ..pipeline import condition, draw_tokens
 from .config import TrainingConfig
-from .encoding import PictureEncoder
-from .parts import JointModel
+from .data.latent_cache import PictureEncoder
+from .joint_model import JointModel
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from ..errors import Blip3oError
 from ..weights.names import SANA, VAE
 from ..weights.tensors import Table, TensorEntry, open_file
 from .config import Lora
-from .parts import published_name
+from .joint_model import published_name
 
 _A, _B = ".lora_A.default.weight", ".lora_B.default.weight"
 _INDEX = "model.safetensors.index.json"

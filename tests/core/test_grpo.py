@@ -16,15 +16,15 @@ from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import CATEGORIES, draw
 from blip3o_core.tiny.recipe import grpo as tiny_stage
-from blip3o_core.training import grpo
-from blip3o_core.training.grpo import GrpoSettings, Score, Task, seed_of
+from blip3o_core.training.grpo import train as grpo
+from blip3o_core.training.grpo.train import GrpoSettings, Score, Task, seed_of
 from blip3o_core.training.run_folder import RunFolder
 from tests.tiny_checkpoint import Sizes, make_checkpoint
 
 pytest.importorskip("trl", reason="the `rl` extra is not installed")
 pytestmark = pytest.mark.core
 
-from blip3o_core.training import grpo_trainer  # noqa: E402 - needs TRL
+from blip3o_core.training.grpo import trainer as grpo_trainer  # noqa: E402 - needs TRL
 
 LANGUAGE = ("model.embed_tokens.", "model.layers.", "model.norm.")
 TASKS = [Task(prompt, prompt.split()[0]) for prompt in ("a cat", "two dogs on a very long road", "a tree", "two owls")]
@@ -257,7 +257,7 @@ def test_settings_that_cannot_be_trained_with_are_refused(settings, wrong):
 def test_without_trl_the_message_names_the_extra(settings, monkeypatch):
     """Catches a bare ImportError for people who installed what training needs, but not this."""
     monkeypatch.setitem(sys.modules, "trl", None)
-    monkeypatch.delitem(sys.modules, "blip3o_core.training.grpo_trainer")
+    monkeypatch.delitem(sys.modules, "blip3o_core.training.grpo.train.trainer")
     with pytest.raises(Blip3oError, match="`rl` extra"):
         trained(settings)
 

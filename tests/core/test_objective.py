@@ -5,7 +5,7 @@ import torch
 
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import condition
-from blip3o_core.training.objective import AUTHORS, IGNORED, collate, joint_loss, noised, timesteps_of
+from blip3o_core.training.losses import AUTHORS, IGNORED, collate, joint_loss, noised, timesteps_of
 
 pytestmark = pytest.mark.core
 PROMPTS = ["a red cube", "two small green balls on a grey shelf"]

@@ -16,7 +16,7 @@ from blip3o_core.tiny import edit_evaluation as edits
 from blip3o_core.tiny.drawing import draw
 from blip3o_core.tiny.edits import KINDS
 from blip3o_core.tiny.judge import judge_edit
-from blip3o_core.training.edits import add_references
+from blip3o_core.training.edit_checkpoint import add_references
 
 pytestmark = pytest.mark.core
 FEW = edits.Settings(count=len(KINDS), steps=2, batch=4)

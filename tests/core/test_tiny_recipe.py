@@ -39,8 +39,8 @@ from blip3o_core.tiny.recipe import (
 from blip3o_core.tiny.recipe.loop import Settings, fit
 from blip3o_core.tiny.recipe.pieces import FIRST_OBJECT, codebook, codes_of, forms, picture_of
 from blip3o_core.tiny.world import CATEGORIES, World, make_scene
-from blip3o_core.training.edits import add_references
-from blip3o_core.training.packed import open_pack
+from blip3o_core.training.data.packed import open_pack
+from blip3o_core.training.edit_checkpoint import add_references
 
 pytestmark = pytest.mark.core
 WORLD = World(low_contrast=False)

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.training.items import Order
-from blip3o_core.training.loop import Trainer
-from blip3o_core.training.objective import Objective
-from blip3o_core.training.parts import JointModel
+from blip3o_core.training.data.items import Order
+from blip3o_core.training.joint_model import JointModel
+from blip3o_core.training.losses import Objective
 from blip3o_core.training.run_folder import load_state
+from blip3o_core.training.trainer import Trainer
 from tests.training_world import assert_same_run
 
 pytestmark = pytest.mark.core
@@ -95,7 +95,7 @@ def test_the_walk_over_the_layers_is_that_of_inference(pipeline):
 
 def test_gradient_checkpointing_changes_nothing(world, monkeypatch):
     """Catches a second forward pass that differs from the first, or one that never happens."""
-    from blip3o_core.training import parts
+    from blip3o_core.training import joint_model as parts
 
     passes = []
     real = parts.checkpointed

@@ -10,9 +10,9 @@ from PIL import Image
 
 from blip3o_core.errors import Blip3oError
 from blip3o_core.models import autoencoder
-from blip3o_core.training.encoding import PictureEncoder, square
-from blip3o_core.training.items import Order, find_items
-from blip3o_core.training.objective import IGNORED
+from blip3o_core.training.data.items import Order, find_items
+from blip3o_core.training.data.latent_cache import PictureEncoder, square
+from blip3o_core.training.losses import IGNORED
 from tests.training_world import assert_same_passes, batches, encoder, make_data, make_shard
 
 pytestmark = pytest.mark.core

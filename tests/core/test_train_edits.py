@@ -13,12 +13,12 @@ from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.diffusion.reference_paths import beside
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.training import loop
-from blip3o_core.training.edits import add_references
-from blip3o_core.training.items import Picture
-from blip3o_core.training.loop import Trainer
-from blip3o_core.training.objective import AUTHORS_EDIT, IGNORED, Objective, collate, joint_loss
-from blip3o_core.training.packed import pack
+from blip3o_core.training import trainer as loop
+from blip3o_core.training.data.items import Picture
+from blip3o_core.training.data.packed import pack
+from blip3o_core.training.edit_checkpoint import add_references
+from blip3o_core.training.losses import AUTHORS_EDIT, IGNORED, Objective, collate, joint_loss
+from blip3o_core.training.trainer import Trainer
 from blip3o_core.weights.names import REFERENCE_CONNECTOR
 from tests.tiny_checkpoint import Sizes, make_checkpoint
 from tests.training_world import (

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from blip3o_core.errors import Blip3oError
-from blip3o_core.training import loop
-from blip3o_core.training.loop import Trainer
-from blip3o_core.training.parts import published_name
+from blip3o_core.training import trainer as loop
+from blip3o_core.training.joint_model import published_name
+from blip3o_core.training.trainer import Trainer
 
 pytestmark = [
     pytest.mark.core,

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blip3o_core.errors import Blip3oError
-from blip3o_core.training.items import find_items
-from blip3o_core.training.objective import IGNORED
-from blip3o_core.training.packed import pack
+from blip3o_core.training.data.items import find_items
+from blip3o_core.training.data.packed import pack
+from blip3o_core.training.losses import IGNORED
 from tests.training_world import assert_same_passes, batches, encoder, make_data
 
 pytestmark = pytest.mark.core

@@ -11,7 +11,7 @@ from PIL import Image
 from blip3o_core.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from blip3o_core.images.preprocess import pixels, square
 from blip3o_core.models import autoencoder
-from blip3o_core.training.objective import AUTHORS, AUTHORS_EDIT, collate, joint_loss, noised, timesteps_of
+from blip3o_core.training.losses import AUTHORS, AUTHORS_EDIT, collate, joint_loss, noised, timesteps_of
 from blip3o_core.weights.names import SANA
 
 from .report import Report

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...decoding.engine import causal_mask
-from ...training.objective import collate
+from ...training.losses import collate
 from ...weights.names import CONNECTOR
 from ..captions import caption
 from ..world import World

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...training.packed import pack
+from ...training.data.packed import pack
 from ..captions import caption
 from ..edits import instruction, make_edit
 from ..world import World

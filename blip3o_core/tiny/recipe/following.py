@@ -15,9 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ...checkpoint.checkpoint import Checkpoint
 from ...decoding.engine import causal_mask, decode
 from ...decoding.sampling import Sampling
-from ...training.objective import Objective, collate, token_loss
-from ...training.packed import open_pack
-from ...training.parts import JointModel
+from ...training.data.packed import open_pack
+from ...training.joint_model import JointModel
+from ...training.losses import Objective, collate, token_loss
 from ..edits import KINDS, instruction, make_edit
 from ..judge import judge_edit
 from ..world import World

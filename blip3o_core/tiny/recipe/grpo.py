@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ...errors import Blip3oError
-from ...training.grpo import GrpoSettings, Report, Score, Task, train
+from ...training.grpo.train import GrpoSettings, Report, Score, Task, train
 from ..captions import caption
 from ..demand import demand_of
 from ..judge import judge

@@ -8,8 +8,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ...checkpoint.checkpoint import Checkpoint
 from ...decoding.engine import causal_mask, decode
 from ...decoding.sampling import Sampling
-from ...training.objective import Objective, collate, token_loss
-from ...training.parts import JointModel
+from ...training.joint_model import JointModel
+from ...training.losses import Objective, collate, token_loss
 from ...weights.names import CONNECTOR
 from ..captions import caption
 from ..demand import demand_of

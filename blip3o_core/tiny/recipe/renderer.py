@@ -13,7 +13,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...diffusion import sampler as diffusion
 from ...models import autoencoder as dc_ae
 from ...seeds import seeded
-from ...training.objective import noised
+from ...training.losses import noised
 from ...weights.names import SANA
 from ..demand import demand_of
 from ..judge import judge

@@ -25,9 +25,9 @@ from ...errors import Blip3oError
 from ...models.image_tokenizer import PREFIX
 from ...pipeline import Pipeline
 from ...training.config import config_from
-from ...training.edits import add_references
-from ...training.loop import train as train_jointly
+from ...training.edit_checkpoint import add_references
 from ...training.save import save_checkpoint
+from ...training.trainer import train as train_jointly
 from ...weights.names import VAE
 from ..evaluation import Settings as Evaluation
 from ..evaluation import evaluate

@@ -15,17 +15,17 @@ import torch
 
 from ..checkpoint.checkpoint import open_checkpoint
 from ..errors import Blip3oError
-from .batches import Batches
 from .config import TrainingConfig
-from .edits import check_edits
-from .encoding import PictureEncoder
-from .items import find_items
+from .data.batches import Batches
+from .data.items import find_items
+from .data.latent_cache import PictureEncoder
+from .edit_checkpoint import check_edits
+from .fsdp import divided_like, load_optimizer_state, optimizer_state, whole
+from .joint_model import JointModel, add_lora, choose_parts
 from .optimizer import Average, lr_scale, make_optimizers
-from .parts import JointModel, add_lora, choose_parts
 from .run_folder import RunFolder, load_state
 from .samples import save_samples
 from .save import save_adapter, save_checkpoint, trained_tensors
-from .sharding import divided_like, load_optimizer_state, optimizer_state, whole
 
 Report = Callable[[dict], None]
 _OPTIMIZERS = ("optimizer", "muon")  # their names in state.pt

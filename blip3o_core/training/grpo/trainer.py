@@ -22,14 +22,14 @@ from transformers import AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from ..checkpoint.checkpoint import open_checkpoint
-from ..errors import Blip3oError
-from ..pipeline import Pipeline
-from ..weights.tensors import read_json
-from .grpo import GrpoSettings, Report, Reward, Task, draw, measure, score, seed_of, shares
-from .grpo_policy import bar_text, make_policy, policy_tensors
-from .run_folder import RunFolder
-from .save import save_checkpoint
+from ...checkpoint.checkpoint import open_checkpoint
+from ...errors import Blip3oError
+from ...pipeline import Pipeline
+from ...weights.tensors import read_json
+from ..run_folder import RunFolder
+from ..save import save_checkpoint
+from .policy import bar_text, make_policy, policy_tensors
+from .train import GrpoSettings, Report, Reward, Task, draw, measure, score, seed_of, shares
 
 # What of TRL's metrics is logged, and how it is called here. `kl` and `entropy` are in nats per token.
 _LOGGED = {

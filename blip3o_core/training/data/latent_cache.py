@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..checkpoint.checkpoint import AUTOENCODER, TOKENIZER, Checkpoint
-from ..errors import Blip3oError
-from ..images.preprocess import pixels, square
-from ..models import autoencoder
-from ..weights.tensors import open_file
+from ...checkpoint.checkpoint import AUTOENCODER, TOKENIZER, Checkpoint
+from ...errors import Blip3oError
+from ...images.preprocess import pixels, square
+from ...models import autoencoder
+from ...weights.tensors import open_file
 from .items import Picture
 
 

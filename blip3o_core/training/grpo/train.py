@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from ..decoding.sampling import Sampling
-from ..errors import Blip3oError
-from ..pipeline import Pipeline
-from ..tokens import ImageTokens
+from ...decoding.sampling import Sampling
+from ...errors import Blip3oError
+from ...pipeline import Pipeline
+from ...tokens import ImageTokens
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def train(
     process's random state, as TRL does: give it a process of its own.
     """
     try:
-        from .grpo_trainer import run
+        from .trainer import run
     except ImportError as error:
         raise Blip3oError(f"GRPO needs more packages: {error}. Install this project's `rl` extra.") from error
     if len(tasks) < settings.prompts:

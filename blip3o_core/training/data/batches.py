@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ..prompts.vocabulary import PromptEncoder
-from .config import TrainingConfig
-from .encoding import PictureEncoder
+from ...prompts.vocabulary import PromptEncoder
+from ..config import TrainingConfig
+from ..losses import IGNORED, Batch, Objective, collate, timesteps_of
+from ..optimizer import chances
 from .items import Item, Order
-from .objective import IGNORED, Batch, Objective, collate, timesteps_of
-from .optimizer import chances
+from .latent_cache import PictureEncoder
 from .packed import PackedItem
 
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from ..checkpoint.checkpoint import Checkpoint
-from ..errors import Blip3oError
-from ..weights.tensors import open_file
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import Blip3oError
+from ...weights.tensors import open_file
 
 Captions = tuple[str, ...]
 
@@ -115,7 +115,7 @@ class Pack:
         if missing:
             raise Blip3oError(
                 f"{self.path} lacks {', '.join(missing)}: it is no file of packed pictures. Write one with "
-                "blip3o_core.training.packed.pack, or give a folder of pictures."
+                "blip3o_core.training.data.packed.pack, or give a folder of pictures."
             )
         for name, tensor in tensors.items():
             if tensor.ndim != _DIMENSIONS[name] or tensor.is_floating_point() != ("latents" in name):

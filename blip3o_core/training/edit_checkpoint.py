@@ -8,7 +8,7 @@ from ..diffusion.reference_paths import new_connector
 from ..errors import Blip3oError
 from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR
 from ..weights.tensors import open_file
-from .items import Item, PackedItem
+from .data.items import Item, PackedItem
 from .save import save_checkpoint
 
 

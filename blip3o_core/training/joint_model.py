@@ -15,7 +15,7 @@ from ..diffusion.reference_paths import ReferencePaths
 from ..models.language import LanguageModel
 from ..seeds import seeded
 from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR, SANA
-from .objective import Batch, Objective, joint_loss
+from .losses import Batch, Objective, joint_loss
 
 # Part -> beginnings of its tensors' published names; the first part that fits a name has it.
 PARTS = {

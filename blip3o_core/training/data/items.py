@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import Blip3oError
+from ...errors import Blip3oError
 from .packed import Captions, Encoded, PackedItem, captions_of, open_pack
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")

@@ -10,8 +10,8 @@ import copy
 import torch
 from torch import nn
 
-from ..models.language import LanguageModel
-from ..prompts.vocabulary import Vocabulary
+from ...models.language import LanguageModel
+from ...prompts.vocabulary import Vocabulary
 
 BARRED = -1e4  # as a logit; infinity would make the entropy NaN
 

@@ -1,0 +1,1 @@
+"""Training data: lists of items, packed latents, and batches."""
