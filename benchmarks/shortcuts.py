@@ -13,8 +13,8 @@ from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.seeds import row_seeds
 from blip3o_core.tiny import evaluation
-from blip3o_core.tiny.demand import demand_of
-from blip3o_core.tiny.judge import judge, to_pixels
+from blip3o_core.tiny.judge.judge import judge, to_pixels
+from blip3o_core.tiny.scenes.spec import demand_of
 
 from .machine import timed
 

@@ -5,12 +5,12 @@ demand (`demand_of`) is checked in any picture (`judge`). Edits likewise: `make_
 `python -m blip3o_core.tiny report` measures the judge, `... sheet OUT.png` shows the world.
 """
 
-from .captions import caption
-from .demand import Demand, Verdict, Wanted, demand_of
-from .drawing import DEFAULT_SIDE, draw
-from .edits import KINDS, Edit, demand_after, instruction, make_edit, may_change
-from .judge import judge, judge_edit
-from .world import CATEGORIES, EDIT, SPLITS, TEXT, Scene, World, make_scene
+from .judge.judge import judge, judge_edit
+from .scenes.captions import caption
+from .scenes.edits import KINDS, Edit, demand_after, instruction, make_edit, may_change
+from .scenes.rasterize import DEFAULT_SIDE, draw
+from .scenes.spec import Demand, Verdict, Wanted, demand_of
+from .scenes.world import CATEGORIES, EDIT, SPLITS, TEXT, Scene, World, make_scene
 
 __all__ = [
     "CATEGORIES", "DEFAULT_SIDE", "EDIT", "KINDS", "SPLITS", "TEXT", "Demand", "Edit", "Scene", "Verdict", "Wanted",

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from ..errors import Blip3oError
-from .drawing import DEFAULT_SIDE
-from .world import World
+from .scenes.rasterize import DEFAULT_SIDE
+from .scenes.world import World
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,14 +25,14 @@ def main(argv: list[str] | None = None) -> int:
     world = World(snapped=not arguments.continuous)
     try:
         if arguments.command == "report":
-            from .report import measure
+            from .judge.report import measure
 
             text, holds = measure(arguments.count, arguments.side, arguments.seed, world)
             print(text)
             return 0 if holds else 1
         from PIL import Image
 
-        from .sheet import examples, make_sheet
+        from .judge.contact_sheet import examples, make_sheet
 
         page = make_sheet(*examples(arguments.what, arguments.side, arguments.seed, world))
         Image.fromarray(page).save(arguments.out)

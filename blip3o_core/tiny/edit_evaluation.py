@@ -19,12 +19,12 @@ from ..models import autoencoder, image_tokenizer
 from ..pipeline import Pipeline, condition
 from ..seeds import row_seeds
 from ..tokens import ImageTokens
-from .demand import Verdict
-from .drawing import draw
-from .edits import KINDS, Edit, instruction, make_edit
 from .evaluation import GUIDANCE, STEPS
-from .judge import judge_edit
-from .world import World
+from .judge.judge import judge_edit
+from .scenes.edits import KINDS, Edit, instruction, make_edit
+from .scenes.rasterize import draw
+from .scenes.spec import Verdict
+from .scenes.world import World
 
 TRIPLES = 71  # seed of the edits: none that a stage of the training looks at
 # What a reference goes by besides as tokens: the names in references.PATHS.

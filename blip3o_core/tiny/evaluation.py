@@ -20,11 +20,11 @@ from ..errors import Blip3oError
 from ..models import autoencoder
 from ..pipeline import Pipeline
 from ..seeds import row_seeds
-from .captions import caption
-from .demand import Verdict, demand_of
-from .drawing import draw
-from .judge import judge, to_pixels
-from .world import CATEGORIES, SPLITS, Scene, World, check_choice, make_scene
+from .judge.judge import judge, to_pixels
+from .scenes.captions import caption
+from .scenes.rasterize import draw
+from .scenes.spec import Verdict, demand_of
+from .scenes.world import CATEGORIES, SPLITS, Scene, World, check_choice, make_scene
 
 WAYS = CODES, TRUE_CODES, AUTOENCODER = "codes", "true-codes", "autoencoder"
 SCENES = 1000  # seed of the scenes: none that a stage of the training looks at

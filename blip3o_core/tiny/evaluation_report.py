@@ -10,11 +10,11 @@ import torch
 from ..checkpoint.bundled import name_of
 from ..images.png import save_png
 from ..pipeline import Pipeline
-from .demand import Verdict
-from .drawing import draw
 from .evaluation import AUTOENCODER, CODES, TRUE_CODES, WAYS, Result, Settings, kind_of
-from .sheet import make_sheet
-from .world import CATEGORIES
+from .judge.contact_sheet import make_sheet
+from .scenes.rasterize import draw
+from .scenes.spec import Verdict
+from .scenes.world import CATEGORIES
 
 TITLES = {CODES: "sampled codes", TRUE_CODES: "true codes", AUTOENCODER: "autoencoder"}
 RIGHT, WRONG = (0, 160, 60), (220, 30, 30)

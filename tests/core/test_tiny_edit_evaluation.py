@@ -13,9 +13,9 @@ from blip3o_core.diffusion.reference_paths import ReferencePaths
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import edit_evaluation as edits
-from blip3o_core.tiny.drawing import draw
-from blip3o_core.tiny.edits import KINDS
-from blip3o_core.tiny.judge import judge_edit
+from blip3o_core.tiny.judge.judge import judge_edit
+from blip3o_core.tiny.scenes.edits import KINDS
+from blip3o_core.tiny.scenes.rasterize import draw
 from blip3o_core.training.edit_checkpoint import add_references
 
 pytestmark = pytest.mark.core

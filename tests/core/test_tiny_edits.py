@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from blip3o_core.tiny import KINDS, World, demand_after, draw, instruction, make_edit, may_change
-from blip3o_core.tiny.demand import compare, sight_of
-from blip3o_core.tiny.edits import instructions
-from blip3o_core.tiny.shapes import SHAPES
-from blip3o_core.tiny.world import PALETTE
+from blip3o_core.tiny.scenes.edits import instructions
+from blip3o_core.tiny.scenes.shapes import SHAPES
+from blip3o_core.tiny.scenes.spec import compare, sight_of
+from blip3o_core.tiny.scenes.world import PALETTE
 
 pytestmark = pytest.mark.core
 WORLDS = {"snapped": World(coloured=0.4), "continuous": World(snapped=False, coloured=0.4)}

@@ -17,11 +17,12 @@ from blip3o_core.images.preprocess import to_pictures, token_view
 from blip3o_core.models import autoencoder
 from blip3o_core.models.image_tokenizer import encode_views
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.tiny import demand_of, draw, evaluation, evaluation_report, judge, make_scene
-from blip3o_core.tiny.captions import phrasings
+from blip3o_core.tiny import demand_of, draw, evaluation, evaluation_report, make_scene
 from blip3o_core.tiny.evaluation import AUTOENCODER, CODES, TRUE_CODES, WAYS, Settings, evaluate, kind_of, prompts
-from blip3o_core.tiny.plantings import FAULTS, plant
-from blip3o_core.tiny.world import CATEGORIES, LOW_CONTRAST, PLAIN, split_of
+from blip3o_core.tiny.judge import judge
+from blip3o_core.tiny.judge.corruptions import FAULTS, plant
+from blip3o_core.tiny.scenes.captions import phrasings
+from blip3o_core.tiny.scenes.world import CATEGORIES, LOW_CONTRAST, PLAIN, split_of
 
 pytestmark = pytest.mark.core
 FEW = Settings(count=16, seeds=1, steps=2, batch=16)

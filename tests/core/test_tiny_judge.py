@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-import blip3o_core.tiny.report as reports
+import blip3o_core.tiny.judge.report as reports
 from blip3o_core import Blip3oError
 from blip3o_core.tiny import (
     CATEGORIES,
@@ -21,21 +21,21 @@ from blip3o_core.tiny import (
     World,
     demand_of,
     draw,
-    judge,
     judge_edit,
     make_edit,
     make_scene,
     may_change,
-)  # fmt: skip
+)
 from blip3o_core.tiny.__main__ import main
-from blip3o_core.tiny.demand import edit_distance
-from blip3o_core.tiny.font import CHARACTERS
-from blip3o_core.tiny.judge import see
-from blip3o_core.tiny.plantings import FAULTS, plant
-from blip3o_core.tiny.report import measure, soft_ways
-from blip3o_core.tiny.shapes import SHAPES
-from blip3o_core.tiny.softening import soften
-from blip3o_core.tiny.world import COLOURS, PALETTE, Thing, Word
+from blip3o_core.tiny.judge import judge
+from blip3o_core.tiny.judge.corruptions import FAULTS, plant
+from blip3o_core.tiny.judge.degradation import soften
+from blip3o_core.tiny.judge.judge import see
+from blip3o_core.tiny.judge.report import measure, soft_ways
+from blip3o_core.tiny.scenes.font import CHARACTERS
+from blip3o_core.tiny.scenes.shapes import SHAPES
+from blip3o_core.tiny.scenes.spec import edit_distance
+from blip3o_core.tiny.scenes.world import COLOURS, PALETTE, Thing, Word
 
 pytestmark = pytest.mark.core
 NAMES = (*CATEGORIES, TEXT)

@@ -18,17 +18,12 @@ from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import edit_evaluation
-from blip3o_core.tiny.captions import phrasings
-from blip3o_core.tiny.demand import demand_of
-from blip3o_core.tiny.edits import KINDS, instructions, make_edit
-from blip3o_core.tiny.judge import judge
+from blip3o_core.tiny.judge.judge import judge
 from blip3o_core.tiny.recipe import (
     assemble,
     autoencoder,
-    blank,
     data,
     editing,
-    following,
     image_tokenizer,
     language,
     quick,
@@ -36,9 +31,18 @@ from blip3o_core.tiny.recipe import (
     renderer,
     stages,
 )
+from blip3o_core.tiny.recipe import (
+    edit_language as following,
+)
+from blip3o_core.tiny.recipe import (
+    model_config as blank,
+)
 from blip3o_core.tiny.recipe.loop import Settings, fit
-from blip3o_core.tiny.recipe.pieces import FIRST_OBJECT, codebook, codes_of, forms, picture_of
-from blip3o_core.tiny.world import CATEGORIES, World, make_scene
+from blip3o_core.tiny.recipe.oracle_codes import FIRST_OBJECT, codebook, codes_of, forms, picture_of
+from blip3o_core.tiny.scenes.captions import phrasings
+from blip3o_core.tiny.scenes.edits import KINDS, instructions, make_edit
+from blip3o_core.tiny.scenes.spec import demand_of
+from blip3o_core.tiny.scenes.world import CATEGORIES, World, make_scene
 from blip3o_core.training.data.packed import open_pack
 from blip3o_core.training.edit_checkpoint import add_references
 

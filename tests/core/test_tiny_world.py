@@ -30,13 +30,13 @@ from blip3o_core.tiny import (
     make_edit,
     make_scene,
 )  # fmt: skip
-from blip3o_core.tiny.captions import phrasings
-from blip3o_core.tiny.demand import compare, sight_of
-from blip3o_core.tiny.drawing import footprint
-from blip3o_core.tiny.font import CHARACTERS, GLYPHS
-from blip3o_core.tiny.shapes import AREAS, SHAPES
-from blip3o_core.tiny.sheet import examples, make_sheet
-from blip3o_core.tiny.world import (
+from blip3o_core.tiny.judge.contact_sheet import examples, make_sheet
+from blip3o_core.tiny.scenes.captions import phrasings
+from blip3o_core.tiny.scenes.font import CHARACTERS, GLYPHS
+from blip3o_core.tiny.scenes.rasterize import footprint
+from blip3o_core.tiny.scenes.shapes import AREAS, SHAPES
+from blip3o_core.tiny.scenes.spec import compare, sight_of
+from blip3o_core.tiny.scenes.world import (
     BACKGROUNDS,
     COLOURS,
     LOW_CONTRAST,
@@ -46,7 +46,7 @@ from blip3o_core.tiny.world import (
     Thing,
     scene_key,
     split_of,
-)  # fmt: skip
+)
 
 pytestmark = pytest.mark.core
 ALL = (*CATEGORIES, TEXT, EDIT)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from blip3o_core.tiny.sheet import make_sheet
+from blip3o_core.tiny.judge.contact_sheet import make_sheet
 from tests.environment import TOP
 from tests.host.client import Client
 from tests.host.server import Server

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from blip3o_core.checkpoint.bundled import NAME
-from blip3o_core.tiny import Demand, Wanted, judge
+from blip3o_core.tiny import Demand, Wanted
+from blip3o_core.tiny.judge import judge
 from tests.host import demo
 from tests.host.graphs import text_to_image
 from tests.host.workflow import load_workflow, node_of, to_prompt

@@ -10,7 +10,8 @@ from ...diffusion import sampler as diffusion
 from ...models import autoencoder, image_tokenizer
 from ...models.connector import build_connector
 from ...weights.names import CONNECTOR, SANA, VAE
-from . import blank, starts
+from . import init as starts
+from . import model_config as blank
 from .image_tokenizer import build as build_tokenizer
 from .image_tokenizer import tensors as tokenizer_tensors
 from .loop import random_start

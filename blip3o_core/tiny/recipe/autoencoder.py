@@ -12,13 +12,13 @@ import torch.nn.functional as F
 
 from ...models import autoencoder
 from ...seeds import seeded
-from ..demand import demand_of
-from ..drawing import draw
-from ..judge import judge
-from ..world import CATEGORIES, World
-from . import blank
+from ..judge.judge import judge
+from ..scenes.rasterize import draw
+from ..scenes.spec import demand_of
+from ..scenes.world import CATEGORIES, World
+from . import model_config as blank
 from .loop import Report, Settings, fit, integers, random_start
-from .small import make_scene
+from .quick_world import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.45)
 SETTINGS = Settings(steps=1200, lr=2.5e-3, muon=0.02, batch=32)

@@ -12,13 +12,13 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...decoding.engine import causal_mask
 from ...training.losses import collate
 from ...weights.names import CONNECTOR
-from ..captions import caption
-from ..world import World
+from ..scenes.captions import caption
+from ..scenes.world import World
 from .image_tokenizer import codes_of_all
 from .language import WORLD
 from .loop import Report, Settings, fit, integers
+from .quick_world import make_scene
 from .renderer import conditions
-from .small import make_scene
 
 SETTINGS = Settings(steps=400, lr=4e-3, muon=0.02, warmup=20)
 

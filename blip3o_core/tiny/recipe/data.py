@@ -6,11 +6,11 @@ import torch
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...training.data.packed import pack
-from ..captions import caption
-from ..edits import instruction, make_edit
-from ..world import World
+from ..scenes.captions import caption
+from ..scenes.edits import instruction, make_edit
+from ..scenes.world import World
 from .autoencoder import pixels
-from .small import make_scene
+from .quick_world import make_scene
 
 _AT_ONCE = 100
 

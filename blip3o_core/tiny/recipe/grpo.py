@@ -17,10 +17,10 @@ import torch
 
 from ...errors import Blip3oError
 from ...training.grpo.train import GrpoSettings, Report, Score, Task, train
-from ..captions import caption
-from ..demand import demand_of
-from ..judge import judge
-from ..world import CATEGORIES, World, make_scene
+from ..judge.judge import judge
+from ..scenes.captions import caption
+from ..scenes.spec import demand_of
+from ..scenes.world import CATEGORIES, World, make_scene
 
 STRICT = 0.7  # share of the reward for a picture that is all right; the rest is partial credit
 WORLD = World(low_contrast=False, coloured=0.45)  # that of the other stages

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...models.image_tokenizer import ImageTokenizer
-from ..world import CATEGORIES, World
-from . import blank
+from ..scenes.world import CATEGORIES, World
+from . import model_config as blank
 from .autoencoder import pixels
 from .loop import Report, Settings, fit, integers, random_start
-from .pieces import FIRST_OBJECT, codebook, codes_of
-from .small import make_scene
+from .oracle_codes import FIRST_OBJECT, codebook, codes_of
+from .quick_world import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.45)
 SETTINGS = Settings(steps=2200, lr=1.5e-3, muon=0.015, batch=40, average=0.99)

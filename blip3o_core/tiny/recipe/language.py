@@ -11,14 +11,14 @@ from ...decoding.sampling import Sampling
 from ...training.joint_model import JointModel
 from ...training.losses import Objective, collate, token_loss
 from ...weights.names import CONNECTOR
-from ..captions import caption
-from ..demand import demand_of
-from ..judge import judge
-from ..world import CATEGORIES, World
+from ..judge.judge import judge
+from ..scenes.captions import caption
+from ..scenes.spec import demand_of
+from ..scenes.world import CATEGORIES, World
 from .image_tokenizer import codes_of_all
 from .loop import Report, Settings, fit, integers
-from .pieces import picture_of
-from .small import make_scene
+from .oracle_codes import picture_of
+from .quick_world import make_scene
 
 # What is hardest to lay out is drawn most often.
 WORLD = World(

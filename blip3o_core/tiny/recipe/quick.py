@@ -17,13 +17,13 @@ from ...checkpoint.checkpoint import open_checkpoint
 from ...errors import Blip3oError
 from ...pipeline import Pipeline
 from ...seeds import row_seeds
-from ..captions import caption
-from ..demand import demand_of
 from ..evaluation import SCENES
-from ..judge import judge
+from ..judge.judge import judge
+from ..scenes.captions import caption
+from ..scenes.spec import demand_of
 from . import autoencoder, connector, data, image_tokenizer, language, renderer
 from .loop import Settings
-from .small import Small, make_scene
+from .quick_world import Small, make_scene
 from .stages import STAGES, Recipe
 
 WORLD = Small(

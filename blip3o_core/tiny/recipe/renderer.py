@@ -15,16 +15,16 @@ from ...models import autoencoder as dc_ae
 from ...seeds import seeded
 from ...training.losses import noised
 from ...weights.names import SANA
-from ..demand import demand_of
-from ..judge import judge
-from ..world import CATEGORIES, World
-from . import blank
+from ..judge.judge import judge
+from ..scenes.spec import demand_of
+from ..scenes.world import CATEGORIES, World
+from . import model_config as blank
 from .autoencoder import pixels
 from .image_tokenizer import codes_of_all
+from .init import PLACES, place_waves
 from .loop import Report, Settings, fit, integers
-from .pieces import codebook
-from .small import make_scene
-from .starts import PLACES, place_waves
+from .oracle_codes import codebook
+from .quick_world import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.4)
 SETTINGS = Settings(steps=1600, lr=1.5e-3, muon=0.015, warmup=30, average=0.995, final=0.02)

@@ -31,8 +31,21 @@ from ...training.trainer import train as train_jointly
 from ...weights.names import VAE
 from ..evaluation import Settings as Evaluation
 from ..evaluation import evaluate
-from ..world import World
-from . import autoencoder, connector, data, editing, following, grpo, image_tokenizer, language, release, renderer
+from ..scenes.world import World
+from . import (
+    autoencoder,
+    connector,
+    data,
+    editing,
+    grpo,
+    image_tokenizer,
+    language,
+    release,
+    renderer,
+)
+from . import (
+    edit_language as following,
+)
 from .assemble import assemble, save_part
 from .loop import Report, Settings
 

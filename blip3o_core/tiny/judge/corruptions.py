@@ -6,10 +6,10 @@ the demand, by exact comparison of the scene itself.
 
 from dataclasses import replace
 
-from .demand import SIZE_BORDER, compare, demand_of, sight_of
-from .font import CHARACTERS
-from .shapes import BOXES, SHAPES
-from .world import PALETTE, UNITS, Dice, Scene, Thing, World, apart, colours_on, is_inside, place, shows
+from ..scenes.font import CHARACTERS
+from ..scenes.shapes import BOXES, SHAPES
+from ..scenes.spec import SIZE_BORDER, compare, demand_of, sight_of
+from ..scenes.world import PALETTE, UNITS, Dice, Scene, Thing, World, apart, colours_on, is_inside, place, shows
 
 _WORLD = World()
 

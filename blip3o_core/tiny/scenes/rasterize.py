@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ..errors import Blip3oError
+from ...errors import Blip3oError
 from .font import HEIGHT, PITCH, cells
 from .shapes import stamp
 from .world import PALETTE, UNITS, Scene, Thing, Word

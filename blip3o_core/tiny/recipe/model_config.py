@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from ...models.image_tokenizer import TowerShape
-from ..captions import NUMBERS, phrasings
-from ..edits import KINDS, instructions, make_edit
-from ..font import CHARACTERS
-from ..world import CATEGORIES, TEXT, World, make_scene
+from ..scenes.captions import NUMBERS, phrasings
+from ..scenes.edits import KINDS, instructions, make_edit
+from ..scenes.font import CHARACTERS
+from ..scenes.world import CATEGORIES, TEXT, World, make_scene
 
 SIDE, GRID, CODES, CODE_WIDTH = 64, 8, 8192, 32
 LANGUAGE_WIDTH, LANGUAGE_LAYERS, HEADS, KV_HEADS, HEAD_DIM = 192, 5, 4, 2, 48

@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import find_objects, gaussian_filter, label
 
-from ..errors import Blip3oError
-from .demand import PLACE_TOLERANCE, Demand, Seen, Sight, Verdict, centre, compare
-from .drawing import draw
-from .edits import Edit, demand_after, may_change
-from .reading import read_word
-from .shapes import AREAS, SHAPES
-from .world import PALETTE, UNITS, Scene, Thing
+from ...errors import Blip3oError
+from ..scenes.edits import Edit, demand_after, may_change
+from ..scenes.rasterize import draw
+from ..scenes.shapes import AREAS, SHAPES
+from ..scenes.spec import PLACE_TOLERANCE, Demand, Seen, Sight, Verdict, centre, compare
+from ..scenes.world import PALETTE, UNITS, Scene, Thing
+from .ocr import read_word
 
 CONTRAST = 34  # RGB distance from the ground where an object begins; the faintest, pink on grey, has 84
 FAR = 75  # RGB distance to the nearest colour of the palette where a colour has no name

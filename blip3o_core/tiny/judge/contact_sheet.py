@@ -5,16 +5,16 @@ import textwrap
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import Blip3oError
-from .captions import caption
-from .demand import demand_of
-from .drawing import DEFAULT_SIDE, draw
-from .edits import KINDS, instruction, make_edit, may_change
+from ...errors import Blip3oError
+from ..scenes.captions import caption
+from ..scenes.edits import KINDS, instruction, make_edit, may_change
+from ..scenes.rasterize import DEFAULT_SIDE, draw
+from ..scenes.spec import demand_of
+from ..scenes.world import CATEGORIES, TEXT, World, make_scene
+from .corruptions import FAULTS, plant
+from .degradation import soften
 from .judge import judge
-from .plantings import FAULTS, plant
 from .report import soft_ways
-from .softening import soften
-from .world import CATEGORIES, TEXT, World, make_scene
 
 
 def make_sheet(pictures, captions, columns: int = 6, width: int = 192, letters: int = 10) -> np.ndarray:

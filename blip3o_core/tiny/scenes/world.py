@@ -9,7 +9,7 @@ import math
 import random
 from dataclasses import dataclass, field, replace
 
-from ..errors import Blip3oError
+from ...errors import Blip3oError
 from .font import CHARACTERS, HEIGHT, PITCH
 from .shapes import BOXES, SHAPES
 

@@ -6,14 +6,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..errors import Blip3oError
-from .demand import Verdict, demand_of
-from .drawing import draw
-from .edits import KINDS, Edit, make_edit
+from ...errors import Blip3oError
+from ..scenes.edits import KINDS, Edit, make_edit
+from ..scenes.rasterize import draw
+from ..scenes.spec import Verdict, demand_of
+from ..scenes.world import CATEGORIES, TEXT, World, make_scene
+from .corruptions import FAULTS, plant
+from .degradation import Softness, soften, softness
 from .judge import judge, judge_edit
-from .plantings import FAULTS, plant
-from .softening import Softness, soften, softness
-from .world import CATEGORIES, TEXT, World, make_scene
 
 RIGHT, CAUGHT = 0.995, 0.99  # the gates, over all rows of a table
 RAREST = 60  # scenes to look through for each fault; those of one category come up once in nine

@@ -8,10 +8,10 @@
 import torch
 from torch import nn
 
-from ..shapes import SHAPES
-from ..world import COLOURS
-from . import blank
-from .pieces import FIRST_OBJECT, codebook, forms
+from ..scenes.shapes import SHAPES
+from ..scenes.world import COLOURS
+from . import model_config as blank
+from .oracle_codes import FIRST_OBJECT, codebook, forms
 
 _CONSTANT = 0  # dimension of the embedding that is the same for every token
 _PHASES = 8  # the quickest rotary pairs: slow ones cannot tell neighbours apart

@@ -11,10 +11,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from ..drawing import footprint
-from ..shapes import SHAPES
-from ..world import COLOURS, PALETTE, Scene, Thing
-from .blank import CODE_WIDTH, CODES, GRID, SIDE
+from ..scenes.rasterize import footprint
+from ..scenes.shapes import SHAPES
+from ..scenes.world import COLOURS, PALETTE, Scene, Thing
+from .model_config import CODE_WIDTH, CODES, GRID, SIDE
 
 PATCH = SIDE // GRID
 UNIT = 8  # scene units to half a patch: centres lie on this grid

@@ -9,9 +9,9 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from .captions import RELATION_WORDS, a, name
-from .demand import Demand, Wanted, centre
-from .drawing import DEFAULT_SIDE, footprint
+from .rasterize import DEFAULT_SIDE, footprint
 from .shapes import SHAPES
+from .spec import Demand, Wanted, centre
 from .world import (
     BACKGROUNDS,
     EDIT,
@@ -30,7 +30,7 @@ from .world import (
     sample_scene,
     shows,
     split_of,
-)  # fmt: skip
+)
 
 KINDS = ("recolour", "remove", "replace", "background", "add", "keep")
 PLAIN_SHARE = 0.4  # of instructions in the first wordings, when others may be

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import find_objects, gaussian_filter, label
 
-from .demand import SeenWord
-from .font import CHARACTERS, GLYPHS, HEIGHT, PITCH, WIDTH
+from ..scenes.font import CHARACTERS, GLYPHS, HEIGHT, PITCH, WIDTH
+from ..scenes.spec import SeenWord
 
 SURE = 0.6  # correlation with a glyph below which a character reads "?"
 LONGEST = 12

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from itertools import count
 
-from .. import world as whole
-from ..world import Scene, World
+from ..scenes import world as whole
+from ..scenes.world import Scene, World
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from ...decoding.sampling import Sampling
 from ...training.data.packed import open_pack
 from ...training.joint_model import JointModel
 from ...training.losses import Objective, collate, token_loss
-from ..edits import KINDS, instruction, make_edit
-from ..judge import judge_edit
-from ..world import World
-from . import blank, starts
+from ..judge.judge import judge_edit
+from ..scenes.edits import KINDS, instruction, make_edit
+from ..scenes.world import World
+from . import init as starts
+from . import model_config as blank
 from .image_tokenizer import codes_of_all
 from .loop import Report, Settings, fit, integers, random_start
-from .pieces import picture_of
+from .oracle_codes import picture_of
 
 SETTINGS = Settings(steps=2400, lr=5e-4, muon=0.008, warmup=50, average=0.997, final=0.02, save_every=100)
 EDITS, PICTURES = 32, 16  # rows of a batch: without pictures from text, these are forgotten

@@ -1,0 +1,1 @@
+"""The judge: reads the pixels of an image and says whether they are what the prompt asks for."""
