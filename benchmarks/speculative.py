@@ -1,4 +1,4 @@
-"""Image tokens guessed ahead (`blip3o_core.decoding.engine.speculative`) against the plain loop; what a pass over several costs."""
+"""Image tokens guessed ahead (`decoding.speculative`) against the plain loop; what a pass over several costs."""
 
 import statistics
 from functools import partial

@@ -6,8 +6,8 @@
   prompt ids and seeds they were drawn with, and optionally hidden states (B, 1 + H*W, D) on the CPU. Fewer or other
   codes only where the whole vocabulary was sampled. Never changed in place: prompts share outputs.
 
-- BLIP3O_REFERENCE: `blip3o_core.diffusion.sampler.reference_paths.References`: one to eight pictures as codes (n, H*W), features, and latents
-  (1, C, h_i, w_i), unscaled, each at its own aspect. Never changed in place.
+- BLIP3O_REFERENCE: `blip3o_core.editing.references.References`: one to eight pictures as codes (n, H*W), features, and
+  latents (1, C, h_i, w_i), unscaled, each at its own aspect. Never changed in place.
 
 The first two have a `.patcher`, by which the host manages their memory, and their patches if a node adds any.
 """

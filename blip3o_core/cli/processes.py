@@ -40,7 +40,7 @@ def launch(count: int, arguments: list[str]) -> int:
 
     When one fails or this one is interrupted, the others are ended: what they have not begun is done by the next run.
     """
-    command = [sys.executable, "-m", __package__, *arguments]
+    command = [sys.executable, "-m", __package__.rpartition(".")[0], *arguments]
     environment = {**os.environ, "WORLD_SIZE": str(count)}
     running = [
         subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})

@@ -5,7 +5,7 @@ demand (`demand_of`) is checked in any picture (`judge`). Edits likewise: `make_
 `python -m blip3o_core.tiny report` measures the judge, `... sheet OUT.png` shows the world.
 """
 
-from .judge.judge import judge, judge_edit
+from .judge.judge import judge_edit, judge_image
 from .scenes.captions import caption
 from .scenes.edits import KINDS, Edit, demand_after, instruction, make_edit, may_change
 from .scenes.rasterize import DEFAULT_SIDE, draw
@@ -14,6 +14,6 @@ from .scenes.world import CATEGORIES, EDIT, SPLITS, TEXT, Scene, World, make_sce
 
 __all__ = [
     "CATEGORIES", "DEFAULT_SIDE", "EDIT", "KINDS", "SPLITS", "TEXT", "Demand", "Edit", "Scene", "Verdict", "Wanted",
-    "World", "caption", "demand_after", "demand_of", "draw", "instruction", "judge", "judge_edit", "make_edit",
+    "World", "caption", "demand_after", "demand_of", "draw", "instruction", "judge_edit", "judge_image", "make_edit",
     "make_scene", "may_change",
 ]  # fmt: skip

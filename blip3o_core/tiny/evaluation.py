@@ -20,7 +20,7 @@ from ..errors import Blip3oError
 from ..models import autoencoder
 from ..pipeline import Pipeline
 from ..seeds import row_seeds
-from .judge.judge import judge, to_pixels
+from .judge.judge import judge_image, to_pixels
 from .scenes.captions import caption
 from .scenes.rasterize import draw
 from .scenes.spec import Verdict, demand_of
@@ -154,7 +154,7 @@ def evaluate(
             group = asked[first : first + settings.batch]
             seeds = row_seeds(run * APART, len(group), first)
             images = [to_pixels(image) for image in _draw(pipeline, way, group, seeds, settings, watch)]
-            row += [judge(image, demand_of(prompt.scene)) for image, prompt in zip(images, group, strict=True)]
+            row += [judge_image(image, demand_of(prompt.scene)) for image, prompt in zip(images, group, strict=True)]
             pictures += images if run == 0 else []
             if progress is not None:
                 progress(run * settings.count + len(row), runs * settings.count, None)

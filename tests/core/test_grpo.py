@@ -257,7 +257,7 @@ def test_settings_that_cannot_be_trained_with_are_refused(settings, wrong):
 def test_without_trl_the_message_names_the_extra(settings, monkeypatch):
     """Catches a bare ImportError for people who installed what training needs, but not this."""
     monkeypatch.setitem(sys.modules, "trl", None)
-    monkeypatch.delitem(sys.modules, "blip3o_core.training.grpo.train.trainer")
+    monkeypatch.delitem(sys.modules, "blip3o_core.training.grpo.trainer")
     with pytest.raises(Blip3oError, match="`rl` extra"):
         trained(settings)
 

@@ -19,8 +19,8 @@ from blip3o_core.models.image_tokenizer import encode_views
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import demand_of, draw, evaluation, evaluation_report, make_scene
 from blip3o_core.tiny.evaluation import AUTOENCODER, CODES, TRUE_CODES, WAYS, Settings, evaluate, kind_of, prompts
-from blip3o_core.tiny.judge import judge
 from blip3o_core.tiny.judge.corruptions import FAULTS, plant
+from blip3o_core.tiny.judge.judge import judge_image
 from blip3o_core.tiny.scenes.captions import phrasings
 from blip3o_core.tiny.scenes.world import CATEGORIES, LOW_CONTRAST, PLAIN, split_of
 
@@ -192,7 +192,7 @@ def test_every_reason_has_a_kind(fault):
         scene = make_scene(0, "train", index, category=CATEGORIES[index % 8])
         wrong = plant(scene, fault, index)
         if wrong is not None:
-            found |= {kind_of(reason) for reason in judge(draw(wrong), demand_of(scene)).reasons}
+            found |= {kind_of(reason) for reason in judge_image(draw(wrong), demand_of(scene)).reasons}
     assert evaluation.OTHER not in found
     assert found or "word" in fault or "letter" in fault, fault
 

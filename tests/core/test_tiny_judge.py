@@ -27,10 +27,9 @@ from blip3o_core.tiny import (
     may_change,
 )
 from blip3o_core.tiny.__main__ import main
-from blip3o_core.tiny.judge import judge
 from blip3o_core.tiny.judge.corruptions import FAULTS, plant
 from blip3o_core.tiny.judge.degradation import soften
-from blip3o_core.tiny.judge.judge import see
+from blip3o_core.tiny.judge.judge import judge_image, see
 from blip3o_core.tiny.judge.report import measure, soft_ways
 from blip3o_core.tiny.scenes.font import CHARACTERS
 from blip3o_core.tiny.scenes.shapes import SHAPES
@@ -68,7 +67,7 @@ def test_true_pictures_are_right_crisp_and_soft(side, name):
             scene = make_scene(100, "held_back", index, WORLDS[name], category)
             picture = draw(scene, side)
             for way in (ways["clean"], ways["32 dB"], ways["32 dB, 10 % off"]):
-                verdict = judge(soften(picture, way, np.random.default_rng(index)), demand_of(scene))
+                verdict = judge_image(soften(picture, way, np.random.default_rng(index)), demand_of(scene))
                 assert verdict.strict and verdict.layout and verdict.credit == 1, (category, index, verdict.reasons)
                 assert not verdict.reasons
 
@@ -100,7 +99,7 @@ def test_each_planted_fault_is_caught_crisp_and_soft(fault):
         if wrong is not None and done < 25:
             done += 1
             for way in (ways["clean"], ways["32 dB"]):
-                verdict = judge(soften(draw(wrong), way, np.random.default_rng(index)), demand_of(scene))
+                verdict = judge_image(soften(draw(wrong), way, np.random.default_rng(index)), demand_of(scene))
                 assert not verdict.strict and verdict.reasons and verdict.credit < 0.99, (fault, index)
     assert done >= 9
 
@@ -129,7 +128,7 @@ CASES = {
 def test_a_wrong_picture_fails_for_its_reason(case, side):
     """Catches a fault that is caught by luck, for another one's reason, and a `layout` that sees shape or size."""
     scene, demand, layout, reason = CASES[case]
-    verdict = judge(draw(scene, side), demand)
+    verdict = judge_image(draw(scene, side), demand)
     assert not verdict.strict and verdict.layout == layout
     assert any(reason in said for said in verdict.reasons), verdict.reasons
 
@@ -158,7 +157,7 @@ def test_what_is_no_shape_of_the_world_is_none(corners):
     """Catches 'the likest of six' without a threshold: a reward that any blob earns."""
     (seen,) = see(polygon(*corners)).things
     assert seen.shape is None and seen.colour == "red"
-    assert not any(judge(polygon(*corners), Demand((Wanted(shape),))).strict for shape in SHAPES)
+    assert not any(judge_image(polygon(*corners), Demand((Wanted(shape),))).strict for shape in SHAPES)
 
 
 def test_a_colour_between_the_palettes_has_no_name():
@@ -167,7 +166,7 @@ def test_a_colour_between_the_palettes_has_no_name():
     for fill in ((110, 90, 60), (255, 0, 255), (90, 110, 20)):
         (seen,) = see(polygon(*corners, fill=fill)).things
         assert seen.shape == "circle" and seen.colour is None
-        assert not judge(polygon(*corners, fill=fill), Demand((Wanted("circle", "red"),))).strict
+        assert not judge_image(polygon(*corners, fill=fill), Demand((Wanted("circle", "red"),))).strict
 
 
 def test_an_object_of_two_colours_is_none():
@@ -189,17 +188,17 @@ def test_every_character_is_read_back_crisp_and_soft():
         for text in (character, character + other, other + character + other, other * 3 + character):
             scene = Scene(TEXT, (), word=Word(text, "blue", 8, 8 * (k % 10 + 1), 4.0))
             for picture in (draw(scene), soften(draw(scene), way, np.random.default_rng(k))):
-                assert judge(picture, demand_of(scene)).strict, text
+                assert judge_image(picture, demand_of(scene)).strict, text
 
 
 def test_letters_off_is_the_edit_distance():
     """Catches a comparison by place, which makes one lost letter three wrong ones."""
     for a, b, distance in (("CAT", "CAT", 0), ("AT", "CAT", 1), ("C", "CAT", 2), ("CAT", "", 3), ("TAC", "CAT", 2)):
         assert edit_distance(a, b) == edit_distance(b, a) == distance
-    assert judge(draw(replace(WORD, word=replace(WORD.word, text="AT"))), demand_of(WORD)).letters_off == 1
+    assert judge_image(draw(replace(WORD, word=replace(WORD.word, text="AT"))), demand_of(WORD)).letters_off == 1
     scribble = draw(WORD)
     scribble[22:34, 12:20] = np.random.default_rng(0).choice([40, 205], (12, 8, 1))
-    assert not judge(scribble, demand_of(WORD)).strict
+    assert not judge_image(scribble, demand_of(WORD)).strict
 
 
 # ---- credit
@@ -217,10 +216,10 @@ def test_credit_rises_with_every_mended_fault():
         replace(PAIR, things=(LEFT, replace(RIGHT, shape="square"))),
         PAIR,
     ]
-    credits = [judge(draw(scene), BOTH).credit for scene in steps]
+    credits = [judge_image(draw(scene), BOTH).credit for scene in steps]
     assert credits == sorted(credits) and len(set(credits)) == len(credits)
     assert credits[0] < 0.05 and credits[1] < 0.2 and credits[-1] == 1
-    words = [judge(draw(replace(WORD, word=replace(WORD.word, text=text))), demand_of(WORD)).credit
+    words = [judge_image(draw(replace(WORD, word=replace(WORD.word, text=text))), demand_of(WORD)).credit
              for text in ("DOGE", "DOG", "COG", "COT", "CAT")]  # fmt: skip
     assert words == sorted(words) and words[-1] == 1
 
@@ -241,7 +240,7 @@ def test_no_picture_breaks_the_judge(reading):
     demands = [demand_of(WORD)] if reading else [BOTH, demand_of(SMALL), Demand((Wanted("star"),) * 4)]
     for picture in pictures:
         for demand in demands:
-            verdict = judge(picture, demand)
+            verdict = judge_image(picture, demand)
             assert not verdict.strict and verdict.reasons and 0 <= verdict.credit < 0.7
 
 
@@ -251,7 +250,7 @@ def test_no_picture_breaks_the_judge(reading):
 @pytest.mark.parametrize("scene", [PAIR, SMALL, WORD, replace(PAIR, things=(LEFT,))])
 def test_a_verdict_is_plain_data(scene):
     """Catches numpy scalars: a table in JSON would not be written, and `is True` would be false."""
-    for verdict in (judge(draw(scene), demand_of(WORD if scene.word else PAIR)), judge_edit(draw(scene), SAME)):
+    for verdict in (judge_image(draw(scene), demand_of(WORD if scene.word else PAIR)), judge_edit(draw(scene), SAME)):
         assert type(verdict.strict) is type(verdict.layout) is bool and type(verdict.credit) is float
         assert json.loads(json.dumps(asdict(verdict)))["reasons"] == list(verdict.reasons)
 
@@ -260,19 +259,19 @@ def test_the_verdict_does_not_depend_on_size_or_number_format():
     """Catches lengths in pixels, floats that are taken for bytes, and chance."""
     for scene in (PAIR, SMALL, WORD, CASES["cut"][0], CASES["letter"][0]):
         demand = demand_of(WORD if scene.word else SMALL if scene.size else PAIR)
-        first = judge(draw(scene, 64), demand)
+        first = judge_image(draw(scene, 64), demand)
         large = np.asarray(Image.fromarray(draw(scene, 64)).resize((300, 300), Image.Resampling.BICUBIC))
         single = (draw(scene, 64) / 255).astype(np.float32)
         for picture in (draw(scene, 64) / 255, single, draw(scene, 100), draw(scene, 512), large):
-            verdict = judge(picture, demand)
+            verdict = judge_image(picture, demand)
             assert (verdict.strict, verdict.layout, verdict.reasons) == (first.strict, first.layout, first.reasons)
-    assert judge(draw(PAIR) / 255, BOTH) == judge(draw(PAIR), BOTH)
+    assert judge_image(draw(PAIR) / 255, BOTH) == judge_image(draw(PAIR), BOTH)
 
 
 def test_a_wide_picture_is_judged_without_squeezing_it():
     """Catches circles that are ellipses once a picture is not square."""
     wide = np.hstack([draw(PAIR), np.full((64, 32, 3), 205, np.uint8)])
-    assert judge(wide, BOTH).strict
+    assert judge_image(wide, BOTH).strict
 
 
 @pytest.mark.parametrize(
@@ -288,7 +287,7 @@ def test_a_wide_picture_is_judged_without_squeezing_it():
 def test_what_is_no_picture_is_refused(picture, word):
     """Catches channels first, and a broken model's NaN that is judged as black."""
     with pytest.raises(Blip3oError) as error:
-        judge(picture, BOTH)
+        judge_image(picture, BOTH)
     assert word in str(error.value)
 
 
@@ -298,7 +297,7 @@ def test_judging_takes_milliseconds():
     seconds = []
     for _ in range(5):
         start = time.process_time()
-        assert all(judge(picture, demand).strict for picture, demand in pictures)
+        assert all(judge_image(picture, demand).strict for picture, demand in pictures)
         seconds.append((time.process_time() - start) / len(pictures))
     assert min(seconds) < 0.01
 
@@ -379,7 +378,8 @@ def test_the_report_measures_and_fails_when_a_gate_does(monkeypatch, capsys):
     assert holds and "the gates hold" in text
     assert all(name in text for name in (*NAMES, *FAULTS, *KINDS))
     assert main(["report", "--count", "1"]) == 0 and "the gates hold" in capsys.readouterr().out
-    monkeypatch.setattr(reports, "judge", lambda picture, demand: judge(picture, replace(demand, background="pink")))
+    pink = lambda picture, demand: judge_image(picture, replace(demand, background="pink"))  # noqa: E731
+    monkeypatch.setattr(reports, "judge_image", pink)
     assert main(["report", "--count", "1"]) == 1 and "DO NOT HOLD" in capsys.readouterr().out
     assert main(["report", "--count", "0"]) == 2 and "--count is 0" in capsys.readouterr().err
 

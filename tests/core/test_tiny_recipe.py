@@ -18,7 +18,7 @@ from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import edit_evaluation
-from blip3o_core.tiny.judge.judge import judge
+from blip3o_core.tiny.judge.judge import judge_image
 from blip3o_core.tiny.recipe import (
     assemble,
     autoencoder,
@@ -65,7 +65,7 @@ def scenes(count: int, split: str = "held_back"):
 def test_codes_say_everything_a_caption_asks_for():
     """Catches codes that lose a shape, a colour, a size or a place: no model could be better than its codes."""
     for scene in scenes(160):
-        verdict = judge(picture_of(codes_of(scene)), demand_of(scene))
+        verdict = judge_image(picture_of(codes_of(scene)), demand_of(scene))
         assert verdict.strict, (scene, verdict.reasons)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from blip3o_core.checkpoint.bundled import NAME
 from blip3o_core.tiny import Demand, Wanted
-from blip3o_core.tiny.judge import judge
+from blip3o_core.tiny.judge.judge import judge_image
 from tests.host import demo
 from tests.host.graphs import text_to_image
 from tests.host.workflow import load_workflow, node_of, to_prompt
@@ -40,7 +40,7 @@ def test_the_sample_workflow_draws_what_it_says(client):
         inputs["seed"] = seed
         drawn = picture(client, client.run(graph, timeout=300))
         assert drawn.shape == (512, 512, 3)
-        right.append(judge(drawn, demand).strict)
+        right.append(judge_image(drawn, demand).strict)
     assert sum(right) >= 3, right
 
 

@@ -26,7 +26,7 @@ from .drawing import (
     draw,
     open_pipeline,
 )
-from .report import PIXEL, REFERENCE, Report
+from .report import PIXEL, Report
 
 
 def run(case: str, golden: dict, recorded: Recorded, folder: Path) -> Report:
@@ -89,10 +89,10 @@ def _references(report: Report, pipeline: Pipeline, golden: dict, recorded: Reco
         if f"vae_in_{k}" in recorded:
             report.close("autoencoder, pixels", given, recorded[f"vae_in_{k}"], limit=PIXEL)
         if f"vae_latent_raw_{k}" in recorded:
-            report.close("reference latents, raw", latents, recorded[f"vae_latent_raw_{k}"], limit=REFERENCE)
+            report.close("reference latents, raw", latents, recorded[f"vae_latent_raw_{k}"])
     if "und_image_vae_latents" in recorded:
         scaled = torch.cat(references.latents) * pipeline.autoencoder.config.scaling_factor
-        report.close("reference latents, scaled", scaled, recorded["und_image_vae_latents"], limit=REFERENCE)
+        report.close("reference latents, scaled", scaled, recorded["und_image_vae_latents"])
     return references
 
 

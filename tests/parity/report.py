@@ -3,8 +3,8 @@
 import torch
 
 ACTIVATION, IMAGE = 1e-4, 1e-3
-# What the encoders are given is resized to 8 bits by the same code, and the autoencoder is shallow.
-PIXEL, REFERENCE = 1e-6, 1e-5
+# What the encoders are given is resized to 8 bits by the same code.
+PIXEL = 1e-6
 
 
 class Report:

@@ -13,7 +13,7 @@ from ..scenes.spec import demand_of
 from ..scenes.world import CATEGORIES, TEXT, World, make_scene
 from .corruptions import FAULTS, plant
 from .degradation import soften
-from .judge import judge
+from .judge import judge_image
 from .report import soft_ways
 
 
@@ -69,5 +69,5 @@ def _fault(what: str, index: int, side: int, seed: int, world: World):
         wrong = plant(scene, fault, index)
         if wrong is not None:
             picture = draw(wrong, side)
-            return picture, f"{caption(scene, index)} [{'; '.join(judge(picture, demand_of(scene)).reasons)}]"
+            return picture, f"{caption(scene, index)} [{'; '.join(judge_image(picture, demand_of(scene)).reasons)}]"
     raise Blip3oError(f"No scene was found that {fault!r} makes wrong. Is its demand still checked?")

@@ -40,7 +40,7 @@ _NAMES = tuple(PALETTE)
 _COLOURS = np.array([PALETTE[name] for name in _NAMES], np.float32)
 
 
-def judge(picture, demand: Demand) -> Verdict:
+def judge_image(picture, demand: Demand) -> Verdict:
     """(H, W, 3) uint8, or float in [0, 1], against what a caption demands."""
     return compare(see(picture, reading=demand.word is not None), demand)
 

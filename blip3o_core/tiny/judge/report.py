@@ -13,7 +13,7 @@ from ..scenes.spec import Verdict, demand_of
 from ..scenes.world import CATEGORIES, TEXT, World, make_scene
 from .corruptions import FAULTS, plant
 from .degradation import Softness, soften, softness
-from .judge import judge, judge_edit
+from .judge import judge_edit, judge_image
 
 RIGHT, CAUGHT = 0.995, 0.99  # the gates, over all rows of a table
 RAREST = 60  # scenes to look through for each fault; those of one category come up once in nine
@@ -76,7 +76,7 @@ def _row(trials: Iterator[Trial], wanted: bool, how: dict[str, Softness]) -> dic
 def true_pictures(category: str, count: int, side: int, seed: int, world: World) -> Iterator[Trial]:
     for index in range(count):
         scene = make_scene(seed, "train", index, world, category)
-        yield draw(scene, side), lambda picture, scene=scene: judge(picture, demand_of(scene))
+        yield draw(scene, side), lambda picture, scene=scene: judge_image(picture, demand_of(scene))
 
 
 def wrong_pictures(fault: str, count: int, side: int, seed: int, world: World) -> Iterator[Trial]:
@@ -84,7 +84,7 @@ def wrong_pictures(fault: str, count: int, side: int, seed: int, world: World) -
 
     def planted(index: int):
         scene = make_scene(seed, "train", index, world, (*CATEGORIES, TEXT)[index % 9])
-        return plant(scene, fault, index), lambda picture: judge(picture, demand_of(scene))
+        return plant(scene, fault, index), lambda picture: judge_image(picture, demand_of(scene))
 
     return _first(planted, fault, count, side)
 

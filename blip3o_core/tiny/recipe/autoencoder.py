@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from ...models import autoencoder
 from ...seeds import seeded
-from ..judge.judge import judge
+from ..judge.judge import judge_image
 from ..scenes.rasterize import draw
 from ..scenes.spec import demand_of
 from ..scenes.world import CATEGORIES, World
@@ -80,7 +80,7 @@ def gate(network, count: int = 800, noise: float = 0.0) -> dict[str, float]:
         level = noise / network.config.scaling_factor
         made = network.decode(latents + level * torch.randn(latents.shape, generator=seeded(0))).sample
         made = ((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()
-        right = [judge(picture, demand_of(scene)).strict for picture, scene in zip(made, scenes, strict=True)]
+        right = [judge_image(picture, demand_of(scene)).strict for picture, scene in zip(made, scenes, strict=True)]
         shares[category] = sum(right) / len(right)
         shares[f"psnr {category}"] = float(-10 * torch.log10(F.mse_loss(torch.from_numpy(made) / 255.0,
                                                                         (true.movedim(1, -1) + 1) / 2)))  # fmt: skip

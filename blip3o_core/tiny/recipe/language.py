@@ -11,7 +11,7 @@ from ...decoding.sampling import Sampling
 from ...training.joint_model import JointModel
 from ...training.losses import Objective, collate, token_loss
 from ...weights.names import CONNECTOR
-from ..judge.judge import judge
+from ..judge.judge import judge_image
 from ..scenes.captions import caption
 from ..scenes.spec import demand_of
 from ..scenes.world import CATEGORIES, World
@@ -71,7 +71,8 @@ def gate(checkpoint: Checkpoint, model, count: int = 160, seed: int = 0, samplin
         prompts = [encoder.encode(caption(scene, index, plain=True)) for index, scene in enumerate(scenes)]
         ids = decode(model, prompts, [seed * 100_000 + index for index in each], sampling).ids
         codes = (ids - encoder.vocabulary.image_start).numpy()
-        right = [judge(picture_of(row), demand_of(scene)).strict for row, scene in zip(codes, scenes, strict=True)]
+        pairs = zip(codes, scenes, strict=True)
+        right = [judge_image(picture_of(row), demand_of(scene)).strict for row, scene in pairs]
         shares[category] = sum(right) / len(right)
     shares["mean"] = sum(shares.values()) / len(CATEGORIES)
     return shares

@@ -18,7 +18,7 @@ from ...errors import Blip3oError
 from ...pipeline import Pipeline
 from ...seeds import row_seeds
 from ..evaluation import SCENES
-from ..judge.judge import judge
+from ..judge.judge import judge_image
 from ..scenes.captions import caption
 from ..scenes.spec import demand_of
 from . import autoencoder, connector, data, image_tokenizer, language, renderer
@@ -121,5 +121,5 @@ def accuracy(pipeline: Pipeline, category: str, count: int) -> float:
     seeds = row_seeds(0, count)
     tokens = pipeline.draw([caption(scene, index, plain=True) for index, scene in enumerate(scenes)], seeds)
     pictures = pipeline.render(tokens, seeds, None, _STEPS, _GUIDANCE).cpu().numpy()
-    right = [judge(picture, demand_of(scene)).strict for picture, scene in zip(pictures, scenes, strict=True)]
+    right = [judge_image(picture, demand_of(scene)).strict for picture, scene in zip(pictures, scenes, strict=True)]
     return sum(right) / count

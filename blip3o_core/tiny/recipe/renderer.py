@@ -15,7 +15,7 @@ from ...models import autoencoder as dc_ae
 from ...seeds import seeded
 from ...training.losses import noised
 from ...weights.names import SANA
-from ..judge.judge import judge
+from ..judge.judge import judge_image
 from ..scenes.spec import demand_of
 from ..scenes.world import CATEGORIES, World
 from . import model_config as blank
@@ -107,7 +107,7 @@ def gate(checkpoint: Checkpoint, transformer, count: int = 160, steps: int = 12,
         noise = diffusion.initial_noise(shape, list(range(len(scenes))))
         latents = diffusion.sample(transformer, noise, given, torch.zeros_like(given[:1]), schedule, guidance)
         pictures = dc_ae.decode(vae, latents / vae.config.scaling_factor).numpy()
-        right = [judge(picture, demand_of(scene)).strict for picture, scene in zip(pictures, scenes, strict=True)]
+        right = [judge_image(picture, demand_of(scene)).strict for picture, scene in zip(pictures, scenes, strict=True)]
         shares[category] = sum(right) / len(right)
     shares["mean"] = sum(shares.values()) / len(CATEGORIES)
     return shares
