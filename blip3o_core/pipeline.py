@@ -15,8 +15,9 @@ from .checkpoint.checkpoint import Checkpoint, open_checkpoint
 from .decoding.engine import decode, read
 from .decoding.sampling import Sampling
 from .diffusion import sampler as diffusion
-from .diffusion.reference_paths import ReferencePaths, References, Strengths, encode_references
+from .diffusion.reference_paths import ReferencePaths, Strengths
 from .editing import masks as masking
+from .editing.references import References, encode_references
 from .errors import Blip3oError
 from .images.preprocess import to_pictures, token_view
 from .models import autoencoder

@@ -10,19 +10,15 @@ that attention gives to the references' tokens, `noise` blends the predictions w
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 
 from ..errors import Blip3oError
-from ..images.preprocess import MAX_SIDE, latent_view, token_view
 from ..models.connector import build_connector
-from ..models.image_tokenizer import ImageTokenizer, encode_views
 from ..seeds import seeded
 
-MAX_REFERENCES = 8
 _HIDDEN = -10000.0  # what diffusers adds where attention may not look
 
 
@@ -87,66 +83,6 @@ class Strengths:
         for name in ("text", "cross", "noise"):
             if not 0 <= getattr(self, name) <= 10:  # written so that NaN fails
                 raise Blip3oError(f"strength of {name} is {getattr(self, name)}; it must be 0 to 10, 1 is as trained.")
-
-
-@dataclass(frozen=True)
-class References:
-    """One to eight pictures that an edit starts from, encoded once. All tensors on the CPU."""
-
-    codes: torch.Tensor  # (n, T) int64
-    grid: tuple[int, int]
-    latents: list[torch.Tensor]  # (1, C, h, w) each, unscaled, at the picture's own aspect
-    vocabulary_id: str  # of the codes, see Checkpoint
-    sizes: list[tuple[int, int]]  # (width, height) of the pictures, in pixels
-    views: list[tuple[int, int]]  # (width, height) that the autoencoder saw
-    fit: str
-    features: torch.Tensor | None = None  # (n, T, width) of the image tokenizer
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def described(self) -> list[str]:
-        """A line a picture: what was resized to what."""
-        ways = {"pad": "padded to a square, then to", "crop": "its middle square at"}
-        way, cells = ways.get(self.fit, "stretched to"), "x".join(map(str, reversed(self.grid)))
-        return [
-            f"image {k}: {size[0]}x{size[1]}; tokens: {way} {cells} codes; latent: {view[0]}x{view[1]} pixels"
-            for k, (size, view) in enumerate(zip(self.sizes, self.views, strict=True), 1)
-        ]
-
-
-def encode_references(
-    tokenizer: ImageTokenizer,
-    to_latents: Callable[[torch.Tensor], torch.Tensor],
-    pictures: list,
-    *,
-    fit: str,
-    side: int,
-    multiple: int,
-    vocabulary_id: str,
-    device: torch.device | str = "cpu",
-) -> References:
-    """PIL pictures -> References. Raises Blip3oError for none, for too many, and for sizes that cannot be drawn.
-
-    `to_latents`: (1, H, W, 3) in [0, 1] -> (1, C, h, w) unscaled. `side`: pixels on a side of a square picture's
-    latent view; `multiple`: what sides must be a multiple of. `fit`: see `framing`. `device`: where a
-    host computes that keeps the tokenizer's weights elsewhere.
-    """
-    if not 1 <= len(pictures) <= MAX_REFERENCES:
-        raise Blip3oError(f"{len(pictures)} reference pictures: an edit takes 1 to {MAX_REFERENCES}.")
-    if not multiple <= side <= MAX_SIDE or side % multiple:
-        nearest = min(max(multiple, round(side / multiple) * multiple), MAX_SIDE // multiple * multiple)
-        raise Blip3oError(
-            f"side is {side}; it must be a multiple of {multiple} pixels, at most {MAX_SIDE}. Nearest: {nearest}."
-        )
-    # Sizes first: nothing is encoded when one of them cannot be.
-    views = [latent_view(picture, fit, side, multiple) for picture in pictures]
-    squares = torch.cat([token_view(picture, fit, tokenizer.side) for picture in pictures])
-    codes, features = encode_views(tokenizer, squares.to(device), features=True)
-    return References(
-        codes, tokenizer.shape.grid, [to_latents(view).float().cpu() for view in views], vocabulary_id,
-        [picture.size for picture in pictures], [(view.shape[2], view.shape[1]) for view in views], fit, features,
-    )  # fmt: skip
 
 
 def new_connector(channels: int, width: int, seed: int) -> torch.nn.Sequential:

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..diffusion.reference_paths import MAX_REFERENCES
 from ..errors import Blip3oError
 from ..images import preprocess as framing
 from ..models import autoencoder
 from . import masks as masking
 from .image_mentions import unknown_numbers
+from .references import MAX_REFERENCES
 
 KEYS = ("image", "images", "instruction", "mask", "out", "seed")
 _SHOWN = 10  # faults of a list that are named at once

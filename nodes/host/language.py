@@ -17,8 +17,9 @@ from ...blip3o_core import memory, pipeline
 from ...blip3o_core.checkpoint.checkpoint import LANGUAGE, TOKENIZER, open_checkpoint
 from ...blip3o_core.checkpoint.tatok_file import open_tatok
 from ...blip3o_core.decoding.sampling import Sampling
-from ...blip3o_core.diffusion.reference_paths import References, Strengths, encode_references
+from ...blip3o_core.diffusion.reference_paths import Strengths
 from ...blip3o_core.editing.image_mentions import unknown_numbers
+from ...blip3o_core.editing.references import References, encode_references
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.seeds import row_seeds
 from ...blip3o_core.tokens import ImageTokens, code_colours, mosaic

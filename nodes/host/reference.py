@@ -2,8 +2,8 @@
 
 import torch
 
-from ...blip3o_core.diffusion.reference_paths import MAX_REFERENCES, References
 from ...blip3o_core.editing.masks import check_fit, check_mask, composite, latent_mask
+from ...blip3o_core.editing.references import MAX_REFERENCES, References
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.images.preprocess import to_pictures
 from ...blip3o_core.tokens import ImageTokens

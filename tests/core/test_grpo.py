@@ -16,8 +16,9 @@ from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import CATEGORIES, draw
 from blip3o_core.tiny.recipe import grpo as tiny_stage
+from blip3o_core.training.grpo import rollout
 from blip3o_core.training.grpo import train as grpo
-from blip3o_core.training.grpo.train import GrpoSettings, Score, Task, seed_of
+from blip3o_core.training.grpo.rollout import GrpoSettings, Score, Task, seed_of
 from blip3o_core.training.run_folder import RunFolder
 from tests.tiny_checkpoint import Sizes, make_checkpoint
 
@@ -123,7 +124,7 @@ def test_pictures_that_are_scored_are_those_of_inference(source, settings, monke
     seen = []
 
     def remember(*arguments):
-        passes, pictures = grpo.draw(*arguments)
+        passes, pictures = rollout.draw(*arguments)
         seen.append((passes, pictures, arguments[3]))
         return passes, pictures
 
@@ -141,7 +142,7 @@ def test_pictures_that_are_scored_are_those_of_inference(source, settings, monke
 def test_pictures_of_one_prompt_share_their_noise_alone(settings, codes_as_pictures, monkeypatch):
     """Catches advantages that come from the renderer's noise, and groups whose rows are all the same picture."""
     seen = []
-    monkeypatch.setattr(grpo_trainer, "draw", lambda *arguments: seen.append(arguments[1:4]) or grpo.draw(*arguments))
+    monkeypatch.setattr(grpo_trainer, "draw", lambda *arguments: seen.append(arguments[1:4]) or rollout.draw(*arguments))
     trained(dataclasses.replace(settings, updates=2))
     rows, noises = [], []
     for prompts, seeds, noise in seen:

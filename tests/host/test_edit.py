@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from blip3o_core.diffusion.reference_paths import MAX_REFERENCES, PATHS, Strengths
+from blip3o_core.diffusion.reference_paths import PATHS, Strengths
+from blip3o_core.editing.references import MAX_REFERENCES
 from blip3o_core.images.preprocess import FITS
 from blip3o_core.pipeline import Pipeline
 from tests.host.graphs import close, edit, latents, node, text_to_image

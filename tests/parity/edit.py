@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 
 from blip3o_core.diffusion import sampler as diffusion
-from blip3o_core.diffusion.reference_paths import References
+from blip3o_core.editing.references import References
 from blip3o_core.images.preprocess import open_picture
 from blip3o_core.models import autoencoder
 from blip3o_core.pipeline import Pipeline, condition

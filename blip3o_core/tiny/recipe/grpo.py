@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from ...errors import Blip3oError
-from ...training.grpo.train import GrpoSettings, Report, Score, Task, train
+from ...training.grpo.rollout import GrpoSettings, Report, Score, Task
+from ...training.grpo.train import train
 from ..judge.judge import judge_image
 from ..scenes.captions import caption
 from ..scenes.spec import demand_of

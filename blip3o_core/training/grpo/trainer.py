@@ -29,7 +29,7 @@ from ...weights.tensors import read_json
 from ..run_folder import RunFolder
 from ..save import save_checkpoint
 from .policy import bar_text, make_policy, policy_tensors
-from .train import GrpoSettings, Report, Reward, Task, draw, measure, score, seed_of, shares
+from .rollout import GrpoSettings, Report, Reward, Task, draw, measure, score, seed_of, shares
 
 # What of TRL's metrics is logged, and how it is called here. `kl` and `entropy` are in nats per token.
 _LOGGED = {
