@@ -1,4 +1,4 @@
-# Needs Python 3.11 or newer and Linux; everything else is fetched by tests/environment.py.
+# Needs Python 3.11 or newer and Linux; everything else is fetched by tools/environment.py.
 PYTHON ?= python3
 VENV = .venv/bin/python
 PORT ?= 8188
@@ -8,16 +8,16 @@ DEMO ?= output/demo.png
 .PHONY: demo evaluate serve test test-core test-parity test-host test-browser test-oldest lint format environment workflows
 
 demo: environment  ## draw three prompts with the bundled model, through the sample workflow in a real ComfyUI
-	$(VENV) -m tests.host.demo --out $(DEMO)
+	$(VENV) -m tools.demo --out $(DEMO)
 
 evaluate: environment  ## how often the bundled model draws what it is told, and which of its parts errs
 	$(VENV) -m blip3o_core evaluate tiny --from all --speed --json output/tiny.json --grid output/tiny.png
 
 serve: environment  ## ComfyUI with this pack and the bundled model, for a human
-	$(VENV) -m tests.host.demo --serve --port $(PORT)
+	$(VENV) -m tools.demo --serve --port $(PORT)
 
 test:
-	$(PYTHON) tests/environment.py --browser
+	$(PYTHON) tools/environment.py --browser
 	$(VENV) -m ruff check .
 	$(VENV) -m pytest -rs
 
@@ -25,7 +25,7 @@ test-core test-parity test-host test-browser: test-%: environment
 	$(VENV) -m pytest -rs -m $*
 
 test-oldest:  ## the library alone, with the lowest versions requirements.txt allows
-	$(PYTHON) tests/environment.py --oldest
+	$(PYTHON) tools/environment.py --oldest
 	.venv-oldest/bin/python -m pytest -rs -m "core or parity"
 
 lint: environment
@@ -35,7 +35,7 @@ format: environment
 	$(VENV) -m ruff format .
 
 workflows: environment  ## rewrite workflows/*.json through ComfyUI's own frontend
-	$(VENV) -m tests.browser.workflows
+	$(VENV) -m tools.workflows
 
 environment:
-	@$(PYTHON) tests/environment.py
+	@$(PYTHON) tools/environment.py

@@ -25,7 +25,7 @@ WORK = ((1, 64), (16, 64), (4, 256))
 
 def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
     """With the bundled model on the CPU; needs the development environment, which brings ComfyUI."""
-    from tests.host.server import Server
+    from tools.comfyui.server import Server
 
     pipeline = Pipeline.load(BUNDLED, "cpu", torch.float32)  # as ComfyUI chooses there
     rows = []
@@ -41,7 +41,7 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
 
 def _compiled(client, batch: int, runs: int) -> dict:
     """The sampler's node with ComfyUI's TorchCompileModel before it, against without, by turns."""
-    from tests.host.graphs import node
+    from tools.comfyui.graphs import node
 
     compiled = {"compile": node("TorchCompileModel", model=["load", 1], backend="inductor")}
     pairs = [
@@ -100,7 +100,7 @@ def _server(client, batch: int, side: int, seed: int) -> tuple[float, float]:
 
 
 def _graph(batch: int, side: int, seed: int) -> dict:
-    from tests.host.graphs import text_to_image
+    from tools.comfyui.graphs import text_to_image
 
     graph = text_to_image(NAME, (side, side), batch, prompt=PROMPT, seed=seed, noise_seed=seed, steps=STEPS)
     del graph["latents"]

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    from tests.host.server import Server
+    from tools.comfyui.server import Server
 
     with Server(tmp_path_factory.mktemp("comfyui")) as running:
         yield running

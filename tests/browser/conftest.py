@@ -1,7 +1,7 @@
 import pytest
 
-from tests.browser.frontend import open_frontend
-from tests.environment import browser_path, why_no_browser
+from tools.comfyui.frontend import open_frontend
+from tools.environment import browser_path, why_no_browser
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,10 @@
 import pytest
 from PIL import Image, ImageChops
 
-from tests.browser.samples import SAMPLES
-from tests.browser.workflows import made
-from tests.environment import TOP
-from tests.host.workflow import WORKFLOWS, load_workflow, to_prompt
+from tools.comfyui.workflow import WORKFLOWS, load_workflow, to_prompt
+from tools.environment import TOP
+from tools.samples import SAMPLES
+from tools.workflows import made
 
 pytestmark = pytest.mark.browser
 IMAGES = TOP / "docs" / "images"

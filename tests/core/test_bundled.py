@@ -10,8 +10,8 @@ from blip3o_core.checkpoint.bundled import BUNDLED, chosen
 from blip3o_core.checkpoint.checkpoint import AUTOENCODER, LANGUAGE, TOKENIZER, TRANSFORMER
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny.evaluation import Settings, evaluate
-from tests.environment import TOP
 from tests.odd_prompts import ODD_PROMPTS
+from tools.environment import TOP
 
 pytestmark = pytest.mark.core
 LIMIT = 30e6  # bytes

@@ -142,7 +142,8 @@ def test_pictures_that_are_scored_are_those_of_inference(source, settings, monke
 def test_pictures_of_one_prompt_share_their_noise_alone(settings, codes_as_pictures, monkeypatch):
     """Catches advantages that come from the renderer's noise, and groups whose rows are all the same picture."""
     seen = []
-    monkeypatch.setattr(grpo_trainer, "draw", lambda *arguments: seen.append(arguments[1:4]) or rollout.draw(*arguments))
+    remember = lambda *arguments: seen.append(arguments[1:4]) or rollout.draw(*arguments)  # noqa: E731
+    monkeypatch.setattr(grpo_trainer, "draw", remember)
     trained(dataclasses.replace(settings, updates=2))
     rows, noises = [], []
     for prompts, seeds, noise in seen:

@@ -12,7 +12,7 @@ import torch
 
 from blip3o_core.cli import processes
 from blip3o_core.errors import Blip3oError
-from tests.environment import TOP
+from tools.environment import TOP
 
 pytestmark = pytest.mark.core
 PROMPTS = [f"a {colour} {shape}" for colour in ("red", "blue", "green") for shape in ("circle", "star", "ring")]

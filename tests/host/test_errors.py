@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.host.client import Refused
-from tests.host.graphs import latents, node, text_to_image
 from tests.tiny_checkpoint import make_checkpoint
+from tools.comfyui.client import Refused
+from tools.comfyui.graphs import latents, node, text_to_image
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("checkpoint")]
 

@@ -10,10 +10,10 @@ import torch
 
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.pipeline import Pipeline
-from tests.host.graphs import edit, latents, node, text_to_image
-from tests.host.inside import in_host
 from tests.pictures import noise
 from tests.tiny_checkpoint import make_checkpoint
+from tools.comfyui.graphs import edit, latents, node, text_to_image
+from tools.comfyui.inside import in_host
 
 pytestmark = pytest.mark.host
 

@@ -6,8 +6,8 @@ import time
 import pytest
 from PIL import Image
 
-from tests.host.client import Refused
-from tests.host.inside import in_host
+from tools.comfyui.client import Refused
+from tools.comfyui.inside import in_host
 
 pytestmark = pytest.mark.host
 

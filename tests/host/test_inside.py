@@ -3,8 +3,8 @@
 import pytest
 
 from blip3o_core.checkpoint.bundled import NAME
-from tests.host.inside import in_host
 from tests.tiny_checkpoint import make_checkpoint
+from tools.comfyui.inside import in_host
 
 pytestmark = pytest.mark.host
 
@@ -68,7 +68,7 @@ def test_the_door_is_harmless_without_a_host():
     import subprocess
     import sys
 
-    from tests.environment import TOP
+    from tools.environment import TOP
 
     code = (
         "import importlib.util, sys; s = importlib.util.spec_from_file_location('door', sys.argv[1]); "

@@ -14,8 +14,8 @@ from PIL import Image
 
 from blip3o_core.checkpoint.bundled import BUNDLED, NAME
 from blip3o_core.pipeline import Pipeline
-from tests.host.graphs import close, edit, latents, node
 from tests.host.test_edit import png
+from tools.comfyui.graphs import close, edit, latents, node
 
 pytestmark = pytest.mark.host
 SIZES = {"astronaut": (512, 512), "coffee": (600, 400), "rocket": (200, 427)}

@@ -3,9 +3,9 @@
 import pytest
 
 from blip3o_core.checkpoint.bundled import BUNDLED
-from tests.host.graphs import latents, text_to_image
-from tests.host.inside import in_host
 from tests.tiny_checkpoint import make_checkpoint
+from tools.comfyui.graphs import latents, text_to_image
+from tools.comfyui.inside import in_host
 
 pytestmark = pytest.mark.host
 FORMATS = ["int8", "fp8"]

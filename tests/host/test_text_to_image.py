@@ -14,8 +14,17 @@ from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.seeds import row_seeds
 from blip3o_core.weights.names import SANA
-from tests.environment import TOP
-from tests.host.graphs import PROMPT, close, drawn, latents, node, text_to_image, with_custom_sampler, with_ksampler
+from tools.comfyui.graphs import (
+    PROMPT,
+    close,
+    drawn,
+    latents,
+    node,
+    text_to_image,
+    with_custom_sampler,
+    with_ksampler,
+)
+from tools.environment import TOP
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("checkpoint")]
 NODES = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.host.graphs import node
-from tests.host.workflow import WORKFLOWS, load_workflow, node_of, to_prompt
+from tools.comfyui.graphs import node
+from tools.comfyui.workflow import WORKFLOWS, load_workflow, node_of, to_prompt
 
 pytestmark = pytest.mark.host
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parity.__main__ import case_folders, main, run_case, schedules
+from tools.parity.__main__ import case_folders, main, run_case, schedules
 
 pytestmark = pytest.mark.parity
 FOLDER = Path(os.environ.get("BLIP3O_GOLDEN", Path(__file__).parents[1] / "golden"))

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.environment import TOP
+from tools.environment import TOP
 
 WORKFLOWS = TOP / "workflows"
 

@@ -1,4 +1,4 @@
-"""`python -m tests.host.quality [int8 fp8] [--dtype fp32]`: what quantised weights of the bundled model cost.
+"""`python -m tools.quality [int8 fp8] [--dtype fp32]`: what quantised weights of the bundled model cost.
 
 Inside a host, for the quantised tensors are the host's. Against the same model unquantised in the same dtype: the
 likeliest token, the one sampled by the same random number, and hidden states while both are fed the tokens that the
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from blip3o_core.checkpoint.bundled import BUNDLED
-from tests.host.inside import in_host
+from tools.comfyui.inside import in_host
 
 TIMEOUT = 3600
 
@@ -84,7 +84,7 @@ def measure(folder: str, dtype: str, choices: list, read_prompts: int, pictures:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.host.quality", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.quality", description=__doc__)
     parser.add_argument("choices", nargs="*", default=["int8", "fp8"])
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--prompts", type=int, default=64, help="prompts that are read with the true tokens")

@@ -1,8 +1,8 @@
 """Builds the development environments at the top of the checkout: `.venv` and `.venv-oldest`.
 
-    python3 tests/environment.py              .venv: torch, the real ComfyUI's requirements, ours, the extras
-    python3 tests/environment.py --oldest     .venv-oldest: the lowest versions requirements.txt allows, no ComfyUI
-    python3 tests/environment.py --browser    .venv, and Chromium where this machine lets us install it
+    python3 tools/environment.py              .venv: torch, the real ComfyUI's requirements, ours, the extras
+    python3 tools/environment.py --oldest     .venv-oldest: the lowest versions requirements.txt allows, no ComfyUI
+    python3 tools/environment.py --browser    .venv, and Chromium where this machine lets us install it
 
 Standard library only. A second call with the same inputs returns at once; one after an interrupted call starts over.
 ComfyUI is `$COMFYUI_PATH`, the one this checkout is cloned into, or a copy from the package index (see `comfyui`).
@@ -108,7 +108,7 @@ def newest() -> None:
             fit_cpu_torch(Path(ask(python, "import sysconfig; print(sysconfig.get_path('purelib'))")))
         run(python, "-c", "import torchvision, torchaudio")
 
-    hook = (TOP / "tests/cpu_torchvision.py").read_text()
+    hook = (TOP / "tools/cpu_torchvision.py").read_text()
     build(folder, [hook, *host_requirements, *lines(TOP / "requirements.txt"), *test_extra("rl")], install)
 
 
@@ -126,7 +126,7 @@ def oldest() -> None:
 def fit_cpu_torch(site_packages: Path) -> None:
     """torchvision and torchaudio come from the index built for CUDA; see cpu_torchvision.py for what that breaks."""
     shutil.rmtree(site_packages / "torchaudio" / "lib", ignore_errors=True)
-    shutil.copy(TOP / "tests/cpu_torchvision.py", site_packages / "_cpu_torchvision.py")
+    shutil.copy(TOP / "tools/cpu_torchvision.py", site_packages / "_cpu_torchvision.py")
     (site_packages / "_cpu_torchvision.pth").write_text("import _cpu_torchvision\n")
 
 
@@ -134,7 +134,7 @@ def why_no_browser() -> str:
     """Why Chromium is not here; the browser tests skip with these words."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         return "no Chromium here, and installing it needs root and apt-get"
-    return "no Chromium here; `python3 tests/environment.py --browser` installs it, or shows why apt-get cannot"
+    return "no Chromium here; `python3 tools/environment.py --browser` installs it, or shows why apt-get cannot"
 
 
 def browser() -> None:

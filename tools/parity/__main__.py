@@ -1,4 +1,4 @@
-"""`python -m tests.parity DIR`: every recorded case of a golden folder, one line per case and quantity.
+"""`python -m tools.parity DIR`: every recorded case of a golden folder, one line per case and quantity.
 
 Exit status 0 only when every case that was asked for ran and held.
 """
@@ -51,7 +51,7 @@ def _golden(case: Path) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.parity", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a folder in the format of the golden set")
     parser.add_argument("--kind", choices=("t2i", "edit", "train"), help="only cases of this kind")
     arguments = parser.parse_args(argv)

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from blip3o_core.tiny.judge.contact_sheet import make_sheet
-from tests.environment import TOP
-from tests.host.client import Client
-from tests.host.server import Server
-from tests.host.workflow import load_workflow, node_of, to_prompt
+from tools.comfyui.client import Client
+from tools.comfyui.server import Server
+from tools.comfyui.workflow import load_workflow, node_of, to_prompt
+from tools.environment import TOP
 
 PROMPTS = (
     "a red circle left of a blue star",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import requests
 
-from tests.environment import browser_path, why_no_browser
+from tools.environment import browser_path, why_no_browser
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync"]  # fmt: skip

@@ -1,6 +1,6 @@
 """Lets torchvision built for CUDA be imported beside the CPU build of torch.
 
-`tests/environment.py` copies this file into the development environment's site-packages, where a `.pth` line runs it.
+`tools/environment.py` copies this file into the development environment's site-packages, where a `.pth` line runs it.
 torchvision's Python side decorates two operators that only its compiled library declares, and that library does not
 load without CUDA. Declaring them at the first import of torchvision is enough for ComfyUI, transformers and diffusers;
 nobody here calls them. It costs nothing to processes that never import torchvision.

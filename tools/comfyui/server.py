@@ -16,8 +16,8 @@ from pathlib import Path
 
 import requests
 
-from tests.environment import TOP, comfyui_path
-from tests.host.client import Client
+from tools.comfyui.client import Client
+from tools.environment import TOP, comfyui_path
 
 PACK_FOLDER = "comfyui-blip3o-next"
 

@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.environment import comfyui_path
-from tests.host.server import host_environment, link_pack
+from tools.comfyui.server import host_environment, link_pack
+from tools.environment import comfyui_path
 
 PRELUDE = """
 import asyncio, json, runpy, sys

@@ -7,10 +7,10 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from tests.browser.frontend import Frontend, open_frontend
-from tests.browser.samples import SAMPLES, Sample
-from tests.host.server import Server
-from tests.host.workflow import WORKFLOWS, save_workflow
+from tools.comfyui.frontend import Frontend, open_frontend
+from tools.comfyui.server import Server
+from tools.comfyui.workflow import WORKFLOWS, save_workflow
+from tools.samples import SAMPLES, Sample
 
 GAP = 60  # between columns and between nodes, in canvas units
 

@@ -1,0 +1,1 @@
+"""Commands of the Makefile, and a ComfyUI to try the pack in."""

@@ -1,0 +1,1 @@
+"""A real ComfyUI with this pack: server, client, frontend, workflow files."""

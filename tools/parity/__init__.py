@@ -1,0 +1,1 @@
+"""The recorded runs of the authors' code against this project."""
