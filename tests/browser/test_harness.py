@@ -3,8 +3,6 @@
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.browser
-
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "browser"}},

@@ -8,7 +8,6 @@ from tools.environment import TOP
 from tools.samples import SAMPLES
 from tools.workflows import made
 
-pytestmark = pytest.mark.browser
 IMAGES = TOP / "docs" / "images"
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 NOTES = {"MarkdownNote"}  # the frontend's own, unknown to the server

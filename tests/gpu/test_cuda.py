@@ -9,10 +9,9 @@ from blip3o_core.decoding.engine import decode, engine_for
 from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.pipeline import Pipeline
-from tests.tiny_checkpoint import make_checkpoint
+from tests.support.tiny_checkpoint import make_checkpoint
 
 pytestmark = [
-    pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the gpu tier needs one"),
 ]
 PROMPTS = ["a red cube", "two green balls on a long grey shelf"]

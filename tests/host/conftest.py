@@ -1,13 +1,13 @@
 """Checkpoints for the shared server; the loader lists its folder anew for every prompt."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
-from tests.tiny_checkpoint import Sizes, make_checkpoint
+from tests.support.paths import GOLDEN
+from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 
-GOLDEN = Path(__file__).parents[1] / "golden/checkpoints"
+RECORDED = GOLDEN / "checkpoints"
 
 
 @pytest.fixture(scope="session")
@@ -51,5 +51,5 @@ def golden(checkpoints):
     """
     for target, names in {"golden": ("edit_vae", "t2i", "sana", "ta_tok"), "": ("ta_tok",)}.items():
         for name in names:
-            shutil.copytree(GOLDEN / name, checkpoints / target / name, dirs_exist_ok=True)
+            shutil.copytree(RECORDED / name, checkpoints / target / name, dirs_exist_ok=True)
     return checkpoints / "golden"

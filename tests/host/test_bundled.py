@@ -9,12 +9,10 @@ from PIL import Image
 from blip3o_core.checkpoint.bundled import NAME
 from blip3o_core.tiny import Demand, Wanted
 from blip3o_core.tiny.judge.judge import judge_image
-from tests.odd_prompts import ODD_PROMPTS
+from tests.support.odd_prompts import ODD_PROMPTS
 from tools import demo
 from tools.comfyui.graphs import text_to_image
 from tools.comfyui.workflow import load_workflow, node_of, to_prompt
-
-pytestmark = pytest.mark.host
 
 
 def picture(client, result) -> np.ndarray:

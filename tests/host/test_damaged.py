@@ -13,12 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from blip3o_core.pipeline import Pipeline
-from tests.tiny_checkpoint import make_checkpoint
+from tests.support.tiny_checkpoint import make_checkpoint
 from tools.comfyui.client import Refused
 from tools.comfyui.graphs import PROMPT, latents, node, text_to_image
 from tools.comfyui.inside import in_host
-
-pytestmark = pytest.mark.host
 
 NEXT_STEP = r"\b(copy|download|give|choose|use|put)\b"
 WEIGHTS = "model.safetensors"

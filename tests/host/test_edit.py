@@ -13,7 +13,7 @@ from blip3o_core.images.preprocess import FITS
 from blip3o_core.pipeline import Pipeline
 from tools.comfyui.graphs import close, edit, latents, node, text_to_image
 
-pytestmark = [pytest.mark.host, pytest.mark.usefixtures("edit_checkpoint", "checkpoint")]
+pytestmark = [pytest.mark.usefixtures("edit_checkpoint", "checkpoint")]
 SIZES = {"square": (96, 96), "wide": (160, 90), "tall": (50, 120)}
 
 

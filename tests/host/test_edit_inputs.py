@@ -20,12 +20,12 @@ from blip3o_core.models.image_tokenizer import PREFIX
 from blip3o_core.pipeline import Pipeline
 from tests.host.test_edit import picture, png
 from tests.host.test_errors import fails
-from tests.tiny_checkpoint import Sizes, make_checkpoint
+from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 from tools.comfyui.client import Refused
 from tools.comfyui.graphs import close, edit, latents, node, text_to_image
 from tools.comfyui.inside import in_host
 
-pytestmark = [pytest.mark.host, pytest.mark.usefixtures("edit_checkpoint", "checkpoint")]
+pytestmark = [pytest.mark.usefixtures("edit_checkpoint", "checkpoint")]
 SIZE = (96, 64)
 BASE = picture(SIZE)
 GREY = BASE.convert("L")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.tiny_checkpoint import make_checkpoint
+from tests.support.tiny_checkpoint import make_checkpoint
 from tools.comfyui.client import Refused
 from tools.comfyui.graphs import latents, node, text_to_image
 
-pytestmark = [pytest.mark.host, pytest.mark.usefixtures("checkpoint")]
+pytestmark = [pytest.mark.usefixtures("checkpoint")]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_size_the_autoencoder_cannot_make(client, server, healthy):
 
 
 def make_checkpoint_with_big_cells(server) -> None:
-    from tests.tiny_checkpoint import Sizes
+    from tests.support.tiny_checkpoint import Sizes
 
     folder = server.base / "models/blip3o/bigcells"
     if not folder.exists():
@@ -106,7 +106,7 @@ def test_conditioning_of_another_width(client, server, healthy):
         "draw2": node("BLIP3oTokenGenerator", lm=["wide", 0], prompt="x", seed=1, batch_size=1, sampling="greedy"),
         "condition": node("BLIP3oHiddenStateConditioner", lm=["wide", 0], tokens=["draw2", 0]),
     }
-    from tests.tiny_checkpoint import Sizes
+    from tests.support.tiny_checkpoint import Sizes
 
     folder = server.base / "models/blip3o/wide"
     if not folder.exists():

@@ -10,12 +10,10 @@ import torch
 
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.pipeline import Pipeline
-from tests.pictures import noise
-from tests.tiny_checkpoint import make_checkpoint
+from tests.support.pictures import noise
+from tests.support.tiny_checkpoint import make_checkpoint
 from tools.comfyui.graphs import edit, latents, node, text_to_image
 from tools.comfyui.inside import in_host
-
-pytestmark = pytest.mark.host
 
 PARTS = [(0.0, 0.5), (0.2, 0.8), (0.5, 1.0)]
 

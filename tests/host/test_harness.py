@@ -9,8 +9,6 @@ from PIL import Image
 from tools.comfyui.client import Refused
 from tools.comfyui.inside import in_host
 
-pytestmark = pytest.mark.host
-
 
 def picture(color: int = 0xFF0000, size: int = 32) -> dict:
     """EmptyImage -> ImageInvert -> PreviewImage."""

@@ -3,10 +3,8 @@
 import pytest
 
 from blip3o_core.checkpoint.bundled import NAME
-from tests.tiny_checkpoint import make_checkpoint
+from tests.support.tiny_checkpoint import make_checkpoint
 from tools.comfyui.inside import in_host
-
-pytestmark = pytest.mark.host
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,10 @@
 """`python -m benchmarks host` compares like with like."""
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
 from benchmarks import host
-
-pytestmark = pytest.mark.host
 
 
 def test_the_host_and_the_library_draw_the_same_picture(monkeypatch):

@@ -17,7 +17,6 @@ from blip3o_core.pipeline import Pipeline
 from tests.host.test_edit import png
 from tools.comfyui.graphs import close, edit, latents, node
 
-pytestmark = pytest.mark.host
 SIZES = {"astronaut": (512, 512), "coffee": (600, 400), "rocket": (200, 427)}
 # Mean absolute error, of 1, of the bundled autoencoder, which has only seen drawn shapes; measured 0.104, 0.106, 0.146.
 # The picture's mean colour alone has 0.249, 0.168, 0.089. Larger latents change little.

@@ -3,11 +3,10 @@
 import pytest
 
 from blip3o_core.checkpoint.bundled import BUNDLED
-from tests.tiny_checkpoint import make_checkpoint
+from tests.support.tiny_checkpoint import make_checkpoint
 from tools.comfyui.graphs import latents, text_to_image
 from tools.comfyui.inside import in_host
 
-pytestmark = pytest.mark.host
 FORMATS = ["int8", "fp8"]
 # Of the hidden states' length, for the bundled model; measured 0.012 and 0.047 (docs/memory.md).
 BOUNDS = {"int8": 0.03, "fp8": 0.1}

@@ -26,7 +26,7 @@ from tools.comfyui.graphs import (
 )
 from tools.environment import TOP
 
-pytestmark = [pytest.mark.host, pytest.mark.usefixtures("checkpoint")]
+pytestmark = [pytest.mark.usefixtures("checkpoint")]
 NODES = {
     "BLIP3oLoader", "BLIP3oTokenGenerator", "BLIP3oHiddenStateConditioner", "BLIP3oDiffusionSampler", "BLIP3oScheduler",
     "BLIP3oEditReferenceEncoder", "BLIP3oMaskedEdit", "BLIP3oImageTokenizerLoader",

@@ -5,11 +5,9 @@ import json
 import pytest
 
 from blip3o_core.pipeline import Pipeline
-from tests.tiny_checkpoint import make_checkpoint
+from tests.support.tiny_checkpoint import make_checkpoint
 from tools.comfyui.graphs import close, drawn, latents, node, text_to_image, with_custom_sampler, with_ksampler
 from tools.comfyui.inside import in_host
-
-pytestmark = pytest.mark.host
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from PIL import Image
 from tools.comfyui.graphs import node
 from tools.comfyui.workflow import WORKFLOWS, load_workflow, node_of, to_prompt
 
-pytestmark = pytest.mark.host
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 # Of the picture that is saved, enlarged eight times.
 SIZES = {name: (512, 512) for name in NAMES} | {"wide_edit": (768, 384), "keep_unchanged": (1040, 512)}

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import GOLDEN
 from tools.parity.__main__ import case_folders, main, run_case, schedules
 
-pytestmark = pytest.mark.parity
-FOLDER = Path(os.environ.get("BLIP3O_GOLDEN", Path(__file__).parents[1] / "golden"))
+FOLDER = Path(os.environ.get("BLIP3O_GOLDEN", GOLDEN))
 CASES = [case for kind in ("t2i", "edit", "train") for case in case_folders(FOLDER, kind)]
 
 

@@ -1,0 +1,271 @@
+"""`python -m blip3o_core`: what it writes, that a picture can be made again, and how it fails."""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from blip3o_core.__main__ import build_parser, main
+from blip3o_core.checkpoint import bundled
+from blip3o_core.images.png import read_settings
+from tests.support.paths import TOP
+
+LINES = ["a red cube", "", "two dogs, one longer prompt than the other", "   ", "日本の城 {0} --seed 9"]
+PROMPTS = [line for line in LINES if line.strip()]
+
+
+@pytest.fixture
+def run(tiny):
+    """generate with the tiny model, a small size and few steps -> exit status."""
+    small = [f"--model={tiny}", "--steps=2", "--device=cpu", "--size=16x24"]
+
+    def generate(*arguments) -> int:
+        return main(["generate", *small, *map(str, arguments)])
+
+    return generate
+
+
+def pixels(path: Path) -> torch.Tensor:
+    with Image.open(path) as picture:
+        return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).reshape(*picture.size[::-1], 3)
+
+
+def assert_same(one: Path, other: Path, exactly: bool = True) -> None:
+    """Not `exactly`: sums over a batch run in another order, which rounds a value in thousands to its neighbour."""
+    off = (pixels(one).int() - pixels(other).int()).abs()
+    assert off.max() <= (0 if exactly else 1) and (off > 0).float().mean() < 0.005, (one, off.max())
+
+
+@pytest.fixture
+def prompts(tmp_path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    return path
+
+
+def test_one_prompt_makes_one_picture(run, tmp_path, capsys):
+    """Catches a picture of the wrong size or place; standard output is the path and nothing else."""
+    out = tmp_path / "new" / "cube.png"
+    assert run("--prompt", "a red cube", "--out", out, "--size", "48x32") == 0
+    assert pixels(out).shape == (32, 48, 3)
+    assert list(out.parent.iterdir()) == [out]
+    assert capsys.readouterr().out == f"{out}\n"
+
+
+def test_the_default_size_is_the_models(tiny, tmp_path):
+    """Catches the published 1024 built in."""
+    assert main(["generate", f"--model={tiny}", "--steps=1", "--prompt=a", f"--out={tmp_path / 'a.png'}"]) == 0
+    assert pixels(tmp_path / "a.png").shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_file_of_prompts_fills_a_folder_with_the_single_runs(batch, run, prompts, tmp_path):
+    """Catches rows that share a seed or depend on the batch: picture k is the single run with seed + k."""
+    out = tmp_path / "out"
+    assert run("--prompts", prompts, "--out", out, "--seed", 5, "--batch", batch) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    for k, prompt in enumerate(PROMPTS):
+        assert run(f"--prompt={prompt}", "--out", tmp_path / "one.png", "--seed", 5 + k) == 0
+        assert_same(out / f"{k:05d}.png", tmp_path / "one.png", exactly=batch == 1)
+        assert read_settings(out / f"{k:05d}.png")["prompt"] == prompt
+
+
+CHANGES = [
+    ["--seed=1"], ["--noise-seed=1"], ["--steps=3"], ["--guidance=4"], ["--size=64x72"], ["--top-k=1"], ["--top-p=0.1"],
+    ["--temperature=3"], ["--token-guidance=9", "--negative-prompt=b"], ["--token-guidance=9"], ["--dtype=bf16"],
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain(tiny, tmp_path_factory) -> torch.Tensor:
+    out = tmp_path_factory.mktemp("plain") / "plain.png"
+    main(["generate", f"--model={tiny}", "--steps=2", "--size=16x24", "--device=cpu", "--prompt=a", f"--out={out}"])
+    return pixels(out)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=" ".join)
+def test_a_setting_changes_the_picture(change, run, plain, tmp_path):
+    """Catches an option that is read and then ignored."""
+    assert run("--prompt=a", f"--out={tmp_path / 'other.png'}", *change) == 0
+    assert not torch.equal(plain, pixels(tmp_path / "other.png"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--prompt=a", *change] for change in CHANGES),
+        ["--prompt=--out=x.png 'quoted\" $HOME \\ 日本\n-", "--seed=-1"],
+        ["--prompt=a", f"--seed={2**64 - 1}"],
+        ["--prompts={file}", "--batch=2", f"--seed={2**64 - 1}", "--noise-seed=3"],
+    ],
+    ids=[*map(" ".join, CHANGES), "quoting", "last seed", "file"],
+)
+def test_the_command_in_the_picture_makes_it_again(arguments, run, prompts, tmp_path, tiny):
+    """Catches a setting that decides the picture and is not stored, or is stored rounded or unquoted."""
+    many = arguments[0].startswith("--prompts")
+    out = tmp_path / ("out" if many else "one.png")
+    assert run(*[argument.replace("{file}", str(prompts)) for argument in arguments], "--out", out) == 0
+    for path in sorted(out.iterdir()) if many else [out]:
+        words = shlex.split(read_settings(path)["command"])
+        assert words[:4] == ["python", "-m", "blip3o_core", "generate"]
+        again = tmp_path / "again.png"
+        filled = [word.replace("--model=DIR", f"--model={tiny}").replace("OUT.png", str(again)) for word in words[3:]]
+        assert main(filled) == 0
+        assert_same(again, path, exactly=not many)
+
+
+def test_the_settings_hold_nothing_of_this_machine(run, tmp_path, tiny):
+    """Catches a user's folder names in a picture that is given away."""
+    run("--prompt", "a", "--out", tmp_path / "a.png")
+    assert str(tiny.parent) not in str(read_settings(tmp_path / "a.png"))
+    assert str(tmp_path) not in str(read_settings(tmp_path / "a.png"))
+
+
+MISTAKES = {
+    "size not a multiple": (["--size=65x64"], "64x64"),
+    "size of zero": (["--size=0x64"], "multiples"),
+    "size not a size": (["--size=big"], "big"),
+    "size with odd digits": (["--size=²x64"], "²"),
+    "no steps": (["--steps=0"], "steps"),
+    "no batch": (["--batch=0"], "batch"),
+    "empty prompt": (["--prompt="], "nothing to draw"),
+    "blank prompt": (["--prompt=  "], "nothing to draw"),
+    "over-long prompt": (["--prompt=" + "word " * 100], "200"),
+    "over-long negative prompt": (["--negative-prompt=" + "word " * 100, "--token-guidance=2"], "200"),
+    "temperature below zero": (["--temperature=-1"], "temperature"),
+    "top-p of zero": (["--top-p=0"], "top_p"),
+    "guidance not a number": (["--guidance=nan"], "guidance"),
+    "no such device": (["--device=toaster"], "toaster"),
+    "absent device": (["--device=cuda:99"], "cuda:99"),
+    "absent model": (["--model=/nowhere/model"], "/nowhere/model"),
+    "absent diffusion folder": (["--diffusion-folder=/nowhere/diffusion"], "/nowhere/diffusion"),
+    "folder for one picture": (["--out={tmp}"], ".png"),
+    "other format": (["--out={tmp}/a.jpg"], ".png"),
+    "below a file": (["--out={tmp}/prompts.txt/a.png"], "prompts.txt"),
+}
+
+
+@pytest.mark.parametrize("arguments, shown", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_said_and_leaves_no_file(arguments, shown, run, prompts, tmp_path, capsys):
+    """Catches a traceback, an exit status of 0 or 1, a message on standard output, and half-made results."""
+    before = sorted(tmp_path.rglob("*"))
+    defaults = ["--prompt=a", f"--out={tmp_path / 'a.png'}"]
+    assert run(*defaults, *[argument.replace("{tmp}", str(tmp_path)) for argument in arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    [line] = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert shown in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_mistakes_with_a_file_of_prompts(run, prompts, tmp_path, capsys):
+    """Catches a file that is absent, empty or not text, a picture's name for the folder, and a late refusal."""
+    (tmp_path / "empty.txt").write_text("\n  \n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "late.txt").write_text("a\n" + "word " * 100)
+    (tmp_path / "taken.png").touch()
+    for file, out, shown in (
+        ("absent.txt", "out", "absent.txt"), ("empty.txt", "out", "empty.txt"), ("binary.txt", "out", "binary.txt"),
+        ("late.txt", "out", "200"), ("prompts.txt", "taken.png", "taken.png"), (".", "out", "prompts"),
+    ):  # fmt: skip
+        assert run("--prompts", tmp_path / file, "--out", tmp_path / out) == 2
+        assert shown in capsys.readouterr().err
+        assert not list(tmp_path.rglob("0*.png"))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_prompt(run, tmp_path):
+    """Catches a first prompt that differs from the others because an editor marked the file as UTF-8."""
+    (tmp_path / "marked.txt").write_text("a red cube\n", encoding="utf-8-sig")
+    assert run("--prompts", tmp_path / "marked.txt", "--out", tmp_path / "out") == 0
+    assert read_settings(tmp_path / "out" / "00000.png")["prompt"] == "a red cube"
+
+
+def test_only_line_feeds_part_prompts(run, tmp_path):
+    """Catches a prompt cut in two at a character that is no end of line in a text file."""
+    (tmp_path / "odd.txt").write_bytes("a\u2028b\x0cc\r\nd\u0085e\n".encode())
+    assert run("--prompts", tmp_path / "odd.txt", "--out", tmp_path / "out") == 0
+    found = [read_settings(path)["prompt"] for path in sorted((tmp_path / "out").iterdir())]
+    assert found == ["a\u2028b\x0cc", "d\u0085e"]
+
+
+def test_an_interrupt_leaves_whole_pictures_only(run, prompts, tmp_path, monkeypatch):
+    """Catches a partial file where a run over many prompts is stopped in the middle."""
+    from blip3o_core import pipeline
+
+    real, calls = pipeline.Pipeline.render, []
+
+    def stop(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(pipeline.Pipeline, "render", stop)
+    try:
+        run("--prompts", prompts, "--out", tmp_path / "out")
+    except KeyboardInterrupt:
+        pass
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["00000.png"]
+    assert pixels(tmp_path / "out" / "00000.png").shape == (24, 16, 3)
+
+
+def test_inspect_prints_what_a_folder_holds(tiny, tmp_path, capsys):
+    """Catches an inspection that prints nothing, or fails with a traceback on a folder that is no checkpoint."""
+    assert main(["inspect", str(tiny)]) == 0
+    assert "text-to-image" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_without_a_model_the_bundled_one_draws(tiny, tmp_path, capsys, monkeypatch):
+    """Catches a newcomer who must name a model, and a picture whose command asks for one that it was not made with."""
+    monkeypatch.setattr(bundled, "BUNDLED", tiny)
+    out, again = tmp_path / "a.png", tmp_path / "again.png"
+    assert main(["generate", "--prompt=a", f"--out={out}", "--steps=1", "--device=cpu"]) == 0
+    settings = read_settings(out)
+    assert settings["checkpoint"] == bundled.NAME and "--model" not in settings["command"]
+    assert main(shlex.split(settings["command"].replace("OUT.png", str(again)))[3:]) == 0
+    assert_same(out, again)
+    capsys.readouterr()
+    assert main(["inspect"]) == 0
+    assert "text-to-image" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command", [["generate", "--prompt=a", "--out={tmp}/a.png"], ["inspect"], ["evaluate", "tiny", "--count=8"]]
+)
+def test_a_copy_without_the_bundled_model_says_so(command, tmp_path, capsys, monkeypatch):
+    """Catches a traceback where files were left out of an installation."""
+    monkeypatch.setattr(bundled, "BUNDLED", tmp_path / "absent")
+    assert main([word.replace("{tmp}", str(tmp_path)) for word in command]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "absent" in said.err and "incomplete" in said.err
+
+
+@pytest.mark.parametrize("command", ["generate", "edit", "reconstruct", "inspect", "evaluate tiny"])
+def test_help_mentions_every_option(command, capsys):
+    """Catches an option that a newcomer cannot find out about."""
+    with pytest.raises(SystemExit) as left:
+        main([*command.split(), "--help"])
+    text, parser = capsys.readouterr().out, build_parser()
+    assert left.value.code == 0
+    for word in command.split():
+        [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        parser = commands.choices[word]
+    for action in parser._actions:
+        assert action.help and action.help != argparse.SUPPRESS, action.dest
+        for name in action.option_strings or [action.metavar or action.dest]:
+            assert name in text
+
+
+def test_the_module_runs_as_a_program(tmp_path):
+    """Catches an entry point that only works from inside the tests, and a status that does not reach the shell."""
+    command = [sys.executable, "-m", "blip3o_core", "inspect", str(tmp_path / "absent")]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == "" and done.stderr.startswith("error: ") and "Traceback" not in done.stderr

@@ -1,0 +1,98 @@
+"""Pictures on disk: whole or not at all, settings inside."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from blip3o_core.errors import Blip3oError
+from blip3o_core.images.png import check_writable, read_settings, save_png
+
+PICTURE = torch.rand(6, 9, 3, generator=torch.Generator().manual_seed(0))
+SETTINGS = {"prompt": 'naïve 日本 🦊 "quoted" \n two lines', "seed": 2**64 - 1, "guidance": 2.0, "size": "9x6"}
+
+
+def test_a_picture_keeps_its_pixels_and_settings(tmp_path):
+    """Catches swapped sides, truncated instead of rounded values, and settings that lose a character."""
+    path = tmp_path / "a.png"
+    save_png(path, PICTURE, SETTINGS)
+    with Image.open(path) as saved:
+        assert (saved.format, saved.size, saved.mode) == ("PNG", (9, 6), "RGB")
+        pixels = torch.tensor(list(saved.tobytes())).reshape(6, 9, 3)
+    assert torch.equal(pixels, (PICTURE * 255).round().long())
+    assert read_settings(path) == SETTINGS
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_picture_without_settings_is_an_error(tmp_path):
+    """Catches an empty answer for a file of another program, or one whose settings were stripped."""
+    Image.new("RGB", (2, 2)).save(tmp_path / "other.png")
+    with pytest.raises(Blip3oError, match="other.png"):
+        read_settings(tmp_path / "other.png")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "^C"])
+@pytest.mark.parametrize("existing", [False, True], ids=["new", "existing"])
+def test_an_interrupted_save_leaves_no_partial_file(error, existing, tmp_path, monkeypatch):
+    """Catches half a PNG under the final name, a lost earlier picture, and temporary files left behind."""
+    path = tmp_path / "a.png"
+    if existing:
+        path.write_bytes(b"earlier")
+
+    def half(self, target, *args, **kwargs):
+        with open(target, "wb") as file:
+            file.write(b"\x89PNG half")
+        raise error
+
+    monkeypatch.setattr(Image.Image, "save", half)
+    expected = Blip3oError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        save_png(path, PICTURE, {})
+    assert list(tmp_path.iterdir()) == ([path] if existing else [])
+    assert not existing or path.read_bytes() == b"earlier"
+
+
+def test_a_failed_rename_leaves_no_temporary_file(tmp_path):
+    """Catches temporary files left where the final name is taken by a folder."""
+    (tmp_path / "a.png" / "inside").mkdir(parents=True)
+    with pytest.raises(Blip3oError, match="a.png"):
+        save_png(tmp_path / "a.png", PICTURE, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_folder_is_tried_before_work_begins(tmp_path):
+    """Catches minutes of drawing thrown away for a folder that cannot be written, and traces of the trial."""
+    check_writable(tmp_path / "new" / "deep")
+    assert list((tmp_path / "new" / "deep").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(Blip3oError, match="file"):
+        check_writable(tmp_path / "file" / "below")
+
+
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0  # root may write everywhere
+
+
+@pytest.mark.parametrize("how", ["simulated", *([] if ROOT or os.name == "nt" else ["chmod"])])
+def test_a_read_only_folder_is_refused(how, tmp_path, monkeypatch):
+    """Catches a read-only folder noticed only when the picture is finished, or as a bare PermissionError."""
+    if how == "chmod":
+        tmp_path.chmod(0o500)
+    else:
+        real = os.open
+
+        def refuse(path, flags, *args, **kwargs):
+            if Path(path).is_relative_to(tmp_path) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, flags, *args, **kwargs)
+
+        monkeypatch.setattr(os, "open", refuse)
+    try:
+        with pytest.raises(Blip3oError, match="cannot be written") as caught:
+            check_writable(tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+    message = str(caught.value)
+    assert str(tmp_path) in message and "Permission denied" in message and "Choose another --out" in message
+    assert list(tmp_path.iterdir()) == []

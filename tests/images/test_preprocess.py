@@ -1,0 +1,265 @@
+"""Pictures from files and from the host, and what the two encoders see of them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from blip3o_core.errors import Blip3oError
+from blip3o_core.images.preprocess import (
+    FITS,
+    MAX_SIDE,
+    latent_view,
+    open_mask,
+    open_picture,
+    own_size,
+    to_pictures,
+    token_view,
+)
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth enough that resizing it two ways gives almost, but not quite, the same."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def columns(width: int, height: int) -> Image.Image:
+    """Every pixel's red is its column, its green its row."""
+    rows, cols = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([cols, rows, rows * 0], axis=-1).astype(np.uint8))
+
+
+def tensor(image: Image.Image) -> torch.Tensor:
+    return torch.tensor(np.array(image))[None] / 255
+
+
+def palette(transparent: bool) -> Image.Image:
+    image = Image.new("P", (3, 1))
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.putdata([0, 1, 2])
+    if transparent:
+        image.info["transparency"] = 1
+    return image
+
+
+def grey(mode: str, *values: int) -> Image.Image:
+    kind = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]
+    return Image.frombytes(mode, (len(values), 1), np.array(values, dtype=kind).tobytes())
+
+
+KINDS = {
+    "rgba.png": (Image.new("RGBA", (1, 1), (200, 0, 0, 0)), [(255, 255, 255)]),
+    "half.png": (Image.new("RGBA", (1, 1), (0, 0, 0, 51)), [(204, 204, 204)]),
+    "la.png": (Image.new("LA", (1, 1), (9, 0)), [(255, 255, 255)]),
+    "palette.png": (palette(False), [(255, 0, 0), (0, 255, 0), (0, 0, 255)]),
+    "clear.png": (palette(True), [(255, 0, 0), (255, 255, 255), (0, 0, 255)]),
+    "clear.gif": (palette(True), [(255, 0, 0), (255, 255, 255), (0, 0, 255)]),
+    "bits.png": (Image.new("1", (1, 1), 1), [(255, 255, 255)]),
+    "cmyk.tiff": (Image.new("CMYK", (1, 1), (0, 255, 255, 0)), [(255, 0, 0)]),
+    "16.png": (grey("I;16", 0, 257, 385, 386, 25700, 65535), [(v, v, v) for v in (0, 1, 1, 2, 100, 255)]),
+    "16.tiff": (grey("I;16B", 0, 25700, 65535), [(v, v, v) for v in (0, 100, 255)]),
+    "16.pgm": (grey("I", 0, 25700, 65535), [(v, v, v) for v in (0, 100, 255)]),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_file_is_rgb_on_white(tmp_path, name):
+    """Catches transparency that turns black, palettes taken for greys, and 16 bits that are cut off at 255."""
+    image, expected = KINDS[name]
+    image.save(tmp_path / name)
+    found = open_picture(tmp_path / name)
+    assert found.mode == "RGB" and [found.getpixel((x, 0)) for x in range(found.width)] == expected
+
+
+def test_a_clear_grey_of_16_bits_is_white(tmp_path):
+    """Catches transparency that is lost when greys are scaled."""
+    grey("I;16", 0, 25700).save(tmp_path / "a.png", transparency=25700)
+    found = open_picture(tmp_path / "a.png")
+    assert [found.getpixel((x, 0))[0] for x in (0, 1)] == [0, 255]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_photographs_stand_upright(tmp_path, deep):
+    """Catches photographs on their side, also those of 16 bits, and those turned twice."""
+    values = np.array([[0, 100, 200]], dtype=np.uint16)
+    image = Image.fromarray(values * 257) if deep else Image.fromarray(values.astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    found = open_picture(tmp_path / "a.png")
+    assert found.size == (1, 3) and [found.getpixel((0, y))[0] for y in range(3)] == [0, 100, 200]
+
+
+def test_an_animation_is_its_first_frame(tmp_path):
+    """Catches the last frame, and all of them on top of each other."""
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert open_picture(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_files_that_are_no_pictures_are_errors_with_their_name(tmp_path, monkeypatch):
+    """Catches a traceback of a decoder, half a picture that is taken for a whole one, and a file that fills memory."""
+    picture(64, 64).save(tmp_path / "whole.png")
+    data = (tmp_path / "whole.png").read_bytes()
+    made = {"empty.png": b"", "cut.png": data[: len(data) // 2], "text.png": b"a red square", "head.png": data[:20]}
+    for name, content in made.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder.png").mkdir()
+    Image.new("F", (2, 2), 0.5).save(tmp_path / "float.tiff")
+    Image.new("1", (MAX_SIDE + 1, 1)).save(tmp_path / "long.png")
+    reasons = {"empty.png": "0 bytes", "float.tiff": "16 bits", "long.png": f"{MAX_SIDE + 1}x1", "none.png": "no file"}
+    for name in (*made, "folder.png", "float.tiff", "long.png", "none.png"):
+        with pytest.raises(Blip3oError, match=f"{name}.*{reasons.get(name, '')}"):
+            open_picture(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 // 2 - 1)
+    with pytest.raises(Blip3oError, match="whole.png.*bomb"):
+        open_picture(tmp_path / "whole.png")
+
+
+def test_a_mask_is_white_where_to_change(tmp_path):
+    """Catches a mask upside down, one of bytes, and colours weighed alike."""
+    image = Image.new("RGB", (4, 2), "black")
+    for x, colour in enumerate(("white", (128, 128, 128), (0, 255, 0))):
+        image.putpixel((x, 1), colour if isinstance(colour, tuple) else (255, 255, 255))
+    image.save(tmp_path / "a.png")
+    image.convert("RGBA").save(tmp_path / "opaque.png")
+    mask = open_mask(tmp_path / "a.png")
+    assert mask.shape == (2, 4) and mask.dtype == torch.float32 and not mask[0].any()
+    torch.testing.assert_close(mask[1], torch.tensor([1.0, 128 / 255, 0.587, 0.0]), rtol=0, atol=1 / 255)
+    assert torch.equal(open_mask(tmp_path / "opaque.png"), mask)
+
+
+def test_a_mask_with_transparency_is_refused(tmp_path):
+    """Catches the guess what transparency means: strokes on nothing would have changed all of the picture."""
+    Image.new("LA", (2, 2), (255, 0)).save(tmp_path / "a.png")
+    with pytest.raises(Blip3oError, match="a.png is transparent"):
+        open_mask(tmp_path / "a.png")
+
+
+def test_the_hosts_images_become_pictures():
+    """Catches rounding down, values that wrap around, alpha on black, and greys that are not spread to colours."""
+    values = torch.tensor([[-1.0, 0.5, 2.0], [100.4 / 255, 100.6 / 255, 1.0]]).view(2, 1, 1, 3)
+    one, other = to_pictures(values)
+    assert one.getpixel((0, 0)) == (0, 128, 255) and other.getpixel((0, 0)) == (100, 101, 255)
+    assert one.mode == "RGB" and to_pictures(torch.zeros(1, 3, 5, 3))[0].size == (5, 3)
+    [clear] = to_pictures(torch.tensor([0.0, 0.0, 1.0, 0.2]).view(1, 1, 1, 4))
+    assert clear.getpixel((0, 0)) == (204, 204, 255)
+    assert to_pictures(torch.full((1, 1, 1, 1), 0.2, dtype=torch.bfloat16))[0].getpixel((0, 0)) == (51, 51, 51)
+
+
+BAD = {
+    "three axes": (torch.zeros(4, 4, 3), "floats"),
+    "two channels": (torch.zeros(1, 4, 4, 2), "floats"),
+    "channels first": (torch.zeros(1, 3, 4, 4)[:, :, :, :2], "floats"),
+    "no rows": (torch.zeros(0, 4, 4, 3), "size 0"),
+    "no pixels": (torch.zeros(1, 0, 4, 3), "size 0"),
+    "bytes": (torch.zeros(1, 4, 4, 3, dtype=torch.uint8), "uint8"),
+    "nan": (torch.full((1, 4, 4, 3), torch.nan), "NaN"),
+    "infinite": (torch.full((1, 4, 4, 3), torch.inf), "NaN"),
+    "long": (torch.zeros(1, 1, MAX_SIDE + 1, 1), f"{MAX_SIDE + 1}x1"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_images_that_are_none_are_errors_with_their_name(name):
+    """Catches a traceback from inside Pillow, and black pictures made of NaN."""
+    images, reason = BAD[name]
+    with pytest.raises(Blip3oError, match=f"image2.*{reason}"):
+        to_pictures(images, "image2")
+
+
+@pytest.mark.parametrize("fit", ["stretch", "authors"])
+def test_ta_tok_sees_the_stretched_picture(fit):
+    """Catches resizing in floats, a crop, and bilinear: each changes codes."""
+    image = picture(50, 30)
+    assert torch.equal(token_view(image, fit, 20), tensor(image.resize((20, 20), Image.Resampling.BICUBIC)))
+
+
+def test_ta_tok_sees_the_middle_or_all_with_grey_beside_it():
+    """Catches a crop or a ground off centre, of the wrong colour, or cut after resizing."""
+    image = columns(30, 21)
+    cropped = token_view(image, "crop", 21)[0] * 255
+    assert cropped.shape == (21, 21, 3) and cropped[0, :, 0].round().tolist() == list(range(4, 25))
+    for turned in (False, True):
+        padded = token_view(image.transpose(Image.Transpose.TRANSPOSE) if turned else image, "pad", 30)[0] * 255
+        padded = (padded.transpose(0, 1) if turned else padded).round()
+        assert padded.shape == (30, 30, 3) and (padded[[*range(4), *range(25, 30)]] == 128).all()
+        assert torch.equal(padded[4:25], (tensor(image)[0] * 255).round())
+    band = np.full((5, 20, 3), 128, np.uint8)
+    ground = Image.fromarray(np.vstack([band, np.array(columns(20, 10)), band]))
+    expected = tensor(ground.resize((7, 7), Image.Resampling.BICUBIC))
+    assert torch.equal(token_view(columns(20, 10), "pad", 7), expected)
+
+
+@pytest.mark.parametrize("size, left", [((65, 64), 0), ((66, 64), 1), ((67, 64), 2), ((69, 64), 2), ((71, 64), 4)])
+def test_the_authors_crop_is_rounded_as_torchvisions(size, left):
+    """Catches a crop that is a pixel off: torchvision rounds halves to even."""
+    for turned in (False, True):
+        image = columns(*size).transpose(Image.Transpose.TRANSPOSE) if turned else columns(*size)
+        seen = (latent_view(image, "authors", 64, 32)[0] * 255).round()
+        line = seen[:, 0, 0] if turned else seen[0, :, 0]
+        assert seen.shape == (64, 64, 3) and line.tolist() == list(range(left, left + 64))
+
+
+def test_the_authors_resize_the_shorter_side():
+    """Catches the longer side rounded instead of cut, bicubic, and a crop before the resize."""
+    image = picture(50, 30)  # 32 high is 53.3 wide
+    resized = image.resize((53, 32), Image.Resampling.BILINEAR).crop((10, 0, 42, 32))
+    assert torch.equal(latent_view(image, "authors", 32, 32), tensor(resized))
+
+
+def test_the_autoencoder_sees_the_middle_or_the_own_shape():
+    """Catches bicubic, a crop that is resized first, a picture turned on its side, and a square made of everything."""
+    image = picture(50, 30)
+    middle = image.crop((10, 0, 40, 30)).resize((32, 32), Image.Resampling.BILINEAR)
+    assert torch.equal(latent_view(image, "crop", 32, 8), tensor(middle))
+    for fit in ("stretch", "pad"):
+        expected = image.resize((40, 24), Image.Resampling.BILINEAR)
+        assert torch.equal(latent_view(image, fit, 32, 8), tensor(expected))
+
+
+def test_own_sizes_keep_aspect_and_area():
+    """Catches width and height swapped, sides that the autoencoder cannot take, pictures that grow or lose shape."""
+    assert own_size(640, 480, 1024, 32) == (1152, 864) and own_size(300, 200, 1024, 32) == (1248, 832)
+    assert own_size(1920, 1080, 1024, 32) == (1376, 768)
+    for side, multiple in ((1024, 32), (128, 32), (64, 8), (32, 32)):
+        assert own_size(7, 7, side, multiple) == own_size(5000, 5000, side, multiple) == (side, side)
+    drawn = np.random.default_rng(0).integers(100, 3000, (500, 2)).tolist()
+    for width, height in (pair for pair in drawn if max(pair) <= 8 * min(pair)):
+        size = own_size(width, height, 1024, 32)
+        assert size[0] % 32 == size[1] % 32 == 0 and own_size(height, width, 1024, 32) == size[::-1]
+        assert abs(math.log(size[0] / size[1] * height / width)) < 0.04 and 0.94 < size[0] * size[1] / 1024**2 < 1.06
+
+
+def test_the_nearer_aspect_wins():
+    """Catches sides that are rounded one by one: 2.4 x 1.6 cells would be a square."""
+    assert own_size(150, 100, 64, 32) == (96, 64) and own_size(100, 150, 64, 32) == (64, 96)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "authors"])
+def test_a_strip_is_an_error_that_says_what_to_do(fit):
+    """Catches a strip whose shorter side vanishes, or that is blown up until memory ends."""
+    assert latent_view(Image.new("RGB", (80, 10)), fit, 64, 8).shape[-1] == 3
+    for size in ((81, 10), (10, 81)):
+        with pytest.raises(Blip3oError, match=f"{size[0]}x{size[1]}.*8 to 1.*'crop'"):
+            latent_view(Image.new("RGB", size), fit, 64, 8)
+    assert latent_view(Image.new("RGB", (81, 10)), "crop", 64, 8).shape == (1, 64, 64, 3)
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_one_pixel_is_a_picture(fit):
+    """Catches a crop or a size that becomes 0."""
+    dot = Image.new("RGB", (1, 1), (255, 0, 51))
+    for seen in (token_view(dot, fit, 9), latent_view(dot, fit, 32, 8)):
+        assert seen.dtype == torch.float32 and seen.shape[1] == seen.shape[2] and seen.shape[1] in (9, 32)
+        assert torch.equal(seen, torch.tensor([1.0, 0.0, 0.2]).expand_as(seen))
+
+
+def test_an_unknown_fit_is_an_error():
+    """Catches a misspelt fit that silently is one of the others."""
+    for view in (token_view, lambda *given: latent_view(*given, 8)):
+        with pytest.raises(Blip3oError, match="'cover'.*stretch, pad, crop, authors"):
+            view(Image.new("RGB", (4, 4)), "cover", 32)

@@ -1,0 +1,120 @@
+"""The fused decode step in Triton's interpreter, on a CPU: `python -m tests.support.interpreted`, a JSON line a case.
+
+A process of its own, since Triton decides when it is imported whether it interprets. Seconds a token even so: a model
+with random weights, two tokens.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+from torch import nn
+
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.decoding import engine as decoding
+from blip3o_core.decoding import fused
+from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.sampling import Sampling
+from tests.support.tiny_checkpoint import make_checkpoint
+
+SHORT, LONG = "a", "a longer prompt than the first"
+CASES = {
+    "sampled": (torch.float32, [SHORT], Sampling(), None),
+    "greedy, padded rows": (torch.float32, [SHORT, LONG], Sampling(top_k=1), None),
+    "guided": (torch.float32, [SHORT], Sampling(guidance=2.5), None),
+    "bfloat16": (torch.bfloat16, [SHORT], Sampling(top_k=1), None),
+    "int8": (torch.bfloat16, [SHORT], Sampling(top_k=1), torch.int8),
+    "fp8": (torch.bfloat16, [SHORT], Sampling(top_k=1), torch.float8_e4m3fn),
+}
+
+
+class Stored(nn.Linear):
+    """A matrix of one byte a number with scales, as a host stores it."""
+
+    def stored(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.numbers, self.scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, (self.numbers.float() * self.scale).to(x.dtype))
+
+
+def quantise(network: nn.Module, dtype: torch.dtype) -> None:
+    for module in network.modules():
+        if type(module) is nn.Linear:
+            values = module.weight.detach().float()
+            if dtype == torch.int8:
+                scale = values.abs().amax(1, keepdim=True) / 127
+                numbers = (values / scale).round().to(dtype)
+            else:
+                # One scale for the matrix; small values reach e4m3's subnormal numbers.
+                scale = values.abs().amax() / 100
+                numbers = (values / scale).to(dtype)
+            module.__class__ = Stored
+            module.numbers, module.scale = numbers, scale
+
+
+def run(checkpoint, dtype, prompts, sampling, stored) -> dict:
+    language, encode = checkpoint.load_language(dtype), checkpoint.prompt_encoder.encode
+    language.grid = (1, 2)
+    if stored is not None:
+        quantise(language.model.layers, stored)
+    rows, seeds = [encode(prompt) for prompt in prompts], list(range(3, 3 + len(prompts)))
+    ways = [decode(language, rows, seeds, sampling, encode(""), engine=engine) for engine in ("fused", "modules")]
+    apart = (ways[0].hidden - ways[1].hidden).float().norm() / ways[1].hidden.float().norm()
+    return {
+        "equal": torch.equal(ways[0].ids, ways[1].ids),
+        "apart": float(apart),
+        "refused": list(fused.FAILED.values()),
+    }
+
+
+def rows_alone(checkpoint) -> dict:
+    """Is each of two bfloat16 rows of unequal length the single run, bit for bit?"""
+    language, encode = checkpoint.load_language(torch.bfloat16), checkpoint.prompt_encoder.encode
+    language.grid = (1, 2)
+    rows = [encode(SHORT), encode(LONG)]
+    together = decode(language, rows, [5, 6], Sampling(), engine="fused")
+    alone = [decode(language, [row], [5 + k], Sampling(), engine="fused") for k, row in enumerate(rows)]
+    return {"equal": [torch.equal(each.hidden[0], together.hidden[k]) for k, each in enumerate(alone)]}
+
+
+def refused(checkpoint) -> dict:
+    """What a wrong kernel costs: its first step is noticed, and the picture is drawn by another engine."""
+    from blip3o_core.decoding.fused import engine, trial
+
+    language, row = checkpoint.load_language(torch.float32), checkpoint.prompt_encoder.encode(SHORT)
+    language.grid = (1, 2)
+    step = engine.FusedLoop.__call__
+
+    def wrong(loop):
+        step(loop)
+        loop._run.hidden[:, 1] *= 1.01
+
+    trial._passed.clear()
+    engine.FusedLoop.__call__ = wrong
+    drawn = decode(language, [row], [3], Sampling(), engine="fused")
+    engine.FusedLoop.__call__ = step
+    expected = decode(language, [row], [3], Sampling(), engine="modules")
+    why_not = fused.obstacle(language, 1, Sampling(), torch.device("cpu"), torch.float32)
+    chosen = decoding.engine_for("auto", language, 1, Sampling(), torch.device("cpu"), torch.float32)
+    return {"equal": torch.equal(drawn.ids, expected.ids), "why_not": why_not, "chosen": chosen}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    asked = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = open_checkpoint(make_checkpoint(Path(folder, "m")))
+        for name in asked or [*CASES, "rows", "refused"]:
+            found = {"rows": rows_alone, "refused": refused}.get(name)
+            result = found(checkpoint) if found else run(checkpoint, *CASES[name])
+            print(json.dumps({"case": name, **result}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

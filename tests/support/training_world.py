@@ -1,0 +1,155 @@
+"""Coloured squares to train on, and runs of the trainer on the tiny random checkpoint."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.training.config import TrainingConfig, config_from
+from blip3o_core.training.data.batches import Batches
+from blip3o_core.training.data.items import find_items
+from blip3o_core.training.data.latent_cache import PictureEncoder
+from blip3o_core.training.run_folder import load_state
+from blip3o_core.training.trainer import train
+from tests.support.paths import TOP
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOP)}
+COLOURS = ["red", "green", "blue", "yellow", "purple", "orange"]
+
+
+def make_data(folder: Path, captions: bool = True) -> Path:
+    """Six pictures, wider than high, whose captions differ in length."""
+    folder.mkdir(parents=True)
+    lines = []
+    for k, colour in enumerate(COLOURS):
+        picture = Image.new("RGB", (80, 64), "white")
+        ImageDraw.Draw(picture).rectangle((4 + 6 * k, 12, 44 + 6 * k, 52), fill=colour)
+        picture.save(folder / f"{k}.png")
+        entry = {"image": f"{k}.png"}
+        lines.append(json.dumps({**entry, "caption": f"a {colour} square" + " on white" * k} if captions else entry))
+    (folder / "items.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def make_edits(folder: Path, several: bool = False) -> Path:
+    """Each square of `make_data` in the next one's colour, the square itself as reference; with `several`, every other
+    edit has the next square as a second one."""
+    make_data(folder)
+    lines = []
+    for k, colour in enumerate(COLOURS):
+        after = (k + 1) % len(COLOURS)
+        with Image.open(folder / f"{k}.png") as picture:
+            ImageDraw.Draw(picture).rectangle((4 + 6 * k, 12, 44 + 6 * k, 52), fill=COLOURS[after])
+            picture.save(folder / f"after{k}.png")
+        references = [f"{k}.png", f"{after}.png"][: 2 if several and k % 2 else 1]
+        lines.append({"image": f"after{k}.png", "images": references, "instruction": f"paint the {colour} one"})
+    (folder / "items.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return folder
+
+
+def make_shard(folder: Path, shard: Path) -> Path:
+    """The items of a folder as a webdataset-style .tar, their texts as .txt and .json in turn."""
+    entries = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    with tarfile.open(shard, "w") as tar:
+        for k, entry in enumerate(entries):
+            name = "instruction" if "images" in entry else "caption"
+            text = ("txt", entry[name]) if k % 2 else ("json", json.dumps({name: entry[name]}))
+            members = {"png": (folder / entry["image"]).read_bytes(), text[0]: text[1].encode()}
+            members |= {
+                f"reference{n}.png": (folder / image).read_bytes() for n, image in enumerate(entry.get("images", []))
+            }
+            for kind, data in members.items():
+                member = tarfile.TarInfo(f"{k:03d}.{kind}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return shard
+
+
+class World:
+    """Settings that every test shares, in a folder of its own; pictures are encoded once for all tests."""
+
+    def __init__(self, checkpoint: Path, data: Path, cache: Path, folder: Path):
+        self.checkpoint, self.data, self.cache, self.folder = checkpoint, data, cache, folder
+
+    def settings(self, out: str = "run", **changes) -> dict:
+        return {
+            "checkpoint": str(self.checkpoint), "out": str(self.folder / out), "data": str(self.data), "steps": 4,
+            "train": {"language": 1e-3, "connector": 1e-3, "sana": 1e-3}, "batch": 4, "cache": str(self.cache),
+            "device": "cpu", "save_every": 1000, **changes,
+        }  # fmt: skip
+
+    def config(self, out: str = "run", **changes) -> TrainingConfig:
+        return config_from(self.settings(out, **changes))
+
+    def train(self, out: str = "run", resume: bool = False, **changes) -> Path:
+        return train(self.config(out, **changes), resume)
+
+    def log(self, out: str = "run") -> list[dict]:
+        return read_log(self.folder / out)
+
+
+def write_config(world: World, out: str, **changes) -> Path:
+    path = world.folder / f"{out}.yaml"
+    path.write_text(yaml.safe_dump(world.settings(out, **changes)))
+    return path
+
+
+def launch(program: list[str], config: Path, *options: str) -> str:
+    """Two processes -> what they print."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+    command = [*torchrun, "--rdzv-endpoint=localhost:0", *program, "train", str(config), *options]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def read_log(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+    """Two runs by their last checkpoints: same losses, same gradients over the run, same weights, but for rounding.
+
+    Where a gradient is nothing but rounding, AdamW makes a full step of it: one weight in ten thousand may differ.
+    """
+    for mine, theirs in zip(read_log(one.parent), read_log(other.parent), strict=True):
+        for name, value in mine.items():
+            assert theirs[name] == pytest.approx(value, rel=tolerance), (name, mine["step"])
+    states = [load_state(folder)["optimizer"]["state"] for folder in (one, other)]
+    assert states[0].keys() == states[1].keys()
+    for number, state in states[0].items():
+        off = (state["exp_avg"] - states[1][number]["exp_avg"]).norm()
+        assert off <= 10 * tolerance * state["exp_avg"].norm() + 1e-9, number
+    mine, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert mine.keys() == theirs.keys()
+    far = sum(int(((tensor - theirs[name]).abs() > tolerance).sum()) for name, tensor in mine.items())
+    assert far <= 1e-4 * sum(tensor.numel() for tensor in mine.values()), far
+
+
+def encoder(world, cache=None, side=64, fit="crop") -> PictureEncoder:
+    return PictureEncoder(open_checkpoint(world.checkpoint), cache or world.cache, side, fit, torch.device("cpu"))
+
+
+def batches(world, cache=None, **changes) -> Batches:
+    config = world.config(**changes)
+    pictures = encoder(world, cache)
+    return Batches(config, find_items(config.data), pictures.checkpoint.prompt_encoder, pictures)
+
+
+def assert_same_passes(one, other) -> None:
+    for mine, theirs in zip(one, other, strict=True):
+        for name in ("ids", "labels", "keep", "starts", "latents", "references", "given"):
+            one, other = getattr(mine.batch, name), getattr(theirs.batch, name)
+            assert torch.equal(one, other) if one is not None else other is None, name
+        for name in ("noise", "timesteps", "dropped"):
+            assert torch.equal(getattr(mine, name), getattr(theirs, name)), name

@@ -1,0 +1,328 @@
+"""The evaluation of the tiny world: it counts exactly, each way draws from what it says, batches change nothing.
+
+Where the counting is tested, true pictures stand in for the model's; where the drawing is, a random model draws.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from blip3o_core.__main__ import main
+from blip3o_core.errors import Blip3oError
+from blip3o_core.images.png import read_settings
+from blip3o_core.images.preprocess import to_pictures, token_view
+from blip3o_core.models import autoencoder
+from blip3o_core.models.image_tokenizer import encode_views
+from blip3o_core.pipeline import Pipeline
+from blip3o_core.tiny import demand_of, draw, evaluation, evaluation_report, make_scene
+from blip3o_core.tiny.evaluation import AUTOENCODER, CODES, TRUE_CODES, WAYS, Settings, evaluate, kind_of, prompts
+from blip3o_core.tiny.judge.corruptions import FAULTS, plant
+from blip3o_core.tiny.judge.judge import judge_image
+from blip3o_core.tiny.scenes.captions import phrasings
+from blip3o_core.tiny.scenes.world import CATEGORIES, LOW_CONTRAST, PLAIN, split_of
+
+FEW = Settings(count=16, seeds=1, steps=2, batch=16)
+
+
+@pytest.fixture
+def shown(pipeline, monkeypatch):
+    """`shown(picture_of)`: the pictures to judge are `picture_of(prompt, seed)` instead of the model's."""
+
+    def show(picture_of):
+        def drawn(pipeline, way, group, seeds, settings, watch):
+            with watch.part("tokens"):
+                return np.stack([picture_of(prompt, seed) for prompt, seed in zip(group, seeds, strict=True)])
+
+        monkeypatch.setattr(evaluation, "_draw", drawn)
+
+    return show
+
+
+def blank(prompt) -> np.ndarray:
+    return np.full_like(draw(prompt.scene), 205)
+
+
+def test_true_pictures_are_all_right(pipeline, shown):
+    """Catches verdicts that meet the wrong prompt, and pictures that are spoilt on their way to the judge."""
+    shown(lambda prompt, seed: draw(prompt.scene))
+    result = evaluate(pipeline, Settings(count=80, seeds=2, batch=7))
+    assert result.mean == 1 and set(result.by_category.values()) == set(result.layout.values()) == {1.0}
+    assert result.failures() == {} and result.means == (1, 1) and result.spread == 0
+
+
+def test_a_category_that_fails_costs_the_mean_its_eighth(pipeline, shown):
+    """Catches a mean over pictures, not over categories: 20 prompts are three of some and two of others."""
+    shown(lambda prompt, seed: blank(prompt) if prompt.category == "colors" else draw(prompt.scene))
+    result = evaluate(pipeline, Settings(count=20, seeds=1))
+    assert result.by_category == {name: float(name != "colors") for name in CATEGORIES}
+    assert result.layout == result.by_category
+    assert result.mean == 7 / 8 and result.weakest == "colors" and result.spread is None
+    assert result.failures()["too few objects"] == 3 / 20
+    assert result.failures("colors")["too few objects"] == 1 and result.failures("size") == {}
+
+
+def test_layout_forgives_a_shape(pipeline, shown):
+    """Catches the two shares exchanged or taken from one verdict."""
+    shown(lambda prompt, seed: draw(plant(prompt.scene, "wrong shape", seed) or prompt.scene))
+    result = evaluate(pipeline, Settings(count=40, seeds=1))
+    assert result.mean < 0.5 and np.mean(list(result.layout.values())) > 0.95
+
+
+def test_the_spread_is_over_sampling_seeds(pipeline, shown):
+    """Catches seeds that draw the same pictures again, share a seed with another run, or are averaged away."""
+    seen = []
+
+    def picture(prompt, seed):
+        seen.append(seed)
+        return blank(prompt) if seed >= evaluation.APART and prompt.category == "size" else draw(prompt.scene)
+
+    shown(picture)
+    result = evaluate(pipeline, Settings(count=16, seeds=3, batch=5))
+    assert result.means == (1, 7 / 8, 7 / 8) and result.by_category["size"] == pytest.approx(1 / 3)
+    assert result.spread == pytest.approx(np.std([1, 7 / 8, 7 / 8], ddof=1))
+    assert len(set(seen)) == 48
+
+
+def test_prompts_are_held_back_and_evenly_spread():
+    """Catches training scenes among the prompts, a category that is asked more often, and captions that repeat."""
+    asked = prompts(Settings(count=160))
+    assert [prompt.category for prompt in asked] == [*CATEGORIES] * 20
+    assert {split_of(prompt.scene) for prompt in asked} == {"held_back"}
+    assert all(prompt.text in phrasings(prompt.scene) for prompt in asked)
+    assert prompts(Settings(count=16)) == asked[:16]
+    assert {split_of(prompt.scene) for prompt in prompts(Settings(count=16, split="train"))} == {"train"}
+
+
+def test_phrasing_and_contrast_are_as_asked():
+    """Catches a switch that is read and then ignored: scores on another world or grammar would not compare."""
+
+    def pairs(settings) -> set:
+        asked = prompts(settings)
+        found = {(thing.colour, prompt.scene.background) for prompt in asked for thing in prompt.scene.things}
+        return {pair for low in LOW_CONTRAST for pair in (low, low[::-1])} & found
+
+    plain, loose = Settings(count=400), Settings(count=400, any_phrasing=True)
+    assert pairs(plain) == set() and pairs(Settings(count=400, low_contrast=True))
+    odd = ("there is", "draw ", "show ", "next to", "to the left of", " that is ", "exactly")
+    assert not [prompt.text for prompt in prompts(plain) if any(word in prompt.text for word in odd)]
+    assert all(any(word in prompt.text for prompt in prompts(loose)) for word in odd)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_picture_is_the_same_in_any_batch(way, pipeline):
+    """Catches rows that share a seed or take their neighbour's tokens."""
+    whole = evaluate(pipeline, FEW, way).pictures.astype(int)
+    cut = evaluate(pipeline, Settings(count=16, seeds=1, steps=2, batch=3), way).pictures.astype(int)
+    assert whole.shape == (16, 64, 64, 3) and np.abs(whole - cut).max() <= 1
+    assert len(np.unique(whole, axis=0)) == 16
+
+
+def true_pictures() -> torch.Tensor:
+    return torch.stack([torch.from_numpy(draw(prompt.scene, 64)) for prompt in prompts(FEW)]) / 255
+
+
+def test_each_way_draws_from_what_it_says(pipeline, monkeypatch):
+    """Catches sampled codes where the true picture's are meant, or the prompts of other pictures beside them."""
+    real, given = Pipeline.latents, []
+    monkeypatch.setattr(
+        Pipeline, "latents", lambda self, tokens, *rest: given.append(tokens) or real(self, tokens, *rest)
+    )
+    evaluate(pipeline, FEW, TRUE_CODES)
+    evaluate(pipeline, FEW, CODES)
+    true, sampled = given
+    tokenizer = pipeline.image_tokenizer
+    views = torch.cat([token_view(picture, "stretch", tokenizer.side) for picture in to_pictures(true_pictures())])
+    assert torch.equal(true.codes, encode_views(tokenizer, views)[0])
+    assert true.prompts == sampled.prompts == [prompt.text for prompt in prompts(FEW)]
+    assert true.prompt_ids == sampled.prompt_ids
+    assert torch.equal(sampled.codes, pipeline.draw(true.prompts, list(range(16))).codes)
+
+
+def test_the_autoencoder_alone(pipeline):
+    """Catches a scale applied once on the way there and back, and a noise that the round trip does not have."""
+    result = evaluate(pipeline, FEW, AUTOENCODER)
+    vae = pipeline.autoencoder
+    expected = autoencoder.decode(vae, autoencoder.encode(vae, true_pictures()))
+    assert np.abs(result.pictures - expected.numpy() * 255).max() <= 0.51
+    assert len(evaluate(pipeline, Settings(count=8, seeds=3, steps=1), AUTOENCODER).verdicts) == 1
+
+
+def test_settings_reach_the_model(pipeline):
+    """Catches steps, guidance or sampling that are printed and not used."""
+    plain = evaluate(pipeline, FEW).pictures
+    for change in ({"steps": 3}, {"guidance": 5.0}, {"sampling": evaluation.Sampling(temperature=0.2)}):
+        other = evaluate(pipeline, Settings(**{"count": 16, "seeds": 1, "steps": 2, "batch": 16, **change}))
+        assert not np.array_equal(other.pictures, plain), change
+
+
+def test_parts_in_training_are_read_as_they_are_now(checkpoint, pipeline):
+    """Catches an evaluation while training that conditions on hidden states of weights that have changed since."""
+    parts = Pipeline(checkpoint)
+    mine = Pipeline.of(checkpoint, parts.language, parts.transformer, parts.autoencoder)
+    tokens = mine.draw(["a ring"], [3])
+    theirs = pipeline.draw(["a ring"], [3])
+    assert torch.equal(tokens.codes, theirs.codes)
+    assert torch.allclose(mine.latents(tokens, [1], steps=2), pipeline.latents(theirs, [1], steps=2), atol=1e-4)
+    with torch.no_grad():
+        parts.language.model.norm.weight.mul_(-1)
+    assert not torch.allclose(mine.latents(tokens, [1], steps=2), pipeline.latents(theirs, [1], steps=2), atol=1e-2)
+
+
+def test_pictures_are_scaled_to_the_tower_as_in_training(pipeline, monkeypatch):
+    """Catches other codes than the language model was trained on: this tower sees 76 px, pictures have 64."""
+    tokenizer, seen = pipeline.image_tokenizer, []
+    real, side = tokenizer.features, tokenizer.shape.side
+    monkeypatch.setattr(tokenizer, "features", lambda pixels: seen.append(pixels) or real(pixels))
+    pictures = [draw(prompt.scene, 64) for prompt in prompts(FEW)]
+    pipeline.tokens_of(true_pictures(), ["a"] * len(pictures))
+    trained = [Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC) for picture in pictures]
+    off = torch.cat(seen).movedim(1, -1) - (torch.from_numpy(np.stack(trained)) / 127.5 - 1)
+    assert side != 64 and off.abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_reason_has_a_kind(fault):
+    """Catches a reason in new words that is counted nowhere."""
+    found = set()
+    for index in range(240):
+        scene = make_scene(0, "train", index, category=CATEGORIES[index % 8])
+        wrong = plant(scene, fault, index)
+        if wrong is not None:
+            found |= {kind_of(reason) for reason in judge_image(draw(wrong), demand_of(scene)).reasons}
+    assert evaluation.OTHER not in found
+    assert found or "word" in fault or "letter" in fault, fault
+
+
+@pytest.mark.parametrize(
+    "reason, kind",
+    [
+        ("no objects instead of 1", "too few objects"), ("2 objects instead of 4", "too few objects"),
+        ("3 objects instead of 2", "too many objects"), ("the red star is missing", "too few objects"),
+        ("a circle instead of the red star", "another shape"), ("the red star is blue", "another colour"),
+        ("something of no clear shape instead of the star", "shape unclear"),
+        ("the star is of no clear colour", "colour unclear"),
+        ("the background is of no clear colour, not red", "background"),
+        ("the small red star is large (radius 28 of 128)", "size"), ("the star is not left of the ring", "position"),
+        ("the star is cut off at the edge", "cut off"), ("a word nobody knows", "other"),
+    ],
+)  # fmt: skip
+def test_kinds(reason, kind):
+    """Catches two kinds taken for one."""
+    assert kind_of(reason) == kind
+
+
+def test_speed_is_by_part_and_positive(pipeline):
+    """Catches a part that is not timed, and a first picture that counts although it warms up."""
+    seconds = evaluation.measure_speed(pipeline, FEW, count=2)
+    assert list(seconds) == ["tokens", "rendering", "decoding"] and min(seconds.values()) > 0
+
+
+@pytest.fixture(scope="module")
+def command(tiny, tmp_path_factory):
+    """One run of the command with everything switched on -> (folder, what it printed)."""
+    import contextlib
+    import io
+
+    folder, said = tmp_path_factory.mktemp("evaluation"), io.StringIO()
+    with contextlib.redirect_stdout(said):
+        status = main([
+            "evaluate", "tiny", f"--model={tiny}", "--device=cpu", "--count=16", "--seeds=2", "--steps=2", "--from=all",
+            "--speed", f"--json={folder / 'new' / 'numbers.json'}", f"--grid={folder / 'grid.png'}",
+        ])  # fmt: skip
+    assert status == 0
+    return folder, said.getvalue()
+
+
+def test_the_command_prints_a_table(command):
+    """Catches a category, a way or the split of the seconds missing from what a person reads."""
+    for word in (
+        *CATEGORIES,
+        "mean",
+        "weakest",
+        "sampled codes",
+        "true codes",
+        "autoencoder",
+        "2 seeds",
+        "one at a time",
+    ):
+        assert word in command[1], word
+
+
+def test_the_numbers_as_json(command, tiny, pipeline):
+    """Catches numbers that are only printed, are not JSON, name this machine, or do not say how they came about."""
+    text = (command[0] / "new" / "numbers.json").read_text()
+    report = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    assert set(report["ways"]) == set(WAYS) and set(report["ways"]["codes"]["strict"]) == set(CATEGORIES)
+    assert report["settings"]["count"] == 16 and report["settings"]["sampling"]["top_p"] == 0.95
+    assert report["dtype"] == "float32" and report["seconds_one_at_a_time"]["tokens"] > 0
+    assert len(report["weights"]) == 64 and report["ways"]["codes"]["pictures"] == 32
+    for place in (tiny.parent, command[0]):
+        assert str(place) not in text
+    again = evaluate(pipeline, Settings(count=16, seeds=2, steps=2))
+    assert report["ways"]["codes"]["failures"] == again.failures()
+
+
+def test_options_reach_the_settings(tiny, tmp_path):
+    """Catches an option that is read and then ignored."""
+    options = {
+        "count": 9, "seeds": 1, "split": "train", "steps": 1, "guidance": 3.5, "any_phrasing": True,
+        "low_contrast": True, "batch": 4,
+    }  # fmt: skip
+    sampling = {"top_k": 7, "top_p": 0.5, "temperature": 0.25}
+    words = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+             for name, value in (options | sampling).items()]  # fmt: skip
+    out = tmp_path / "a.json"
+    assert main(["evaluate", "tiny", f"--model={tiny}", "--device=cpu", "--dtype=bf16", f"--json={out}", *words]) == 0
+    report = json.loads(out.read_text())
+    asked = report["settings"].pop("sampling")
+    assert report["settings"] == options and {name: asked[name] for name in sampling} == sampling
+    assert report["dtype"] == "bfloat16" and list(report["ways"]) == ["codes"]
+
+
+def test_the_grid_shows_every_category(command):
+    """Catches a grid that is cut, holds one way only, or cannot be told from another run's."""
+    with Image.open(command[0] / "grid.png") as picture:
+        assert picture.width == 2 * (480 + 8) and picture.height > 8 * 120
+    assert read_settings(command[0] / "grid.png")["settings"]["count"] == 16
+
+
+def test_frames_tell_right_from_wrong(pipeline, shown):
+    """Catches marks on the wrong pictures."""
+    shown(lambda prompt, seed: blank(prompt) if prompt.category == "size" else draw(prompt.scene))
+    page = evaluation_report.grid([evaluate(pipeline, FEW)])
+    right, wrong = (
+        np.argwhere((page == colour).all(-1))[:, 0] for colour in (evaluation_report.RIGHT, evaluation_report.WRONG)
+    )
+    assert len(right) and len(wrong) and right.max() < wrong.min()  # size is the last row
+
+
+@pytest.mark.parametrize(
+    "arguments, shown",
+    [
+        (["--count=7"], "count is 7"), (["--seeds=0"], "seeds"), (["--batch=0"], "batch"), (["--split=x"], "held_back"),
+        (["--steps=0"], "steps"), (["--guidance=nan"], "guidance"), (["--temperature=-1"], "temperature"),
+        (["--grid=a.jpg"], ".png"), (["--json=/dev/null/a.json"], "--json"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_said(arguments, shown, tiny, capsys, monkeypatch):
+    """Catches a traceback, and minutes of drawing before the refusal."""
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("it draws before it refuses"))
+    assert main(["evaluate", "tiny", f"--model={tiny}", "--count=8", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and shown in said.err
+
+
+def test_a_checkpoint_without_image_tokenizer(copy, capsys):
+    """Catches an attribute error where true codes cannot be had; sampled ones can."""
+    copy.edit_tensors(lambda tensors: [tensors.pop(name) for name in list(tensors) if "vision_tower" in name])
+    with pytest.raises(Blip3oError, match="image tokenizer"):
+        evaluate(Pipeline.load(copy.folder), FEW, TRUE_CODES)
+
+
+def test_plain_ground_is_the_default():
+    """Catches a world whose share of coloured grounds is not the one that scores were reported with."""
+    asked = prompts(Settings(count=800))
+    assert 0.15 < np.mean([prompt.scene.background != PLAIN for prompt in asked]) < 0.25

@@ -1,0 +1,154 @@
+"""What the trainer sees of pictures and captions: order, framing, codes and latents, and what is kept of them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from blip3o_core.errors import Blip3oError
+from blip3o_core.models import autoencoder
+from blip3o_core.training.data.items import Order, find_items
+from blip3o_core.training.data.latent_cache import PictureEncoder, square
+from blip3o_core.training.losses import IGNORED
+from tests.support.training_world import assert_same_passes, batches, encoder, make_data, make_shard
+
+
+def test_cached_pictures_give_the_same_batches(world, tmp_path, monkeypatch):
+    """Catches a cache that rounds, mixes pictures up, or is not used: the second time nothing may be encoded."""
+    cache = tmp_path / "cache"
+    fresh = [batches(world, cache, batch=6).passes(step) for step in (0, 1)]
+    assert len(list(cache.rglob("*.safetensors"))) == 6
+    monkeypatch.setattr(PictureEncoder, "_encode", None)
+    for step in (0, 1):
+        assert_same_passes(batches(world, cache, batch=6).passes(step), fresh[step])
+
+
+def test_what_is_cached_is_known_by_its_content(world, tmp_path):
+    """Catches codes of another picture, framing, size or encoder: all that decides them must be in the key."""
+    cache, data = tmp_path / "cache", shutil.copytree(world.data, tmp_path / "data")
+
+    def count(pictures) -> int:
+        pictures.encode(find_items((str(data),))[0].picture)
+        return len(list(cache.rglob("*.safetensors")))
+
+    assert [count(encoder(world, cache)) for _ in range(2)] == [1, 1]
+    assert count(encoder(world, cache, side=32)) == 2
+    assert count(encoder(world, cache, fit="stretch")) == 3
+    shutil.copyfile(data / "3.png", data / "0.png")
+    assert count(encoder(world, cache)) == 4
+    from tests.support.tiny_checkpoint import make_checkpoint
+
+    world.checkpoint = make_checkpoint(tmp_path / "other" / "model", seed=1)
+    assert count(encoder(world, cache)) == 5
+    # A later stage of training leaves the encoders alone, and finds the pictures encoded.
+    world.checkpoint = world.train("later", steps=1, cache=str(tmp_path / "unused"), train={"connector": 1.0})
+    assert count(encoder(world, cache)) == 5
+
+
+def test_a_damaged_entry_is_made_again(world, tmp_path):
+    """Catches a run that stops, or trains on rubbish, because a disk was full when a picture was cached."""
+    item, cache = find_items((str(world.data),))[0].picture, tmp_path / "cache"
+    codes, latents = encoder(world, cache).encode(item)
+    [entry] = cache.rglob("*.safetensors")
+    for content in (entry.read_bytes()[:50], b"", entry.read_bytes()[:-4]):
+        entry.write_bytes(content)
+        again = encoder(world, cache).encode(item)
+        assert torch.equal(again[0], codes) and torch.equal(again[1], latents)
+
+
+def test_codes_and_latents_are_those_of_the_two_encoders(world, checkpoint, tmp_path):
+    """Catches swapped axes, a wrong value range, and latents that lack the scale the diffusion works on."""
+    codes, latents = encoder(world, tmp_path / "cache").encode(find_items((str(world.data),))[2].picture)
+    with Image.open(world.data / "2.png") as picture:
+        middle = picture.crop((8, 0, 72, 64))
+        seen = torch.tensor(np.array(middle.resize((76, 76), Image.Resampling.BICUBIC)))
+        whole = torch.tensor(np.array(middle))[None] / 255
+    tokenizer, vae = checkpoint.load_image_tokenizer(), checkpoint.load_autoencoder()
+    with torch.no_grad():
+        expected = tokenizer.codes(tokenizer.features((seen.movedim(-1, 0)[None] / 255 - 0.5) / 0.5))[0]
+    assert torch.equal(codes, expected)
+    assert (latents - 0.5 * autoencoder.encode(vae, whole)[0]).abs().max() < 1e-4
+
+
+def test_pictures_are_upright_and_on_white():
+    """Catches photographs that lie on their side, and transparency that turns black."""
+    turned = Image.new("RGB", (20, 10), "red")
+    turned.getexif()[0x0112] = 6
+    assert square(turned, "stretch").size == (10, 20)
+    assert square(turned, "crop").size == (10, 10)
+    assert square(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "crop").getpixel((0, 0)) == (255, 255, 255)
+    assert square(Image.new("L", (4, 4), 7), "crop").getpixel((0, 0)) == (7, 7, 7)
+
+
+def contents(items) -> list:
+    return [(item.captions, item.picture.read()) for item in items]
+
+
+def test_a_shard_holds_the_same_items_as_a_folder(world, tmp_path):
+    """Catches members read at the wrong place, captions of another picture, and a folder of shards that is not seen."""
+    make_shard(world.data, tmp_path / "squares-000.tar")
+    folder = find_items((str(world.data),))
+    for source in (tmp_path / "squares-000.tar", tmp_path):
+        items = find_items((str(source),))
+        assert contents(items) == contents(folder)
+    both = find_items((str(world.data), str(tmp_path)))
+    assert [item.captions for item in both] == 2 * [item.captions for item in folder]
+
+
+def test_every_epoch_shows_everything_once_in_a_new_order():
+    """Catches pictures left out or shown twice, and an order that depends on where a run was resumed."""
+    order = Order(50, seed=3)
+    shown = [order.item(position) for position in range(150)]
+    epochs = [shown[:50], shown[50:100], shown[100:]]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 3
+    assert [Order(50, seed=3).item(position) for position in (149, 7)] == [shown[149], shown[7]]
+    assert [Order(50, seed=4).item(position) for position in range(50)] != epochs[0]
+
+
+def test_pictures_without_captions_are_reconstructed(world, tmp_path):
+    """Catches a language model that learns to write pictures nobody described, and NaN where nothing is labelled."""
+    plain = make_data(tmp_path / "plain", captions=False)
+    world.train(steps=2, data=str(plain), train={"connector": 1e-3, "language": 1e-3})
+    assert [entry["tokens"] for entry in world.log()] == [0, 0]
+    assert all(entry["diffusion"] > 0 and entry["gradient_norm"] > 0 for entry in world.log())
+    mixed = batches(world, batch=12, data=[str(world.data), str(plain)])
+    [one] = mixed.passes(0)
+    items = [mixed.items[mixed.order.item(position)] for position in range(12)]
+    for item, labels in zip(items, one.batch.labels, strict=True):
+        assert (labels != IGNORED).any() == bool(item.captions)
+
+
+BROKEN = {
+    "no JSON": ("a red square", "line 1"),
+    "no picture named": ('{"caption": "a"}', "line 1"),
+    "absent picture": ('{"image": "absent.png", "caption": "a"}', "absent.png"),
+    "caption no text": ('{"image": "0.png", "caption": 3}', "caption is 3"),
+    "no lines": ("\n", "holds no pictures"),
+}
+
+
+@pytest.mark.parametrize("text, shown", BROKEN.values(), ids=BROKEN)
+def test_broken_lists_are_refused(text, shown, world, tmp_path):
+    """Catches a traceback, or an item that is left out in silence; the message says which line."""
+    shutil.copyfile(world.data / "0.png", tmp_path / "0.png")
+    (tmp_path / "items.jsonl").write_text(text)
+    with pytest.raises(Blip3oError, match=shown):
+        find_items((str(tmp_path),))
+
+
+def test_broken_files_are_refused(world, tmp_path):
+    """Catches tracebacks for what is no shard, no picture, or of a size the model cannot draw."""
+    (tmp_path / "a.tar").write_bytes(b"no archive" * 100)
+    with pytest.raises(Blip3oError, match="a.tar"):
+        find_items((str(tmp_path / "a.tar"),))
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    (tmp_path / "items.jsonl").write_text(json.dumps({"image": "0.png", "caption": "a"}))
+    [item] = find_items((str(tmp_path),))
+    with pytest.raises(Blip3oError, match="0.png"):
+        encoder(world).encode(item.picture)
+    with pytest.raises(Blip3oError, match="65x65"):
+        encoder(world, side=65)

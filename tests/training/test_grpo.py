@@ -1,0 +1,302 @@
+"""Reinforcement learning through TRL's own trainer: it sees what our decoder draws, and what it learns is kept."""
+
+import dataclasses
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.decoding.engine import read
+from blip3o_core.errors import Blip3oError
+from blip3o_core.pipeline import Pipeline
+from blip3o_core.tiny import CATEGORIES, draw
+from blip3o_core.tiny.recipe import grpo as tiny_stage
+from blip3o_core.training.grpo import rollout
+from blip3o_core.training.grpo import train as grpo
+from blip3o_core.training.grpo.rollout import GrpoSettings, Score, Task, seed_of
+from blip3o_core.training.run_folder import RunFolder
+from tests.support.tiny_checkpoint import Sizes, make_checkpoint
+
+pytest.importorskip("trl", reason="the `rl` extra is not installed")
+from blip3o_core.training.grpo import trainer as grpo_trainer  # noqa: E402 - needs TRL
+
+LANGUAGE = ("model.embed_tokens.", "model.layers.", "model.norm.")
+TASKS = [Task(prompt, prompt.split()[0]) for prompt in ("a cat", "two dogs on a very long road", "a tree", "two owls")]
+SMALL = {"updates": 4, "prompts": 2, "group": 4, "lr": 3e-3, "warmup": 1, "held_out_every": 2, "save_every": 2,
+         "steps": 2, "held_out_steps": 2, "device": "cpu"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """Pictures of 9 tokens and 24 px: most of the time goes into drawing. Its reference connector is not trained."""
+    sizes = Sizes(codes=32, grid=3, latent_side=3, prompt_limit=300)
+    return make_checkpoint(tmp_path_factory.mktemp("grpo") / "model", sizes=sizes, edit=("use_und_image_vae",))
+
+
+@pytest.fixture
+def settings(source, tmp_path):
+    return GrpoSettings(str(source), str(tmp_path / "run"), **SMALL)
+
+
+@pytest.fixture
+def codes_as_pictures(monkeypatch):
+    """The picture of codes is the codes: rewards may then be about them, and nothing is rendered."""
+
+    def render(self, tokens, seeds, steps, guidance):
+        shares = tokens.codes.float() / self.language.vocabulary.num_codes
+        return shares[:, None, :, None].expand(-1, -1, -1, 3)
+
+    monkeypatch.setattr(Pipeline, "render", render)
+
+
+def low_codes(tasks, pictures) -> list[Score]:
+    """The share of codes in the lower half: 0.5 by chance, whatever the prompt."""
+    rewards = (pictures < 0.5).float().mean((1, 2, 3)).tolist()
+    return [Score(value, value > 0.7) for value in rewards]
+
+
+def trained(settings, reward=low_codes, resume=False) -> tuple[Path, list[dict]]:
+    best = grpo.train(settings, TASKS, TASKS, reward, resume)
+    return best, [json.loads(line) for line in RunFolder(Path(settings.out)).log.read_text().splitlines()]
+
+
+def updates(log: list[dict], name: str) -> list[float]:
+    return [entry[name] for entry in log if name in entry]
+
+
+def weights_after(settings, update: int) -> dict[str, torch.Tensor]:
+    return load_file(Path(settings.out) / "trainer" / f"checkpoint-{update}" / "model.safetensors")
+
+
+@pytest.fixture
+def trainer(settings, tmp_path):
+    """TRL's trainer as `train` builds it, not run."""
+    arguments = grpo_trainer._arguments(settings, tmp_path / "trainer")
+    pipeline = Pipeline(open_checkpoint(settings.checkpoint), "cpu", torch.float32)
+    watch = grpo_trainer._Watch(settings, RunFolder(tmp_path), pipeline, TASKS, low_codes, None)
+    return grpo_trainer._trainer(settings, arguments, pipeline, TASKS, low_codes, watch)
+
+
+def test_trl_sees_the_prompts_and_pictures_that_our_decoder_drew(trainer, source):
+    """Catches a second tokenizer, a template, an end token or padding between what is drawn and what is scored."""
+    rows = [{"prompt": task.prompt, "task": number} for number, task in enumerate(TASKS[:2]) for _ in range(4)]
+    seen = trainer._generate_and_score_completions(rows)
+    checkpoint = open_checkpoint(source)
+    ids = checkpoint.vocabulary
+    for row, prompt, keep in zip(rows, seen["prompt_ids"], seen["prompt_mask"], strict=True):
+        assert prompt[keep.bool()].tolist() == checkpoint.prompt_encoder.encode(row["prompt"])
+    assert seen["completion_ids"].shape == (8, 9)
+    assert bool(seen["completion_mask"].all())
+    assert ids.image_start <= int(seen["completion_ids"].min())
+    assert int(seen["completion_ids"].max()) < ids.image_start + ids.num_codes
+
+
+def test_trl_scores_the_distribution_that_is_drawn_from(trainer, source):
+    """Catches log-probabilities over text tokens too, of padded rows at other places, or of other weights."""
+    lm = Pipeline.load(source, dtype=torch.float32).language
+    prompts = [open_checkpoint(source).prompt_encoder.encode(task.prompt) for task in TASKS[:2]]
+    ids = torch.randint(32, (2, 9), generator=torch.Generator().manual_seed(0)) + lm.vocabulary.image_start
+    states = read(lm, prompts, ids)[:, :-1]
+    wanted = (states @ lm.head_weight(states, image_tokens_only=True).T).log_softmax(-1)
+    entropy = -(wanted.exp() * wanted).sum(-1)
+    wanted = wanted.gather(-1, (ids - lm.vocabulary.image_start)[..., None])[..., 0]
+
+    longest = max(map(len, prompts))
+    rows = [[0] * (longest - len(p)) + p + picture for p, picture in zip(prompts, ids.tolist(), strict=True)]
+    mask = [[0] * (longest - len(p)) + [1] * (len(p) + 9) for p in prompts]
+    for model in (trainer.model, trainer.ref_model):
+        scored, entropies, _ = trainer._get_per_token_logps_and_entropies(
+            model, torch.tensor(rows), torch.tensor(mask), 9, compute_entropy=model is trainer.model
+        )
+        assert torch.allclose(scored, wanted, atol=1e-4)
+        assert entropies is None or torch.allclose(entropies, entropy, atol=1e-4)
+
+
+def test_pictures_that_are_scored_are_those_of_inference(source, settings, monkeypatch, tmp_path):
+    """Catches stale hidden states, another schedule or another noise: a reward for pictures that nobody will get."""
+    seen = []
+
+    def remember(*arguments):
+        passes, pictures = rollout.draw(*arguments)
+        seen.append((passes, pictures, arguments[3]))
+        return passes, pictures
+
+    monkeypatch.setattr(grpo_trainer, "draw", remember)
+    settings = dataclasses.replace(settings, updates=1, batch=4)
+    trained(settings)
+    (passes, pictures, noise), = seen  # fmt: skip
+    assert [len(tokens) for tokens in passes] == [4, 4]
+    fresh = Pipeline.load(source, dtype=torch.float32)
+    for tokens, made, seeds in zip(passes, pictures.split(4), (noise[:4], noise[4:]), strict=True):
+        anew = dataclasses.replace(tokens, hidden=None, hidden_source=None)
+        assert torch.allclose(fresh.render(anew, seeds, steps=2, guidance=1.0), made, atol=1e-5)
+
+
+def test_pictures_of_one_prompt_share_their_noise_alone(settings, codes_as_pictures, monkeypatch):
+    """Catches advantages that come from the renderer's noise, and groups whose rows are all the same picture."""
+    seen = []
+    remember = lambda *arguments: seen.append(arguments[1:4]) or rollout.draw(*arguments)  # noqa: E731
+    monkeypatch.setattr(grpo_trainer, "draw", remember)
+    trained(dataclasses.replace(settings, updates=2))
+    rows, noises = [], []
+    for prompts, seeds, noise in seen:
+        assert prompts[:4] == prompts[:1] * 4 and prompts[4:] == prompts[4:5] * 4
+        assert len(set(noise[:4])) == len(set(noise[4:])) == 1
+        rows, noises = rows + list(seeds), noises + noise[::4]
+    assert [prompts[::4] for prompts, _, _ in seen] == [["a cat", TASKS[1].prompt], ["a tree", "two owls"]]
+    assert len(set(rows)) == 16 and len(set(noises)) == 4
+
+
+def test_what_is_rewarded_becomes_likelier(settings, codes_as_pictures):
+    """Catches a wrong sign, an advantage that does not reach the weights, and a KL against something else.
+
+    Half of the codes are rewarded, so 0.5 is chance and one standard error of 72 codes is 0.06: 0.75 is luck once in
+    a hundred thousand.
+    """
+    settings = dataclasses.replace(settings, updates=20, kl=0.01, held_out_every=10, seed=1)
+    best, log = trained(settings)
+    rewards = updates(log, "reward")
+    assert sum(rewards[:2]) / 2 < 0.65
+    assert sum(rewards[-3:]) / 3 > 0.75
+    assert updates(log, "kl")[0] == pytest.approx(0, abs=1e-6)  # the reference is the policy's start
+    assert updates(log, "kl")[-1] > 1e-3
+    held_out = updates(log, "held_out_passed")
+    assert held_out[-1] > held_out[0]
+
+
+def test_the_best_checkpoint_is_kept_and_differs_in_the_language_model_alone(settings, source, codes_as_pictures):
+    """Catches the last weights saved instead of the best, trained weights that are lost, and others that move."""
+    looks = iter([0.1, 0.9, 0.4])
+
+    def reward(tasks, pictures):
+        if len(tasks) == len(TASKS):  # held out; updates draw eight
+            share = next(looks)
+            return [Score(share, number < share * len(tasks)) for number in range(len(tasks))]
+        return low_codes(tasks, pictures)
+
+    best, log = trained(settings, reward)
+    assert best.name == "step-00000002"
+    assert updates(log, "held_out_reward") == pytest.approx([0.1, 0.9, 0.4])
+    assert {path.name for path in Path(settings.out).glob("step-*")} == {best.name}
+    saved, before = load_file(best / "model.safetensors"), load_file(source / "model.safetensors")
+    assert saved.keys() == before.keys()
+    changed = {name for name in saved if not torch.equal(saved[name], before[name])}
+    assert changed == {name for name in before if name.startswith(LANGUAGE)}
+    state = weights_after(settings, 2)
+    assert all(torch.equal(saved[name], tensor) for name, tensor in state.items())
+    assert len(Pipeline.load(best).draw(["a cat"], [0])) == 1
+
+
+def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(settings, codes_as_pictures, tmp_path):
+    """Catches random numbers, learning rates, prompts or optimizer states that a resumed run does not have."""
+    whole = dataclasses.replace(settings, out=str(tmp_path / "whole"))
+    _, wanted = trained(whole)
+    drawn = []
+
+    def cut_off(tasks, pictures):
+        drawn.append(len(tasks))
+        if drawn.count(8) == 4:
+            raise KeyboardInterrupt
+        return low_codes(tasks, pictures)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(settings, cut_off)
+    best, log = trained(settings, resume=True)
+    assert log == wanted
+    assert best.name == RunFolder(Path(whole.out)).last.name
+    mine, theirs = weights_after(settings, 4), weights_after(whole, 4)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+    with pytest.raises(Blip3oError, match="kl 0.04"):
+        trained(dataclasses.replace(settings, kl=0.5), resume=True)
+    with pytest.raises(Blip3oError, match="already holds a run"):
+        trained(settings)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(settings, codes_as_pictures, monkeypatch):
+    """Catches weights of NaN, found hours later."""
+    policies = []
+
+    def broken(language):
+        policies.append(make_policy(language))
+        policies[0].model.norm.weight.register_hook(lambda gradient: gradient * float("nan"))
+        return policies[0]
+
+    make_policy = grpo_trainer.make_policy
+    monkeypatch.setattr(grpo_trainer, "make_policy", broken)
+    with pytest.raises(Blip3oError, match="Update 1 stopped"):
+        trained(settings)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in policies[0].parameters())
+
+
+@pytest.mark.parametrize(
+    "reward, message",
+    [(lambda tasks, pictures: [Score(0.0, False)], "1 scores for 4"),
+     (lambda tasks, pictures: [Score(float("nan"), False)] * len(tasks), "'a cat' is nan")],
+    ids=["too few", "NaN"],
+)  # fmt: skip
+def test_a_reward_that_cannot_be_meant_stops_the_run(settings, codes_as_pictures, reward, message):
+    """Catches NaN, which TRL counts as 'not scored', and scores of other pictures."""
+    with pytest.raises(Blip3oError, match=message):
+        trained(settings, reward)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"group": 1}, {"lr": float("nan")}, {"top_p": 0.0}, {"device": "gpu"}, {"batch": 3}, {"kl": -1.0}]
+)
+def test_settings_that_cannot_be_trained_with_are_refused(settings, wrong):
+    """Catches a mistake that shows only after the model was loaded, or never."""
+    with pytest.raises(Blip3oError, match=next(iter(wrong))):
+        trained(dataclasses.replace(settings, **wrong))
+
+
+def test_without_trl_the_message_names_the_extra(settings, monkeypatch):
+    """Catches a bare ImportError for people who installed what training needs, but not this."""
+    monkeypatch.setitem(sys.modules, "trl", None)
+    monkeypatch.delitem(sys.modules, "blip3o_core.training.grpo.trainer")
+    with pytest.raises(Blip3oError, match="`rl` extra"):
+        trained(settings)
+
+
+def test_seeds_do_not_depend_on_the_process():
+    """Catches Python's own hash, which differs between processes: a resumed run would draw other pictures."""
+    assert seed_of(0, 1, "a cat") == 1290489724052142936
+    assert len({seed_of(0, update, row) for update in range(50) for row in range(50)}) == 2500
+
+
+def test_the_tiny_stage_asks_for_every_category_alike():
+    """Catches a category that is learnt at the cost of the others, and held-out prompts that were trained on."""
+    tasks = tiny_stage.make_tasks(80, "train", 0)
+    assert tasks == tiny_stage.make_tasks(80, "train", 0)
+    assert all([task.group for task in tasks[k : k + 8]] == list(CATEGORIES) for k in range(0, 80, 8))
+    assert len({task.prompt for task in tasks}) > 60
+    assert tasks != tiny_stage.make_tasks(80, "held_back", 0)
+
+
+def test_the_tiny_stage_rewards_what_is_right():
+    """Catches pictures and tasks in different orders, another range of colours, and a judge of other scenes."""
+    scenes = [tiny_stage.make_scene(0, "train", k, tiny_stage.WORLD, category) for k, category in enumerate(CATEGORIES)]
+    tasks = tiny_stage.make_tasks(8, "train", 0)
+    pictures = torch.stack([torch.from_numpy(draw(scene, 64)) for scene in scenes]).float() / 255
+    assert [(one.reward, one.passed) for one in tiny_stage.reward(tasks, pictures)] == [(pytest.approx(1), True)] * 8
+    wrong = tiny_stage.reward(tasks, torch.full_like(pictures, 0.5))
+    assert all(0 <= one.reward < tiny_stage.STRICT and not one.passed for one in wrong)
+
+
+def test_the_tiny_stage_is_one_command(tmp_path, caplog):
+    """Catches options that do not reach the run, a checkpoint that cannot be found afterwards, and a traceback."""
+    sizes = Sizes(codes=32, grid=8, latent_side=8, prompt_limit=300)
+    source = make_checkpoint(tmp_path / "model", sizes=sizes)
+    small = "--updates 1 --prompts 2 --group 2 --held-out 8 --steps 1 --held-out-steps 1 --fp32".split()
+    command = ["--checkpoint", str(source), "--out", str(tmp_path / "run"), *small]
+    with caplog.at_level(logging.INFO):
+        assert tiny_stage.main(command) == 0
+        assert caplog.messages[-1] == str(RunFolder(tmp_path / "run").last)
+        assert any("held_out_passed" in message and "size" in message for message in caplog.messages)
+        assert tiny_stage.main(command) == 2
+    assert "--resume" in caplog.messages[-1]
+    assert open_checkpoint(RunFolder(tmp_path / "run").last).grid == (8, 8)
