@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV = .venv/bin/python
 PORT ?= 8188
+# A file's tests stay with one worker: they share servers and models.
+WORKERS ?= -n auto --dist loadfile
 # The README's picture is `make demo DEMO=docs/images/demo.png`.
 DEMO ?= output/demo.png
 
@@ -19,14 +21,14 @@ serve: environment  ## ComfyUI with this pack and the bundled model, for a human
 test:
 	$(PYTHON) tools/environment.py --browser
 	$(VENV) -m ruff check .
-	$(VENV) -m pytest -rs
+	$(VENV) -m pytest -rs $(WORKERS)
 
 test-core test-parity test-host test-browser: test-%: environment
-	$(VENV) -m pytest -rs -m $*
+	$(VENV) -m pytest -rs $(WORKERS) -m $*
 
 test-oldest:  ## the library alone, with the lowest versions requirements.txt allows
 	$(PYTHON) tools/environment.py --oldest
-	.venv-oldest/bin/python -m pytest -rs -m "core or parity"
+	.venv-oldest/bin/python -m pytest -rs $(WORKERS) -m "core or parity"
 
 lint: environment
 	$(VENV) -m ruff check .

@@ -77,7 +77,7 @@ def test_a_divided_model_is_the_whole_one(world, tmp_path):
     two = tmp_path / "two" / one.name
     shutil.rmtree(two)
     config = write_config(world, "two", batch=3, **settings)
-    printed = launch([str(TOP / "tests" / "fsdp_on_cpu.py")], config, "--resume")
+    printed = launch([str(TOP / "tests" / "support" / "fsdp_on_cpu.py")], config, "--resume")
     shares = re.findall(r"divided: (\d+) of (\d+)", printed)
     assert len(shares) == 2 and all(int(some) == int(all_) > 50 for some, all_ in shares)
     assert_same_run(one, two)
