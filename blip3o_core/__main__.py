@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .checkpoint.bundled import chosen
+from .checkpoint.bundled import resolve_checkpoint
 from .cli.edit import add_edit_command
 from .cli.evaluate import add_evaluate_command
 from .cli.generate import add_generate_command
@@ -46,7 +46,7 @@ def run_inspect(arguments: argparse.Namespace) -> None:
     from .checkpoint.checkpoint import open_checkpoint
     from .checkpoint.describe import describe
 
-    print(describe(open_checkpoint(chosen(arguments.model), arguments.diffusion_folder)))
+    print(describe(open_checkpoint(resolve_checkpoint(arguments.model), arguments.diffusion_folder)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,10 +19,10 @@ from .diffusion.reference_paths import ReferencePaths, Strengths
 from .editing import masks as masking
 from .editing.references import References, encode_references
 from .errors import Blip3oError
-from .images.preprocess import to_pictures, token_view
+from .images.preprocess import to_images, tokenizer_input
 from .models import autoencoder
 from .models.connector import connect
-from .models.image_tokenizer import encode_views
+from .models.image_tokenizer import encode_images
 from .models.language import LanguageModel, PromptFeatures
 from .prompts.vocabulary import PromptEncoder, same_codes
 from .tokens import ImageTokens
@@ -185,8 +185,8 @@ class Pipeline:
     def tokens_of(self, images: torch.Tensor, prompts: list[str]) -> ImageTokens:
         """Pictures (B, H, W, 3) in [0, 1] -> their image tokens, as if the prompts had been drawn so."""
         tokenizer = self.image_tokenizer
-        views = [token_view(picture, "stretch", tokenizer.side) for picture in to_pictures(images)]
-        codes, _ = encode_views(tokenizer, torch.cat(views))
+        views = [tokenizer_input(picture, "stretch", tokenizer.side) for picture in to_images(images)]
+        codes, _ = encode_images(tokenizer, torch.cat(views))
         return ImageTokens(
             codes=codes, grid=self.language.grid, prompts=prompts, prompt_ids=list(map(self.encoder.encode, prompts)),
             seeds=[0] * len(codes), lengths=[codes.shape[1]] * len(codes), vocabulary_id=self.language.vocabulary_id,
@@ -197,7 +197,7 @@ class Pipeline:
         return self.checkpoint.reference_paths
 
     def references(self, pictures: list, fit: str = "stretch", side: int | None = None) -> References:
-        """PIL pictures -> what an edit starts from; `fit`: see `framing`, `side`: see `encode_references`."""
+        """PIL pictures -> what an edit starts from; `fit`: see `images.preprocess`, `side`: see `encode_references`."""
 
         def to_latents(view: torch.Tensor) -> torch.Tensor:
             return autoencoder.encode(self.autoencoder, view.to(self.device))

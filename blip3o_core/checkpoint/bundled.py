@@ -8,7 +8,7 @@ BUNDLED = Path(__file__).parents[1] / "tiny" / "checkpoint"
 NAME = "BLIP3o-NEXT-tiny (bundled)"
 
 
-def chosen(folder: str | Path | None) -> Path:
+def resolve_checkpoint(folder: str | Path | None) -> Path:
     """`folder`, or the bundled checkpoint's when it is None."""
     if folder is not None:
         return Path(folder)
@@ -20,6 +20,6 @@ def chosen(folder: str | Path | None) -> Path:
     return BUNDLED
 
 
-def name_of(folder: Path) -> str:
+def display_name(folder: Path) -> str:
     """What a checkpoint is called where its place on this machine does not belong."""
     return NAME if folder == BUNDLED else folder.name

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ..checkpoint.bundled import chosen, name_of
+from ..checkpoint.bundled import display_name, resolve_checkpoint
 from ..decoding.sampling import Sampling
 from ..errors import Blip3oError
 
@@ -123,7 +123,7 @@ def stored_settings(
     return {
         **options,
         **(files or {}),
-        "checkpoint": name_of(checkpoint.folder),
+        "checkpoint": display_name(checkpoint.folder),
         "tokens": checkpoint.vocabulary_id,
         "command": shlex.join(["python", "-m", "blip3o_core", command, *words, "--out=OUT.png"]),
     }
@@ -133,7 +133,7 @@ def load_pipeline(arguments: argparse.Namespace):
     """The pipeline that the options of `add_model_options` name."""
     from ..pipeline import Pipeline
 
-    folder = chosen(arguments.model)
+    folder = resolve_checkpoint(arguments.model)
     device, dtype = device_of(arguments.device), dtype_of(arguments.dtype)
     return Pipeline.load(folder, device, dtype, arguments.diffusion_folder)
 

@@ -77,7 +77,7 @@ def add_edit_command(commands) -> None:
 
 
 def run_edit(arguments: argparse.Namespace) -> None:
-    from ..checkpoint.bundled import chosen
+    from ..checkpoint.bundled import resolve_checkpoint
     from ..checkpoint.checkpoint import open_checkpoint
     from ..editing.jobs import check_all
     from ..images.png import check_writable
@@ -87,7 +87,7 @@ def run_edit(arguments: argparse.Namespace) -> None:
     size, sampling = parse_size(arguments.size), sampling_of(arguments)
     strengths = Strengths(arguments.text_strength, arguments.cross_strength, arguments.noise_strength)
     device = device_of(arguments.device)
-    checkpoint = open_checkpoint(chosen(arguments.model), arguments.diffusion_folder)
+    checkpoint = open_checkpoint(resolve_checkpoint(arguments.model), arguments.diffusion_folder)
     interval = interval_of(arguments)
     check_rendering(checkpoint, size, arguments.steps, arguments.guidance, interval)
     name, paths = checkpoint.reference_paths.chosen(arguments.paths, strengths, str(checkpoint.folder))
@@ -173,7 +173,7 @@ def _draw(
     from ..editing import masks as masking
     from ..editing.jobs import open_mask, opened
     from ..images.png import save_png
-    from ..images.preprocess import pixels_of
+    from ..images.preprocess import to_tensor
 
     edit = one.edit
     read = [opened(path) for path in edit.images]
@@ -199,7 +199,7 @@ def _draw(
             references=references, strengths=strengths, paths=paths, change=mask, interval=interval,
         )  # fmt: skip
     if mask is not None:
-        image = masking.composite(pixels_of(pictures[0])[0], image.cpu(), mask, settings["feather"])
+        image = masking.composite(to_tensor(pictures[0])[0], image.cpu(), mask, settings["feather"])
     save_png(edit.out, image, settings)
 
 

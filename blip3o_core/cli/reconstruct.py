@@ -38,11 +38,11 @@ def add_reconstruct_command(commands) -> None:
 
 
 def run_reconstruct(arguments: argparse.Namespace) -> None:
-    from ..checkpoint.bundled import chosen
+    from ..checkpoint.bundled import resolve_checkpoint
     from ..checkpoint.checkpoint import open_checkpoint
     from ..editing.jobs import check_apart, check_sees, opened, place
     from ..images.png import check_writable, save_png
-    from ..images.preprocess import latent_view
+    from ..images.preprocess import vae_input
     from ..pipeline import Pipeline, check_rendering
 
     check_picture_name(arguments.out, "picture")
@@ -51,12 +51,12 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
     if alone and size is not None:
         raise Blip3oError("--size does not go with --from autoencoder: it gives back the size that it sees.")
     device = device_of(arguments.device)
-    checkpoint = open_checkpoint(chosen(arguments.model), arguments.diffusion_folder)
+    checkpoint = open_checkpoint(resolve_checkpoint(arguments.model), arguments.diffusion_folder)
     check_rendering(checkpoint, size, arguments.steps, arguments.guidance)
     if not alone:
         check_sees(checkpoint)
     facts, picture = opened(arguments.image)
-    view = latent_view(picture, "stretch", checkpoint.trained_side, checkpoint.latent_multiple)
+    view = vae_input(picture, "stretch", checkpoint.trained_side, checkpoint.latent_multiple)
     size = size or (view.shape[2], view.shape[1])
     check_writable(arguments.out.parent)
     pipeline = Pipeline(checkpoint, device, dtype_of(arguments.dtype))
@@ -71,9 +71,9 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
 
 
 def _from_codes(pipeline, picture, size: tuple[int, int], arguments: argparse.Namespace):
-    from ..images.preprocess import pixels_of
+    from ..images.preprocess import to_tensor
 
-    tokens = pipeline.tokens_of(pixels_of(picture), [""])
+    tokens = pipeline.tokens_of(to_tensor(picture), [""])
     with Bar("diffusion") as bar:
         return pipeline.render(tokens, [arguments.seed], size, arguments.steps, arguments.guidance, bar)[0]
 

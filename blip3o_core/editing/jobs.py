@@ -13,7 +13,7 @@ import torch
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..errors import Blip3oError
-from ..images import preprocess as framing
+from ..images import preprocess
 from ..models import autoencoder
 from . import masks as masking
 from .image_mentions import unknown_numbers
@@ -167,7 +167,7 @@ def check(
         facts, picture = opened(path)
         with _naming(path):
             # Made and thrown away: it refuses what cannot be made.
-            view = framing.latent_view(picture, fit, checkpoint.trained_side, checkpoint.latent_multiple)
+            view = preprocess.vae_input(picture, fit, checkpoint.trained_side, checkpoint.latent_multiple)
         images.append(facts)
         sizes.append(picture.size)
         views.append((view.shape[2], view.shape[1]))
@@ -182,13 +182,13 @@ def check(
 def opened(path: Path) -> tuple[dict, object]:
     """What is stored of a picture that was read, its size and sha256, and the picture."""
     digest = _digest(path)
-    picture = framing.open_picture(path)
+    picture = preprocess.open_image(path)
     return {"size": _text(picture.size), "sha256": digest}, picture
 
 
 def open_mask(path: Path, size: tuple[int, int]) -> torch.Tensor:
     """(H, W) in [0, 1] of a mask for a picture of `size` (width, height)."""
-    return masking.check_mask(framing.open_mask(path), size)
+    return masking.check_mask(preprocess.open_mask(path), size)
 
 
 @contextlib.contextmanager

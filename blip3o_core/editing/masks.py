@@ -14,7 +14,7 @@ _WHOLE = ("stretch", "pad")
 
 
 def check_fit(fit: str) -> None:
-    """Raise Blip3oError for a fit (see `framing`) with which the autoencoder sees only a part of the picture."""
+    """Raise Blip3oError for a fit (see `images.preprocess`) with which the autoencoder sees part of the image only."""
     if fit not in _WHOLE:
         raise Blip3oError(f"With a mask the fit cannot be {fit!r}, which crops the picture. Use {' or '.join(_WHOLE)}.")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import Blip3oError
-from ..images.preprocess import MAX_SIDE, latent_view, token_view
-from ..models.image_tokenizer import ImageTokenizer, encode_views
+from ..images.preprocess import MAX_SIDE, tokenizer_input, vae_input
+from ..models.image_tokenizer import ImageTokenizer, encode_images
 
 MAX_REFERENCES = 8
 
@@ -52,7 +52,7 @@ def encode_references(
     """PIL pictures -> References. Raises Blip3oError for none, for too many, and for sizes that cannot be drawn.
 
     `to_latents`: (1, H, W, 3) in [0, 1] -> (1, C, h, w) unscaled. `side`: pixels on a side of a square picture's
-    latent view; `multiple`: what sides must be a multiple of. `fit`: see `framing`. `device`: where a
+    latent view; `multiple`: what sides must be a multiple of. `fit`: see `images.preprocess`. `device`: where a
     host computes that keeps the tokenizer's weights elsewhere.
     """
     if not 1 <= len(pictures) <= MAX_REFERENCES:
@@ -63,9 +63,9 @@ def encode_references(
             f"side is {side}; it must be a multiple of {multiple} pixels, at most {MAX_SIDE}. Nearest: {nearest}."
         )
     # Sizes first: nothing is encoded when one of them cannot be.
-    views = [latent_view(picture, fit, side, multiple) for picture in pictures]
-    squares = torch.cat([token_view(picture, fit, tokenizer.side) for picture in pictures])
-    codes, features = encode_views(tokenizer, squares.to(device), features=True)
+    views = [vae_input(picture, fit, side, multiple) for picture in pictures]
+    squares = torch.cat([tokenizer_input(picture, fit, tokenizer.side) for picture in pictures])
+    codes, features = encode_images(tokenizer, squares.to(device), features=True)
     return References(
         codes, tokenizer.shape.grid, [to_latents(view).float().cpu() for view in views], vocabulary_id,
         [picture.size for picture in pictures], [(view.shape[2], view.shape[1]) for view in views], fit, features,

@@ -15,27 +15,27 @@ from ..errors import Blip3oError
 FITS = ("stretch", "pad", "crop", "authors")
 MAX_SIDE = 16384  # pixels
 MAX_ASPECT = 8.0
-_GREY = (128, 128, 128)  # nearest to the 0 of both encoders
+_PAD_COLOR = (128, 128, 128)  # nearest to the 0 of both encoders
 
 
-def open_picture(path: Path):
+def open_image(path: Path):
     """A PIL picture from a file: upright, RGB on white, the first frame of an animation."""
-    return _on_white(_read(Path(path)))
+    return _on_white(_open(Path(path)))
 
 
 def open_mask(path: Path) -> torch.Tensor:
     """(H, W) float32 in [0, 1] from a file without transparency: white is where to change, greys are in between."""
-    picture = _read(Path(path))
+    picture = _open(Path(path))
     if picture.mode == "RGBA" and picture.getchannel("A").getextrema()[0] < 255:
         # It may be what was erased or what was not painted; the two mean opposite masks.
         raise Blip3oError(
             f"{path} is transparent in places. A mask is white where to change and black elsewhere: save it without "
             "transparency."
         )
-    return pixels_of(picture.convert("L"))[0, :, :, 0]
+    return to_tensor(picture.convert("L"))[0, :, :, 0]
 
 
-def to_pictures(images: torch.Tensor, name: str = "image") -> list:
+def to_images(images: torch.Tensor, name: str = "image") -> list:
     """(B, H, W, 1, 3 or 4) in [0, 1] -> PIL pictures, RGB on white, rounded to 8 bits; beyond [0, 1] is cut off."""
     from PIL import Image
 
@@ -59,40 +59,40 @@ def to_pictures(images: torch.Tensor, name: str = "image") -> list:
     return pictures
 
 
-def token_view(picture, fit: str, side: int) -> torch.Tensor:
+def tokenizer_input(picture, fit: str, side: int) -> torch.Tensor:
     """RGB PIL picture -> (1, side, side, 3) in [0, 1], what TA-Tok sees."""
     from PIL import Image
 
     _check_fit(fit)
     if fit == "crop":
-        picture = _middle(picture)
+        picture = _center_crop(picture)
     elif fit == "pad":
         longer = max(picture.size)
-        ground = Image.new("RGB", (longer, longer), _GREY)
+        ground = Image.new("RGB", (longer, longer), _PAD_COLOR)
         ground.paste(picture, ((longer - picture.width) // 2, (longer - picture.height) // 2))
         picture = ground
-    return pixels(picture, side, "BICUBIC")
+    return resize_to_tensor(picture, side, "BICUBIC")
 
 
-def latent_view(picture, fit: str, side: int, multiple: int) -> torch.Tensor:
-    """RGB PIL picture -> (1, h, w, 3) in [0, 1], what the autoencoder sees; h and w are `side` or from `own_size`."""
+def vae_input(picture, fit: str, side: int, multiple: int) -> torch.Tensor:
+    """RGB PIL picture -> (1, h, w, 3) in [0, 1], what the autoencoder sees; h and w are `side` or from `fit_size`."""
     from PIL import Image
 
     _check_fit(fit)
     if fit == "crop":
-        return pixels(_middle(picture), side, "BILINEAR")
+        return resize_to_tensor(_center_crop(picture), side, "BILINEAR")
     if fit != "authors":
-        return pixels_of(picture.resize(own_size(*picture.size, side, multiple), Image.Resampling.BILINEAR))
+        return to_tensor(picture.resize(fit_size(*picture.size, side, multiple), Image.Resampling.BILINEAR))
     _check_aspect(*picture.size)
     shorter = min(picture.size)
     # int(), round() and this order are torchvision's; with others the crop is a pixel off.
     width, height = (side if length == shorter else int(side * length / shorter) for length in picture.size)
     left, top = int(round((width - side) / 2.0)), int(round((height - side) / 2.0))
     resized = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return pixels_of(resized.crop((left, top, left + side, top + side)))
+    return to_tensor(resized.crop((left, top, left + side, top + side)))
 
 
-def own_size(width: int, height: int, side: int, multiple: int) -> tuple[int, int]:
+def fit_size(width: int, height: int, side: int, multiple: int) -> tuple[int, int]:
     """(width, height) in multiples of `multiple`, near the picture's aspect and near `side` * `side` pixels.
 
     Of the sizes around the exact one, that with the nearest aspect. Of a square (side, side).
@@ -110,39 +110,39 @@ def own_size(width: int, height: int, side: int, multiple: int) -> tuple[int, in
     return (longer, shorter) if width >= height else (shorter, longer)
 
 
-def square(picture, fit: str):
+def training_image(picture, fit: str):
     """A PIL picture, upright and on white: its middle square, or whole when it is to be stretched."""
     picture = _on_white(picture)
-    return _middle(picture) if fit == "crop" else picture
+    return _center_crop(picture) if fit == "crop" else picture
 
 
-def pixels(picture, side: int, resample: str) -> torch.Tensor:
+def resize_to_tensor(picture, side: int, resample: str) -> torch.Tensor:
     """PIL picture -> (1, side, side, 3) in [0, 1]."""
     from PIL import Image
 
-    return pixels_of(picture.resize((side, side), getattr(Image.Resampling, resample)))
+    return to_tensor(picture.resize((side, side), getattr(Image.Resampling, resample)))
 
 
-def pixels_of(picture) -> torch.Tensor:
+def to_tensor(picture) -> torch.Tensor:
     """PIL picture of 8-bit channels -> (1, H, W, C) in [0, 1]."""
     data = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
     return data.view(1, picture.height, picture.width, -1) / 255
 
 
-def _middle(picture):
+def _center_crop(picture):
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     return picture.crop((left, top, left + side, top + side))
 
 
-def _read(path: Path):
+def _open(path: Path):
     """The first picture in a file, upright: RGBA where it may be transparent, else RGB."""
     from PIL import Image
 
     try:
         with Image.open(path) as opened:
             _check_sides(*opened.size, str(path))
-            return _upright(_eight_bit(opened))
+            return _upright(_to_8_bit(opened))
     except Blip3oError:
         raise
     except Exception as error:  # whatever a decoder says about a damaged file
@@ -152,7 +152,7 @@ def _read(path: Path):
         ) from error
 
 
-def _eight_bit(picture):
+def _to_8_bit(picture):
     """Pillow cuts greys of 16 bits off at 255 instead of scaling them."""
     import numpy as np
     from PIL import Image, ImageOps

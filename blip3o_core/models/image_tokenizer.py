@@ -176,7 +176,7 @@ class ImageTokenizer(nn.Module):
 
 
 @torch.no_grad()
-def encode_views(
+def encode_images(
     tokenizer: ImageTokenizer, views: torch.Tensor, features: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(B, side, side, 3) in [0, 1] -> codes (B, T) int64 and, when asked for, features (B, T, width), on the CPU.

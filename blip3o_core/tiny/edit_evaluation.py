@@ -112,7 +112,7 @@ def _edit(pipeline: Pipeline, pairs, seeds: list[int], settings: Settings, paths
     checkpoint, language, device = pipeline.checkpoint, pipeline.language, pipeline.device
     side = checkpoint.trained_side
     shown = torch.from_numpy(np.stack([draw(edit.source, side) for edit, _ in pairs])) / 255
-    codes, _ = image_tokenizer.encode_views(pipeline.image_tokenizer, shown)
+    codes, _ = image_tokenizer.encode_images(pipeline.image_tokenizer, shown)
     scaled = autoencoder.encode(pipeline.autoencoder, shown.to(device)) * pipeline.autoencoder.config.scaling_factor
     texts = [text for _, text in pairs]
     rows = [pipeline.encoder.encode_edit(text, own[None]) for text, own in zip(texts, codes, strict=True)]

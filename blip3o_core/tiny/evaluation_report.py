@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..checkpoint.bundled import name_of
+from ..checkpoint.bundled import display_name
 from ..images.png import save_png
 from ..pipeline import Pipeline
 from .evaluation import AUTOENCODER, CODES, TRUE_CODES, WAYS, Result, Settings, kind_of
@@ -100,7 +100,7 @@ def to_json(results: list[Result], pipeline: Pipeline, speed: dict[str, float] |
     """Settings and every number; nothing of this machine's folders."""
     report = {
         "what": "tiny",
-        "checkpoint": name_of(pipeline.checkpoint.folder),
+        "checkpoint": display_name(pipeline.checkpoint.folder),
         "weights": _digest(pipeline),
         "dtype": str(pipeline.language.connector[0].weight.dtype).removeprefix("torch."),
         "device": device_of(pipeline),

@@ -42,7 +42,7 @@ def diffusion_folders() -> list[str]:
 def resolve(name: str) -> str:
     """A name from a combo -> its folder. Raises Blip3oError for names that leave the model folders or do not exist."""
     if name == bundled.NAME:
-        return str(bundled.chosen(None))
+        return str(bundled.resolve_checkpoint(None))
     roots = _roots()
     for root in roots:
         folder = root / name

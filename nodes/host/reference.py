@@ -5,7 +5,7 @@ import torch
 from ...blip3o_core.editing.masks import check_fit, check_mask, composite, latent_mask
 from ...blip3o_core.editing.references import MAX_REFERENCES, References
 from ...blip3o_core.errors import Blip3oError
-from ...blip3o_core.images.preprocess import to_pictures
+from ...blip3o_core.images.preprocess import to_images
 from ...blip3o_core.tokens import ImageTokens
 
 
@@ -17,7 +17,7 @@ def encode(tatok, vae, images: dict, fit: str, mask, side: int) -> tuple[Referen
             "that has it, or BLIP3o Image Tokenizer Loader with ta_tok.pth."
         )
     order = sorted(images, key=lambda name: int(name.rpartition("_")[2]))
-    pictures = [p for name in order if images[name] is not None for p in to_pictures(images[name], name)]
+    pictures = [p for name in order if images[name] is not None for p in to_images(images[name], name)]
     if not 1 <= len(pictures) <= MAX_REFERENCES:
         raise Blip3oError(
             f"{len(pictures)} reference pictures are connected; an edit takes 1 to {MAX_REFERENCES}. Every picture of "

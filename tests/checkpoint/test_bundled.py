@@ -6,7 +6,7 @@ import pytest
 import tomllib
 import torch
 
-from blip3o_core.checkpoint.bundled import BUNDLED, chosen
+from blip3o_core.checkpoint.bundled import BUNDLED, resolve_checkpoint
 from blip3o_core.checkpoint.checkpoint import AUTOENCODER, LANGUAGE, TOKENIZER, TRANSFORMER
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny.evaluation import Settings, evaluate
@@ -18,11 +18,11 @@ LIMIT = 30e6  # bytes
 
 @pytest.fixture(scope="module")
 def bundled() -> Pipeline:
-    return Pipeline.load(chosen(None), dtype=torch.float32)
+    return Pipeline.load(resolve_checkpoint(None), dtype=torch.float32)
 
 
 def files() -> list:
-    return [path for path in chosen(None).rglob("*") if path.is_file()]
+    return [path for path in resolve_checkpoint(None).rglob("*") if path.is_file()]
 
 
 def test_it_is_whole_and_small(bundled):

@@ -11,7 +11,7 @@ import torch
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.tatok_file import open_tatok
 from blip3o_core.errors import Blip3oError
-from blip3o_core.models.image_tokenizer import PREFIX, encode_views
+from blip3o_core.models.image_tokenizer import PREFIX, encode_images
 from tests.support.paths import GOLDEN
 
 RECORDED = GOLDEN / "checkpoints"
@@ -50,7 +50,7 @@ def test_it_is_the_checkpoints_tower(saved, checkpoint):
     """Catches tensors in the wrong place, another number of heads, and a codebook that is known by other rows."""
     file = open_tatok(saved.path)
     assert file.shape == checkpoint.tower and checkpoint.vocabulary_id.endswith(f"codebook {file.codebook}")
-    own, other = (encode_views(net, views(76), True) for net in (file.load(), checkpoint.load_image_tokenizer()))
+    own, other = (encode_images(net, views(76), True) for net in (file.load(), checkpoint.load_image_tokenizer()))
     assert torch.equal(own[0], other[0]) and torch.equal(own[1], other[1]) and len(own[0].unique()) > 5
 
 
@@ -59,7 +59,7 @@ def test_the_authors_file_is_the_tower_of_the_authors_checkpoint():
     file = open_tatok(RECORDED / "ta_tok" / "ta_tok.pth")
     checkpoint = open_checkpoint(RECORDED / "edit_vae", RECORDED / "sana")
     assert (file.shape.heads, file.shape.side) == (4, 90) and checkpoint.vocabulary_id.endswith(file.codebook)
-    own, other = (encode_views(net, views(90), True) for net in (file.load(), checkpoint.load_image_tokenizer()))
+    own, other = (encode_images(net, views(90), True) for net in (file.load(), checkpoint.load_image_tokenizer()))
     assert torch.equal(own[0], other[0]) and torch.equal(own[1], other[1])
 
 

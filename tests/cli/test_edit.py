@@ -12,7 +12,7 @@ from blip3o_core.__main__ import main
 from blip3o_core.checkpoint import bundled
 from blip3o_core.editing import masks as masking
 from blip3o_core.images.png import read_settings
-from blip3o_core.images.preprocess import open_picture
+from blip3o_core.images.preprocess import open_image
 from tests.support.pictures import files, made_again, noise, pixels
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 
@@ -146,7 +146,7 @@ KINDS = {
 def test_pictures_of_every_kind_are_taken(name, masked, edit, place):
     """Catches a kind of file that fails, and one whose untouched part is not what the file shows."""
     KINDS[name]().save(place / name)
-    picture = open_picture(place / name)
+    picture = open_image(place / name)
     words = ["--image={here}/" + name, "--instruction=red", "--out={here}/out.png"]
     if masked:
         mask = Image.new("L", picture.size)

@@ -9,7 +9,7 @@ from blip3o_core.__main__ import main
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.errors import Blip3oError
 from blip3o_core.images.png import read_settings
-from blip3o_core.images.preprocess import open_picture
+from blip3o_core.images.preprocess import open_image
 from blip3o_core.pipeline import Pipeline
 from tests.support.pictures import made_again, pixels
 
@@ -149,7 +149,7 @@ def edited(pipeline, picture, schedule, noise=None, guidance=2.0, **more) -> tup
 
 def test_references_by_every_way(editing, place):
     """Catches conditioned rows outside the interval that count as null rows, which see no reference."""
-    picture, schedule = open_picture(place / "a.png"), diffusion.sigmas(4)
+    picture, schedule = open_image(place / "a.png"), diffusion.sigmas(4)
     made, rows = edited(editing, picture, schedule, interval=(0.0, 0.3))
     assert rows == [2 * ROWS, 2 * ROWS, ROWS, ROWS]
     first, _ = edited(editing, picture, schedule[:3])
@@ -159,7 +159,7 @@ def test_references_by_every_way(editing, place):
 
 def test_what_stays_of_a_picture_stays(editing, place):
     """Catches a kept part that guidance moved, or that is not put back where there is none."""
-    picture = open_picture(place / "a.png")
+    picture = open_image(place / "a.png")
     change = torch.zeros(1, 1, 1, 1)
     kept, rows = edited(editing, picture, diffusion.sigmas(4), interval=(0.3, 0.6), change=change)
     assert rows == [ROWS, ROWS, 2 * ROWS, ROWS]

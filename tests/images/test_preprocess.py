@@ -11,12 +11,12 @@ from blip3o_core.errors import Blip3oError
 from blip3o_core.images.preprocess import (
     FITS,
     MAX_SIDE,
-    latent_view,
+    fit_size,
+    open_image,
     open_mask,
-    open_picture,
-    own_size,
-    to_pictures,
-    token_view,
+    to_images,
+    tokenizer_input,
+    vae_input,
 )
 
 
@@ -70,14 +70,14 @@ def test_every_kind_of_file_is_rgb_on_white(tmp_path, name):
     """Catches transparency that turns black, palettes taken for greys, and 16 bits that are cut off at 255."""
     image, expected = KINDS[name]
     image.save(tmp_path / name)
-    found = open_picture(tmp_path / name)
+    found = open_image(tmp_path / name)
     assert found.mode == "RGB" and [found.getpixel((x, 0)) for x in range(found.width)] == expected
 
 
 def test_a_clear_grey_of_16_bits_is_white(tmp_path):
     """Catches transparency that is lost when greys are scaled."""
     grey("I;16", 0, 25700).save(tmp_path / "a.png", transparency=25700)
-    found = open_picture(tmp_path / "a.png")
+    found = open_image(tmp_path / "a.png")
     assert [found.getpixel((x, 0))[0] for x in (0, 1)] == [0, 255]
 
 
@@ -89,7 +89,7 @@ def test_photographs_stand_upright(tmp_path, deep):
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(tmp_path / "a.png", exif=exif)
-    found = open_picture(tmp_path / "a.png")
+    found = open_image(tmp_path / "a.png")
     assert found.size == (1, 3) and [found.getpixel((0, y))[0] for y in range(3)] == [0, 100, 200]
 
 
@@ -97,7 +97,7 @@ def test_an_animation_is_its_first_frame(tmp_path):
     """Catches the last frame, and all of them on top of each other."""
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert open_picture(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
+    assert open_image(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_files_that_are_no_pictures_are_errors_with_their_name(tmp_path, monkeypatch):
@@ -113,10 +113,10 @@ def test_files_that_are_no_pictures_are_errors_with_their_name(tmp_path, monkeyp
     reasons = {"empty.png": "0 bytes", "float.tiff": "16 bits", "long.png": f"{MAX_SIDE + 1}x1", "none.png": "no file"}
     for name in (*made, "folder.png", "float.tiff", "long.png", "none.png"):
         with pytest.raises(Blip3oError, match=f"{name}.*{reasons.get(name, '')}"):
-            open_picture(tmp_path / name)
+            open_image(tmp_path / name)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 // 2 - 1)
     with pytest.raises(Blip3oError, match="whole.png.*bomb"):
-        open_picture(tmp_path / "whole.png")
+        open_image(tmp_path / "whole.png")
 
 
 def test_a_mask_is_white_where_to_change(tmp_path):
@@ -142,12 +142,12 @@ def test_a_mask_with_transparency_is_refused(tmp_path):
 def test_the_hosts_images_become_pictures():
     """Catches rounding down, values that wrap around, alpha on black, and greys that are not spread to colours."""
     values = torch.tensor([[-1.0, 0.5, 2.0], [100.4 / 255, 100.6 / 255, 1.0]]).view(2, 1, 1, 3)
-    one, other = to_pictures(values)
+    one, other = to_images(values)
     assert one.getpixel((0, 0)) == (0, 128, 255) and other.getpixel((0, 0)) == (100, 101, 255)
-    assert one.mode == "RGB" and to_pictures(torch.zeros(1, 3, 5, 3))[0].size == (5, 3)
-    [clear] = to_pictures(torch.tensor([0.0, 0.0, 1.0, 0.2]).view(1, 1, 1, 4))
+    assert one.mode == "RGB" and to_images(torch.zeros(1, 3, 5, 3))[0].size == (5, 3)
+    [clear] = to_images(torch.tensor([0.0, 0.0, 1.0, 0.2]).view(1, 1, 1, 4))
     assert clear.getpixel((0, 0)) == (204, 204, 255)
-    assert to_pictures(torch.full((1, 1, 1, 1), 0.2, dtype=torch.bfloat16))[0].getpixel((0, 0)) == (51, 51, 51)
+    assert to_images(torch.full((1, 1, 1, 1), 0.2, dtype=torch.bfloat16))[0].getpixel((0, 0)) == (51, 51, 51)
 
 
 BAD = {
@@ -168,30 +168,30 @@ def test_images_that_are_none_are_errors_with_their_name(name):
     """Catches a traceback from inside Pillow, and black pictures made of NaN."""
     images, reason = BAD[name]
     with pytest.raises(Blip3oError, match=f"image2.*{reason}"):
-        to_pictures(images, "image2")
+        to_images(images, "image2")
 
 
 @pytest.mark.parametrize("fit", ["stretch", "authors"])
 def test_ta_tok_sees_the_stretched_picture(fit):
     """Catches resizing in floats, a crop, and bilinear: each changes codes."""
     image = picture(50, 30)
-    assert torch.equal(token_view(image, fit, 20), tensor(image.resize((20, 20), Image.Resampling.BICUBIC)))
+    assert torch.equal(tokenizer_input(image, fit, 20), tensor(image.resize((20, 20), Image.Resampling.BICUBIC)))
 
 
 def test_ta_tok_sees_the_middle_or_all_with_grey_beside_it():
     """Catches a crop or a ground off centre, of the wrong colour, or cut after resizing."""
     image = columns(30, 21)
-    cropped = token_view(image, "crop", 21)[0] * 255
+    cropped = tokenizer_input(image, "crop", 21)[0] * 255
     assert cropped.shape == (21, 21, 3) and cropped[0, :, 0].round().tolist() == list(range(4, 25))
     for turned in (False, True):
-        padded = token_view(image.transpose(Image.Transpose.TRANSPOSE) if turned else image, "pad", 30)[0] * 255
+        padded = tokenizer_input(image.transpose(Image.Transpose.TRANSPOSE) if turned else image, "pad", 30)[0] * 255
         padded = (padded.transpose(0, 1) if turned else padded).round()
         assert padded.shape == (30, 30, 3) and (padded[[*range(4), *range(25, 30)]] == 128).all()
         assert torch.equal(padded[4:25], (tensor(image)[0] * 255).round())
     band = np.full((5, 20, 3), 128, np.uint8)
     ground = Image.fromarray(np.vstack([band, np.array(columns(20, 10)), band]))
     expected = tensor(ground.resize((7, 7), Image.Resampling.BICUBIC))
-    assert torch.equal(token_view(columns(20, 10), "pad", 7), expected)
+    assert torch.equal(tokenizer_input(columns(20, 10), "pad", 7), expected)
 
 
 @pytest.mark.parametrize("size, left", [((65, 64), 0), ((66, 64), 1), ((67, 64), 2), ((69, 64), 2), ((71, 64), 4)])
@@ -199,7 +199,7 @@ def test_the_authors_crop_is_rounded_as_torchvisions(size, left):
     """Catches a crop that is a pixel off: torchvision rounds halves to even."""
     for turned in (False, True):
         image = columns(*size).transpose(Image.Transpose.TRANSPOSE) if turned else columns(*size)
-        seen = (latent_view(image, "authors", 64, 32)[0] * 255).round()
+        seen = (vae_input(image, "authors", 64, 32)[0] * 255).round()
         line = seen[:, 0, 0] if turned else seen[0, :, 0]
         assert seen.shape == (64, 64, 3) and line.tolist() == list(range(left, left + 64))
 
@@ -208,58 +208,58 @@ def test_the_authors_resize_the_shorter_side():
     """Catches the longer side rounded instead of cut, bicubic, and a crop before the resize."""
     image = picture(50, 30)  # 32 high is 53.3 wide
     resized = image.resize((53, 32), Image.Resampling.BILINEAR).crop((10, 0, 42, 32))
-    assert torch.equal(latent_view(image, "authors", 32, 32), tensor(resized))
+    assert torch.equal(vae_input(image, "authors", 32, 32), tensor(resized))
 
 
 def test_the_autoencoder_sees_the_middle_or_the_own_shape():
     """Catches bicubic, a crop that is resized first, a picture turned on its side, and a square made of everything."""
     image = picture(50, 30)
     middle = image.crop((10, 0, 40, 30)).resize((32, 32), Image.Resampling.BILINEAR)
-    assert torch.equal(latent_view(image, "crop", 32, 8), tensor(middle))
+    assert torch.equal(vae_input(image, "crop", 32, 8), tensor(middle))
     for fit in ("stretch", "pad"):
         expected = image.resize((40, 24), Image.Resampling.BILINEAR)
-        assert torch.equal(latent_view(image, fit, 32, 8), tensor(expected))
+        assert torch.equal(vae_input(image, fit, 32, 8), tensor(expected))
 
 
 def test_own_sizes_keep_aspect_and_area():
     """Catches width and height swapped, sides that the autoencoder cannot take, pictures that grow or lose shape."""
-    assert own_size(640, 480, 1024, 32) == (1152, 864) and own_size(300, 200, 1024, 32) == (1248, 832)
-    assert own_size(1920, 1080, 1024, 32) == (1376, 768)
+    assert fit_size(640, 480, 1024, 32) == (1152, 864) and fit_size(300, 200, 1024, 32) == (1248, 832)
+    assert fit_size(1920, 1080, 1024, 32) == (1376, 768)
     for side, multiple in ((1024, 32), (128, 32), (64, 8), (32, 32)):
-        assert own_size(7, 7, side, multiple) == own_size(5000, 5000, side, multiple) == (side, side)
+        assert fit_size(7, 7, side, multiple) == fit_size(5000, 5000, side, multiple) == (side, side)
     drawn = np.random.default_rng(0).integers(100, 3000, (500, 2)).tolist()
     for width, height in (pair for pair in drawn if max(pair) <= 8 * min(pair)):
-        size = own_size(width, height, 1024, 32)
-        assert size[0] % 32 == size[1] % 32 == 0 and own_size(height, width, 1024, 32) == size[::-1]
+        size = fit_size(width, height, 1024, 32)
+        assert size[0] % 32 == size[1] % 32 == 0 and fit_size(height, width, 1024, 32) == size[::-1]
         assert abs(math.log(size[0] / size[1] * height / width)) < 0.04 and 0.94 < size[0] * size[1] / 1024**2 < 1.06
 
 
 def test_the_nearer_aspect_wins():
     """Catches sides that are rounded one by one: 2.4 x 1.6 cells would be a square."""
-    assert own_size(150, 100, 64, 32) == (96, 64) and own_size(100, 150, 64, 32) == (64, 96)
+    assert fit_size(150, 100, 64, 32) == (96, 64) and fit_size(100, 150, 64, 32) == (64, 96)
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad", "authors"])
 def test_a_strip_is_an_error_that_says_what_to_do(fit):
     """Catches a strip whose shorter side vanishes, or that is blown up until memory ends."""
-    assert latent_view(Image.new("RGB", (80, 10)), fit, 64, 8).shape[-1] == 3
+    assert vae_input(Image.new("RGB", (80, 10)), fit, 64, 8).shape[-1] == 3
     for size in ((81, 10), (10, 81)):
         with pytest.raises(Blip3oError, match=f"{size[0]}x{size[1]}.*8 to 1.*'crop'"):
-            latent_view(Image.new("RGB", size), fit, 64, 8)
-    assert latent_view(Image.new("RGB", (81, 10)), "crop", 64, 8).shape == (1, 64, 64, 3)
+            vae_input(Image.new("RGB", size), fit, 64, 8)
+    assert vae_input(Image.new("RGB", (81, 10)), "crop", 64, 8).shape == (1, 64, 64, 3)
 
 
 @pytest.mark.parametrize("fit", FITS)
 def test_one_pixel_is_a_picture(fit):
     """Catches a crop or a size that becomes 0."""
     dot = Image.new("RGB", (1, 1), (255, 0, 51))
-    for seen in (token_view(dot, fit, 9), latent_view(dot, fit, 32, 8)):
+    for seen in (tokenizer_input(dot, fit, 9), vae_input(dot, fit, 32, 8)):
         assert seen.dtype == torch.float32 and seen.shape[1] == seen.shape[2] and seen.shape[1] in (9, 32)
         assert torch.equal(seen, torch.tensor([1.0, 0.0, 0.2]).expand_as(seen))
 
 
 def test_an_unknown_fit_is_an_error():
     """Catches a misspelt fit that silently is one of the others."""
-    for view in (token_view, lambda *given: latent_view(*given, 8)):
+    for view in (tokenizer_input, lambda *given: vae_input(*given, 8)):
         with pytest.raises(Blip3oError, match="'cover'.*stretch, pad, crop, authors"):
             view(Image.new("RGB", (4, 4)), "cover", 32)

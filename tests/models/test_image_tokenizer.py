@@ -5,7 +5,7 @@ import torch
 
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.errors import Blip3oError
-from blip3o_core.models.image_tokenizer import PREFIX, encode_views
+from blip3o_core.models.image_tokenizer import PREFIX, encode_images
 
 
 @pytest.fixture(scope="module")
@@ -106,19 +106,19 @@ def views(count: int) -> torch.Tensor:
 
 def test_views_are_encoded_as_the_tower_does(tokenizer):
     """Catches a wrong value range, swapped axes, and features of another picture than the codes."""
-    codes, features = encode_views(tokenizer, views(2), features=True)
+    codes, features = encode_images(tokenizer, views(2), features=True)
     expected = torch.cat([tokenizer.features(picture) for picture in pictures(2, 76).split(1)])
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(codes, tokenizer.codes(features)) and codes.dtype == torch.int64
-    assert encode_views(tokenizer, views(2))[1] is None
+    assert encode_images(tokenizer, views(2))[1] is None
 
 
 def test_views_do_not_depend_on_the_batch(tokenizer, monkeypatch):
     """Catches one pass for all references: sums in another order change a code where two are about as near."""
     real, seen = tokenizer.features, []
     monkeypatch.setattr(tokenizer, "features", lambda pixels: seen.append(len(pixels)) or real(pixels))
-    codes, features = encode_views(tokenizer, views(3), features=True)
-    alone = encode_views(tokenizer, views(3)[1:2], features=True)
+    codes, features = encode_images(tokenizer, views(3), features=True)
+    alone = encode_images(tokenizer, views(3)[1:2], features=True)
     assert torch.equal(codes[1:2], alone[0]) and torch.equal(features[1:2], alone[1]) and set(seen) == {1}
 
 
@@ -127,7 +127,7 @@ def test_views_that_cannot_be_encoded_are_an_error(tokenizer):
     broken = views(2)
     broken[1, 3, 4] = torch.nan
     with pytest.raises(Blip3oError, match="picture 2 in torch.float32"):
-        encode_views(tokenizer, broken)
+        encode_images(tokenizer, broken)
 
 
 def test_the_side_is_that_of_the_pictures_it_was_built_for(tokenizer, config):

@@ -13,9 +13,9 @@ from PIL import Image
 from blip3o_core.__main__ import main
 from blip3o_core.errors import Blip3oError
 from blip3o_core.images.png import read_settings
-from blip3o_core.images.preprocess import to_pictures, token_view
+from blip3o_core.images.preprocess import to_images, tokenizer_input
 from blip3o_core.models import autoencoder
-from blip3o_core.models.image_tokenizer import encode_views
+from blip3o_core.models.image_tokenizer import encode_images
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import demand_of, draw, evaluation, evaluation_report, make_scene
 from blip3o_core.tiny.evaluation import AUTOENCODER, CODES, TRUE_CODES, WAYS, Settings, evaluate, kind_of, prompts
@@ -134,8 +134,8 @@ def test_each_way_draws_from_what_it_says(pipeline, monkeypatch):
     evaluate(pipeline, FEW, CODES)
     true, sampled = given
     tokenizer = pipeline.image_tokenizer
-    views = torch.cat([token_view(picture, "stretch", tokenizer.side) for picture in to_pictures(true_pictures())])
-    assert torch.equal(true.codes, encode_views(tokenizer, views)[0])
+    views = torch.cat([tokenizer_input(picture, "stretch", tokenizer.side) for picture in to_images(true_pictures())])
+    assert torch.equal(true.codes, encode_images(tokenizer, views)[0])
     assert true.prompts == sampled.prompts == [prompt.text for prompt in prompts(FEW)]
     assert true.prompt_ids == sampled.prompt_ids
     assert torch.equal(sampled.codes, pipeline.draw(true.prompts, list(range(16))).codes)

@@ -11,7 +11,7 @@ from PIL import Image
 from blip3o_core.errors import Blip3oError
 from blip3o_core.models import autoencoder
 from blip3o_core.training.data.items import Order, find_items
-from blip3o_core.training.data.latent_cache import PictureEncoder, square
+from blip3o_core.training.data.latent_cache import PictureEncoder, training_image
 from blip3o_core.training.losses import IGNORED
 from tests.support.training_world import assert_same_passes, batches, encoder, make_data, make_shard
 
@@ -77,10 +77,10 @@ def test_pictures_are_upright_and_on_white():
     """Catches photographs that lie on their side, and transparency that turns black."""
     turned = Image.new("RGB", (20, 10), "red")
     turned.getexif()[0x0112] = 6
-    assert square(turned, "stretch").size == (10, 20)
-    assert square(turned, "crop").size == (10, 10)
-    assert square(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "crop").getpixel((0, 0)) == (255, 255, 255)
-    assert square(Image.new("L", (4, 4), 7), "crop").getpixel((0, 0)) == (7, 7, 7)
+    assert training_image(turned, "stretch").size == (10, 20)
+    assert training_image(turned, "crop").size == (10, 10)
+    assert training_image(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "crop").getpixel((0, 0)) == (255, 255, 255)
+    assert training_image(Image.new("L", (4, 4), 7), "crop").getpixel((0, 0)) == (7, 7, 7)
 
 
 def contents(items) -> list:

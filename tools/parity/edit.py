@@ -13,7 +13,7 @@ import torch
 
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.editing.references import References
-from blip3o_core.images.preprocess import open_picture
+from blip3o_core.images.preprocess import open_image
 from blip3o_core.models import autoencoder
 from blip3o_core.pipeline import Pipeline, condition
 
@@ -66,7 +66,7 @@ def run(case: str, golden: dict, recorded: Recorded, folder: Path) -> Report:
 
 
 def _references(report: Report, pipeline: Pipeline, golden: dict, recorded: Recorded, folder: Path) -> References:
-    pictures = [open_picture(folder / f"ref{k}.png") for k in range(golden["n_reference_images"])]
+    pictures = [open_image(folder / f"ref{k}.png") for k in range(golden["n_reference_images"])]
     side = golden["latent_size"] * autoencoder.compression(pipeline.checkpoint.autoencoder_config)
     tokenizer = pipeline.image_tokenizer
     with (

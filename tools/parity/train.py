@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from blip3o_core.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from blip3o_core.images.preprocess import pixels, square
+from blip3o_core.images.preprocess import resize_to_tensor, training_image
 from blip3o_core.models import autoencoder
 from blip3o_core.training.losses import AUTHORS, AUTHORS_EDIT, collate, joint_loss, noised, timesteps_of
 from blip3o_core.weights.names import SANA
@@ -93,8 +93,8 @@ def _reference_codes(checkpoint: Checkpoint, folder: Path, samples: int) -> list
     codes = []
     for k in range(samples):
         with Image.open(folder / f"sample{k}_ref0.png") as picture:
-            seen = pixels(square(picture, "stretch"), checkpoint.tower.side, "BICUBIC").movedim(-1, 1) * 2 - 1
-        codes.append(tokenizer.codes(tokenizer.features(seen)))
+            seen = resize_to_tensor(training_image(picture, "stretch"), checkpoint.tower.side, "BICUBIC")
+        codes.append(tokenizer.codes(tokenizer.features(seen.movedim(-1, 1) * 2 - 1)))
     return codes
 
 

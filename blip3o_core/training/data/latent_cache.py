@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ...checkpoint.checkpoint import AUTOENCODER, TOKENIZER, Checkpoint
 from ...errors import Blip3oError
-from ...images.preprocess import pixels, square
+from ...images.preprocess import resize_to_tensor, training_image
 from ...models import autoencoder
 from ...weights.tensors import open_file
 from .items import Picture
@@ -64,17 +64,17 @@ class PictureEncoder:
 
         try:
             with Image.open(io.BytesIO(data)) as opened:
-                picture = square(opened, self.fit)
+                picture = training_image(opened, self.fit)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise Blip3oError(f"{name} is no picture that can be read: {error}. Take it out of the data.") from error
         if self._networks is None:
             tokenizer, vae = self.checkpoint.load_image_tokenizer(), self.checkpoint.load_autoencoder()
             self._networks = tokenizer.to(self.device), vae.to(self.device)
         tokenizer, vae = self._networks
-        seen = pixels(picture, self.checkpoint.tower.side or self.side, "BICUBIC").movedim(-1, 1) * 2 - 1
+        seen = resize_to_tensor(picture, self.checkpoint.tower.side or self.side, "BICUBIC").movedim(-1, 1) * 2 - 1
         weight = tokenizer.encode_task_layer[0].weight
         codes = tokenizer.codes(tokenizer.features(seen.to(weight.device, weight.dtype)))[0]
-        latents = autoencoder.encode(vae, pixels(picture, self.side, "BILINEAR").to(self.device))[0]
+        latents = autoencoder.encode(vae, resize_to_tensor(picture, self.side, "BILINEAR").to(self.device))[0]
         return codes.cpu(), (latents.float() * vae.config.scaling_factor).cpu().contiguous()
 
     @cached_property
