@@ -49,7 +49,7 @@ def _tokens(model: Model, device: torch.device, length: int, batch: int, runs: i
     prompt = (model.prompt * (1 + length // len(model.prompt)))[:length]
     # Different last ids: drafts of one prompt would share its prefill.
     prompts, stamps = [[*prompt[:-1], k] for k in range(batch)], []
-    engine = "steps" if device.type == "cpu" else "auto"
+    engine = "direct" if device.type == "cpu" else "auto"
 
     def stamp(done: int, *_) -> None:
         if done == 1:

@@ -22,7 +22,7 @@ def run(model: Model, device: torch.device, tokens: int | None, batch: int, runs
         language.grid = (1, tokens)
     tokens, dtype = language.num_tokens, language.model.norm.weight.dtype
     # What is read for a token is not known where several are written in a pass.
-    ahead = engine_for("auto", language, batch, Sampling(), device, dtype) == "ahead"
+    ahead = engine_for("auto", language, batch, Sampling(), device, dtype) == "speculative"
     theirs = authors_language(language)
     ids = torch.tensor(prompts, device=device)
 
@@ -68,19 +68,19 @@ def engines(model: Model, device: torch.device, tokens: int | None, runs: int, c
         loop.stepper.feed = torch.compile(loop.stepper.feed, dynamic=False)
         return real(loop, device)
 
-    ways = {"modules": ("modules", real), "steps": ("steps", real)}
+    ways = {"modules": ("modules", real), "direct": ("direct", real)}
     if device.type == "cuda":
         ways["graph"] = ("graph", real)
     if device.type == "cuda" or shutil.which(os.environ.get("CXX", "g++")):
         ways["fixed, compiled"] = ("graph", compiled)
-    ways["ahead"] = ("ahead", real)
+    ways["speculative"] = ("speculative", real)
     rows = []
     for name, (engine, capture) in ways.items():
         with patch.object(graphs, "capture", capture):
             work = lambda engine=engine: decode(language, [model.prompt], [0], Sampling(), engine=engine)  # noqa: E731
             first = timed(work, device)
             seconds = min(measure(work, device, runs))
-        read = None if engine == "ahead" else _read(language) * tokens / seconds
+        read = None if engine == "speculative" else _read(language) * tokens / seconds
         rows.append({
             "engine": name, "model": model.name, "tokens": tokens, "first_s": first, "seconds": seconds,
             "tokens_per_s": tokens / seconds, "bandwidth_share": read and read / copy,

@@ -83,7 +83,7 @@ def _compare(pipeline: Pipeline, client, folder: Path, batch: int, side: int, ru
 def _library(pipeline: Pipeline, folder: Path, batch: int, side: int, seed: int) -> float:
     began = time.perf_counter()
     seeds = row_seeds(seed, batch)
-    tokens = pipeline.draw([PROMPT] * batch, seeds, Sampling())
+    tokens = pipeline.generate_tokens([PROMPT] * batch, seeds, Sampling())
     for index, image in enumerate(pipeline.render(tokens, seeds, (side, side), STEPS, 2.0)):
         save_png(folder / f"{index}.png", image, {"prompt": PROMPT, "seed": seeds[index]})
     return time.perf_counter() - began

@@ -59,17 +59,19 @@ def count(name: str, language, transformer, autoencoder, cells: int, prompt: int
     """`cells`: of a latent, on a side. `prompt`: its tokens."""
     length = prompt + language.num_tokens
     pixels = (cells * compression(autoencoder.config)) ** 2
-    small = {f"{kind}_gb": memory.quantised_weights(language, dtype, kind == "int8") / 1e9 for kind in ("int8", "fp8")}
-    drawing = memory.drawing(language.config, 1, length, language.vocabulary.num_codes, dtype)
+    small = {
+        f"{kind}_gb": memory.quantised_weight_bytes(language, dtype, kind == "int8") / 1e9 for kind in ("int8", "fp8")
+    }
+    drawing = memory.lm_decode_bytes(language.config, 1, length, language.vocabulary.num_codes, dtype)
     cache = KVCache.nbytes(language.config, 1, length, dtype) / 1e9
     parts = [
         (LANGUAGE, language, drawing, {**small, "cache_gb": cache}),
-        (TRANSFORMER, transformer, memory.rendering(transformer.config, 2, cells**2, dtype), {}),
-        (AUTOENCODER, autoencoder, memory.decoding(autoencoder.config, pixels, dtype), {}),
+        (TRANSFORMER, transformer, memory.diffusion_bytes(transformer.config, 2, cells**2, dtype), {}),
+        (AUTOENCODER, autoencoder, memory.vae_bytes(autoencoder.config, pixels, dtype), {}),
     ]
     rows = []
     for part, network, estimate, more in parts:
-        weights = memory.weights(network, dtype)
+        weights = memory.weight_bytes(network, dtype)
         rows.append({
             "model": name, "dtype": str(dtype).removeprefix("torch."), "part": part, "weights_gb": weights / 1e9,
             "int8_gb": None, "fp8_gb": None, "cache_gb": None, **more, "estimate_gb": estimate / 1e9,

@@ -37,7 +37,7 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
     alone, together = ({name: [] for name, *_ in WAYS} for _ in range(2))
     for first in range(0, count, batch):
         part, seeds = prompts[first : first + batch], row_seeds(0, batch, first)
-        tokens = pipeline.draw([prompt.text for prompt in part], seeds)
+        tokens = pipeline.generate_tokens([prompt.text for prompt in part], seeds)
         base = None
         for name, *way in WAYS:
             seconds, latents = _latents(pipeline, device, tokens, seeds, *way)

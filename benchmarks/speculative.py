@@ -52,7 +52,7 @@ def counted(language, prompt, seed, sampling, window, guess=None) -> tuple[Decod
 
     neighbours = Neighbours if guess is None else lambda *_: guess
     with patch.multiple(decoding, WINDOW=window, Neighbours=neighbours, fill_ahead=counting):
-        return decode(language, [prompt], [seed], sampling, engine="ahead"), passes[0]
+        return decode(language, [prompt], [seed], sampling, engine="speculative"), passes[0]
 
 
 def _prompts(count: int) -> list[list[int]]:
@@ -65,7 +65,7 @@ def _ahead(language: LanguageModel, prompts: list[list[int]], kind: str, window:
     sampling, pairs, passes, equal, apart = KINDS[kind], [], 0, 0, 0.0
     counted(language, prompts[0], 0, sampling, window)
     for seed, prompt in enumerate(prompts):
-        plain, theirs = _with_seconds(partial(decode, language, [prompt], [seed], sampling, engine="steps"), device)
+        plain, theirs = _with_seconds(partial(decode, language, [prompt], [seed], sampling, engine="direct"), device)
         (ahead, needed), ours = _with_seconds(partial(counted, language, prompt, seed, sampling, window), device)
         pairs.append((ours, theirs))
         passes += needed

@@ -10,33 +10,37 @@ from torch import nn
 from .models.language import KVCache, LanguageModel
 
 
-def weights(network: nn.Module, dtype: torch.dtype) -> int:
+def weight_bytes(network: nn.Module, dtype: torch.dtype) -> int:
     """All parameters, stored in `dtype`."""
     return sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize
 
 
-def quantised_weights(language: LanguageModel, dtype: torch.dtype, per_row: bool = True) -> int:
+def quantised_weight_bytes(language: LanguageModel, dtype: torch.dtype, per_row: bool = True) -> int:
     """The layers' matrices at a byte a number with a float32 scale for each of their rows, all the rest in `dtype`.
 
     `per_row` False: one scale for a matrix.
     """
     found = [module.weight for module in language.model.layers.modules() if isinstance(module, nn.Linear)]
     numbers, scales = sum(w.numel() for w in found), sum(len(w) if per_row else 1 for w in found)
-    return weights(language, dtype) + numbers * (1 - dtype.itemsize) + scales * torch.float32.itemsize
+    return weight_bytes(language, dtype) + numbers * (1 - dtype.itemsize) + scales * torch.float32.itemsize
 
 
-def reading(config, rows: int, length: int, dtype: torch.dtype) -> int:
+def lm_prefill_bytes(config, rows: int, length: int, dtype: torch.dtype) -> int:
     """One pass of the language model over `rows` x `length` tokens: the activations of a layer."""
     return rows * length * (4 * config.intermediate_size + 12 * config.hidden_size) * dtype.itemsize
 
 
-def drawing(config, rows: int, length: int, words: int, dtype: torch.dtype) -> int:
+def lm_decode_bytes(config, rows: int, length: int, words: int, dtype: torch.dtype) -> int:
     """To write up to `length` tokens, prompt included: the cache, the output matrix of `words` rows, and logits too."""
     numbers = words * config.hidden_size + 6 * rows * words
-    return reading(config, rows, length, dtype) + KVCache.nbytes(config, rows, length, dtype) + numbers * dtype.itemsize
+    return (
+        lm_prefill_bytes(config, rows, length, dtype)
+        + KVCache.nbytes(config, rows, length, dtype)
+        + numbers * dtype.itemsize
+    )
 
 
-def cell(config) -> float:
+def diffusion_values_per_cell(config) -> float:
     """Numbers that the diffusion transformer holds for each cell of a latent, at the widest point of a block.
 
     The gated convolution holds about four tensors of 2 * mlp_ratio * width, and linear attention about twelve of width
@@ -46,12 +50,12 @@ def cell(config) -> float:
     return (4 * 2 * config.mlp_ratio * width + 12 * width) / config.patch_size**2
 
 
-def rendering(config, rows: int, cells: int, dtype: torch.dtype) -> int:
+def diffusion_bytes(config, rows: int, cells: int, dtype: torch.dtype) -> int:
     """One pass of the diffusion transformer over latents of `cells` = h * w."""
-    return int(rows * cells * cell(config) * dtype.itemsize)
+    return int(rows * cells * diffusion_values_per_cell(config) * dtype.itemsize)
 
 
-def decoding(config, pixels: int, dtype: torch.dtype) -> int:
+def vae_bytes(config, pixels: int, dtype: torch.dtype) -> int:
     """The autoencoder's way between a latent and `pixels` = H * W: nine tensors of its widest stage at full size.
 
     Counted on a residual block with its float32 norm.

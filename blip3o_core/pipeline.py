@@ -37,7 +37,7 @@ class Conditioning:
     mask: torch.Tensor | None
 
 
-def draw_tokens(
+def generate_tokens(
     language: LanguageModel,
     encoder: PromptEncoder,
     prompts: list[str],
@@ -208,10 +208,12 @@ class Pipeline:
             vocabulary_id=self.language.vocabulary_id, device=self.device,
         )  # fmt: skip
 
-    def draw(self, prompts: list[str], seeds: list[int], sampling: Sampling = Sampling(), **kwargs) -> ImageTokens:  # noqa: B008
-        """Prompts -> image tokens; see `draw_tokens`."""
+    def generate_tokens(
+        self, prompts: list[str], seeds: list[int], sampling: Sampling = Sampling(), **kwargs
+    ) -> ImageTokens:  # noqa: B008
+        """Prompts -> image tokens; see `generate_tokens`."""
         kwargs = {"source": self.source, "as_features": self.paths.features, **kwargs}
-        return draw_tokens(self.language, self.encoder, prompts, seeds, sampling, **kwargs)
+        return generate_tokens(self.language, self.encoder, prompts, seeds, sampling, **kwargs)
 
     def render(
         self,

@@ -44,7 +44,7 @@ class TokenGenerator(io.ComfyNode):
 
         chosen = settings(sampling, token_guidance, vocabulary)
         rows = rows_of(prompt, batch_size, lines == "a picture a line")
-        tokens = lm.draw(rows, seed, chosen, negative_prompt, special_tokens == "parse", reference)
+        tokens = lm.generate_tokens(rows, seed, chosen, negative_prompt, special_tokens == "parse", reference)
         return io.NodeOutput(tokens, describe(tokens, lm, reference))
 
 

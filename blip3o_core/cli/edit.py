@@ -189,7 +189,7 @@ def _draw(
     each = references.codes.shape[1]
     _say(f"{label}prompt {one.prompt_tokens:,} of {limit:,} tokens, {count} {several} x {each:,}")
     with Bar(f"{label}tokens") as bar:
-        tokens = pipeline.draw(
+        tokens = pipeline.generate_tokens(
             [edit.instruction], [settings["seed"]], sampling, references=references, callback=bar,
             negative_prompt=settings.get("negative_prompt"),
         )  # fmt: skip

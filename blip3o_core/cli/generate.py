@@ -90,7 +90,9 @@ def run_generate(arguments: argparse.Namespace) -> int | None:
         pipeline = pipeline or Pipeline(checkpoint, device, dtype_of(arguments.dtype))
         label = f"{first + 1}/{len(prompts)} " if len(prompts) > 1 else ""
         with Bar(f"{label}tokens") as bar:
-            tokens = pipeline.draw(rows, seeds, sampling, negative_prompt=arguments.negative_prompt, callback=bar)
+            tokens = pipeline.generate_tokens(
+                rows, seeds, sampling, negative_prompt=arguments.negative_prompt, callback=bar
+            )
         with Bar(f"{label}diffusion") as bar:
             images = pipeline.render(
                 tokens, noise_seeds, size, arguments.steps, arguments.guidance, bar, interval=interval

@@ -29,7 +29,7 @@ from .speculative import Neighbours, WindowStepper, fill_ahead
 
 # How decode steps run: through the modules; past them, see `stepping`; as a CUDA graph, see `graphs`; several at once,
 # see `speculative`; as one Triton kernel, see `fused`.
-ENGINES = ("auto", "modules", "steps", "graph", "ahead", "fused")
+ENGINES = ("auto", "modules", "direct", "graph", "speculative", "fused")
 WINDOW = 16  # most tokens at once; 8 to 16 took about as long
 SYNCHRONIZED = 8  # tokens between waits for the device, so that progress is where it says, and cancelling acts
 Callback = Callable[[int, int, torch.Tensor], None]
@@ -234,9 +234,9 @@ def _one_by_one(run: _Run, past_modules: bool) -> Decoded:
 
 _WAYS = {
     "modules": partial(_one_by_one, past_modules=False),
-    "steps": partial(_one_by_one, past_modules=True),
+    "direct": partial(_one_by_one, past_modules=True),
     "graph": _as_a_graph,
-    "ahead": _ahead,
+    "speculative": _ahead,
     "fused": _fused,
 }
 
@@ -255,10 +255,10 @@ def engine_for(
             raise Blip3oError(f"engine {asked!r} cannot serve here: {why_not}. Use 'auto'.")
         return asked
     level, log = logging.DEBUG if device.type == "cpu" else logging.INFO, logging.getLogger(__name__)
-    engines = {"cpu": ("steps",), "cuda": ("fused", "graph")}.get(device.type, ())
+    engines = {"cpu": ("direct",), "cuda": ("fused", "graph")}.get(device.type, ())
     # In bfloat16 a pass over several tokens is rounded otherwise than over one, and other tokens follow.
     if device.type == "cpu" and dtype == torch.float32 and rows == 1 and sampling.image_tokens_only and is_small(lm):
-        engines = ("ahead", *engines)
+        engines = ("speculative", *engines)
     for name in engines:
         why_not = _why_not(name, lm, rows, sampling, device, dtype)
         if why_not is None:
@@ -274,9 +274,9 @@ def _why_not(engine: str, lm, rows: int, sampling: Sampling, device, dtype) -> s
     if engine == "fused":
         return fused.obstacle(lm, rows, sampling, device, dtype)
     why_not = obstacle(lm, device, dtype)
-    if why_not is None and engine in ("graph", "ahead") and not sampling.image_tokens_only:
+    if why_not is None and engine in ("graph", "speculative") and not sampling.image_tokens_only:
         why_not = "an end token may cut the picture short"
-    if why_not is None and engine == "ahead" and rows > 1:
+    if why_not is None and engine == "speculative" and rows > 1:
         why_not = f"there are {rows} rows, guidance included"
     return why_not
 

@@ -108,7 +108,7 @@ def evaluate(pipeline: Pipeline, settings: Settings, way: str, callback=None) ->
 
 
 def _edit(pipeline: Pipeline, pairs, seeds: list[int], settings: Settings, paths: ReferencePaths) -> torch.Tensor:
-    """Each edit has a reference of its own, which `Pipeline.draw` does not batch."""
+    """Each edit has a reference of its own, which `Pipeline.generate_tokens` does not batch."""
     checkpoint, language, device = pipeline.checkpoint, pipeline.language, pipeline.device
     side = checkpoint.trained_side
     shown = torch.from_numpy(np.stack([draw(edit.source, side) for edit, _ in pairs])) / 255

@@ -192,7 +192,7 @@ def _draw(pipeline, way: str, group: list[Prompt], seeds: list[int], settings: S
     """(B, S, S, 3) float32 in [0, 1] on the CPU."""
     if way == CODES:
         with watch.part("tokens"):
-            tokens = pipeline.draw([prompt.text for prompt in group], seeds, settings.sampling)
+            tokens = pipeline.generate_tokens([prompt.text for prompt in group], seeds, settings.sampling)
     else:
         drawn = np.stack([draw(prompt.scene, pipeline.checkpoint.trained_side) for prompt in group])
         true = torch.from_numpy(drawn).to(pipeline.device) / 255

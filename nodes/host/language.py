@@ -71,17 +71,17 @@ class Language(Part):
         patches = self.patcher.patches_uuid if self.patcher.patches else "plain"
         return f"{self._identity}:{self.dtype}:{patches}"
 
-    def reading_memory(self, rows: int, length: int) -> int:
+    def prefill_bytes(self, rows: int, length: int) -> int:
         """Bytes beside the weights for one pass over `rows` x `length` tokens."""
-        return memory.reading(self.network.config, rows, length, self.dtype) + self._scratch
+        return memory.lm_prefill_bytes(self.network.config, rows, length, self.dtype) + self._scratch
 
-    def drawing_memory(self, rows: int, length: int, whole_vocabulary: bool) -> int:
+    def decode_bytes(self, rows: int, length: int, whole_vocabulary: bool) -> int:
         """Bytes beside the weights to write up to `length` tokens in `rows`."""
         vocabulary = self.network.vocabulary
         words = vocabulary.size if whole_vocabulary else vocabulary.num_codes
-        return memory.drawing(self.network.config, rows, length, words, self.dtype) + self._scratch
+        return memory.lm_decode_bytes(self.network.config, rows, length, words, self.dtype) + self._scratch
 
-    def draw(
+    def generate_tokens(
         self, prompts, seed, sampling, negative_prompt="", parse_special=False, reference: References | None = None
     ) -> ImageTokens:
         """Write one picture of tokens per prompt, with the host's progress bar and interrupt on every token."""
@@ -90,8 +90,8 @@ class Language(Part):
         texts = [*prompts, *([negative_prompt] if guided else [])]
         longest = max(len(pipeline.prompt_ids(self.encoder, text, reference, parse_special)) for text in texts)
         rows = len(prompts) * (2 if guided else 1)
-        with self.loaded(self.drawing_memory(rows, longest + total, not sampling.image_tokens_only)) as device:
-            return pipeline.draw_tokens(
+        with self.loaded(self.decode_bytes(rows, longest + total, not sampling.image_tokens_only)) as device:
+            return pipeline.generate_tokens(
                 self.network,
                 self.encoder,
                 prompts,
@@ -150,7 +150,7 @@ class Language(Part):
         if tokens.prompt_ids is None:
             tokens = replace(tokens, prompt_ids=[self.encoder.encode(prompt) for prompt in tokens.prompts])
         longest = max(map(len, tokens.prompt_ids)) + tokens.codes.shape[1]
-        with self.loaded(self.reading_memory(len(tokens), longest)) as device:
+        with self.loaded(self.prefill_bytes(len(tokens), longest)) as device:
             both = pipeline.condition(self.network, tokens, source=self.identity, device=device, dtype=self.dtype,
                                       strength=strengths.text)  # fmt: skip
         extra = {} if both.mask is None else {"attention_mask": both.mask}

@@ -92,7 +92,7 @@ class DiffusionConfig(comfy.supported_models_base.BASE):
         self.latent_format = latent_format
         self.sampling_settings = {"shift": shift, "multiplier": 1000}
         # In units of 0.01 MiB for each byte of the dtype.
-        self.memory_usage_factor = memory.cell(network.config) / (0.01 * 2**20)
+        self.memory_usage_factor = memory.diffusion_values_per_cell(network.config) / (0.01 * 2**20)
 
 
 class DiffusionModel(comfy.model_base.BaseModel):

@@ -44,7 +44,7 @@ class DeepCompressionVAE(comfy.sd.VAE):
         self.latent_channels = network.config.latent_channels
         self.downscale_ratio = self.upscale_ratio = factor = compression(network.config)
         # The functions must not hold `self`: the host frees a model when its last reference goes.
-        needed = partial(memory.decoding, network.config)
+        needed = partial(memory.vae_bytes, network.config)
         self.memory_used_encode = lambda shape, dtype: needed(shape[2] * shape[3], dtype)
         self.memory_used_decode = lambda shape, dtype: needed(shape[2] * shape[3] * factor**2, dtype)
         self.device, self.vae_dtype, self.output_device = device, dtype, mm.intermediate_device()

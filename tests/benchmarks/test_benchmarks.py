@@ -69,7 +69,7 @@ def test_every_engine_decodes_and_is_named():
     """A row whose number is another engine's: "graph" without a GPU stands for the compiled step only."""
     rows = decode.engines(models.tiny(CPU, torch.float32), CPU, 3, 1, 1e9)
     compiled = ["fixed, compiled"] if shutil.which("g++") else []
-    assert [row["engine"] for row in rows] == ["modules", "steps", *compiled, "ahead"]
+    assert [row["engine"] for row in rows] == ["modules", "direct", *compiled, "speculative"]
     assert all(row["tokens"] == 3 for row in rows)
     # Tokens that are written several in a pass say nothing of how much is read for one.
     assert all(row["bandwidth_share"] > 0 for row in rows[:-1]) and rows[-1]["bandwidth_share"] is None

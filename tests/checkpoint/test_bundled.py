@@ -49,7 +49,7 @@ def test_it_ships_with_the_library_and_the_pack():
 @pytest.mark.parametrize("prompt", ODD_PROMPTS.values(), ids=ODD_PROMPTS)
 def test_odd_prompts_give_a_picture(prompt, bundled):
     """Catches an error where words are unknown, contradict themselves or fill the prompt to its limit."""
-    picture = bundled.render(bundled.draw([prompt], [0]), [0], steps=2)
+    picture = bundled.render(bundled.generate_tokens([prompt], [0]), [0], steps=2)
     assert picture.shape == (1, 64, 64, 3) and bool(torch.isfinite(picture).all())
 
 

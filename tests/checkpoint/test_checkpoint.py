@@ -74,7 +74,7 @@ def test_a_file_of_several_dtypes_draws_a_picture(copy):
 
     copy.edit_tensors(edit)
     mixed = Pipeline.load(copy.folder)
-    assert mixed.render(mixed.draw(["a"], [0]), [0], (16, 16), 1).shape == (1, 16, 16, 3)
+    assert mixed.render(mixed.generate_tokens(["a"], [0]), [0], (16, 16), 1).shape == (1, 16, 16, 3)
 
 
 def test_shards_are_the_single_file(checkpoint, tmp_path):
@@ -91,8 +91,8 @@ def test_names_decide_nothing(copy, checkpoint, pipeline):
     other = open_checkpoint(renamed)
     assert (other.family, other.grid, other.vocabulary) == ("text-to-image", checkpoint.grid, checkpoint.vocabulary)
     assert other.vocabulary_id == checkpoint.vocabulary_id
-    drawn = Pipeline(other).draw(["a red cube"], [0])
-    assert torch.equal(drawn.codes, pipeline.draw(["a red cube"], [0]).codes)
+    drawn = Pipeline(other).generate_tokens(["a red cube"], [0])
+    assert torch.equal(drawn.codes, pipeline.generate_tokens(["a red cube"], [0]).codes)
 
 
 def test_a_config_saved_by_transformers_5_is_read(copy, language):
@@ -346,4 +346,4 @@ def test_a_transformer_with_positions_loads(copy):
     positioned = Pipeline.load(copy.folder)
     table = positioned.transformer.patch_embed.pos_embed
     assert table.device.type == "cpu" and table.abs().max() > 0.5
-    assert positioned.render(positioned.draw(["a"], [0]), [0], (64, 64), 1).isfinite().all()
+    assert positioned.render(positioned.generate_tokens(["a"], [0]), [0], (64, 64), 1).isfinite().all()

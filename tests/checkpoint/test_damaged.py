@@ -239,7 +239,7 @@ def test_a_failed_load_leaves_nothing_behind(copy, checkpoint, pipeline):
         failure(damaged.load_language)
     copy.weights.write_bytes(good)
     again = Pipeline.load(copy.folder)
-    assert torch.equal(again.draw(["a"], [0]).codes, pipeline.draw(["a"], [0]).codes)
+    assert torch.equal(again.generate_tokens(["a"], [0]).codes, pipeline.generate_tokens(["a"], [0]).codes)
     assert {parameter.device.type for parameter in again.language.parameters()} == {"cpu"}
 
 

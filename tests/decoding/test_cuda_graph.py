@@ -103,10 +103,10 @@ def test_padded_rows_guidance_and_sampling(tmp_path, recordings, sampling, dtype
     rows = [encode("a"), encode("a longer prompt than the first")]
     for given in (rows, rows[:1]):
         seeds = list(range(len(given)))
-        graph, steps = (decode(language, given, seeds, sampling, encode(""), engine=e) for e in ("graph", "steps"))
-        assert torch.equal(graph.ids, steps.ids) or dtype == torch.bfloat16  # ties are broken by the last bit
+        graph, direct = (decode(language, given, seeds, sampling, encode(""), engine=e) for e in ("graph", "direct"))
+        assert torch.equal(graph.ids, direct.ids) or dtype == torch.bfloat16  # ties are broken by the last bit
         if dtype == torch.float32:
-            assert torch.allclose(graph.hidden, steps.hidden, atol=1e-5)
+            assert torch.allclose(graph.hidden, direct.hidden, atol=1e-5)
 
 
 def test_drawn_as_often_as_without_a_graph(checkpoint, recordings):
@@ -167,15 +167,15 @@ def test_an_engine_that_cannot_serve_is_refused(checkpoint):
     """A patch that is left out, an end token that is passed over, a row that is dropped: all without a word."""
     language, row = checkpoint.load_language(torch.float32), checkpoint.prompt_encoder.encode("a red ring")
     language.model.layers[0].mlp.register_forward_hook(lambda *_: None)
-    for engine in ("steps", "graph", "ahead"):
+    for engine in ("direct", "graph", "speculative"):
         with pytest.raises(Blip3oError, match="hooks or a forward of its own.*Use 'auto'"):
             decode(language, [row], [0], Sampling(), engine=engine)
     whole = checkpoint.load_language(torch.float32)
-    for engine in ("graph", "ahead"):
+    for engine in ("graph", "speculative"):
         with pytest.raises(Blip3oError, match="an end token"):
             decode(whole, [row], [0], Sampling(image_tokens_only=False), engine=engine)
     with pytest.raises(Blip3oError, match="2 rows"):
-        decode(whole, [row], [0], Sampling(guidance=2.0), row, engine="ahead")
+        decode(whole, [row], [0], Sampling(guidance=2.0), row, engine="speculative")
     with pytest.raises(Blip3oError, match="'Graph'; choose one of auto, modules"):
         decode(whole, [row], [0], Sampling(), engine="Graph")
 
@@ -251,14 +251,14 @@ def test_the_quickest_way_that_serves_is_taken(checkpoint, monkeypatch, caplog):
         with caplog.at_level(logging.DEBUG):
             return decoding.engine_for("auto", language, rows, sampling, device, dtype)
 
-    assert engine(cpu) == "ahead" and engine(cpu, rows=2) == "steps" and not caplog.text
-    assert engine(cpu, sampling=Sampling(image_tokens_only=False)) == "steps"
+    assert engine(cpu) == "speculative" and engine(cpu, rows=2) == "direct" and not caplog.text
+    assert engine(cpu, sampling=Sampling(image_tokens_only=False)) == "direct"
     assert engine(cpu, torch.bfloat16) == "modules" and "stored in" in caplog.text
     assert engine(cuda) == "modules" and "on cpu" in caplog.text
     assert engine(torch.device("mps")) == "modules" and "made for mps" in caplog.text
     monkeypatch.setattr(decoding, "obstacle", lambda *_: None)
-    assert engine(cuda) == "graph" and engine(cpu, torch.bfloat16) == "steps" and not caplog.text
+    assert engine(cuda) == "graph" and engine(cpu, torch.bfloat16) == "direct" and not caplog.text
     with monkeypatch.context() as patch:
         patch.setattr(stepping, "JOINED_BYTES", 1000)  # a large model: nobody knows how well its tokens are guessed
-        assert engine(cpu) == "steps"
+        assert engine(cpu) == "direct"
     assert engine(cuda, sampling=Sampling(image_tokens_only=False)) == "modules" and "end token" in caplog.text

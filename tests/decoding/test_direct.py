@@ -21,7 +21,7 @@ def checkpoint():
     return open_checkpoint(BUNDLED)
 
 
-quick, slow = (partial(decode, engine=engine) for engine in ("steps", "modules"))
+quick, slow = (partial(decode, engine=engine) for engine in ("direct", "modules"))
 
 
 def prompts(checkpoint) -> list[list[int]]:
@@ -54,7 +54,7 @@ def test_padded_rows_guidance_and_single_rows(tmp_path, monkeypatch, join):
         assert torch.allclose(both[0].hidden, both[1].hidden, atol=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["steps", "graph"])
+@pytest.mark.parametrize("engine", ["direct", "graph"])
 def test_attention_may_lay_its_result_out_as_it_likes(checkpoint, monkeypatch, engine):
     """A step that crashed on every card whose attention is not cuDNN's: the others give queries before heads."""
     language, row = checkpoint.load_language(torch.float32), checkpoint.prompt_encoder.encode("a red ring")

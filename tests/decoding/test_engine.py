@@ -9,7 +9,7 @@ import torch
 from blip3o_core.decoding.engine import decode, own_positions, read
 from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.errors import Blip3oError
-from blip3o_core.pipeline import condition, draw_tokens
+from blip3o_core.pipeline import condition, generate_tokens
 
 PROMPTS = ["a", "a red cube on a blue table", "two dogs", "a much longer prompt, so that the others are padded a lot"]
 SEEDS = [3, 2**63, 5, 2**64 - 1]
@@ -34,7 +34,7 @@ def full_states(qwen, prompt_ids: list[int], codes: torch.Tensor, start: int) ->
 @pytest.mark.parametrize("sampling", [Sampling(), GREEDY, FREE], ids=["sampled", "greedy", "whole vocabulary"])
 def test_states_kept_while_decoding_are_those_of_one_pass(sampling, pipeline, unstopped, qwen):
     """Catches states off by one token, a missing last state, and a cache that drifts from the model."""
-    tokens = pipeline.draw(PROMPTS, SEEDS, sampling)
+    tokens = pipeline.generate_tokens(PROMPTS, SEEDS, sampling)
     ids = tokens.codes + unstopped.vocabulary.image_start
     again = read(unstopped, tokens.prompt_ids, ids)
     assert tokens.hidden.shape == (4, 1 + unstopped.num_tokens, unstopped.config.hidden_size)
@@ -49,9 +49,9 @@ def test_states_kept_while_decoding_are_those_of_one_pass(sampling, pipeline, un
 )
 def test_a_row_of_a_batch_is_the_single_run(sampling, pipeline):
     """Catches one generator shared by the rows, padding that changes a row, and rows that stop together."""
-    together = pipeline.draw(PROMPTS, SEEDS, sampling)
+    together = pipeline.generate_tokens(PROMPTS, SEEDS, sampling)
     for k, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
-        alone = pipeline.draw([prompt], [seed], sampling)
+        alone = pipeline.generate_tokens([prompt], [seed], sampling)
         count = alone.lengths[0]
         assert together.lengths[k] == count
         assert torch.equal(together.codes[k, :count], alone.codes[0])
@@ -61,7 +61,7 @@ def test_a_row_of_a_batch_is_the_single_run(sampling, pipeline):
 
 def test_the_seed_decides(pipeline):
     """Catches a seed that is ignored, and draws that depend on what was drawn before."""
-    first, second, other = (pipeline.draw(["a red cube"], [seed]).codes for seed in (1, 1, 2))
+    first, second, other = (pipeline.generate_tokens(["a red cube"], [seed]).codes for seed in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
@@ -69,13 +69,13 @@ def test_the_seed_decides(pipeline):
 def test_the_global_generator_is_left_alone(pipeline):
     """Catches a draw that uses, or seeds, the generator of everybody else in the process."""
     before = torch.random.get_rng_state()
-    pipeline.draw(["a red cube"], [1])
+    pipeline.generate_tokens(["a red cube"], [1])
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_greedy_takes_the_likeliest_image_token_at_every_step(pipeline, language, qwen, tensors):
     """Catches a greedy decode that looks at stale logits, against transformers step by step without a cache."""
-    tokens = pipeline.draw(["a red cube"], [0], GREEDY)
+    tokens = pipeline.generate_tokens(["a red cube"], [0], GREEDY)
     start, ids = language.vocabulary.image_start, list(tokens.prompt_ids[0])
     head = tensors["model.embed_tokens.weight"][start : start + language.vocabulary.num_codes]
     for code in tokens.codes[0].tolist():
@@ -87,21 +87,21 @@ def test_greedy_takes_the_likeliest_image_token_at_every_step(pipeline, language
 def test_only_image_tokens_unless_asked(pipeline, unstopped):
     """Catches text tokens inside a picture by default, and a whole vocabulary that is out of reach."""
     codes = unstopped.vocabulary.num_codes
-    default = pipeline.draw(PROMPTS, SEEDS, Sampling(top_k=0, top_p=1.0)).codes
+    default = pipeline.generate_tokens(PROMPTS, SEEDS, Sampling(top_k=0, top_p=1.0)).codes
     assert default.min() >= 0 and default.max() < codes
-    free = pipeline.draw(PROMPTS, SEEDS, FREE).codes
+    free = pipeline.generate_tokens(PROMPTS, SEEDS, FREE).codes
     assert ((free >= 0) & (free < codes)).any() and (free < 0).any()
 
 
 @pytest.mark.parametrize("step", [0, 4, 23])
 def test_an_end_token_ends_its_row(step, pipeline, unstopped, monkeypatch):
     """Catches a row that goes on after its end, ends its neighbours, loses the end token, or is padded with 0."""
-    free = pipeline.draw(PROMPTS, SEEDS, FREE)
+    free = pipeline.generate_tokens(PROMPTS, SEEDS, FREE)
     ids = free.codes + unstopped.vocabulary.image_start
     stop = (int(ids[1, step]), int(ids[2, min(step + 3, 24)]))
     lengths = [next((i + 1 for i, id in enumerate(row) if id in stop), len(row)) for row in ids.tolist()]
     monkeypatch.setattr(unstopped, "vocabulary", replace(unstopped.vocabulary, stop=stop))
-    stopped = pipeline.draw(PROMPTS, SEEDS, FREE)
+    stopped = pipeline.generate_tokens(PROMPTS, SEEDS, FREE)
     assert stopped.lengths == lengths
     assert stopped.codes.shape[1] == max(lengths)
     assert stopped.hidden.shape[1] == 1 + max(lengths)
@@ -117,10 +117,10 @@ def test_an_end_token_ends_its_row(step, pipeline, unstopped, monkeypatch):
 
 def test_decoding_stops_when_every_row_has_ended(pipeline, unstopped, monkeypatch):
     """Catches the rest of the grid computed for nothing, and a callback that runs on for it."""
-    ids = pipeline.draw(PROMPTS, SEEDS, FREE).codes + unstopped.vocabulary.image_start
+    ids = pipeline.generate_tokens(PROMPTS, SEEDS, FREE).codes + unstopped.vocabulary.image_start
     monkeypatch.setattr(unstopped, "vocabulary", replace(unstopped.vocabulary, stop=tuple(ids[:, 2].tolist())))
     steps = []
-    stopped = pipeline.draw(PROMPTS, SEEDS, FREE, callback=lambda done, *_: steps.append(done))
+    stopped = pipeline.generate_tokens(PROMPTS, SEEDS, FREE, callback=lambda done, *_: steps.append(done))
     assert stopped.codes.shape[1] == max(stopped.lengths) <= 3
     assert steps == list(range(1, max(stopped.lengths) + 1))
 
@@ -128,20 +128,20 @@ def test_decoding_stops_when_every_row_has_ended(pipeline, unstopped, monkeypatc
 def test_end_tokens_do_nothing_among_image_tokens(pipeline, unstopped, monkeypatch):
     """Catches a picture cut short because a code happens to carry a stop id's number."""
     monkeypatch.setattr(unstopped, "vocabulary", replace(unstopped.vocabulary, stop=tuple(range(363))))
-    assert pipeline.draw(["a"], [0]).lengths == [unstopped.num_tokens]
+    assert pipeline.generate_tokens(["a"], [0]).lengths == [unstopped.num_tokens]
 
 
 def test_the_callback_sees_every_token_once(pipeline, language):
     """Catches progress that jumps, starts at 0, or shows token ids where codes are promised."""
     seen = []
-    tokens = pipeline.draw(PROMPTS, SEEDS, callback=lambda *args: seen.append(args))
+    tokens = pipeline.generate_tokens(PROMPTS, SEEDS, callback=lambda *args: seen.append(args))
     assert [(done, total) for done, total, _ in seen] == [(k, language.num_tokens) for k in range(1, 26)]
     assert all(torch.equal(codes(), tokens.codes[:, :done]) for done, _, codes in seen)
 
 
 def test_cancelling_leaves_nothing_behind(pipeline):
     """Catches a cancelled run that swallows the exception or leaves a cache for the next one."""
-    clean = pipeline.draw(PROMPTS, SEEDS)
+    clean = pipeline.generate_tokens(PROMPTS, SEEDS)
 
     class Stop(Exception):
         pass
@@ -151,8 +151,8 @@ def test_cancelling_leaves_nothing_behind(pipeline):
             raise Stop
 
     with pytest.raises(Stop):
-        pipeline.draw(PROMPTS, SEEDS, callback=cancel)
-    again = pipeline.draw(PROMPTS, SEEDS)
+        pipeline.generate_tokens(PROMPTS, SEEDS, callback=cancel)
+    again = pipeline.generate_tokens(PROMPTS, SEEDS)
     assert torch.equal(again.codes, clean.codes) and torch.equal(again.hidden, clean.hidden)
 
 
@@ -160,7 +160,7 @@ def test_cancelling_leaves_nothing_behind(pipeline):
 def test_guidance_is_that_of_two_separate_runs(negative, pipeline, language, qwen, tensors):
     """Catches guidance with the sign or the halves swapped, or a padded half, against two plain forwards by hand."""
     scale = 2.5
-    tokens = pipeline.draw(["a red cube"], [0], replace(GREEDY, guidance=scale), negative_prompt=negative)
+    tokens = pipeline.generate_tokens(["a red cube"], [0], replace(GREEDY, guidance=scale), negative_prompt=negative)
     start = language.vocabulary.image_start
     head = tensors["model.embed_tokens.weight"][start : start + language.vocabulary.num_codes]
     encode = pipeline.encoder.encode
@@ -176,9 +176,9 @@ def test_guidance_is_that_of_two_separate_runs(negative, pipeline, language, qwe
 
 def test_guidance_of_one_is_no_guidance(pipeline):
     """Catches a negative prompt that matters although guidance is off, or guidance that never changes a thing."""
-    plain = pipeline.draw(PROMPTS, SEEDS)
-    off = pipeline.draw(PROMPTS, SEEDS, Sampling(guidance=1.0), negative_prompt="blurry")
-    on = pipeline.draw(PROMPTS, SEEDS, Sampling(guidance=4.0), negative_prompt="blurry")
+    plain = pipeline.generate_tokens(PROMPTS, SEEDS)
+    off = pipeline.generate_tokens(PROMPTS, SEEDS, Sampling(guidance=1.0), negative_prompt="blurry")
+    on = pipeline.generate_tokens(PROMPTS, SEEDS, Sampling(guidance=4.0), negative_prompt="blurry")
     assert torch.equal(off.codes, plain.codes) and torch.equal(off.hidden, plain.hidden)
     assert not torch.equal(on.codes, plain.codes)
 
@@ -188,9 +188,9 @@ def test_weights_that_went_bad_are_an_error(where, pipeline):
     """Catches a picture drawn from NaN: a damaged patch would otherwise give token 0 everywhere, silently."""
     damaged = copy.deepcopy(pipeline.language)
     damaged.model.get_submodule(where).weight.data[0] = float("nan")
-    tokens = pipeline.draw(["a"], [0])
+    tokens = pipeline.generate_tokens(["a"], [0])
     with pytest.raises(Blip3oError, match="not finite"):
-        draw_tokens(damaged, pipeline.encoder, ["a"], [0])
+        generate_tokens(damaged, pipeline.encoder, ["a"], [0])
     with pytest.raises(Blip3oError, match="not finite"):
         condition(damaged, tokens)
 
@@ -217,12 +217,12 @@ def test_prompt_and_picture_must_fit_the_model(language, pipeline, monkeypatch):
 def test_an_empty_prompt_is_refused(prompt, pipeline):
     """Catches a picture of nothing, drawn without a word, also when only one row of a batch is empty."""
     with pytest.raises(Blip3oError, match="nothing to draw"):
-        pipeline.draw(["a", prompt], [0, 1])
+        pipeline.generate_tokens(["a", prompt], [0, 1])
 
 
 def test_the_authors_unmasked_pass_is_reachable(pipeline, qwen, language):
     """Catches a switch that does nothing: padded rows must then differ as they do in the authors' code."""
-    tokens = pipeline.draw(PROMPTS[:2], SEEDS[:2])
+    tokens = pipeline.generate_tokens(PROMPTS[:2], SEEDS[:2])
     ids = tokens.codes + language.vocabulary.image_start
     unmasked = read(language, tokens.prompt_ids, ids, unmasked=True)
     longest = max(map(len, tokens.prompt_ids))

@@ -44,7 +44,7 @@ def test_ids_and_states_are_those_of_decode(language, prompts, kind):
     """A token accepted behind a wrong guess, a uniform number of another place, a state off by one token."""
     assert len(prompts) == 20
     for seed, prompt in enumerate(prompts):
-        plain = decode(language, [prompt], [seed], KINDS[kind], engine="steps")
+        plain = decode(language, [prompt], [seed], KINDS[kind], engine="direct")
         ahead, passes = counted(language, prompt, seed, KINDS[kind], 8)
         assert torch.equal(ahead.ids, plain.ids) and ahead.lengths == plain.lengths
         assert torch.allclose(ahead.hidden, plain.hidden, atol=1e-5, rtol=1e-5)
@@ -54,7 +54,7 @@ def test_ids_and_states_are_those_of_decode(language, prompts, kind):
 @pytest.mark.parametrize("window", [1, 2, 5, 64, 100])
 def test_any_window_gives_the_same(language, prompts, window):
     """A window that reaches behind the last token, or one that never moves on."""
-    plain = decode(language, prompts[:1], [3], Sampling(), engine="steps")
+    plain = decode(language, prompts[:1], [3], Sampling(), engine="direct")
     ahead, passes = counted(language, prompts[0], 3, Sampling(), window)
     assert torch.equal(ahead.ids, plain.ids) and torch.allclose(ahead.hidden, plain.hidden, atol=1e-5, rtol=1e-5)
     assert passes == 64 if window == 1 else passes < 64
@@ -64,7 +64,7 @@ def test_any_window_gives_the_same(language, prompts, window):
 def test_wrong_guesses_change_nothing(language, prompts, kind):
     """Keys and values of a wrong guess that stay in the cache, or a guess taken unchecked."""
     for seed, prompt in enumerate(prompts[:4]):
-        plain = decode(language, [prompt], [seed], KINDS[kind], engine="steps")
+        plain = decode(language, [prompt], [seed], KINDS[kind], engine="direct")
         first, codes = language.vocabulary.image_start, language.vocabulary.num_codes
         wrong = [first + (code - first + 4001) % codes for code in plain.ids[0].tolist()]
         ahead = decode_ahead(language, prompt, seed, KINDS[kind], 8, Fixed(wrong))
@@ -92,7 +92,7 @@ def test_a_model_that_cannot_be_guessed_is_hardly_slowed():
 @pytest.mark.parametrize(("window", "passes"), [(8, 8), (16, 4), (64, 1), (10, 7)])
 def test_right_guesses_are_all_taken(language, prompts, window, passes):
     """Guesses that are checked and thrown away, or one pass too many at the end."""
-    plain = decode(language, prompts[:1], [0], Sampling(), engine="steps")
+    plain = decode(language, prompts[:1], [0], Sampling(), engine="direct")
     ahead, needed = counted(language, prompts[0], 0, Sampling(), window, Fixed(plain.ids[0].tolist()))
     assert torch.equal(ahead.ids, plain.ids) and needed == passes
 
@@ -109,8 +109,10 @@ def test_the_rule_that_was_right_more_often_guesses():
 
 def test_every_token_is_told_in_order_and_a_run_can_be_cancelled(language, prompts):
     """A callback that is skipped for tokens of one pass, sees guesses, or cannot stop the run."""
-    plain, seen = decode(language, prompts[:1], [3], Sampling(), engine="steps"), []
-    ahead = decode(language, prompts[:1], [3], Sampling(), callback=lambda *each: seen.append(each), engine="ahead")
+    plain, seen = decode(language, prompts[:1], [3], Sampling(), engine="direct"), []
+    ahead = decode(
+        language, prompts[:1], [3], Sampling(), callback=lambda *each: seen.append(each), engine="speculative"
+    )
     assert [(done, total, ids.shape[1]) for done, total, ids in seen] == [(k, 64, k) for k in range(1, 65)]
     assert torch.equal(seen[-1][2], ahead.ids) and torch.equal(ahead.ids, plain.ids)
 
@@ -119,7 +121,7 @@ def test_every_token_is_told_in_order_and_a_run_can_be_cancelled(language, promp
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        decode(language, prompts[:1], [3], Sampling(), callback=stop, engine="ahead")
+        decode(language, prompts[:1], [3], Sampling(), callback=stop, engine="speculative")
 
 
 def test_the_benchmark_compares_the_same_pictures():

@@ -176,7 +176,7 @@ def test_impossible_intervals_are_refused(interval, pipeline, transformer):
     with pytest.raises(Blip3oError, match="guidance interval is .*0.2, 0.8"):
         sampled(transformer, diffusion.sigmas(1), interval=interval)
     with pytest.raises(Blip3oError, match="guidance interval"):
-        pipeline.render(pipeline.draw(["a"], [0]), [0], steps=1, interval=interval)
+        pipeline.render(pipeline.generate_tokens(["a"], [0]), [0], steps=1, interval=interval)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def picture(width=96, height=96, seed=0):
 
 
 def edited(pipeline, references, **more) -> torch.Tensor:
-    tokens = pipeline.draw(["make it blue"], [0], references=references)
+    tokens = pipeline.generate_tokens(["make it blue"], [0], references=references)
     return pipeline.latents(tokens, [1], steps=3, references=references, **more)
 
 
@@ -63,7 +63,7 @@ def test_half_the_strength_is_between(pipeline):
 
 def test_text_strength_leads_from_the_null_condition(pipeline):
     """A text strength that scales the condition to zeros, which no condition in training was."""
-    tokens = pipeline.draw(["a cat"], [0])
+    tokens = pipeline.generate_tokens(["a cat"], [0])
     null = condition(pipeline.language, tokens, strength=0.0)
     assert torch.equal(null.positive, null.negative.expand_as(null.positive))
     whole, half = (condition(pipeline.language, tokens, strength=value).positive for value in (1.0, 0.5))
@@ -74,7 +74,7 @@ def test_rows_of_a_batch_are_single_runs(pipeline):
     """Rows that take each other's reference, noise or half of the guidance."""
     references = pipeline.references([picture(120, 60)])
     lines = ["make it blue", "a rather longer instruction for the second row"]
-    tokens = pipeline.draw(lines, [3, 4], references=references)
+    tokens = pipeline.generate_tokens(lines, [3, 4], references=references)
     together = pipeline.latents(tokens, [5, 6], steps=3, references=references)
     for row in range(2):
         alone = pipeline.latents(tokens.row(row), [5 + row], steps=3, references=references)
@@ -84,7 +84,7 @@ def test_rows_of_a_batch_are_single_runs(pipeline):
 def test_references_of_other_sizes_than_the_picture(pipeline):
     """Heights that differ crash where latents lie beside each other."""
     references = pipeline.references([picture(160, 80), picture(60, 100, 1), picture(seed=2)])
-    tokens = pipeline.draw(["combine them"], [0], references=references)
+    tokens = pipeline.generate_tokens(["combine them"], [0], references=references)
     for size in (None, (64, 64), (128, 72)):
         made = pipeline.latents(tokens, [1], size, 2, references=references)
         width, height = size or references.views[0]
@@ -164,7 +164,7 @@ def test_a_mask_keeps_the_latents_outside(pipeline):
         with pytest.raises(Blip3oError, match=words):
             edited(pipeline, references, **wrong)
     with pytest.raises(Blip3oError, match="without references"):
-        pipeline.latents(pipeline.draw(["a cat"], [0]), [0], change=change)
+        pipeline.latents(pipeline.generate_tokens(["a cat"], [0]), [0], change=change)
 
 
 def test_what_cannot_be_encoded_is_refused(pipeline):
@@ -180,7 +180,7 @@ def test_what_cannot_be_encoded_is_refused(pipeline):
 
 def test_reference_latents_of_other_numbers_of_rows_are_refused(pipeline):
     """Rows that are dropped or doubled without a word."""
-    given = condition(pipeline.language, pipeline.draw(["a cat"], [0]))
+    given = condition(pipeline.language, pipeline.generate_tokens(["a cat"], [0]))
     guides = diffusion.Guides(
         [torch.randn(3, 8, 8, 8)], ReferencePaths(cross=True), connector=pipeline.language.reference_connector
     )

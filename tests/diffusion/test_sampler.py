@@ -197,7 +197,7 @@ def test_values_that_are_not_finite_are_an_error(transformer):
 
 def test_one_row_of_tokens_serves_several_seeds(pipeline):
     """Catches conditions regrouped across rows, which draws two wrong pictures without a word."""
-    tokens = pipeline.draw(["a red cube"], [1])
+    tokens = pipeline.generate_tokens(["a red cube"], [1])
     both = pipeline.render(tokens, [3, 4], steps=3)
     for row, seed in zip(both, [3, 4], strict=True):
         assert (row - pipeline.render(tokens, [seed], steps=3)[0]).abs().max() < 1e-4
@@ -206,6 +206,6 @@ def test_one_row_of_tokens_serves_several_seeds(pipeline):
 @pytest.mark.parametrize("rows, seeds", [(2, [1]), (3, [1, 2]), (2, [1, 2, 3])])
 def test_rows_without_their_own_noise_are_refused(rows, seeds, pipeline):
     """Catches pictures left out, or mixed, when there are not as many noise seeds as rows of tokens."""
-    tokens = pipeline.draw(["a"] * rows, list(range(rows)))
+    tokens = pipeline.generate_tokens(["a"] * rows, list(range(rows)))
     with pytest.raises(Blip3oError, match=f"{rows} rows of conditioning for {len(seeds)} rows of noise"):
         pipeline.render(tokens, seeds, steps=1)

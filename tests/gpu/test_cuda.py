@@ -27,7 +27,7 @@ def test_a_seed_means_the_same_picture_on_both_devices(folder):
     pictures, codes = [], []
     for device in ("cpu", "cuda"):
         pipeline = Pipeline.load(folder, device=device, dtype=torch.float32)
-        tokens = pipeline.draw(PROMPTS, [1, 2])
+        tokens = pipeline.generate_tokens(PROMPTS, [1, 2])
         codes.append(tokens.codes)
         pictures.append(pipeline.render(tokens, [3, 4], steps=5).cpu())
     assert torch.equal(*codes)
@@ -38,7 +38,7 @@ def test_a_seed_means_the_same_picture_on_both_devices(folder):
 def test_bfloat16_draws_a_finite_picture(folder):
     """A tensor left in float32 or on the CPU, which half precision turns into an error."""
     pipeline = Pipeline.load(folder, device="cuda", dtype=torch.bfloat16)
-    tokens = pipeline.draw(PROMPTS, [1, 2], Sampling(guidance=2.0), negative_prompt="blurry")
+    tokens = pipeline.generate_tokens(PROMPTS, [1, 2], Sampling(guidance=2.0), negative_prompt="blurry")
     picture = pipeline.render(tokens, [3, 4], size=(128, 64), steps=4)
     assert picture.shape == (2, 64, 128, 3) and bool(torch.isfinite(picture).all())
 
@@ -108,7 +108,7 @@ def test_a_run_can_be_cancelled_and_the_next_one_is_whole(folder, engine):
 def test_a_recorded_diffusion_draws_the_same_latents(folder, monkeypatch):
     """A condition, a noise or a time of the recording in later steps; and guidance in a part of the steps."""
     pipeline = Pipeline.load(folder, device="cuda", dtype=torch.float32)
-    tokens = pipeline.draw(PROMPTS[:1], [1])
+    tokens = pipeline.generate_tokens(PROMPTS[:1], [1])
     for more in ({}, {"interval": (0.0, 0.5)}):
         drawn = []
         for calls in (1, 10**9):

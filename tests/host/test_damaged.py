@@ -168,7 +168,7 @@ def test_tokens_spelled_in_a_prompt_are_drawn_as_letters(client, server, healthy
     assert infos[0] != infos[1]
     pipeline = Pipeline.load(checkpoint)
     for info, parse in zip(infos, (False, True), strict=True):
-        drawn = pipeline.draw([INJECTION], [5], parse_special=parse)
+        drawn = pipeline.generate_tokens([INJECTION], [5], parse_special=parse)
         assert f"seed 5: 25 tokens, {drawn.codes.unique().numel()} different" in info
     letters, tokens = (pipeline.encoder.encode(INJECTION, parse) for parse in (False, True))
     assert (letters.count(tokens[-1]), tokens.count(tokens[-1])) == (1, 2)
@@ -257,7 +257,7 @@ def test_auto_gives_a_supported_dtype_under_every_flag_of_the_host(tmp_path, che
             found = {part: sorted({str(p.dtype) for p in network.parameters()}) for part, network in parts.items()}
             found["compute"] = [str(language.dtype), str(model.model.get_dtype_inference()), str(tokenizer.dtype)]
             with torch.inference_mode():
-                positive, negative = language.conditionings(language.draw(["a fox"], 0, greedy))
+                positive, negative = language.conditionings(language.generate_tokens(["a fox"], 0, greedy))
                 latent = {"samples": torch.zeros(1, 4, 16, 16), "downscale_ratio_spacial": 8}
                 render = module(".nodes.host.sampling").render
                 samples = render(model, positive, negative, latent, 1, 2, 2.0, 1.0)["samples"]

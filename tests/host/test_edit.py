@@ -46,7 +46,7 @@ def by_library(pipeline: Pipeline, *names: str, instruction="make it blue", stre
     """The library's unscaled latents of the graph of `edit`."""
     shown = [picture(SIZES[name], list(SIZES).index(name)) for name in names]
     references = pipeline.references(shown, fit)
-    tokens = pipeline.draw([instruction], [5], references=references)
+    tokens = pipeline.generate_tokens([instruction], [5], references=references)
     made = pipeline.latents(
         tokens, [11], None, 4, 2.0, references=references, strengths=strengths or Strengths(), paths=paths
     )
@@ -219,7 +219,7 @@ def test_reconstruction_from_tokens_alone(client, server, pipeline):
 def test_text_to_image_runs_on_an_edit_checkpoint(client, server, pipeline):
     """The authors' edit script cannot draw without an image."""
     made = latents(server, client.run(text_to_image("edit")))
-    tokens = pipeline.draw([text_to_image()["draw"]["inputs"]["prompt"]], [5])
+    tokens = pipeline.generate_tokens([text_to_image()["draw"]["inputs"]["prompt"]], [5])
     expected = pipeline.latents(tokens, [11], (128, 128), 4, 2.0) / pipeline.autoencoder.config.scaling_factor
     assert close(made, expected)
 

@@ -126,7 +126,7 @@ def healthy(server):
 def by_library(pipeline: Pipeline, pictures: list) -> torch.Tensor:
     """The unscaled latents of the graph of `edit`."""
     references = pipeline.references([each.convert("RGB") for each in pictures])
-    tokens = pipeline.draw(["make it blue"], [5], references=references)
+    tokens = pipeline.generate_tokens(["make it blue"], [5], references=references)
     made = pipeline.latents(tokens, [11], None, 4, 2.0, references=references)
     return made / pipeline.autoencoder.config.scaling_factor
 

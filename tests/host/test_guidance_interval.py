@@ -30,7 +30,7 @@ def test_the_graph_draws_what_the_library_draws(part, client, server, checkpoint
     """Catches a library and a host that count the parts of a schedule differently: 20 steps have ends right on them."""
     made = latents(server, client.run(with_override(text_to_image(steps=20), *part)))
     pipeline = Pipeline.load(checkpoint)
-    tokens = pipeline.draw([text_to_image()["draw"]["inputs"]["prompt"]], [5])
+    tokens = pipeline.generate_tokens([text_to_image()["draw"]["inputs"]["prompt"]], [5])
     ours = pipeline.latents(tokens, [11], (128, 128), 20, 2.0, interval=part)
     whole = pipeline.latents(tokens, [11], (128, 128), 20, 2.0)
     factor, limit = pipeline.autoencoder.config.scaling_factor, 1e-4 * float(ours.abs().max())
@@ -46,7 +46,7 @@ def test_an_edit_is_the_librarys_too(client, server, edit_checkpoint):
     made = latents(server, client.run(with_override(edit("interval.png"), 0.1, 0.6)))
     pipeline = Pipeline.load(edit_checkpoint)
     references = pipeline.references([picture])
-    tokens = pipeline.draw(["make it blue"], [5], references=references)
+    tokens = pipeline.generate_tokens(["make it blue"], [5], references=references)
     ours = pipeline.latents(tokens, [11], None, 4, 2.0, references=references, interval=(0.1, 0.6))
     torch.testing.assert_close(made * pipeline.autoencoder.config.scaling_factor, ours, rtol=1e-4, atol=1e-4)
 
@@ -89,7 +89,7 @@ def test_every_sampler_leaves_the_negative_out_outside(tmp_path):
 
         report = {}
         with torch.inference_mode():
-            positive, negative = lm.conditionings(lm.draw(["a fox"], 5, settings))
+            positive, negative = lm.conditionings(lm.generate_tokens(["a fox"], 5, settings))
             empty = {"samples": torch.zeros(1, 8, 8, 8), "downscale_ratio_spacial": 8}
             model.set_model_sampler_post_cfg_function(after_guidance)
             part = custom.CFGOverride.execute(model, 2.0, 0.21, 0.79)[0]

@@ -286,7 +286,7 @@ def test_hidden_states_are_reused_only_from_the_very_same_weights(tmp_path, fold
         module(".blip3o_core.pipeline").read = lambda *args: reads.append(1) or read(*args)
         settings = language_module.settings({"sampling": "greedy"}, 1.0, "image tokens")
         with torch.inference_mode():
-            tokens = language.draw(["a fox"], 0, settings)
+            tokens = language.generate_tokens(["a fox"], 0, settings)
             first = language.conditionings(tokens)[0][0][0]
             again = language_module.load_language(folder, None, "fp32").conditionings(tokens)[0][0][0]
             plain = len(reads)
@@ -325,10 +325,10 @@ def test_an_interrupt_ends_decoding_at_the_next_token(tmp_path, folder):
         language.network.register_forward_hook(after_forward)
         settings = language_module.settings({"sampling": "greedy"}, 1.0, "image tokens")
         try:
-            language.draw(["a fox"], 0, settings)
+            language.generate_tokens(["a fox"], 0, settings)
         except mm.InterruptProcessingException:
             seen.append("interrupted")
-        tokens = language.draw(["a fox"], 0, settings)
+        tokens = language.generate_tokens(["a fox"], 0, settings)
         return [seen.index("interrupted"), len(seen), tokens.codes.shape[1]]
 
     # Five passes until the interrupt, none after it; then prompt and 25 tokens, undisturbed.

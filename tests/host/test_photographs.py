@@ -80,7 +80,7 @@ def test_photographs_are_edited_as_by_the_library(client, server, model, names):
     """Sizes, orders or resizing in which only smooth test pictures agree."""
     graph, pipeline = model
     references = pipeline.references([photograph(name) for name in names])
-    tokens = pipeline.draw(["make it blue"], [5], references=references)
+    tokens = pipeline.generate_tokens(["make it blue"], [5], references=references)
     expected = pipeline.latents(tokens, [11], None, 4, 2.0, references=references)
     check(client, server, client.run(graph(*names)), pipeline, expected, references.views[0])
 

@@ -31,9 +31,9 @@ def test_weights_are_smaller_and_hidden_states_close(tmp_path):
         language, memory = module(".nodes.host.language"), module(".blip3o_core.memory")
         plain = language.load_language(folder, None, "fp32")
         settings, found = language.settings({"sampling": "sample", "top_k": 1200}, 1.0, "image tokens"), {}
-        tokens = plain.draw(["a red circle left of a blue star"], 3, settings)
+        tokens = plain.generate_tokens(["a red circle left of a blue star"], 3, settings)
         wanted = plain.conditionings(tokens)[0][0][0]
-        expected = memory.quantised_weights(plain.network, torch.float32)
+        expected = memory.quantised_weight_bytes(plain.network, torch.float32)
         for choice in formats:
             part = module(".nodes.host.parts").load(folder, None, "fp32", choice)[0]
             states = part.conditionings(tokens)[0][0][0]
@@ -47,8 +47,8 @@ def test_weights_are_smaller_and_hidden_states_close(tmp_path):
                 "as_computed": part.patcher.model_size() / expected,
                 "bits": str(part.network.model.layers[0].mlp.up_proj.weight._qdata.dtype),
                 "embeddings": str(part.network.model.embed_tokens.weight.dtype),
-                "asks_for_more": part.reading_memory(1, 9) - plain.reading_memory(1, 9),
-                "drawn": list(part.draw(["a red star"], 0, settings).codes.shape),
+                "asks_for_more": part.prefill_bytes(1, 9) - plain.prefill_bytes(1, 9),
+                "drawn": list(part.generate_tokens(["a red star"], 0, settings).codes.shape),
                 "identity": part.identity,
             }
         return [plain.identity, found]
@@ -198,10 +198,10 @@ def test_a_run_on_streamed_weights_says_so_once(tmp_path, folder):
         handler.emit = lambda record: said.append(record.getMessage())
         logging.getLogger().addHandler(handler)
         settings = language.settings({"sampling": "greedy"}, 1.0, "image tokens")
-        part.draw(["a fox"], 0, settings)
+        part.generate_tokens(["a fox"], 0, settings)
         quiet = len(said)
         language.streamed = lambda patcher: 1_250_000_000
-        part.draw(["a fox"], 0, settings)
+        part.generate_tokens(["a fox"], 0, settings)
         return [quiet, said]
 
     quiet, said = in_host(look, base=tmp_path, folder=folder)
@@ -227,8 +227,8 @@ def test_the_estimates_are_the_ones_the_host_is_given(tmp_path, folder):
         decoding = vae.memory_used_decode((1, 4, 6, 8), torch.float32)
         pixels = 6 * 8 * vae.downscale_ratio**2
         return [
-            memory.rendering(model.model.diffusion_model.config, 2, 48, torch.float32) / rendering,
-            memory.decoding(vae.first_stage_model.config, pixels, torch.float32) / decoding,
+            memory.diffusion_bytes(model.model.diffusion_model.config, 2, 48, torch.float32) / rendering,
+            memory.vae_bytes(vae.first_stage_model.config, pixels, torch.float32) / decoding,
         ]
 
     assert in_host(look, base=tmp_path, folder=folder) == [pytest.approx(1, rel=1e-3)] * 2

@@ -71,7 +71,7 @@ def test_the_graph_draws_what_the_library_draws(client, server, pipeline):
     assert close(latents(server, result), drawn(pipeline))
     image = Image.open(io.BytesIO(client.view(**result.images[0])))
     assert image.size == (128, 128)
-    expected = pipeline.render(pipeline.draw([PROMPT], [5]), [11], (128, 128), 4)[0].numpy() * 255
+    expected = pipeline.render(pipeline.generate_tokens([PROMPT], [5]), [11], (128, 128), 4)[0].numpy() * 255
     assert np.abs(np.asarray(image, np.float32) - expected).max() <= 1.5
 
 
@@ -136,7 +136,7 @@ def test_a_picture_twice_as_wide_as_high(client, server, pipeline):
 def test_rows_that_end_early_are_masked(client, server, pipeline):
     """With the whole vocabulary an end token cuts a row short; padding behind it must not be looked at."""
     full = Sampling(image_tokens_only=False)
-    ends = [min(pipeline.draw([PROMPT], [seed], full).lengths) for seed in range(40)]
+    ends = [min(pipeline.generate_tokens([PROMPT], [seed], full).lengths) for seed in range(40)]
     seed = next(seed for seed in range(38) if len(set(ends[seed : seed + 3])) > 1)
     batch = latents(server, client.run(text_to_image(batch=3, seed=seed, vocabulary="full")))
     for row in range(3):

@@ -12,7 +12,7 @@ from blip3o_core.errors import Blip3oError
 
 @pytest.fixture
 def tokens(pipeline):
-    return pipeline.draw(["a red cube", "a"], [0, 1])
+    return pipeline.generate_tokens(["a red cube", "a"], [0, 1])
 
 
 @pytest.fixture
@@ -100,13 +100,13 @@ def test_a_row_that_ended_early_is_masked(pipeline, language, monkeypatch):
     """Catches the padding behind an early end attended to, and a padded row that differs from its single run."""
     free = Sampling(top_k=0, top_p=1.0, image_tokens_only=False)
     monkeypatch.setattr(language, "vocabulary", replace(language.vocabulary, stop=()))
-    ids = pipeline.draw(["a red cube", "a"], [0, 1], free).codes + language.vocabulary.image_start
+    ids = pipeline.generate_tokens(["a red cube", "a"], [0, 1], free).codes + language.vocabulary.image_start
     stop = next(int(id) for id in ids[0] if id not in ids[1])
     monkeypatch.setattr(language, "vocabulary", replace(language.vocabulary, stop=(stop,)))
-    both = pipeline.draw(["a red cube", "a"], [0, 1], free)
+    both = pipeline.generate_tokens(["a red cube", "a"], [0, 1], free)
     made = acts.condition(language, both, pipeline.source)
     assert made.mask is not None and made.mask.sum(1).tolist() == [1 + length for length in both.lengths]
-    alone = acts.condition(language, pipeline.draw(["a red cube"], [0], free), pipeline.source)
+    alone = acts.condition(language, pipeline.generate_tokens(["a red cube"], [0], free), pipeline.source)
     assert alone.mask is None
     torch.testing.assert_close(made.positive[:1][made.mask[:1]], alone.positive[0], rtol=1e-5, atol=1e-5)
 

@@ -138,7 +138,7 @@ def test_each_way_draws_from_what_it_says(pipeline, monkeypatch):
     assert torch.equal(true.codes, encode_images(tokenizer, views)[0])
     assert true.prompts == sampled.prompts == [prompt.text for prompt in prompts(FEW)]
     assert true.prompt_ids == sampled.prompt_ids
-    assert torch.equal(sampled.codes, pipeline.draw(true.prompts, list(range(16))).codes)
+    assert torch.equal(sampled.codes, pipeline.generate_tokens(true.prompts, list(range(16))).codes)
 
 
 def test_the_autoencoder_alone(pipeline):
@@ -162,8 +162,8 @@ def test_parts_in_training_are_read_as_they_are_now(checkpoint, pipeline):
     """Catches an evaluation while training that conditions on hidden states of weights that have changed since."""
     parts = Pipeline(checkpoint)
     mine = Pipeline.of(checkpoint, parts.language, parts.transformer, parts.autoencoder)
-    tokens = mine.draw(["a ring"], [3])
-    theirs = pipeline.draw(["a ring"], [3])
+    tokens = mine.generate_tokens(["a ring"], [3])
+    theirs = pipeline.generate_tokens(["a ring"], [3])
     assert torch.equal(tokens.codes, theirs.codes)
     assert torch.allclose(mine.latents(tokens, [1], steps=2), pipeline.latents(theirs, [1], steps=2), atol=1e-4)
     with torch.no_grad():

@@ -189,7 +189,7 @@ def test_the_best_checkpoint_is_kept_and_differs_in_the_language_model_alone(set
     assert changed == {name for name in before if name.startswith(LANGUAGE)}
     state = weights_after(settings, 2)
     assert all(torch.equal(saved[name], tensor) for name, tensor in state.items())
-    assert len(Pipeline.load(best).draw(["a cat"], [0])) == 1
+    assert len(Pipeline.load(best).generate_tokens(["a cat"], [0])) == 1
 
 
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(settings, codes_as_pictures, tmp_path):

@@ -13,7 +13,7 @@ PROMPTS = ["a red cube", "two small green balls on a grey shelf"]
 @pytest.fixture(scope="module")
 def drawn(pipeline):
     """Pictures as the model drew them: tokens, and latents that stand for them."""
-    tokens = pipeline.draw(PROMPTS, [1, 2])
+    tokens = pipeline.generate_tokens(PROMPTS, [1, 2])
     generator = torch.Generator().manual_seed(0)
     return tokens, torch.randn(2, 8, 4, 4, generator=generator)
 

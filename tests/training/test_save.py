@@ -66,7 +66,7 @@ def test_a_saved_checkpoint_is_a_checkpoint(dtype, shard_gb, world, tmp_path, ca
     assert main(["inspect", str(moved)]) == 0
     assert "edit" in capsys.readouterr().out
     pipeline = Pipeline.load(moved)
-    image = pipeline.render(pipeline.draw(["a red square"], [0]), [0], steps=2)
+    image = pipeline.render(pipeline.generate_tokens(["a red square"], [0]), [0], steps=2)
     assert image.shape == (1, 64, 64, 3)
     assert open_checkpoint(moved).load_image_tokenizer().shape.heads == 4
 

@@ -166,7 +166,7 @@ def test_samples_are_drawn_and_change_nothing(world, tmp_path):
     assert all(grid.size == (2 * 64, 64) for grid in contents)
     assert len({grid.tobytes() for grid in contents}) == 3
     pipeline = Pipeline.load(saved)
-    expected = pipeline.render(pipeline.draw(prompts, [0, 1]), [0, 1], steps=2, guidance=2)
+    expected = pipeline.render(pipeline.generate_tokens(prompts, [0, 1]), [0, 1], steps=2, guidance=2)
     shown = torch.tensor(np.array(contents[-1])) / 255
     assert (shown - torch.cat(list(expected), dim=1)).abs().max() < 0.02
     assert list((tmp_path / "shown" / "tensorboard").iterdir())

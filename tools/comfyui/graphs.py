@@ -97,7 +97,7 @@ def latents(server, result, id: str = "latents"):
 
 def drawn(pipeline, seeds=(5,), noise=(11,), steps=4, size=(16, 16), guidance=2.0, shift=1.0):
     """The library's unscaled latents for the graph of `text_to_image`; `size` is (h, w) in cells."""
-    tokens = pipeline.draw([PROMPT] * len(seeds), list(seeds))
+    tokens = pipeline.generate_tokens([PROMPT] * len(seeds), list(seeds))
     both = condition(pipeline.language, tokens, pipeline.source)
     start = diffusion.initial_noise((pipeline.transformer.config.in_channels, *size), list(noise))
     schedule = diffusion.sigmas(steps, shift)

@@ -38,7 +38,7 @@ def open_pipeline(golden: dict, folder: Path) -> Pipeline:
 def draw(pipeline: Pipeline, golden: dict, prompts: list[str], **edit) -> ImageTokens:
     """The user's way, with the authors' choice of tokens."""
     sampling = Sampling(golden["top_k"], golden["top_p"], golden["temperature"] or 1.0, image_tokens_only=False)
-    return pipeline.draw(prompts, [0] * len(prompts), sampling, parse_special=True, **edit)
+    return pipeline.generate_tokens(prompts, [0] * len(prompts), sampling, parse_special=True, **edit)
 
 
 def compare_tokens(report: Report, pipeline: Pipeline, tokens: ImageTokens, recorded: Recorded) -> None:

@@ -119,7 +119,7 @@ def accuracy(pipeline: Pipeline, category: str, count: int) -> float:
     """Share of held-back prompts that are drawn right, one picture each."""
     scenes = [make_scene(SCENES, "held_back", index, WORLD, category) for index in range(count)]
     seeds = row_seeds(0, count)
-    tokens = pipeline.draw([caption(scene, index, plain=True) for index, scene in enumerate(scenes)], seeds)
+    tokens = pipeline.generate_tokens([caption(scene, index, plain=True) for index, scene in enumerate(scenes)], seeds)
     pictures = pipeline.render(tokens, seeds, None, _STEPS, _GUIDANCE).cpu().numpy()
     right = [judge_image(picture, demand_of(scene)).strict for picture, scene in zip(pictures, scenes, strict=True)]
     return sum(right) / count

@@ -108,7 +108,7 @@ def draw(
     with autocast:
         for first in range(0, len(prompts), settings.batch):
             rows = slice(first, first + settings.batch)
-            tokens = pipeline.draw(list(prompts[rows]), list(seeds[rows]), sampling)
+            tokens = pipeline.generate_tokens(list(prompts[rows]), list(seeds[rows]), sampling)
             made = pipeline.render(tokens, list(noise_seeds[rows]), steps=steps, guidance=settings.guidance)
             passes.append(tokens)
             pictures.append(made.cpu())
