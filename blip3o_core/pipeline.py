@@ -210,7 +210,7 @@ class Pipeline:
 
     def generate_tokens(
         self, prompts: list[str], seeds: list[int], sampling: Sampling = Sampling(), **kwargs
-    ) -> ImageTokens:  # noqa: B008
+    ) -> ImageTokens:
         """Prompts -> image tokens; see `generate_tokens`."""
         kwargs = {"source": self.source, "as_features": self.paths.features, **kwargs}
         return generate_tokens(self.language, self.encoder, prompts, seeds, sampling, **kwargs)

@@ -19,7 +19,7 @@ from ..prompts.vocabulary import Vocabulary
 from .connector import build_connector
 
 
-def leaf_weight(module: nn.Module, like: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:  # noqa: B008
+def leaf_weight(module: nn.Module, like: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
     """Rows of the module's weight on `like`'s device and dtype, through `weight_for` where a host's leaf offers it."""
     if hasattr(module, "weight_for"):
         return module.weight_for(like, rows)

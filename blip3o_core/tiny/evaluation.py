@@ -136,7 +136,7 @@ def prompts(settings: Settings) -> list[Prompt]:
 
 def evaluate(
     pipeline: Pipeline,
-    settings: Settings = Settings(),  # noqa: B008 - frozen
+    settings: Settings = Settings(),
     way: str = CODES,
     progress: Callable[[int, int, object], None] | None = None,
 ) -> Result:

@@ -63,7 +63,7 @@ def collate(
     prompts: list[str],
     codes: torch.Tensor,
     latents: torch.Tensor,
-    objective: Objective = Objective(),  # noqa: B008 - frozen
+    objective: Objective = Objective(),
     parse_special: bool = False,
     references: list[torch.Tensor] | None = None,
     reference_latents: list[torch.Tensor] | None = None,
@@ -136,7 +136,7 @@ def joint_loss(
     noise: torch.Tensor,
     timesteps: torch.Tensor,
     dropped: torch.Tensor,
-    objective: Objective = Objective(),  # noqa: B008 - frozen
+    objective: Objective = Objective(),
     read=None,
     paths: ReferencePaths = ReferencePaths(),  # noqa: B008 - frozen
 ) -> Losses:

@@ -246,7 +246,7 @@ def test_the_quickest_way_that_serves_is_taken(checkpoint, monkeypatch, caplog):
     language = checkpoint.load_language(torch.float32)
     cuda, cpu = torch.device("cuda", 0), torch.device("cpu")
 
-    def engine(device, dtype=torch.float32, sampling=Sampling(), rows=1):  # noqa: B008 - frozen
+    def engine(device, dtype=torch.float32, sampling=Sampling(), rows=1):
         caplog.clear()
         with caplog.at_level(logging.DEBUG):
             return decoding.engine_for("auto", language, rows, sampling, device, dtype)

@@ -94,7 +94,7 @@ def test_what_the_kernels_cannot_serve_is_left_to_others(monkeypatch):
     language = open_checkpoint(BUNDLED).load_language(torch.bfloat16)
     cpu, half = torch.device("cpu"), torch.bfloat16
 
-    def why_not(rows=1, sampling=Sampling(), device=cpu, dtype=half):  # noqa: B008 - frozen
+    def why_not(rows=1, sampling=Sampling(), device=cpu, dtype=half):
         return fused.obstacle(language, rows, sampling, device, dtype)
 
     assert "not for cpu" in why_not()

@@ -23,7 +23,7 @@ from blip3o_core.training.run_folder import RunFolder
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 
 pytest.importorskip("trl", reason="the `rl` extra is not installed")
-from blip3o_core.training.grpo import trainer as grpo_trainer  # noqa: E402 - needs TRL
+from blip3o_core.training.grpo import trainer as grpo_trainer
 
 LANGUAGE = ("model.embed_tokens.", "model.layers.", "model.norm.")
 TASKS = [Task(prompt, prompt.split()[0]) for prompt in ("a cat", "two dogs on a very long road", "a tree", "two owls")]
