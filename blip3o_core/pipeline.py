@@ -42,7 +42,7 @@ def generate_tokens(
     encoder: PromptEncoder,
     prompts: list[str],
     seeds: list[int],
-    sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+    sampling: Sampling = Sampling(),
     negative_prompt: str | None = None,
     parse_special: bool = False,
     callback: Callable[[int, int, Callable[[], torch.Tensor]], None] | None = None,
@@ -241,7 +241,7 @@ class Pipeline:
         guidance: float = 2.0,
         callback=None,
         references: References | None = None,
-        strengths: Strengths = Strengths(),  # noqa: B008 - frozen
+        strengths: Strengths = Strengths(),
         paths: ReferencePaths | None = None,
         change: torch.Tensor | None = None,
         interval: tuple[float, float] = diffusion.WHOLE,

@@ -34,7 +34,7 @@ class JointModel(nn.Module):
 
     def __init__(
         self, language: LanguageModel, transformer, objective: Objective, bf16=False, checkpointing=False,
-        paths: ReferencePaths = ReferencePaths(),  # noqa: B008 - frozen
+        paths: ReferencePaths = ReferencePaths(),
     ):  # fmt: skip
         super().__init__()
         self.language, self.transformer, self.objective, self.paths = language, transformer, objective, paths

@@ -138,7 +138,7 @@ def joint_loss(
     dropped: torch.Tensor,
     objective: Objective = Objective(),
     read=None,
-    paths: ReferencePaths = ReferencePaths(),  # noqa: B008 - frozen
+    paths: ReferencePaths = ReferencePaths(),
 ) -> Losses:
     """`noise` like the latents, `timesteps` (B,) in 1..1000, `dropped` (B,) bool: rows that see the null condition.
 

@@ -140,7 +140,7 @@ class Language(Part):
                 total,
             )
 
-    def conditionings(self, tokens, reference=None, strengths=Strengths(), paths="auto") -> tuple[list, list]:  # noqa: B008
+    def conditionings(self, tokens, reference=None, strengths=Strengths(), paths="auto") -> tuple[list, list]:
         """Positive and null as the host's CONDITIONING; a mask rides along only where a row ended early.
 
         Both carry how strongly references count on the ways of `paths` (see `references.PATHS`), and the latents of the

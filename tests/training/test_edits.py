@@ -67,7 +67,7 @@ def rows():
     return prompts, codes, latents, noise[:4], torch.tensor([700.0, 20.0, 400.0, 1000.0])
 
 
-def batch_of(pipeline, rows, which, counts, objective=Objective()):  # noqa: B008 - frozen
+def batch_of(pipeline, rows, which, counts, objective=Objective()):
     prompts, codes, latents, *_ = rows
     theirs = {0: slice(4, 6), 2: slice(6, 8)}
     spans = [slice(theirs[row].start, theirs[row].start + counts[row]) if counts[row] else slice(0, 0) for row in which]
@@ -77,7 +77,7 @@ def batch_of(pipeline, rows, which, counts, objective=Objective()):  # noqa: B00
     )  # fmt: skip
 
 
-def loss_of(pipeline, rows, which, counts, dropped=(), objective=Objective(), **changes):  # noqa: B008 - frozen
+def loss_of(pipeline, rows, which, counts, dropped=(), objective=Objective(), **changes):
     batch = batch_of(pipeline, rows, which, counts, objective)
     drop = torch.tensor([row in dropped for row in which])
     return joint_loss(
