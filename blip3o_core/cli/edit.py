@@ -79,7 +79,7 @@ def add_edit_command(commands) -> None:
 def run_edit(arguments: argparse.Namespace) -> None:
     from ..checkpoint.bundled import resolve_checkpoint
     from ..checkpoint.checkpoint import open_checkpoint
-    from ..editing.jobs import check_all
+    from ..editing.jobs import prepare_all
     from ..images.png import check_writable
     from ..pipeline import Pipeline, check_rendering
 
@@ -92,29 +92,29 @@ def run_edit(arguments: argparse.Namespace) -> None:
     check_rendering(checkpoint, size, arguments.steps, arguments.guidance, interval)
     name, paths = checkpoint.reference_paths.chosen(arguments.paths, strengths, str(checkpoint.folder))
     negative = (arguments.negative_prompt or "") if sampling.guidance > 1 else None
-    checked = check_all(
+    prepared = prepare_all(
         edits, arguments.list, checkpoint, fit=arguments.fit, size=size, feather=arguments.feather, negative=negative
     )
-    for one in checked:
+    for one in prepared:
         for number in one.unknown:
-            where = "" if one.edit.line is None else f"line {one.edit.line}: "
-            _say(f"warning: {where}the instruction names image {number}; images given: {len(one.edit.images)}")
-    planned = [(one, _settings(arguments, checkpoint, one, k, device, name)) for k, one in enumerate(checked)]
+            where = "" if one.job.line is None else f"line {one.job.line}: "
+            _say(f"warning: {where}the instruction names image {number}; images given: {len(one.job.images)}")
+    planned = [(one, _settings(arguments, checkpoint, one, k, device, name)) for k, one in enumerate(prepared)]
     if arguments.list is not None:
         planned = [plan for plan in planned if not _is_there(*plan)]
     if not planned:
         return
-    check_writable(planned[0][0].edit.out.parent)
+    check_writable(planned[0][0].job.out.parent)
     pipeline = Pipeline(checkpoint, device, dtype_of(arguments.dtype))
     for k, (one, settings) in enumerate(planned, 1):
         label = f"{k}/{len(planned)} " if len(planned) > 1 else ""
         _draw(pipeline, one, settings, sampling, interval, strengths, paths, label)
-        print(one.edit.out)
+        print(one.job.out)
 
 
 def _edits(arguments: argparse.Namespace) -> list:
     """What is asked for, one edit or those of the list."""
-    from ..editing.jobs import Edit, read_list
+    from ..editing.jobs import EditJob, read_list
     from ..editing.masks import check_feather
 
     check_feather(arguments.feather)
@@ -124,7 +124,7 @@ def _edits(arguments: argparse.Namespace) -> list:
         if arguments.instruction is None:
             raise Blip3oError("There is no instruction. Say what should change with --instruction TEXT.")
         check_picture_name(arguments.out, "edit")
-        edits = [Edit(arguments.image, arguments.instruction, arguments.out, arguments.mask)]
+        edits = [EditJob(arguments.image, arguments.instruction, arguments.out, arguments.mask)]
     else:
         for option in ("image", "instruction", "mask"):
             if getattr(arguments, option) is not None:
@@ -139,7 +139,7 @@ def _settings(arguments, checkpoint, one, index: int, device, paths: str) -> dic
     """Everything that decides the picture, and the command that draws it alone. `index`: of the line in a list."""
     from ..seeds import row_seeds
 
-    edit = one.edit
+    edit = one.job
     [seed] = row_seeds(arguments.seed, 1, index) if edit.seed is None else row_seeds(edit.seed, 1)
     [noise_seed] = [seed] if arguments.noise_seed is None else row_seeds(arguments.noise_seed, 1, index)
     options = {
@@ -161,9 +161,9 @@ def _is_there(one, settings: dict) -> bool:
     """Whether a whole picture with these settings is where this one would be written; then its name is said."""
     from ..images.png import is_made_with
 
-    there = is_made_with(one.edit.out, settings)
+    there = is_made_with(one.job.out, settings)
     if there:
-        _say(f"skipped {one.edit.out}: it is there, with the same settings")
+        _say(f"skipped {one.job.out}: it is there, with the same settings")
     return there
 
 
@@ -175,7 +175,7 @@ def _draw(
     from ..images.png import save_png
     from ..images.preprocess import to_tensor
 
-    edit = one.edit
+    edit = one.job
     read = [opened(path) for path in edit.images]
     if [facts for facts, _ in read] != settings["images"]:
         raise Blip3oError(f"{edit.images[0]} or another image of {edit.out} changed during the run. Run it again.")

@@ -40,13 +40,13 @@ def add_reconstruct_command(commands) -> None:
 def run_reconstruct(arguments: argparse.Namespace) -> None:
     from ..checkpoint.bundled import resolve_checkpoint
     from ..checkpoint.checkpoint import open_checkpoint
-    from ..editing.jobs import check_apart, check_sees, opened, place
+    from ..editing.jobs import canonical_path, check_apart, check_sees, opened
     from ..images.png import check_writable, save_png
     from ..images.preprocess import vae_input
     from ..pipeline import Pipeline, check_rendering
 
     check_picture_name(arguments.out, "picture")
-    check_apart(arguments.out, {place(arguments.image)})
+    check_apart(arguments.out, {canonical_path(arguments.image)})
     size, alone = parse_size(arguments.size), arguments.way == "autoencoder"
     if alone and size is not None:
         raise Blip3oError("--size does not go with --from autoencoder: it gives back the size that it sees.")

@@ -24,7 +24,7 @@ _SHOWN = 10  # faults of a list that are named at once
 
 
 @dataclass(frozen=True)
-class Edit:
+class EditJob:
     """One edit as it was asked for."""
 
     images: list[Path]
@@ -36,17 +36,17 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Checked:
+class PreparedEdit:
     """An edit that can be drawn with the checkpoint it was checked for."""
 
-    edit: Edit
+    job: EditJob
     size: tuple[int, int]  # (width, height) in pixels that is drawn; with a mask it is put into the first image
     files: dict  # what is known of the files, to be stored
     prompt_tokens: int
     unknown: list[int]  # numbers of images that the instruction names and that are not there
 
 
-def read_list(path: Path, folder: Path) -> list[Edit]:
+def read_list(path: Path, folder: Path) -> list[EditJob]:
     """The edits in a list, pictures to be written into `folder`. All faulty lines are in one Blip3oError."""
     try:
         # Not splitlines(): it also cuts at characters that an instruction may hold, like U+2028.
@@ -75,7 +75,7 @@ def read_list(path: Path, folder: Path) -> list[Edit]:
     return edits
 
 
-def _edit(line: str, number: int, base: Path, folder: Path, name: str) -> Edit:
+def _edit(line: str, number: int, base: Path, folder: Path, name: str) -> EditJob:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -99,24 +99,24 @@ def _edit(line: str, number: int, base: Path, folder: Path, name: str) -> Edit:
     if Path(out).name != out or "\\" in out or not out.isprintable() or not out.lower().endswith(".png"):
         raise Blip3oError(f"out is {out!r}; it must be the name of a .png file, without a folder.")
     mask = base / entry["mask"] if "mask" in entry else None
-    return Edit([base / image for image in images], entry.get("instruction", ""), folder / out, mask, seed, number)
+    return EditJob([base / image for image in images], entry.get("instruction", ""), folder / out, mask, seed, number)
 
 
-def check_all(edits: list[Edit], source: Path | None, checkpoint: Checkpoint, **settings) -> list[Checked]:
-    """Every edit checked, see `check`. `source`: the list they come from, whose faulty lines are in one Blip3oError."""
+def prepare_all(edits: list[EditJob], source: Path | None, checkpoint: Checkpoint, **settings) -> list[PreparedEdit]:
+    """Every edit, see `prepare`. `source`: the list they come from, whose faulty lines are in one Blip3oError."""
     check_sees(checkpoint)
-    inputs = {place(path) for edit in edits for path in (*edit.images, edit.mask) if path is not None}
-    checked, faults = [], []
+    inputs = {canonical_path(path) for edit in edits for path in (*edit.images, edit.mask) if path is not None}
+    prepared, faults = [], []
     for edit in edits:
         try:
             check_apart(edit.out, inputs)
-            checked.append(check(edit, checkpoint, **settings))
+            prepared.append(prepare(edit, checkpoint, **settings))
         except Blip3oError as error:
             if source is None:
                 raise
             faults.append(f"line {edit.line}: {error}")
     _raise(source, faults)
-    return checked
+    return prepared
 
 
 def check_sees(checkpoint: Checkpoint) -> None:
@@ -127,19 +127,19 @@ def check_sees(checkpoint: Checkpoint) -> None:
 
 
 def check_apart(out: Path, places: set[str]) -> None:
-    """Raise Blip3oError if `out` is among `places`, see `place`, that are read."""
-    if place(out) in places:
+    """Raise Blip3oError if `out` is among `places`, see `canonical_path`, that are read."""
+    if canonical_path(out) in places:
         raise Blip3oError(f"--out {out} is read, too, and would be overwritten. Choose another name to write.")
 
 
-def check(
-    edit: Edit,
+def prepare(
+    edit: EditJob,
     checkpoint: Checkpoint,
     fit: str,
     size: tuple[int, int] | None,
     feather: int = 0,
     negative: str | None = None,
-) -> Checked:
+) -> PreparedEdit:
     """Read all files and measure the prompt. `negative`: None when tokens are not guided.
 
     The size is `size`, else the first image's view; with a mask it is the view's in any case.
@@ -176,7 +176,7 @@ def check(
         files["mask"] = {"size": _text(sizes[0]), "sha256": _digest(edit.mask)}
         with _naming(edit.mask):
             masking.feathered(open_mask(edit.mask, sizes[0]), feather)
-    return Checked(edit, size or views[0], files, length, unknown_numbers(edit.instruction, len(edit.images)))
+    return PreparedEdit(edit, size or views[0], files, length, unknown_numbers(edit.instruction, len(edit.images)))
 
 
 def opened(path: Path) -> tuple[dict, object]:
@@ -208,7 +208,7 @@ def _digest(path: Path) -> str:
         raise Blip3oError(f"{path} cannot be read: {reason}. Give the name of a picture that is there.") from error
 
 
-def place(path: Path) -> str:
+def canonical_path(path: Path) -> str:
     """One text for every way to write a path."""
     try:
         return str(path.resolve())
