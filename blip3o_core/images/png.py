@@ -1,14 +1,13 @@
 """Pictures on disk: whole or not at all, with the settings that make them again inside."""
 
-import contextlib
 import json
-import os
 import tempfile
 from pathlib import Path
 
 import torch
 
 from ..errors import Blip3oError
+from ..files import atomic_write
 
 KEY = "blip3o"
 
@@ -34,15 +33,11 @@ def save_png(path: Path, image: torch.Tensor, settings: dict) -> None:
     info = PngInfo()
     info.add_itxt(KEY, json.dumps(settings, ensure_ascii=False))
     picture = Image.fromarray((image * 255).round().to(torch.uint8).cpu().numpy())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        picture.save(temporary, "PNG", pnginfo=info)
-        os.replace(temporary, path)
+        with atomic_write(path) as scratch:
+            picture.save(scratch, "PNG", pnginfo=info)
     except OSError as error:
         raise Blip3oError(f"{path} cannot be written: {error}. Choose another --out.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_settings(path: Path) -> dict:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from ..errors import Blip3oError
+from ..files import atomic_write
 from ..weights.tensors import read_json
 
 _STEP = "step-"
@@ -67,9 +68,8 @@ class RunFolder:
                 # The last line may have been cut short.
                 if line.endswith("\n") and json.loads(line)["step"] <= step:
                     lines.append(line)
-            temporary = self.log.with_name(".log.jsonl.part")
-            temporary.write_text("".join(lines), encoding="utf-8")
-            os.replace(temporary, self.log)
+            with atomic_write(self.log) as scratch:
+                scratch.write_text("".join(lines), encoding="utf-8")
 
     def append(self, entry: dict) -> None:
         with open(self.log, "a", encoding="utf-8") as file:

@@ -7,6 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ...diffusion import sampler as diffusion
+from ...files import atomic_write
 from ...models import autoencoder, image_tokenizer
 from ...models.connector import build_connector
 from ...weights.names import CONNECTOR, SANA, VAE
@@ -21,9 +22,8 @@ PARTS = ("autoencoder", "image_tokenizer", "language", "renderer", "connector")
 
 
 def save_part(out: Path, stage: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    part = out / f"{stage}.part"
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
-    part.replace(out / f"{stage}.safetensors")
+    with atomic_write(out / f"{stage}.safetensors") as scratch:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, scratch, metadata=metadata)
 
 
 def scaling_factor(out: Path) -> float:
@@ -52,6 +52,6 @@ def assemble(out: Path, folder: Path, dtype: torch.dtype = torch.float32, seed: 
         if path.is_file():
             tensors |= load_file(path)
     kept = {name: t.detach().to(dtype).contiguous().clone() for name, t in tensors.items() if t.is_floating_point()}
-    save_file(kept, folder / "model.part", metadata={"format": "pt"})
-    (folder / "model.part").replace(folder / "model.safetensors")
+    with atomic_write(folder / "model.safetensors") as scratch:
+        save_file(kept, scratch, metadata={"format": "pt"})
     return folder

@@ -5,7 +5,6 @@ The general trainer (`blip3o_core/training`) trains whole checkpoints; a part is
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from ...errors import Blip3oError
+from ...files import atomic_write
 from ...seeds import seeded
 from ...training.optimizer import Average
 
@@ -153,8 +153,8 @@ def fit(
         if step % settings.save_every == 0 or step == settings.steps:
             state = {"step": step, "parameters": {n: p.detach() for n, p in trained.items()},
                      "optimizers": optimizers.state(), "average": average.shadow if average else None}  # fmt: skip
-            torch.save(state, saved.with_suffix(".part"))
-            os.replace(saved.with_suffix(".part"), saved)
+            with atomic_write(saved) as scratch, open(scratch, "wb") as file:
+                torch.save(state, file)
     if average is not None:
         with torch.no_grad():
             for name, p in trained.items():

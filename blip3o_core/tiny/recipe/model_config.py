@@ -5,10 +5,10 @@ make an 8 x 8 grid of codes and of latents.
 """
 
 import json
-import os
 from functools import lru_cache
 from pathlib import Path
 
+from ...files import atomic_write
 from ...models.image_tokenizer import TowerShape
 from ..scenes.captions import NUMBERS, phrasings
 from ..scenes.edits import KINDS, instructions, make_edit
@@ -145,6 +145,5 @@ def autoencoder_config(scaling_factor: float = 1.0) -> dict:
 
 def _write(path: Path, content: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with atomic_write(path) as scratch:
+        scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -6,7 +6,6 @@
 
 import hashlib
 import io
-import os
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ...checkpoint.checkpoint import AUTOENCODER, TOKENIZER, Checkpoint
 from ...errors import Blip3oError
+from ...files import atomic_write
 from ...images.preprocess import resize_to_tensor, training_image
 from ...models import autoencoder
 from ...weights.tensors import open_file
@@ -53,9 +53,8 @@ class PictureEncoder:
                 path.unlink(missing_ok=True)
         codes, latents = self._encode(picture.name, picture.read() if data is None else data)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        save_file({"codes": codes.int(), "latents": latents}, temporary)
-        os.replace(temporary, path)
+        with atomic_write(path) as scratch:
+            save_file({"codes": codes.int(), "latents": latents}, scratch)
         return codes, latents
 
     @torch.no_grad()

@@ -8,7 +8,6 @@
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import Blip3oError
+from ...files import atomic_write
 from ...weights.tensors import open_file
 
 Captions = tuple[str, ...]
@@ -62,9 +62,8 @@ def pack(
         tensors["reference_latents"] = reference_latents[:, None] if reference_latents.ndim == 4 else reference_latents
     Pack(path, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    os.replace(temporary, path)
+    with atomic_write(path) as scratch:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, scratch)
 
 
 def open_pack(path: Path) -> "Pack":
