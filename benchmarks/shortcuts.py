@@ -14,7 +14,7 @@ from blip3o_core.pipeline import Pipeline
 from blip3o_core.seeds import row_seeds
 from blip3o_core.tiny import evaluation
 from blip3o_core.tiny.judge.judge import judge_image, to_pixels
-from blip3o_core.tiny.scenes.spec import demand_of
+from blip3o_core.tiny.scenes.spec import spec_of
 
 from .machine import timed
 
@@ -44,7 +44,7 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
             together[name].append(seconds / len(part))
             pictures = [to_pixels(each) for each in pipeline.decode(latents).cpu().numpy()]
             base = base or pictures
-            right[name] += [judge_image(p, demand_of(one.scene)).strict for p, one in zip(pictures, part, strict=True)]
+            right[name] += [judge_image(p, spec_of(one.scene)).strict for p, one in zip(pictures, part, strict=True)]
             apart = np.abs(np.stack(pictures).astype(int) - np.stack(base).astype(int))
             near[name].append(apart.mean())
             far[name].append(100 * (apart.max(-1) > FAR).mean())

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from blip3o_core.tiny.judge.contact_sheet import make_sheet
+from blip3o_core.tiny.judge.contact_sheet import make_contact_sheet
 from tools.comfyui.client import Client
 from tools.comfyui.server import Server
 from tools.comfyui.workflow import load_workflow, node_of, to_prompt
@@ -43,7 +43,7 @@ def draw(client: Client, prompts: tuple[str, ...]) -> tuple[list[np.ndarray], li
 
 def grid(pictures: list[np.ndarray]) -> np.ndarray:
     """One row, each over its prompt."""
-    return make_sheet(pictures, PROMPTS, len(PROMPTS), _PICTURE, _LETTERS)
+    return make_contact_sheet(pictures, PROMPTS, len(PROMPTS), _PICTURE, _LETTERS)
 
 
 def demo(out: Path) -> None:

@@ -32,9 +32,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0 if holds else 1
         from PIL import Image
 
-        from .judge.contact_sheet import examples, make_sheet
+        from .judge.contact_sheet import examples, make_contact_sheet
 
-        page = make_sheet(*examples(arguments.what, arguments.side, arguments.seed, world))
+        page = make_contact_sheet(*examples(arguments.what, arguments.side, arguments.seed, world))
         Image.fromarray(page).save(arguments.out)
         print(arguments.out)
     except Blip3oError as error:

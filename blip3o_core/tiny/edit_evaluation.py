@@ -21,8 +21,8 @@ from ..seeds import row_seeds
 from ..tokens import ImageTokens
 from .evaluation import GUIDANCE, STEPS
 from .judge.judge import judge_edit
-from .scenes.edits import KINDS, Edit, instruction, make_edit
-from .scenes.rasterize import draw
+from .scenes.edits import EDIT_KINDS, Edit, instruction, make_edit
+from .scenes.rasterize import rasterize
 from .scenes.spec import Verdict
 from .scenes.world import World
 
@@ -47,9 +47,9 @@ class Settings:
     batch: int = 50
 
     def __post_init__(self):
-        if self.count < len(KINDS) or self.batch < 1:
+        if self.count < len(EDIT_KINDS) or self.batch < 1:
             raise Blip3oError(
-                f"count is {self.count}, batch {self.batch}; give at least {len(KINDS)} triples and a batch of 1."
+                f"count is {self.count}, batch {self.batch}; give at least {len(EDIT_KINDS)} triples and a batch of 1."
             )
 
 
@@ -64,7 +64,7 @@ class Result:
     def share(self, right: Callable[[Verdict], float]) -> dict[str, float]:
         """Kind -> mean of `right`, and the mean over kinds."""
         pairs = list(zip(self.edits, self.verdicts, strict=True))
-        found = {kind: float(np.mean([right(v) for edit, v in pairs if edit.kind == kind])) for kind in KINDS}
+        found = {kind: float(np.mean([right(v) for edit, v in pairs if edit.kind == kind])) for kind in EDIT_KINDS}
         return {**found, "mean": float(np.mean(list(found.values())))}
 
     @property
@@ -86,7 +86,8 @@ def triples(settings: Settings) -> list[tuple[Edit, str]]:
     """Edit k is of kind k % 6; with its instruction."""
     world = World(low_contrast=False)
     edits = [
-        make_edit(TRIPLES, "held_back", k // len(KINDS), world, KINDS[k % len(KINDS)]) for k in range(settings.count)
+        make_edit(TRIPLES, "held_back", k // len(EDIT_KINDS), world, EDIT_KINDS[k % len(EDIT_KINDS)])
+        for k in range(settings.count)
     ]
     return [(edit, instruction(edit, k)) for k, edit in enumerate(edits)]
 
@@ -111,16 +112,23 @@ def _edit(pipeline: Pipeline, pairs, seeds: list[int], settings: Settings, paths
     """Each edit has a reference of its own, which `Pipeline.generate_tokens` does not batch."""
     checkpoint, language, device = pipeline.checkpoint, pipeline.language, pipeline.device
     side = checkpoint.trained_side
-    shown = torch.from_numpy(np.stack([draw(edit.source, side) for edit, _ in pairs])) / 255
+    shown = torch.from_numpy(np.stack([rasterize(edit.source, side) for edit, _ in pairs])) / 255
     codes, _ = image_tokenizer.encode_images(pipeline.image_tokenizer, shown)
     scaled = autoencoder.encode(pipeline.autoencoder, shown.to(device)) * pipeline.autoencoder.config.scaling_factor
     texts = [text for _, text in pairs]
     rows = [pipeline.encoder.encode_edit(text, own[None]) for text, own in zip(texts, codes, strict=True)]
     drawn = write(language, rows, seeds, settings.sampling)
     tokens = ImageTokens(
-        (drawn.ids - language.vocabulary.image_start).cpu(), language.grid, texts, rows, seeds, drawn.lengths,
-        language.vocabulary_id, drawn.hidden.cpu(), "just drawn",
-    )  # fmt: skip
+        (drawn.ids - language.vocabulary.image_start).cpu(),
+        language.grid,
+        texts,
+        rows,
+        seeds,
+        drawn.lengths,
+        language.vocabulary_id,
+        drawn.hidden.cpu(),
+        "just drawn",
+    )
     given = condition(language, tokens, "just drawn")
     guides = diffusion.Guides([scaled.float()], paths, connector=language.reference_connector)
     noise = diffusion.initial_noise(tuple(scaled.shape[1:]), seeds)
@@ -141,7 +149,7 @@ def table(results: list[Result]) -> str:
         f"{'reference as':16}" + "".join(f"{result.way:>{width}}" for result in results),
         f"{'':16}" + f"{'% right   outside':>{width}}" * len(results),
     ]
-    for kind in (*KINDS, "mean"):
+    for kind in (*EDIT_KINDS, "mean"):
         cells = (f"{100 * result.right[kind]:.1f}   {result.outside[kind]:7.2f}" for result in results)
         lines.append(f"{kind:16}" + "".join(f"{cell:>{width}}" for cell in cells))
     return "\n".join(lines)
@@ -150,6 +158,9 @@ def table(results: list[Result]) -> str:
 def to_json(results: list[Result]) -> dict:
     settings = results[0].settings
     return {
-        "triples": settings.count, "steps": settings.steps, "guidance": settings.guidance, "seed": settings.seed,
+        "triples": settings.count,
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+        "seed": settings.seed,
         "ways": {r.way: {"right": r.right, "objects": r.objects, "outside": r.outside} for r in results},
-    }  # fmt: skip
+    }

@@ -22,8 +22,8 @@ from ..pipeline import Pipeline
 from ..seeds import row_seeds
 from .judge.judge import judge_image, to_pixels
 from .scenes.captions import caption
-from .scenes.rasterize import draw
-from .scenes.spec import Verdict, demand_of
+from .scenes.rasterize import rasterize
+from .scenes.spec import Verdict, spec_of
 from .scenes.world import CATEGORIES, SPLITS, Scene, World, check_choice, make_scene
 
 WAYS = CODES, TRUE_CODES, AUTOENCODER = "codes", "true-codes", "autoencoder"
@@ -111,7 +111,7 @@ class Result:
         for row in self.verdicts:
             for prompt, verdict in zip(self.prompts, row, strict=True):
                 if category in (None, prompt.category):
-                    counts.update(set(map(kind_of, verdict.reasons)))
+                    counts.update(set(map(failure_kind, verdict.reasons)))
                     total += 1
         return {kind: count / total for kind, count in counts.most_common()}
 
@@ -154,7 +154,7 @@ def evaluate(
             group = asked[first : first + settings.batch]
             seeds = row_seeds(run * APART, len(group), first)
             images = [to_pixels(image) for image in _draw(pipeline, way, group, seeds, settings, watch)]
-            row += [judge_image(image, demand_of(prompt.scene)) for image, prompt in zip(images, group, strict=True)]
+            row += [judge_image(image, spec_of(prompt.scene)) for image, prompt in zip(images, group, strict=True)]
             pictures += images if run == 0 else []
             if progress is not None:
                 progress(run * settings.count + len(row), runs * settings.count, None)
@@ -194,7 +194,7 @@ def _draw(pipeline, way: str, group: list[Prompt], seeds: list[int], settings: S
         with watch.part("tokens"):
             tokens = pipeline.generate_tokens([prompt.text for prompt in group], seeds, settings.sampling)
     else:
-        drawn = np.stack([draw(prompt.scene, pipeline.checkpoint.trained_side) for prompt in group])
+        drawn = np.stack([rasterize(prompt.scene, pipeline.checkpoint.trained_side) for prompt in group])
         true = torch.from_numpy(drawn).to(pipeline.device) / 255
         with watch.part("encoding"):
             if way == AUTOENCODER:
@@ -222,7 +222,7 @@ _KINDS = {
 OTHER = "other"
 
 
-def kind_of(reason: str) -> str:
+def failure_kind(reason: str) -> str:
     """What a verdict's reason is about. A missing object is one of too few."""
     number = re.match(r"^(no|\d+) objects? instead of (\d+)$", reason)
     if number:

@@ -10,9 +10,9 @@ import torch
 from ..checkpoint.bundled import display_name
 from ..images.png import save_png
 from ..pipeline import Pipeline
-from .evaluation import AUTOENCODER, CODES, TRUE_CODES, WAYS, Result, Settings, kind_of
-from .judge.contact_sheet import make_sheet
-from .scenes.rasterize import draw
+from .evaluation import AUTOENCODER, CODES, TRUE_CODES, WAYS, Result, Settings, failure_kind
+from .judge.contact_sheet import make_contact_sheet
+from .scenes.rasterize import rasterize
 from .scenes.spec import Verdict
 from .scenes.world import CATEGORIES
 
@@ -121,13 +121,18 @@ def _digest(pipeline: Pipeline) -> str:
 
 def _numbers(result: Result) -> dict:
     return {
-        "mean": result.mean, "means": list(result.means), "spread": result.spread, "weakest": result.weakest,
-        "strict": result.by_category, "layout": result.layout, "failures": result.failures(),
+        "mean": result.mean,
+        "means": list(result.means),
+        "spread": result.spread,
+        "weakest": result.weakest,
+        "strict": result.by_category,
+        "layout": result.layout,
+        "failures": result.failures(),
         "failures_by_category": {name: result.failures(name) for name in CATEGORIES},
         "pictures": len(result.prompts) * len(result.verdicts),
         "texts": len({prompt.text for prompt in result.prompts}),
         "seconds_in_batches": result.seconds,
-    }  # fmt: skip
+    }
 
 
 def grid(results: list[Result], columns: int = 6) -> np.ndarray:
@@ -145,11 +150,11 @@ def grid(results: list[Result], columns: int = 6) -> np.ndarray:
             prompt, verdicts = first.prompts[index], [result.verdicts[0][index] for result in ordered]
             cell = [_frame(result.pictures[index], v) for result, v in zip(ordered, verdicts, strict=True)]
             if len(results) > 1:
-                cell = [np.pad(draw(prompt.scene, side), ((2, 2), (2, 2), (0, 0)), constant_values=255), *cell]
+                cell = [np.pad(rasterize(prompt.scene, side), ((2, 2), (2, 2), (0, 0)), constant_values=255), *cell]
             pictures.append(np.hstack(cell))
             captions.append(f"{prompt.text}: {_said(verdicts[-1])}")
     width = min(192 * pictures[0].shape[1] // pictures[0].shape[0], 480)
-    return make_sheet(pictures, captions, columns, width)
+    return make_contact_sheet(pictures, captions, columns, width)
 
 
 def save_grid(path: Path, results: list[Result]) -> None:
@@ -157,7 +162,7 @@ def save_grid(path: Path, results: list[Result]) -> None:
 
 
 def _said(verdict: Verdict) -> str:
-    kinds = dict.fromkeys(map(kind_of, verdict.reasons))
+    kinds = dict.fromkeys(map(failure_kind, verdict.reasons))
     return "right" if verdict.strict else f"WRONG, {', '.join(kinds)}"
 
 

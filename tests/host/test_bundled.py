@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from blip3o_core.checkpoint.bundled import NAME
-from blip3o_core.tiny import Demand, Wanted
+from blip3o_core.tiny import Expected, Spec
 from blip3o_core.tiny.judge.judge import judge_image
 from tests.support.odd_prompts import ODD_PROMPTS
 from tools import demo
@@ -32,13 +32,13 @@ def test_the_sample_workflow_draws_what_it_says(client):
     graph = to_prompt(load_workflow("text_to_image"), client.object_info())
     _, inputs = node_of(graph, "BLIP3oTokenGenerator")
     assert inputs["prompt"] == "a red circle left of a blue star"
-    demand = Demand((Wanted("circle", "red"), Wanted("star", "blue")), relation=(0, "left of", 1))
+    spec = Spec((Expected("circle", "red"), Expected("star", "blue")), relation=(0, "left of", 1))
     right = []
     for seed in range(5):
         inputs["seed"] = seed
         drawn = picture(client, client.run(graph, timeout=300))
         assert drawn.shape == (512, 512, 3)
-        right.append(judge_image(drawn, demand).strict)
+        right.append(judge_image(drawn, spec).strict)
     assert sum(right) >= 3, right
 
 

@@ -14,11 +14,11 @@ from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import edit_evaluation as edits
 from blip3o_core.tiny.judge.judge import judge_edit
-from blip3o_core.tiny.scenes.edits import KINDS
-from blip3o_core.tiny.scenes.rasterize import draw
+from blip3o_core.tiny.scenes.edits import EDIT_KINDS
+from blip3o_core.tiny.scenes.rasterize import rasterize
 from blip3o_core.training.edit_checkpoint import add_references
 
-FEW = edits.Settings(count=len(KINDS), steps=2, batch=4)
+FEW = edits.Settings(count=len(EDIT_KINDS), steps=2, batch=4)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def pipeline():
 def test_every_kind_is_asked_as_often_and_nothing_was_trained_on():
     """A table whose mean is that of the easy kinds, or of edits that the training has seen."""
     pairs = edits.triples(edits.Settings(count=60))
-    assert [edit.kind for edit, _ in pairs[:6]] == list(KINDS)
+    assert [edit.kind for edit, _ in pairs[:6]] == list(EDIT_KINDS)
     assert len({(text, edit.source) for edit, text in pairs}) == 60
     assert edits.triples(edits.Settings(count=12)) == pairs[:12]
 
@@ -37,11 +37,11 @@ def test_every_kind_is_asked_as_often_and_nothing_was_trained_on():
 def test_true_targets_are_right_and_sources_are_not():
     """A judge that is pleased with the unchanged picture, or that no picture can please."""
     pairs = edits.triples(edits.Settings(count=60))
-    targets = tuple(judge_edit(draw(edit.target, 64), edit) for edit, _ in pairs)
-    sources = tuple(judge_edit(draw(edit.source, 64), edit) for edit, _ in pairs)
+    targets = tuple(judge_edit(rasterize(edit.target, 64), edit) for edit, _ in pairs)
+    sources = tuple(judge_edit(rasterize(edit.source, 64), edit) for edit, _ in pairs)
     blank = np.zeros((60, 64, 64, 3))
     known = tuple(edit for edit, _ in pairs)
-    assert edits.Result("true", FEW, known, targets, blank).right == dict.fromkeys((*KINDS, "mean"), 1.0)
+    assert edits.Result("true", FEW, known, targets, blank).right == dict.fromkeys((*EDIT_KINDS, "mean"), 1.0)
     unchanged = edits.Result("source", FEW, known, sources, blank)
     assert unchanged.right["keep"] == 1.0 and unchanged.right["mean"] < 0.2 and unchanged.outside["remove"] == 0
 
@@ -59,7 +59,7 @@ def test_the_ways_are_those_of_the_checkpoint(pipeline, tmp_path):
 def test_batches_do_not_change_a_picture(pipeline):
     """Rows that get their neighbour's reference."""
     together = edits.evaluate(pipeline, FEW, "tokens")
-    alone = edits.evaluate(pipeline, edits.Settings(count=len(KINDS), steps=2, batch=1), "tokens")
+    alone = edits.evaluate(pipeline, edits.Settings(count=len(EDIT_KINDS), steps=2, batch=1), "tokens")
     assert np.abs(together.pictures - alone.pictures).max() < 1e-3
 
 

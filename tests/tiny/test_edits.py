@@ -6,23 +6,23 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from blip3o_core.tiny import KINDS, World, demand_after, draw, instruction, make_edit, may_change
+from blip3o_core.tiny import EDIT_KINDS, World, instruction, make_edit, may_change, rasterize, spec_after
 from blip3o_core.tiny.scenes.edits import instructions
 from blip3o_core.tiny.scenes.shapes import SHAPES
-from blip3o_core.tiny.scenes.spec import compare, sight_of
+from blip3o_core.tiny.scenes.spec import compare, detection_of
 from blip3o_core.tiny.scenes.world import PALETTE
 
 WORLDS = {"snapped": World(coloured=0.4), "continuous": World(snapped=False, coloured=0.4)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EDIT_KINDS)
 @pytest.mark.parametrize("side", [64, 128])
 def test_nothing_changes_outside_the_mask(kind, side):
     """Catches a mask without the soft edges, or of the wrong object: a faithful edit would be judged unfaithful."""
     for index in range(15):
         edit = make_edit(1, "train", index, WORLDS["continuous" if index % 2 else "snapped"], kind)
         mask = may_change(edit, side)
-        source, target = draw(edit.source, side), draw(edit.target, side)
+        source, target = rasterize(edit.source, side), rasterize(edit.target, side)
         assert mask.shape == (side, side) and mask.dtype == bool
         assert np.array_equal(source[~mask], target[~mask])
         assert (source != target).any() == mask.any() == (kind != "keep")
@@ -30,12 +30,12 @@ def test_nothing_changes_outside_the_mask(kind, side):
             assert mask.mean() < 0.4
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EDIT_KINDS)
 def test_an_edit_changes_what_it_is_named_for(kind):
     """Catches a recolouring that also moves, a removal of another object, an addition that overlaps."""
     for index in range(40):
         edit = make_edit(2, "held_back", index, WORLDS["continuous" if index % 2 else "snapped"], kind)
-        before, after = set(edit.source.things), set(edit.target.things)
+        before, after = set(edit.source.objects), set(edit.target.objects)
         gone, new = before - after, after - before
         numbers = {"recolour": (1, 1), "replace": (1, 1), "remove": (1, 0), "add": (0, 1)}
         assert (len(gone), len(new)) == numbers.get(kind, (0, 0))
@@ -44,15 +44,15 @@ def test_an_edit_changes_what_it_is_named_for(kind):
             (old,), (new,) = gone, new
             same = {"recolour": "shape", "replace": "colour"}[kind]
             assert (old.x, old.y, old.radius, getattr(old, same)) == (new.x, new.y, new.radius, getattr(new, same))
-        assert compare(sight_of(edit.target), demand_after(edit)).strict
-        assert compare(sight_of(edit.source), demand_after(edit)).strict == (kind == "keep")
+        assert compare(detection_of(edit.target), spec_after(edit)).strict
+        assert compare(detection_of(edit.source), spec_after(edit)).strict == (kind == "keep")
 
 
 @pytest.mark.parametrize("kind", ["replace", "add"])
 def test_new_objects_are_inside_and_apart(kind):
     """Catches a wider shape in place of a narrow one that now touches its neighbour or the frame."""
     for index in range(200):
-        boxes = [thing.box for thing in make_edit(2, "train", index, WORLDS["continuous"], kind).target.things]
+        boxes = [obj.box for obj in make_edit(2, "train", index, WORLDS["continuous"], kind).target.objects]
         assert all(min(box) >= 4 and max(box) <= 124 for box in boxes)
         for (a, b, c, d), (e, f, g, h) in combinations(boxes, 2):
             assert max(a - g, e - c, b - h, f - d) >= 10
@@ -62,18 +62,18 @@ def test_instructions_name_one_object_and_the_change():
     """Catches 'the circle' among two circles, and an instruction without its new colour or shape."""
     for index in range(240):
         edit = make_edit(5, "train", index)
-        shapes = [thing.shape for thing in edit.source.things]
+        shapes = [obj.shape for obj in edit.source.objects]
         for text in instructions(edit):
             if edit.index is not None:
-                old = edit.source.things[edit.index]
+                old = edit.source.objects[edit.index]
                 assert f"the {old.colour} {old.shape}" in text or (
                     f"the {old.shape}" in text and shapes.count(old.shape) == 1
                 )
             if edit.kind in ("recolour", "replace"):
-                new = edit.target.things[edit.index]
+                new = edit.target.objects[edit.index]
                 assert (new.colour if edit.kind == "recolour" else f" {new.shape}") in text
             if edit.kind == "add":
-                new = edit.target.things[-1]
+                new = edit.target.objects[-1]
                 assert f"{new.colour} {new.shape}" in text
             if edit.kind == "background":
                 assert edit.target.background in text
@@ -82,8 +82,8 @@ def test_instructions_name_one_object_and_the_change():
 
 def test_the_first_worlds_instructions_are_said():
     """Catches a lost wording that must work, and the one of the published model for keeping a picture."""
-    said = {kind: set() for kind in KINDS}
-    for kind in KINDS:
+    said = {kind: set() for kind in EDIT_KINDS}
+    for kind in EDIT_KINDS:
         for index in range(30):
             edit = make_edit(6, "train", index, kind=kind)
             said[kind] |= {re.sub(rf"\b({'|'.join(PALETTE)})\b", "C", text) for text in instructions(edit)}
@@ -91,7 +91,14 @@ def test_the_first_worlds_instructions_are_said():
     shape = re.compile(rf"\b({'|'.join(SHAPES)})\b")
     said = {shape.sub("S", text) for text in said}
     assert said >= {
-        "change the C S to C", "change the S to C", "make the S C", "remove the S", "make the background C",
-        "change the background to C", "replace the S with a S", "Keep the image unchanged.", "add a C S",
-    }  # fmt: skip
+        "change the C S to C",
+        "change the S to C",
+        "make the S C",
+        "remove the S",
+        "make the background C",
+        "change the background to C",
+        "replace the S with a S",
+        "Keep the image unchanged.",
+        "add a C S",
+    }
     assert {instruction(make_edit(0, "train", k, kind="keep")) for k in range(5)} == {"Keep the image unchanged."}

@@ -17,12 +17,12 @@ from blip3o_core.images.preprocess import to_images, tokenizer_input
 from blip3o_core.models import autoencoder
 from blip3o_core.models.image_tokenizer import encode_images
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.tiny import demand_of, draw, evaluation, evaluation_report, make_scene
-from blip3o_core.tiny.evaluation import AUTOENCODER, CODES, TRUE_CODES, WAYS, Settings, evaluate, kind_of, prompts
-from blip3o_core.tiny.judge.corruptions import FAULTS, plant
+from blip3o_core.tiny import evaluation, evaluation_report, make_scene, rasterize, spec_of
+from blip3o_core.tiny.evaluation import AUTOENCODER, CODES, TRUE_CODES, WAYS, Settings, evaluate, failure_kind, prompts
+from blip3o_core.tiny.judge.corruptions import CORRUPTIONS, corrupt
 from blip3o_core.tiny.judge.judge import judge_image
 from blip3o_core.tiny.scenes.captions import phrasings
-from blip3o_core.tiny.scenes.world import CATEGORIES, LOW_CONTRAST, PLAIN, split_of
+from blip3o_core.tiny.scenes.world import CATEGORIES, DEFAULT_BACKGROUND, LOW_CONTRAST, split_of
 
 FEW = Settings(count=16, seeds=1, steps=2, batch=16)
 
@@ -42,12 +42,12 @@ def shown(pipeline, monkeypatch):
 
 
 def blank(prompt) -> np.ndarray:
-    return np.full_like(draw(prompt.scene), 205)
+    return np.full_like(rasterize(prompt.scene), 205)
 
 
 def test_true_pictures_are_all_right(pipeline, shown):
     """Catches verdicts that meet the wrong prompt, and pictures that are spoilt on their way to the judge."""
-    shown(lambda prompt, seed: draw(prompt.scene))
+    shown(lambda prompt, seed: rasterize(prompt.scene))
     result = evaluate(pipeline, Settings(count=80, seeds=2, batch=7))
     assert result.mean == 1 and set(result.by_category.values()) == set(result.layout.values()) == {1.0}
     assert result.failures() == {} and result.means == (1, 1) and result.spread == 0
@@ -55,7 +55,7 @@ def test_true_pictures_are_all_right(pipeline, shown):
 
 def test_a_category_that_fails_costs_the_mean_its_eighth(pipeline, shown):
     """Catches a mean over pictures, not over categories: 20 prompts are three of some and two of others."""
-    shown(lambda prompt, seed: blank(prompt) if prompt.category == "colors" else draw(prompt.scene))
+    shown(lambda prompt, seed: blank(prompt) if prompt.category == "colors" else rasterize(prompt.scene))
     result = evaluate(pipeline, Settings(count=20, seeds=1))
     assert result.by_category == {name: float(name != "colors") for name in CATEGORIES}
     assert result.layout == result.by_category
@@ -66,7 +66,7 @@ def test_a_category_that_fails_costs_the_mean_its_eighth(pipeline, shown):
 
 def test_layout_forgives_a_shape(pipeline, shown):
     """Catches the two shares exchanged or taken from one verdict."""
-    shown(lambda prompt, seed: draw(plant(prompt.scene, "wrong shape", seed) or prompt.scene))
+    shown(lambda prompt, seed: rasterize(corrupt(prompt.scene, "wrong shape", seed) or prompt.scene))
     result = evaluate(pipeline, Settings(count=40, seeds=1))
     assert result.mean < 0.5 and np.mean(list(result.layout.values())) > 0.95
 
@@ -77,7 +77,7 @@ def test_the_spread_is_over_sampling_seeds(pipeline, shown):
 
     def picture(prompt, seed):
         seen.append(seed)
-        return blank(prompt) if seed >= evaluation.APART and prompt.category == "size" else draw(prompt.scene)
+        return blank(prompt) if seed >= evaluation.APART and prompt.category == "size" else rasterize(prompt.scene)
 
     shown(picture)
     result = evaluate(pipeline, Settings(count=16, seeds=3, batch=5))
@@ -101,7 +101,7 @@ def test_phrasing_and_contrast_are_as_asked():
 
     def pairs(settings) -> set:
         asked = prompts(settings)
-        found = {(thing.colour, prompt.scene.background) for prompt in asked for thing in prompt.scene.things}
+        found = {(obj.colour, prompt.scene.background) for prompt in asked for obj in prompt.scene.objects}
         return {pair for low in LOW_CONTRAST for pair in (low, low[::-1])} & found
 
     plain, loose = Settings(count=400), Settings(count=400, any_phrasing=True)
@@ -121,7 +121,7 @@ def test_a_picture_is_the_same_in_any_batch(way, pipeline):
 
 
 def true_pictures() -> torch.Tensor:
-    return torch.stack([torch.from_numpy(draw(prompt.scene, 64)) for prompt in prompts(FEW)]) / 255
+    return torch.stack([torch.from_numpy(rasterize(prompt.scene, 64)) for prompt in prompts(FEW)]) / 255
 
 
 def test_each_way_draws_from_what_it_says(pipeline, monkeypatch):
@@ -176,22 +176,22 @@ def test_pictures_are_scaled_to_the_tower_as_in_training(pipeline, monkeypatch):
     tokenizer, seen = pipeline.image_tokenizer, []
     real, side = tokenizer.features, tokenizer.shape.side
     monkeypatch.setattr(tokenizer, "features", lambda pixels: seen.append(pixels) or real(pixels))
-    pictures = [draw(prompt.scene, 64) for prompt in prompts(FEW)]
+    pictures = [rasterize(prompt.scene, 64) for prompt in prompts(FEW)]
     pipeline.tokens_of(true_pictures(), ["a"] * len(pictures))
     trained = [Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC) for picture in pictures]
     off = torch.cat(seen).movedim(1, -1) - (torch.from_numpy(np.stack(trained)) / 127.5 - 1)
     assert side != 64 and off.abs().max() <= 1e-6
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", CORRUPTIONS)
 def test_every_reason_has_a_kind(fault):
     """Catches a reason in new words that is counted nowhere."""
     found = set()
     for index in range(240):
         scene = make_scene(0, "train", index, category=CATEGORIES[index % 8])
-        wrong = plant(scene, fault, index)
+        wrong = corrupt(scene, fault, index)
         if wrong is not None:
-            found |= {kind_of(reason) for reason in judge_image(draw(wrong), demand_of(scene)).reasons}
+            found |= {failure_kind(reason) for reason in judge_image(rasterize(wrong), spec_of(scene)).reasons}
     assert evaluation.OTHER not in found
     assert found or "word" in fault or "letter" in fault, fault
 
@@ -199,19 +199,24 @@ def test_every_reason_has_a_kind(fault):
 @pytest.mark.parametrize(
     "reason, kind",
     [
-        ("no objects instead of 1", "too few objects"), ("2 objects instead of 4", "too few objects"),
-        ("3 objects instead of 2", "too many objects"), ("the red star is missing", "too few objects"),
-        ("a circle instead of the red star", "another shape"), ("the red star is blue", "another colour"),
+        ("no objects instead of 1", "too few objects"),
+        ("2 objects instead of 4", "too few objects"),
+        ("3 objects instead of 2", "too many objects"),
+        ("the red star is missing", "too few objects"),
+        ("a circle instead of the red star", "another shape"),
+        ("the red star is blue", "another colour"),
         ("something of no clear shape instead of the star", "shape unclear"),
         ("the star is of no clear colour", "colour unclear"),
         ("the background is of no clear colour, not red", "background"),
-        ("the small red star is large (radius 28 of 128)", "size"), ("the star is not left of the ring", "position"),
-        ("the star is cut off at the edge", "cut off"), ("a word nobody knows", "other"),
+        ("the small red star is large (radius 28 of 128)", "size"),
+        ("the star is not left of the ring", "position"),
+        ("the star is cut off at the edge", "cut off"),
+        ("a word nobody knows", "other"),
     ],
-)  # fmt: skip
+)
 def test_kinds(reason, kind):
     """Catches two kinds taken for one."""
-    assert kind_of(reason) == kind
+    assert failure_kind(reason) == kind
 
 
 def test_speed_is_by_part_and_positive(pipeline):
@@ -228,10 +233,21 @@ def command(tiny, tmp_path_factory):
 
     folder, said = tmp_path_factory.mktemp("evaluation"), io.StringIO()
     with contextlib.redirect_stdout(said):
-        status = main([
-            "evaluate", "tiny", f"--model={tiny}", "--device=cpu", "--count=16", "--seeds=2", "--steps=2", "--from=all",
-            "--speed", f"--json={folder / 'new' / 'numbers.json'}", f"--grid={folder / 'grid.png'}",
-        ])  # fmt: skip
+        status = main(
+            [
+                "evaluate",
+                "tiny",
+                f"--model={tiny}",
+                "--device=cpu",
+                "--count=16",
+                "--seeds=2",
+                "--steps=2",
+                "--from=all",
+                "--speed",
+                f"--json={folder / 'new' / 'numbers.json'}",
+                f"--grid={folder / 'grid.png'}",
+            ]
+        )
     assert status == 0
     return folder, said.getvalue()
 
@@ -268,12 +284,20 @@ def test_the_numbers_as_json(command, tiny, pipeline):
 def test_options_reach_the_settings(tiny, tmp_path):
     """Catches an option that is read and then ignored."""
     options = {
-        "count": 9, "seeds": 1, "split": "train", "steps": 1, "guidance": 3.5, "any_phrasing": True,
-        "low_contrast": True, "batch": 4,
-    }  # fmt: skip
+        "count": 9,
+        "seeds": 1,
+        "split": "train",
+        "steps": 1,
+        "guidance": 3.5,
+        "any_phrasing": True,
+        "low_contrast": True,
+        "batch": 4,
+    }
     sampling = {"top_k": 7, "top_p": 0.5, "temperature": 0.25}
-    words = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
-             for name, value in (options | sampling).items()]  # fmt: skip
+    words = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in (options | sampling).items()
+    ]
     out = tmp_path / "a.json"
     assert main(["evaluate", "tiny", f"--model={tiny}", "--device=cpu", "--dtype=bf16", f"--json={out}", *words]) == 0
     report = json.loads(out.read_text())
@@ -291,7 +315,7 @@ def test_the_grid_shows_every_category(command):
 
 def test_frames_tell_right_from_wrong(pipeline, shown):
     """Catches marks on the wrong pictures."""
-    shown(lambda prompt, seed: blank(prompt) if prompt.category == "size" else draw(prompt.scene))
+    shown(lambda prompt, seed: blank(prompt) if prompt.category == "size" else rasterize(prompt.scene))
     page = evaluation_report.grid([evaluate(pipeline, FEW)])
     right, wrong = (
         np.argwhere((page == colour).all(-1))[:, 0] for colour in (evaluation_report.RIGHT, evaluation_report.WRONG)
@@ -302,11 +326,17 @@ def test_frames_tell_right_from_wrong(pipeline, shown):
 @pytest.mark.parametrize(
     "arguments, shown",
     [
-        (["--count=7"], "count is 7"), (["--seeds=0"], "seeds"), (["--batch=0"], "batch"), (["--split=x"], "held_back"),
-        (["--steps=0"], "steps"), (["--guidance=nan"], "guidance"), (["--temperature=-1"], "temperature"),
-        (["--grid=a.jpg"], ".png"), (["--json=/dev/null/a.json"], "--json"),
+        (["--count=7"], "count is 7"),
+        (["--seeds=0"], "seeds"),
+        (["--batch=0"], "batch"),
+        (["--split=x"], "held_back"),
+        (["--steps=0"], "steps"),
+        (["--guidance=nan"], "guidance"),
+        (["--temperature=-1"], "temperature"),
+        (["--grid=a.jpg"], ".png"),
+        (["--json=/dev/null/a.json"], "--json"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_said(arguments, shown, tiny, capsys, monkeypatch):
     """Catches a traceback, and minutes of drawing before the refusal."""
     monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("it draws before it refuses"))
@@ -325,4 +355,4 @@ def test_a_checkpoint_without_image_tokenizer(copy, capsys):
 def test_plain_ground_is_the_default():
     """Catches a world whose share of coloured grounds is not the one that scores were reported with."""
     asked = prompts(Settings(count=800))
-    assert 0.15 < np.mean([prompt.scene.background != PLAIN for prompt in asked]) < 0.25
+    assert 0.15 < np.mean([prompt.scene.background != DEFAULT_BACKGROUND for prompt in asked]) < 0.25

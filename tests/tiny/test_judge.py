@@ -13,44 +13,44 @@ import blip3o_core.tiny.judge.report as reports
 from blip3o_core import Blip3oError
 from blip3o_core.tiny import (
     CATEGORIES,
-    KINDS,
+    EDIT_KINDS,
     TEXT,
-    Demand,
+    Expected,
     Scene,
-    Wanted,
+    Spec,
     World,
-    demand_of,
-    draw,
     judge_edit,
     make_edit,
     make_scene,
     may_change,
+    rasterize,
+    spec_of,
 )
 from blip3o_core.tiny.__main__ import main
-from blip3o_core.tiny.judge.corruptions import FAULTS, plant
-from blip3o_core.tiny.judge.degradation import soften
-from blip3o_core.tiny.judge.judge import judge_image, see
-from blip3o_core.tiny.judge.report import measure, soft_ways
+from blip3o_core.tiny.judge.corruptions import CORRUPTIONS, corrupt
+from blip3o_core.tiny.judge.degradation import degrade
+from blip3o_core.tiny.judge.judge import detect, judge_image
+from blip3o_core.tiny.judge.report import degradations, measure
 from blip3o_core.tiny.scenes.font import CHARACTERS
 from blip3o_core.tiny.scenes.shapes import SHAPES
 from blip3o_core.tiny.scenes.spec import edit_distance
-from blip3o_core.tiny.scenes.world import COLOURS, PALETTE, Thing, Word
+from blip3o_core.tiny.scenes.world import COLOURS, PALETTE, SceneObject, Word
 
 NAMES = (*CATEGORIES, TEXT)
 WORLDS = {"snapped": World(coloured=0.4), "continuous": World(snapped=False, coloured=0.4)}
 
-LEFT, RIGHT = Thing("circle", "red", 32, 64, 20), Thing("star", "blue", 96, 64, 20)
+LEFT, RIGHT = SceneObject("circle", "red", 32, 64, 20), SceneObject("star", "blue", 96, 64, 20)
 PAIR = Scene("position", (LEFT, RIGHT), relation="left of")
-BOTH = Demand((Wanted("circle", "red"), Wanted("star", "blue")), relation=(0, "left of", 1))
-SMALL = Scene("size", (Thing("ring", "green", 64, 64, 15),), size="small")
+BOTH = Spec((Expected("circle", "red"), Expected("star", "blue")), relation=(0, "left of", 1))
+SMALL = Scene("size", (SceneObject("ring", "green", 64, 64, 15),), size="small")
 WORD = Scene(TEXT, (), word=Word("CAT", "red", 24, 40, 4.0))
 SAME = make_edit(0, "train", 0, kind="keep")
 
 
 def moved(scene: Scene, index: int, **changes) -> Scene:
-    things = list(scene.things)
-    things[index] = replace(things[index], **changes)
-    return replace(scene, things=tuple(things))
+    objects = list(scene.objects)
+    objects[index] = replace(objects[index], **changes)
+    return replace(scene, objects=tuple(objects))
 
 
 # ---- right pictures
@@ -60,13 +60,13 @@ def moved(scene: Scene, index: int, **changes) -> Scene:
 @pytest.mark.parametrize("name", WORLDS)
 def test_true_pictures_are_right_crisp_and_soft(side, name):
     """Catches a threshold that only perfect pixels pass: an autoencoder of 32 dB, and colours that are 10 % off."""
-    ways = soft_ways(side, WORLDS[name])
+    ways = degradations(side, WORLDS[name])
     for category in NAMES:
         for index in range(6):
             scene = make_scene(100, "held_back", index, WORLDS[name], category)
-            picture = draw(scene, side)
+            picture = rasterize(scene, side)
             for way in (ways["clean"], ways["32 dB"], ways["32 dB, 10 % off"]):
-                verdict = judge_image(soften(picture, way, np.random.default_rng(index)), demand_of(scene))
+                verdict = judge_image(degrade(picture, way, np.random.default_rng(index)), spec_of(scene))
                 assert verdict.strict and verdict.layout and verdict.credit == 1, (category, index, verdict.reasons)
                 assert not verdict.reasons
 
@@ -78,9 +78,9 @@ def test_every_shape_in_every_colour_is_seen_as_it_is(shape, colour):
     for ground in ("grey", "white", "black", "cyan"):
         for x, y, radius in ((40, 88, 16), (64, 64, 28), (71.3, 50.9, 22.2)):
             if colour != ground:
-                sight = see(draw(Scene("", (Thing(shape, colour, x, y, radius),), ground)))
-                (seen,) = sight.things
-                assert (seen.shape, seen.colour, sight.background, seen.cut) == (shape, colour, ground, False)
+                detection = detect(rasterize(Scene("", (SceneObject(shape, colour, x, y, radius),), ground)))
+                (seen,) = detection.objects
+                assert (seen.shape, seen.colour, detection.background, seen.cut) == (shape, colour, ground, False)
                 assert seen.radius == pytest.approx(radius, rel=0.06)
                 assert seen.x == pytest.approx(x, abs=1) and seen.y == pytest.approx(y, abs=3)
 
@@ -88,17 +88,17 @@ def test_every_shape_in_every_colour_is_seen_as_it_is(shape, colour):
 # ---- wrong pictures
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", CORRUPTIONS)
 def test_each_planted_fault_is_caught_crisp_and_soft(fault):
     """Catches a judge that is blind to one way of being wrong."""
-    ways, done = soft_ways(64, World()), 0
+    ways, done = degradations(64, World()), 0
     for index in range(200):
         scene = make_scene(200, "train", index, WORLDS["snapped"], NAMES[index % 9])
-        wrong = plant(scene, fault, index)
+        wrong = corrupt(scene, fault, index)
         if wrong is not None and done < 25:
             done += 1
             for way in (ways["clean"], ways["32 dB"]):
-                verdict = judge_image(soften(draw(wrong), way, np.random.default_rng(index)), demand_of(scene))
+                verdict = judge_image(degrade(rasterize(wrong), way, np.random.default_rng(index)), spec_of(scene))
                 assert not verdict.strict and verdict.reasons and verdict.credit < 0.99, (fault, index)
     assert done >= 9
 
@@ -106,28 +106,28 @@ def test_each_planted_fault_is_caught_crisp_and_soft(fault):
 CASES = {
     "shape": (moved(PAIR, 1, shape="cross"), BOTH, True, "a cross instead of the blue star"),
     "colour": (moved(PAIR, 1, colour="pink"), BOTH, False, "the blue star is pink"),
-    "missing": (replace(PAIR, things=(LEFT,)), BOTH, False, "the blue star is missing"),
-    "extra": (replace(PAIR, things=(LEFT, RIGHT, Thing("star", "blue", 64, 108, 16))), BOTH, False, "3 objects inst"),
+    "missing": (replace(PAIR, objects=(LEFT,)), BOTH, False, "the blue star is missing"),
+    "extra": (replace(PAIR, objects=(LEFT, RIGHT, SceneObject("star", "blue", 64, 108, 16))), BOTH, False, "3 objects"),
     "order": (moved(moved(PAIR, 0, x=96.0), 1, x=32.0), BOTH, False, "the red circle is not left of the blue star"),
     "aside": (moved(moved(PAIR, 0, x=56.0, y=28.0), 1, x=72.0, y=100.0), BOTH, False, "is not left of"),
     "ground": (replace(PAIR, background="white"), BOTH, False, "the background is white, not grey"),
     "cut": (moved(PAIR, 0, x=15.0), BOTH, True, "the red circle is cut off at the edge"),
-    "large": (moved(SMALL, 0, radius=26), demand_of(SMALL), True, "the small green ring is large (radius 26 of 128)"),
-    "nothing": (replace(PAIR, things=()), BOTH, False, "no objects instead of 2"),
-    "letter": (replace(WORD, word=replace(WORD.word, text="COT")), demand_of(WORD), True, '"COT" instead of "CAT", 1'),
-    "letters": (replace(WORD, word=replace(WORD.word, text="CATS")), demand_of(WORD), False, '"CATS" instead of "CAT"'),
-    "ink": (replace(WORD, word=replace(WORD.word, colour="blue")), demand_of(WORD), False, "the word is blue, not red"),
-    "no word": (replace(WORD, word=None), demand_of(WORD), False, 'no word instead of "CAT"'),
-    "word cut": (replace(WORD, word=replace(WORD.word, left=-2)), demand_of(WORD), True, "the word is cut off"),
-}  # fmt: skip
+    "large": (moved(SMALL, 0, radius=26), spec_of(SMALL), True, "the small green ring is large (radius 26 of 128)"),
+    "nothing": (replace(PAIR, objects=()), BOTH, False, "no objects instead of 2"),
+    "letter": (replace(WORD, word=replace(WORD.word, text="COT")), spec_of(WORD), True, '"COT" instead of "CAT", 1'),
+    "letters": (replace(WORD, word=replace(WORD.word, text="CATS")), spec_of(WORD), False, '"CATS" instead of "CAT"'),
+    "ink": (replace(WORD, word=replace(WORD.word, colour="blue")), spec_of(WORD), False, "the word is blue, not red"),
+    "no word": (replace(WORD, word=None), spec_of(WORD), False, 'no word instead of "CAT"'),
+    "word cut": (replace(WORD, word=replace(WORD.word, left=-2)), spec_of(WORD), True, "the word is cut off"),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("side", [64, 128])
 def test_a_wrong_picture_fails_for_its_reason(case, side):
     """Catches a fault that is caught by luck, for another one's reason, and a `layout` that sees shape or size."""
-    scene, demand, layout, reason = CASES[case]
-    verdict = judge_image(draw(scene, side), demand)
+    scene, spec, layout, reason = CASES[case]
+    verdict = judge_image(rasterize(scene, side), spec)
     assert not verdict.strict and verdict.layout == layout
     assert any(reason in said for said in verdict.reasons), verdict.reasons
 
@@ -140,39 +140,49 @@ def polygon(*corners, fill=(220, 40, 40)) -> np.ndarray:
 
 def regular(n: int, turn: float, *radii: float):
     return [
-        (64 + radii[k % len(radii)] * math.sin(turn + 2 * math.pi * k / n),
-         64 - radii[k % len(radii)] * math.cos(turn + 2 * math.pi * k / n)) for k in range(n)
-    ]  # fmt: skip
+        (
+            64 + radii[k % len(radii)] * math.sin(turn + 2 * math.pi * k / n),
+            64 - radii[k % len(radii)] * math.cos(turn + 2 * math.pi * k / n),
+        )
+        for k in range(n)
+    ]
 
 
 @pytest.mark.parametrize(
     "corners",
-    [regular(4, 0, 24), regular(4, math.pi / 4 + 0.35, 24), regular(3, math.pi, 24), regular(5, 0, 24),
-     regular(10, math.pi / 5, 24, 10), regular(12, 0, 22, 14), [(44, 30), (60, 30), (60, 98), (44, 98)],
-     [(40, 44), (88, 44), (88, 76), (76, 76), (76, 60), (40, 60)]],
+    [
+        regular(4, 0, 24),
+        regular(4, math.pi / 4 + 0.35, 24),
+        regular(3, math.pi, 24),
+        regular(5, 0, 24),
+        regular(10, math.pi / 5, 24, 10),
+        regular(12, 0, 22, 14),
+        [(44, 30), (60, 30), (60, 98), (44, 98)],
+        [(40, 44), (88, 44), (88, 76), (76, 76), (76, 60), (40, 60)],
+    ],
     ids=["diamond", "turned square", "triangle down", "pentagon", "star down", "six points", "bar", "hook"],
-)  # fmt: skip
+)
 def test_what_is_no_shape_of_the_world_is_none(corners):
     """Catches 'the likest of six' without a threshold: a reward that any blob earns."""
-    (seen,) = see(polygon(*corners)).things
+    (seen,) = detect(polygon(*corners)).objects
     assert seen.shape is None and seen.colour == "red"
-    assert not any(judge_image(polygon(*corners), Demand((Wanted(shape),))).strict for shape in SHAPES)
+    assert not any(judge_image(polygon(*corners), Spec((Expected(shape),))).strict for shape in SHAPES)
 
 
 def test_a_colour_between_the_palettes_has_no_name():
     """Catches brown that counts as red, since red is the nearest."""
     corners = regular(60, 0, 20)
     for fill in ((110, 90, 60), (255, 0, 255), (90, 110, 20)):
-        (seen,) = see(polygon(*corners, fill=fill)).things
+        (seen,) = detect(polygon(*corners, fill=fill)).objects
         assert seen.shape == "circle" and seen.colour is None
-        assert not judge_image(polygon(*corners, fill=fill), Demand((Wanted("circle", "red"),))).strict
+        assert not judge_image(polygon(*corners, fill=fill), Spec((Expected("circle", "red"),))).strict
 
 
 def test_an_object_of_two_colours_is_none():
     """Catches half a red and half a blue circle that passes for a red one."""
-    red, blue = (draw(Scene("", (Thing("circle", colour, 64, 64, 24),))) for colour in ("red", "blue"))
+    red, blue = (rasterize(Scene("", (SceneObject("circle", colour, 64, 64, 24),))) for colour in ("red", "blue"))
     red[:, 32:] = blue[:, 32:]
-    (seen,) = see(red).things
+    (seen,) = detect(red).objects
     assert seen.colour is None and seen.shape is None
 
 
@@ -181,23 +191,23 @@ def test_an_object_of_two_colours_is_none():
 
 def test_every_character_is_read_back_crisp_and_soft():
     """Catches look-alikes (O and 0, I and 1, S and 5), at the ends and within a word."""
-    way = soft_ways(64, World())["32 dB"]
+    way = degradations(64, World())["32 dB"]
     for k, character in enumerate(CHARACTERS):
         other = CHARACTERS[(k * 7 + 3) % 36]
         for text in (character, character + other, other + character + other, other * 3 + character):
             scene = Scene(TEXT, (), word=Word(text, "blue", 8, 8 * (k % 10 + 1), 4.0))
-            for picture in (draw(scene), soften(draw(scene), way, np.random.default_rng(k))):
-                assert judge_image(picture, demand_of(scene)).strict, text
+            for picture in (rasterize(scene), degrade(rasterize(scene), way, np.random.default_rng(k))):
+                assert judge_image(picture, spec_of(scene)).strict, text
 
 
 def test_letters_off_is_the_edit_distance():
     """Catches a comparison by place, which makes one lost letter three wrong ones."""
     for a, b, distance in (("CAT", "CAT", 0), ("AT", "CAT", 1), ("C", "CAT", 2), ("CAT", "", 3), ("TAC", "CAT", 2)):
         assert edit_distance(a, b) == edit_distance(b, a) == distance
-    assert judge_image(draw(replace(WORD, word=replace(WORD.word, text="AT"))), demand_of(WORD)).letters_off == 1
-    scribble = draw(WORD)
+    assert judge_image(rasterize(replace(WORD, word=replace(WORD.word, text="AT"))), spec_of(WORD)).letters_off == 1
+    scribble = rasterize(WORD)
     scribble[22:34, 12:20] = np.random.default_rng(0).choice([40, 205], (12, 8, 1))
-    assert not judge_image(scribble, demand_of(WORD)).strict
+    assert not judge_image(scribble, spec_of(WORD)).strict
 
 
 # ---- credit
@@ -206,20 +216,22 @@ def test_letters_off_is_the_edit_distance():
 def test_credit_rises_with_every_mended_fault():
     """Catches a reward that does not lead uphill: each picture below is one fault better than the one before."""
     steps = [
-        replace(PAIR, things=(), background="black"),
-        replace(PAIR, things=()),
-        replace(PAIR, things=(replace(LEFT, colour="green", shape="cross"),)),
-        replace(PAIR, things=(LEFT,)),
-        replace(PAIR, things=(LEFT, replace(RIGHT, shape="square", colour="pink", y=10.0))),
-        replace(PAIR, things=(LEFT, replace(RIGHT, shape="square", colour="pink"))),
-        replace(PAIR, things=(LEFT, replace(RIGHT, shape="square"))),
+        replace(PAIR, objects=(), background="black"),
+        replace(PAIR, objects=()),
+        replace(PAIR, objects=(replace(LEFT, colour="green", shape="cross"),)),
+        replace(PAIR, objects=(LEFT,)),
+        replace(PAIR, objects=(LEFT, replace(RIGHT, shape="square", colour="pink", y=10.0))),
+        replace(PAIR, objects=(LEFT, replace(RIGHT, shape="square", colour="pink"))),
+        replace(PAIR, objects=(LEFT, replace(RIGHT, shape="square"))),
         PAIR,
     ]
-    credits = [judge_image(draw(scene), BOTH).credit for scene in steps]
+    credits = [judge_image(rasterize(scene), BOTH).credit for scene in steps]
     assert credits == sorted(credits) and len(set(credits)) == len(credits)
     assert credits[0] < 0.05 and credits[1] < 0.2 and credits[-1] == 1
-    words = [judge_image(draw(replace(WORD, word=replace(WORD.word, text=text))), demand_of(WORD)).credit
-             for text in ("DOGE", "DOG", "COG", "COT", "CAT")]  # fmt: skip
+    words = [
+        judge_image(rasterize(replace(WORD, word=replace(WORD.word, text=text))), spec_of(WORD)).credit
+        for text in ("DOGE", "DOG", "COG", "COT", "CAT")
+    ]
     assert words == sorted(words) and words[-1] == 1
 
 
@@ -232,24 +244,33 @@ def test_no_picture_breaks_the_judge(reading):
     dots = np.full((64, 64, 3), 205, np.uint8)
     dots[4:-4:5, 4:-4:5] = dots[5:-4:5, 4:-4:5] = dots[4:-4:5, 5:-4:5] = dots[5:-4:5, 5:-4:5] = (220, 40, 40)
     pictures = [
-        rng.integers(0, 256, (64, 64, 3), np.uint8), rng.random((40, 40, 3)), np.zeros((16, 16, 3), np.uint8),
-        np.full((64, 64, 3), 1.0), stripes, stripes.transpose(1, 0, 2).copy(), dots,
-        np.linspace(0, 1, 64 * 64 * 3).reshape(64, 64, 3), np.eye(64)[..., None].repeat(3, 2),
-    ]  # fmt: skip
-    demands = [demand_of(WORD)] if reading else [BOTH, demand_of(SMALL), Demand((Wanted("star"),) * 4)]
+        rng.integers(0, 256, (64, 64, 3), np.uint8),
+        rng.random((40, 40, 3)),
+        np.zeros((16, 16, 3), np.uint8),
+        np.full((64, 64, 3), 1.0),
+        stripes,
+        stripes.transpose(1, 0, 2).copy(),
+        dots,
+        np.linspace(0, 1, 64 * 64 * 3).reshape(64, 64, 3),
+        np.eye(64)[..., None].repeat(3, 2),
+    ]
+    specs = [spec_of(WORD)] if reading else [BOTH, spec_of(SMALL), Spec((Expected("star"),) * 4)]
     for picture in pictures:
-        for demand in demands:
-            verdict = judge_image(picture, demand)
+        for spec in specs:
+            verdict = judge_image(picture, spec)
             assert not verdict.strict and verdict.reasons and 0 <= verdict.credit < 0.7
 
 
 # ---- any picture
 
 
-@pytest.mark.parametrize("scene", [PAIR, SMALL, WORD, replace(PAIR, things=(LEFT,))])
+@pytest.mark.parametrize("scene", [PAIR, SMALL, WORD, replace(PAIR, objects=(LEFT,))])
 def test_a_verdict_is_plain_data(scene):
     """Catches numpy scalars: a table in JSON would not be written, and `is True` would be false."""
-    for verdict in (judge_image(draw(scene), demand_of(WORD if scene.word else PAIR)), judge_edit(draw(scene), SAME)):
+    for verdict in (
+        judge_image(rasterize(scene), spec_of(WORD if scene.word else PAIR)),
+        judge_edit(rasterize(scene), SAME),
+    ):
         assert type(verdict.strict) is type(verdict.layout) is bool and type(verdict.credit) is float
         assert json.loads(json.dumps(asdict(verdict)))["reasons"] == list(verdict.reasons)
 
@@ -257,19 +278,19 @@ def test_a_verdict_is_plain_data(scene):
 def test_the_verdict_does_not_depend_on_size_or_number_format():
     """Catches lengths in pixels, floats that are taken for bytes, and chance."""
     for scene in (PAIR, SMALL, WORD, CASES["cut"][0], CASES["letter"][0]):
-        demand = demand_of(WORD if scene.word else SMALL if scene.size else PAIR)
-        first = judge_image(draw(scene, 64), demand)
-        large = np.asarray(Image.fromarray(draw(scene, 64)).resize((300, 300), Image.Resampling.BICUBIC))
-        single = (draw(scene, 64) / 255).astype(np.float32)
-        for picture in (draw(scene, 64) / 255, single, draw(scene, 100), draw(scene, 512), large):
-            verdict = judge_image(picture, demand)
+        spec = spec_of(WORD if scene.word else SMALL if scene.size else PAIR)
+        first = judge_image(rasterize(scene, 64), spec)
+        large = np.asarray(Image.fromarray(rasterize(scene, 64)).resize((300, 300), Image.Resampling.BICUBIC))
+        single = (rasterize(scene, 64) / 255).astype(np.float32)
+        for picture in (rasterize(scene, 64) / 255, single, rasterize(scene, 100), rasterize(scene, 512), large):
+            verdict = judge_image(picture, spec)
             assert (verdict.strict, verdict.layout, verdict.reasons) == (first.strict, first.layout, first.reasons)
-    assert judge_image(draw(PAIR) / 255, BOTH) == judge_image(draw(PAIR), BOTH)
+    assert judge_image(rasterize(PAIR) / 255, BOTH) == judge_image(rasterize(PAIR), BOTH)
 
 
 def test_a_wide_picture_is_judged_without_squeezing_it():
     """Catches circles that are ellipses once a picture is not square."""
-    wide = np.hstack([draw(PAIR), np.full((64, 32, 3), 205, np.uint8)])
+    wide = np.hstack([rasterize(PAIR), np.full((64, 32, 3), 205, np.uint8)])
     assert judge_image(wide, BOTH).strict
 
 
@@ -292,11 +313,11 @@ def test_what_is_no_picture_is_refused(picture, word):
 
 def test_judging_takes_milliseconds():
     """Catches a judge too slow to be a reward: it takes one millisecond, and fails here from ten."""
-    pictures = [(draw(s), demand_of(s)) for s in (make_scene(0, "train", k, category="counting") for k in range(20))]
+    pictures = [(rasterize(s), spec_of(s)) for s in (make_scene(0, "train", k, category="counting") for k in range(20))]
     seconds = []
     for _ in range(5):
         start = time.process_time()
-        assert all(judge_image(picture, demand).strict for picture, demand in pictures)
+        assert all(judge_image(picture, spec).strict for picture, spec in pictures)
         seconds.append((time.process_time() - start) / len(pictures))
     assert min(seconds) < 0.01
 
@@ -304,18 +325,18 @@ def test_judging_takes_milliseconds():
 # ---- edits
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EDIT_KINDS)
 def test_an_edit_done_is_right_and_one_not_done_is_not(kind):
     """Catches a judge that a copy of the source satisfies, or that demands more than the target."""
-    way = soft_ways(64, World())["32 dB"]
+    way = degradations(64, World())["32 dB"]
     for index in range(12):
         edit = make_edit(7, "train", index, WORLDS["snapped" if index % 2 else "continuous"], kind)
-        target = draw(edit.target)
+        target = rasterize(edit.target)
         verdict = judge_edit(target, edit)
         assert verdict.strict and verdict.credit == 1 and verdict.outside == 0
-        soft = judge_edit(soften(target, way, np.random.default_rng(index)), edit)
+        soft = judge_edit(degrade(target, way, np.random.default_rng(index)), edit)
         assert soft.strict and 2 < soft.outside < 6
-        assert judge_edit(draw(edit.source), edit).strict == (kind == "keep")
+        assert judge_edit(rasterize(edit.source), edit).strict == (kind == "keep")
 
 
 @pytest.mark.parametrize("fault", reports.WRONG_EDITS)
@@ -327,7 +348,7 @@ def test_an_edit_that_changes_more_is_caught(fault):
         wrong = reports.WRONG_EDITS[fault](edit)
         if wrong is not None:
             done += 1
-            verdict = judge_edit(draw(wrong), edit)
+            verdict = judge_edit(rasterize(wrong), edit)
             assert not verdict.strict and verdict.credit < 1 and verdict.reasons
     assert done > 20
 
@@ -335,14 +356,14 @@ def test_an_edit_that_changes_more_is_caught(fault):
 def test_pixels_that_must_stay_are_measured():
     """Catches a mean over the whole picture, one that counts the edited object, and a limit that is ignored."""
     edit = make_edit(0, "train", 3, kind="recolour")
-    brighter = draw(edit.target).astype(int)
+    brighter = rasterize(edit.target).astype(int)
     brighter[~may_change(edit)] += 12
     brighter = np.clip(brighter, 0, 255).astype(np.uint8)
     verdict = judge_edit(brighter, edit)
     assert verdict.outside == pytest.approx(12, abs=1) and not verdict.strict and verdict.layout
     assert "changed by 12" in verdict.reasons[-1] and 0.75 < verdict.credit < 1
     assert judge_edit(brighter, edit, limit=14).strict
-    changed = draw(edit.target)
+    changed = rasterize(edit.target)
     changed[may_change(edit)] = 255
     assert judge_edit(changed, edit).outside == 0 and not judge_edit(changed, edit).strict
 
@@ -350,15 +371,15 @@ def test_pixels_that_must_stay_are_measured():
 def test_an_added_object_may_be_anywhere_that_was_asked():
     """Catches an addition judged by the target's place, which the instruction does not tell."""
     source = Scene("edit", (LEFT,))
-    new = Thing("square", "green", 96, 32, 20)
+    new = SceneObject("square", "green", 96, 32, 20)
     edit = make_edit(0, "train", 0, kind="add")
-    edit = replace(edit, source=source, target=replace(source, things=(LEFT, new)), relation=None, reference=None)
-    elsewhere = draw(replace(source, things=(LEFT, replace(new, y=96.0))))
+    edit = replace(edit, source=source, target=replace(source, objects=(LEFT, new)), relation=None, reference=None)
+    elsewhere = rasterize(replace(source, objects=(LEFT, replace(new, y=96.0))))
     assert judge_edit(elsewhere, edit).strict
     above = replace(edit, relation="above", reference=0)
     verdict = judge_edit(elsewhere, above)
     assert not verdict.strict and "the green square is not above the red circle" in verdict.reasons
-    both_moved = draw(replace(source, things=(replace(LEFT, y=44.0), new)))
+    both_moved = rasterize(replace(source, objects=(replace(LEFT, y=44.0), new)))
     assert not judge_edit(both_moved, edit).strict
 
 
@@ -375,9 +396,9 @@ def test_the_report_measures_and_fails_when_a_gate_does(monkeypatch, capsys):
     """Catches a report that says the gates hold whatever it measured."""
     text, holds = measure(18, 64, seed=9)
     assert holds and "the gates hold" in text
-    assert all(name in text for name in (*NAMES, *FAULTS, *KINDS))
+    assert all(name in text for name in (*NAMES, *CORRUPTIONS, *EDIT_KINDS))
     assert main(["report", "--count", "1"]) == 0 and "the gates hold" in capsys.readouterr().out
-    pink = lambda picture, demand: judge_image(picture, replace(demand, background="pink"))  # noqa: E731
+    pink = lambda picture, spec: judge_image(picture, replace(spec, background="pink"))  # noqa: E731
     monkeypatch.setattr(reports, "judge_image", pink)
     assert main(["report", "--count", "1"]) == 1 and "DO NOT HOLD" in capsys.readouterr().out
     assert main(["report", "--count", "0"]) == 2 and "--count is 0" in capsys.readouterr().err
@@ -386,9 +407,9 @@ def test_the_report_measures_and_fails_when_a_gate_does(monkeypatch, capsys):
 def test_plantings_are_never_right():
     """Catches a planted fault that the caption allows: then catching it would be the error."""
     scene = Scene("single_object", (LEFT,), colours_named=False)
-    assert plant(scene, "wrong colour", 0) is None and plant(scene, "wrong letter", 0) is None
+    assert corrupt(scene, "wrong colour", 0) is None and corrupt(scene, "wrong letter", 0) is None
     for index in range(30):
-        wrong = plant(scene, "wrong shape", index)
-        assert wrong.things[0].shape != "circle"
+        wrong = corrupt(scene, "wrong shape", index)
+        assert wrong.objects[0].shape != "circle"
     twins = Scene("position", (LEFT, replace(RIGHT, shape="circle")), relation="left of", colours_named=False)
-    assert plant(twins, "swapped relation", 0) is None
+    assert corrupt(twins, "swapped relation", 0) is None

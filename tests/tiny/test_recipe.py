@@ -22,21 +22,21 @@ from blip3o_core.tiny.recipe import (
     assemble,
     autoencoder,
     data,
+    edit_language,
     editing,
     image_tokenizer,
     language,
+    model_config,
     quick,
     release,
     renderer,
     stages,
 )
-from blip3o_core.tiny.recipe import edit_language as following
-from blip3o_core.tiny.recipe import model_config as blank
 from blip3o_core.tiny.recipe.loop import Settings, fit
-from blip3o_core.tiny.recipe.oracle_codes import FIRST_OBJECT, codebook, codes_of, forms, picture_of
+from blip3o_core.tiny.recipe.oracle_codes import FIRST_OBJECT, codebook, codes_to_image, piece_ids, scene_codes
 from blip3o_core.tiny.scenes.captions import phrasings
-from blip3o_core.tiny.scenes.edits import KINDS, instructions, make_edit
-from blip3o_core.tiny.scenes.spec import demand_of
+from blip3o_core.tiny.scenes.edits import EDIT_KINDS, instructions, make_edit
+from blip3o_core.tiny.scenes.spec import spec_of
 from blip3o_core.tiny.scenes.world import CATEGORIES, World, make_scene
 from blip3o_core.training.data.packed import open_pack
 from blip3o_core.training.edit_checkpoint import add_references
@@ -60,15 +60,15 @@ def scenes(count: int, split: str = "held_back"):
 def test_codes_say_everything_a_caption_asks_for():
     """Catches codes that lose a shape, a colour, a size or a place: no model could be better than its codes."""
     for scene in scenes(160):
-        verdict = judge_image(picture_of(codes_of(scene)), demand_of(scene))
+        verdict = judge_image(codes_to_image(scene_codes(scene)), spec_of(scene))
         assert verdict.strict, (scene, verdict.reasons)
 
 
 def test_every_code_means_something_else():
     """Catches two pieces with one direction in the book, which no tokenizer could tell apart."""
     book = codebook()
-    used = FIRST_OBJECT + 8 * len(forms())
-    assert used <= blank.CODES and not book[used:].any()
+    used = FIRST_OBJECT + 8 * len(piece_ids())
+    assert used <= model_config.CODES and not book[used:].any()
     similar = book[:used] @ book[:used].T
     similar.fill_diagonal_(0)
     assert similar.max() < 0.95
@@ -80,7 +80,7 @@ def test_the_tokenizer_knows_every_word_of_the_world(start):
     unknown = encoder._full.token_to_id("[UNK]")
     for index in range(60):
         texts = [phrasings(make_scene(5, "held_back", index, World(), c)) for c in (*CATEGORIES, "text")]
-        texts += [instructions(make_edit(5, "held_back", index, World(), kind)) for kind in KINDS]
+        texts += [instructions(make_edit(5, "held_back", index, World(), kind)) for kind in EDIT_KINDS]
         for text in (text for some in texts for text in some):
             assert unknown not in encoder.encode(text), text
 
@@ -99,7 +99,7 @@ def test_prompts_are_short_and_read_alike_both_ways(start):
 def test_a_start_is_a_complete_checkpoint(start):
     """Catches a tensor too many or too few in what the stages hand on."""
     start.tables  # noqa: B018 - raises
-    assert start.grid == (blank.GRID, blank.GRID) and start.trained_side == blank.SIDE
+    assert start.grid == (model_config.GRID, model_config.GRID) and start.trained_side == model_config.SIDE
 
 
 def test_the_tower_starts_with_looking_at_neighbours():
@@ -120,18 +120,18 @@ def test_the_tower_starts_with_looking_at_neighbours():
 def test_the_language_model_starts_with_looking_back(start):
     """Catches rotary phases of the wrong sign or size: heads would look ahead, or nowhere."""
     model = start.load_language(torch.float32)
-    ids = torch.randint(blank.CODES, (1, 40)) + start.vocabulary.image_start
+    ids = torch.randint(model_config.CODES, (1, 40)) + start.vocabulary.image_start
     layer, embeds = model.model.layers[0], model.embed(ids, torch.float32)
     cos, sin = model.model.rotary_emb(embeds, torch.arange(40)[None])
     normed, attention = layer.input_layernorm(embeds), layer.self_attn
-    query = attention.q_norm(attention.q_proj(normed).view(1, 40, blank.HEADS, -1)).transpose(1, 2)
-    key = attention.k_norm(attention.k_proj(normed).view(1, 40, blank.KV_HEADS, -1)).transpose(1, 2)
+    query = attention.q_norm(attention.q_proj(normed).view(1, 40, model_config.HEADS, -1)).transpose(1, 2)
+    key = attention.k_norm(attention.k_proj(normed).view(1, 40, model_config.KV_HEADS, -1)).transpose(1, 2)
 
     def turned(x):
         first, second = x.chunk(2, -1)
         return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
 
-    keys = turned(key).repeat_interleave(blank.HEADS // blank.KV_HEADS, 1)
+    keys = turned(key).repeat_interleave(model_config.HEADS // model_config.KV_HEADS, 1)
     scores = torch.einsum("hd,hnd->hn", turned(query)[0, :, 30], keys[0])
     for head, back in enumerate((1, 8, 7, 9)):
         assert scores[head, :31].argmax() == 30 - back
@@ -140,19 +140,19 @@ def test_the_language_model_starts_with_looking_back(start):
 def test_sana_starts_with_looking_at_its_own_place(start):
     """Catches a start that is not aligned: places are then found after hours, and the loss does not show it."""
     transformer = start.load_transformer(torch.float32)
-    given = renderer.conditions(torch.stack([torch.from_numpy(codes_of(scene)) for scene in scenes(2)]))
+    given = renderer.oracle_conditions(torch.stack([torch.from_numpy(scene_codes(scene)) for scene in scenes(2)]))
     own = []
 
     def look(module, inputs, more):
-        query = module.norm_q(module.to_q(inputs[0])).view(2, 64, blank.SANA_HEADS, -1).transpose(1, 2)
-        key = module.norm_k(module.to_k(more["encoder_hidden_states"])).view(2, 65, blank.SANA_HEADS, -1)
+        query = module.norm_q(module.to_q(inputs[0])).view(2, 64, model_config.SANA_HEADS, -1).transpose(1, 2)
+        key = module.norm_k(module.to_k(more["encoder_hidden_states"])).view(2, 65, model_config.SANA_HEADS, -1)
         attention = (query @ key.transpose(1, 2).mT / query.shape[-1] ** 0.5).softmax(-1)
         own.append(attention[:, :, range(64), range(1, 65)].mean((0, 2)))
 
     for block in transformer.transformer_blocks:
         block.attn2.register_forward_pre_hook(look, with_kwargs=True)
     with torch.no_grad():
-        noise = torch.randn(2, blank.LATENT_CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(2, model_config.LATENT_CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
         transformer(noise, encoder_hidden_states=given, timestep=torch.full((2,), 700.0), return_dict=False)
     own = torch.stack(own)
     assert own[:, ::2].min() > 0.4 and own[:, 1::2].max() < 0.2
@@ -201,7 +201,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path):
 @pytest.mark.parametrize("stage", [autoencoder, image_tokenizer, language, renderer])
 def test_a_stage_learns(stage, start, tmp_path, monkeypatch):
     """Catches a stage whose loss does not reach its weights: labels shifted, a part frozen, the wrong target."""
-    monkeypatch.setattr(renderer, "PICTURES", 3)
+    monkeypatch.setattr(renderer, "IMAGES_PER_STEP", 3)
     settings = replace(stage.SETTINGS, batch=8, steps=25, warmup=3, save_every=100)
     entries = []
     given = () if stage in (autoencoder, image_tokenizer) else (start,)
@@ -277,18 +277,18 @@ def test_edits_are_drawn_by_every_way_references_can_go(start, tmp_path):
     pipeline = Pipeline.load(tmp_path / "edit")
     with torch.no_grad():  # at its start the transformer's cross-attention barely reads new tokens
         pipeline.language.reference_connector[3].weight.mul_(10)
-    settings = edit_evaluation.Settings(count=len(KINDS), steps=2, guidance=1.0)
+    settings = edit_evaluation.Settings(count=len(EDIT_KINDS), steps=2, guidance=1.0)
     ways = [edit_evaluation.evaluate(pipeline, settings, way).pictures for way in edit_evaluation.WAYS]
-    assert all(pictures.shape == (len(KINDS), blank.SIDE, blank.SIDE, 3) for pictures in ways)
+    assert all(pictures.shape == (len(EDIT_KINDS), model_config.SIDE, model_config.SIDE, 3) for pictures in ways)
     for index, pictures in enumerate(ways):
         assert all(np.abs(pictures - other).max() > 1e-4 for other in ways[:index])
-    numbers = editing.gate(open_checkpoint(tmp_path / "edit"), count=len(KINDS))
-    assert set(numbers) == {*KINDS, "mean", "outside"} and numbers["outside"] > 0
+    numbers = editing.gate(open_checkpoint(tmp_path / "edit"), count=len(EDIT_KINDS))
+    assert set(numbers) == {*EDIT_KINDS, "mean", "outside"} and numbers["outside"] > 0
 
 
 def test_the_layer_for_edits_adds_nothing_and_looks_at_the_reference(start, tmp_path):
     """Catches a layer that disturbs what was learnt, and heads that look beside the place that is written."""
-    following.add_layer(start, tmp_path / "more")
+    edit_language.add_layer(start, tmp_path / "more")
     more = open_checkpoint(tmp_path / "more")
     before, after = start.load_language(torch.float32), more.load_language(torch.float32)
     prompt = [start.prompt_encoder.encode("a red circle")]
@@ -303,7 +303,7 @@ def test_the_layer_for_edits_adds_nothing_and_looks_at_the_reference(start, tmp_
     rope = after.model.rotary_emb(x, torch.arange(full.shape[1])[None])
     attention, inward = layer.self_attn, layer.input_layernorm(x)
     q, k = (
-        norm(project(inward).unflatten(-1, (-1, blank.HEAD_DIM))).transpose(1, 2)
+        norm(project(inward).unflatten(-1, (-1, model_config.HEAD_DIM))).transpose(1, 2)
         for norm, project in ((attention.q_norm, attention.q_proj), (attention.k_norm, attention.k_proj))
     )
     q, k = apply_rotary_pos_emb(q, k, *rope)
@@ -334,7 +334,7 @@ def test_a_quick_run_goes_from_nothing_to_a_record(tmp_path, monkeypatch):
     assert list(record["cpu_minutes"]) == [*parts, "accuracy"] and list(record["stages"]) == parts
     assert all(curve["step"] == [1] and math.isfinite(curve["loss"][0]) for curve in record["stages"].values())
     assert set(record["accuracy"]) == {"single_object", "colors"}
-    assert open_checkpoint(recipe.last("joint")).load_language().model.embed_tokens.weight.isfinite().all()
+    assert open_checkpoint(recipe.last_checkpoint("joint")).load_language().model.embed_tokens.weight.isfinite().all()
     with pytest.raises(Blip3oError, match="is not empty.*Name another folder"):
         quick.run(recipe)
 

@@ -17,32 +17,32 @@ from blip3o_core import Blip3oError
 from blip3o_core.tiny import (
     CATEGORIES,
     EDIT,
-    KINDS,
+    EDIT_KINDS,
     SPLITS,
     TEXT,
     Scene,
     World,
     caption,
-    demand_of,
-    draw,
     instruction,
     make_edit,
     make_scene,
+    rasterize,
+    spec_of,
 )
-from blip3o_core.tiny.judge.contact_sheet import examples, make_sheet
+from blip3o_core.tiny.judge.contact_sheet import examples, make_contact_sheet
 from blip3o_core.tiny.scenes.captions import phrasings
 from blip3o_core.tiny.scenes.font import CHARACTERS, GLYPHS
 from blip3o_core.tiny.scenes.rasterize import footprint
 from blip3o_core.tiny.scenes.shapes import AREAS, SHAPES
-from blip3o_core.tiny.scenes.spec import compare, sight_of
+from blip3o_core.tiny.scenes.spec import compare, detection_of
 from blip3o_core.tiny.scenes.world import (
     BACKGROUNDS,
     COLOURS,
+    DEFAULT_BACKGROUND,
     LOW_CONTRAST,
     PALETTE,
-    PLAIN,
     RELATIONS,
-    Thing,
+    SceneObject,
     scene_key,
     split_of,
 )
@@ -67,13 +67,13 @@ def python(code: str, **environment) -> subprocess.CompletedProcess:
 
 def meaning(scene: Scene):
     """What the caption says, however it is turned: the relation read from the left or from above, the rest sorted."""
-    demand = demand_of(scene)
-    things = [(thing.shape, thing.colour or "", thing.size or "") for thing in demand.things]
+    spec = spec_of(scene)
+    objects = [(obj.shape, obj.colour or "", obj.size or "") for obj in spec.objects]
     relation = scene.relation
     if relation in ("right of", "below"):
-        things.reverse()
+        objects.reverse()
         relation = {"right of": "left of", "below": "above"}[relation]
-    return tuple(things if relation else sorted(things)), relation, demand.background, demand.word, demand.word_colour
+    return tuple(objects if relation else sorted(objects)), relation, spec.background, spec.word, spec.word_colour
 
 
 # ---- seeds and splits
@@ -88,8 +88,8 @@ def test_the_world_is_the_one_that_models_were_trained_on():
                 for index in range(3):
                     scene = make_scene(0, split, index, world, category)
                     digest.update(f"{name} {scene_key(scene)} {caption(scene, index)}".encode())
-                    digest.update(draw(scene).tobytes() if world.snapped else b"")
-    for kind in KINDS:
+                    digest.update(rasterize(scene).tobytes() if world.snapped else b"")
+    for kind in EDIT_KINDS:
         edit = make_edit(0, "held_back", 5, kind=kind)
         digest.update(f"{scene_key(edit.source)} {scene_key(edit.target)} {instruction(edit, 5)}".encode())
     assert digest.hexdigest() == "9118034a7e0ecc56"
@@ -131,12 +131,12 @@ def test_both_pictures_of_an_edit_are_in_its_split():
 def test_the_key_of_a_scene_forgets_order_and_small_shifts_and_nothing_else():
     """Catches near-copies in both splits, and unlike scenes that are taken for one."""
     scene = make_scene(0, "train", 0, WORLDS["continuous"], "color_attr")
-    first, second = scene.things
-    assert scene_key(replace(scene, things=(second, first))) == scene_key(scene)
+    first, second = scene.objects
+    assert scene_key(replace(scene, objects=(second, first))) == scene_key(scene)
     shifted = replace(first, x=first.x // 8 * 8 + 7.9)
-    assert scene_key(replace(scene, things=(shifted, second))) == scene_key(scene)
+    assert scene_key(replace(scene, objects=(shifted, second))) == scene_key(scene)
     for change in ({"x": first.x + 8}, {"y": first.y + 8}, {"radius": first.radius + 4}, {"colour": second.colour}):
-        assert scene_key(replace(scene, things=(replace(first, **change), second))) != scene_key(scene)
+        assert scene_key(replace(scene, objects=(replace(first, **change), second))) != scene_key(scene)
     assert scene_key(replace(scene, background="black")) != scene_key(scene)
 
 
@@ -147,13 +147,13 @@ def test_the_key_of_a_scene_forgets_order_and_small_shifts_and_nothing_else():
 def test_objects_are_whole_and_apart_in_the_pixels(name):
     """Catches objects that touch, overlap or leave the frame: their caption would be false."""
     for scene in scenes(20, WORLDS[name]):
-        for item in scene.things or (scene.word,):
+        for item in scene.objects or (scene.word,):
             alone = footprint(item, 128) > 0
             assert alone.any() and alone[3:-3, 3:-3].sum() == alone.sum()
-        changed = (draw(scene, 128) != PALETTE[scene.background]).any(-1)
-        if scene.things:
+        changed = (rasterize(scene, 128) != PALETTE[scene.background]).any(-1)
+        if scene.objects:
             around = np.logical_or.reduce([np.roll(changed, s, a) for s in range(-4, 5) for a in (0, 1)])
-            assert label(around)[1] == len(scene.things)  # even four units wider each way
+            assert label(around)[1] == len(scene.objects)  # even four units wider each way
 
 
 def test_objects_show_on_their_ground():
@@ -162,7 +162,7 @@ def test_objects_show_on_their_ground():
     found = set()
     for world in (World(coloured=1), World(coloured=1, low_contrast=False)):
         for scene in scenes(60, world):
-            for item in scene.things or (scene.word,):
+            for item in scene.objects or (scene.word,):
                 pair = item.colour, scene.background
                 assert item.colour != scene.background and pair != ("orange", "yellow")
                 if frozenset(pair) in low:
@@ -177,27 +177,27 @@ def test_categories_hold_what_they_are_named_for(name):
     counts |= {EDIT: {1, 2, 3}, TEXT: {0}}
     for category in ALL:
         group = list(scenes(60, WORLDS[name], (category,)))
-        assert {len(scene.things) for scene in group} == counts.get(category, {1})
+        assert {len(scene.objects) for scene in group} == counts.get(category, {1})
         for scene in group:
-            kinds = {(thing.shape, scene.colours_named and thing.colour) for thing in scene.things}
-            assert len(kinds) == (1 if category == "counting" else len(scene.things))
-            assert (scene.background != PLAIN) or category != "background"
+            kinds = {(obj.shape, scene.colours_named and obj.colour) for obj in scene.objects}
+            assert len(kinds) == (1 if category == "counting" else len(scene.objects))
+            assert (scene.background != DEFAULT_BACKGROUND) or category != "background"
             if category == "size":
                 low, high = {"small": (13, 16.5), "large": (24, 29)}[scene.size]
-                assert low <= scene.things[0].radius <= high
-            if category == "counting" and len(group[0].things) > 2:
-                assert all(14 <= thing.radius <= 20 for thing in group[0].things)
-            assert compare(sight_of(scene), demand_of(scene)).strict
+                assert low <= scene.objects[0].radius <= high
+            if category == "counting" and len(group[0].objects) > 2:
+                assert all(14 <= obj.radius <= 20 for obj in group[0].objects)
+            assert compare(detection_of(scene), spec_of(scene)).strict
     if name == "snapped":
         for scene in scenes(30):
-            assert all(thing.x % 8 == thing.y % 8 == thing.radius % 4 == 0 for thing in scene.things)
+            assert all(obj.x % 8 == obj.y % 8 == obj.radius % 4 == 0 for obj in scene.objects)
 
 
 def test_everything_occurs():
-    """Catches an off-by-one in the dice: a shape, colour, ground, relation or character that is never drawn."""
+    """Catches an off-by-one in the rng: a shape, colour, ground, relation or character that is never drawn."""
     group = list(scenes(250, World(coloured=1)))
-    assert {thing.shape for scene in group for thing in scene.things} == set(SHAPES)
-    assert {thing.colour for scene in group for thing in scene.things} == set(COLOURS)
+    assert {obj.shape for scene in group for obj in scene.objects} == set(SHAPES)
+    assert {obj.colour for scene in group for obj in scene.objects} == set(COLOURS)
     assert {scene.background for scene in group} == set(BACKGROUNDS)
     assert {scene.relation for scene in group if scene.relation} == set(RELATIONS)
     assert set("".join(scene.word.text for scene in group if scene.word)) == set(CHARACTERS)
@@ -208,7 +208,7 @@ def test_the_mix_is_as_asked(coloured):
     """Catches weights that are ignored, and a share of coloured grounds that leaves out the background category."""
     world = World(coloured=coloured, weights=(("position", 2.0), ("background", float(coloured > 0)), (TEXT, 3.0)))
     drawn = [make_scene(0, "train", index, world) for index in range(1200)]
-    share = sum(scene.background != PLAIN for scene in drawn) / len(drawn)
+    share = sum(scene.background != DEFAULT_BACKGROUND for scene in drawn) / len(drawn)
     assert abs(share - coloured) < 0.05  # three standard deviations
     seen = Counter(scene.category for scene in drawn)
     total = 5 + (coloured > 0)
@@ -222,7 +222,7 @@ def test_the_mix_is_as_asked(coloured):
 def test_a_shape_covers_the_area_it_should_where_it_should(shape):
     """Catches a shape of the wrong size, upside down, or off its centre by a pixel or a half."""
     for side, x, y, radius in ((128, 60.0, 70.0, 20.0), (64, 61.3, 66.9, 26.7)):
-        coverage = footprint(Thing(shape, "red", x, y, radius), side)
+        coverage = footprint(SceneObject(shape, "red", x, y, radius), side)
         unit = 128 / side
         assert coverage.sum() * unit**2 == pytest.approx(AREAS[shape] * radius**2, rel=0.03)
         rows, columns = np.mgrid[:side, :side] * unit + unit / 2
@@ -233,13 +233,13 @@ def test_a_shape_covers_the_area_it_should_where_it_should(shape):
 
 def test_colours_are_the_palettes_and_the_ground_is_untouched():
     """Catches swapped channels, rounding, and a ground that anti-aliasing tints."""
-    scene = Scene("colors", (Thing("circle", "orange", 40, 40, 20),), "purple")
-    picture = draw(scene)
+    scene = Scene("colors", (SceneObject("circle", "orange", 40, 40, 20),), "purple")
+    picture = rasterize(scene)
     assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
     assert tuple(picture[20, 20]) == (245, 140, 20)
-    outside = footprint(scene.things[0]) == 0
+    outside = footprint(scene.objects[0]) == 0
     assert (picture[outside] == (130, 50, 180)).all()
-    edge = (footprint(scene.things[0]) > 0.3) & (footprint(scene.things[0]) < 0.7)
+    edge = (footprint(scene.objects[0]) > 0.3) & (footprint(scene.objects[0]) < 0.7)
     assert edge.any() and not (picture[edge] == (245, 140, 20)).all(-1).any()
 
 
@@ -247,7 +247,7 @@ def test_colours_are_the_palettes_and_the_ground_is_untouched():
 def test_a_scene_is_the_same_at_every_side(name):
     """Catches lengths in pixels: at another side objects would be elsewhere, or of another size."""
     for scene in scenes(4, WORLDS[name]):
-        small, large = draw(scene, 64).astype(float), draw(scene, 128).astype(float)
+        small, large = rasterize(scene, 64).astype(float), rasterize(scene, 128).astype(float)
         halved = large.reshape(64, 2, 64, 2, 3).mean((1, 3))
         assert np.abs(halved - small).max() < 45 and np.abs(halved - small).mean() < 1
 
@@ -266,18 +266,21 @@ def test_glyphs_fill_their_cells_and_no_two_are_alike():
 def test_the_plain_captions_are_those_of_the_first_world():
     """Catches a change of the plain grammar: its scores would no longer compare."""
     wanted = {
-        "single_object": "(a|an) {shape}", "two_object": "a {shape} and a {shape}", "colors": "an? {colour} {shape}",
-        "size": "a (small|large) {colour} {shape}", "color_attr": "an? {colour} {shape} and an? {colour} {shape}",
+        "single_object": "(a|an) {shape}",
+        "two_object": "a {shape} and a {shape}",
+        "colors": "an? {colour} {shape}",
+        "size": "a (small|large) {colour} {shape}",
+        "color_attr": "an? {colour} {shape} and an? {colour} {shape}",
         "counting": "(two|three|four) ({colour} )?{shape}e?s",
         "position": "an? ({colour} )?{shape} {relation} an? ({colour} )?{shape}",
         "background": "an? ({colour} )?{shape}( and an? ({colour} )?{shape})? on an? {ground} background",
         TEXT: 'the word "[A-Z0-9]{{1,4}}" in {colour}',
-    }  # fmt: skip
+    }
     words = {"shape": SHAPES, "colour": COLOURS, "ground": BACKGROUNDS, "relation": RELATIONS}
     words = {key: f"({'|'.join(options)})" for key, options in words.items()}
     for index, scene in enumerate(scenes(25, categories=tuple(wanted))):
         pattern = wanted[scene.category].format(**words)
-        if scene.background != PLAIN and scene.category != "background":
+        if scene.background != DEFAULT_BACKGROUND and scene.category != "background":
             pattern += " on an? {ground} background".format(**words)
         assert re.fullmatch(pattern, caption(scene)), caption(scene)
         assert re.fullmatch(f"(a picture of |an image of )?{pattern}", caption(scene, index, plain=True))
@@ -294,10 +297,10 @@ def test_every_meaning_has_several_wordings_and_no_two_meanings_share_one():
             assert said.setdefault(text, meaning(scene)) == meaning(scene), text
             assert "  " not in text and "{" not in text and text == text.strip() and text[-1] not in ",="
             assert not re.search(r"\b(a [aeiou]|an [^aeiou])", text)
-            for thing in scene.things:
-                assert thing.shape in text
-                assert (thing.colour in text) or not scene.colours_named
-                assert scene.colours_named or thing.colour == scene.background or thing.colour not in text
+            for obj in scene.objects:
+                assert obj.shape in text
+                assert (obj.colour in text) or not scene.colours_named
+                assert scene.colours_named or obj.colour == scene.background or obj.colour not in text
             assert scene.word is None or f'"{scene.word.text}"' in text
 
 
@@ -313,7 +316,7 @@ def test_position_captions_keep_their_direction():
             word = re.search("|".join(rf"\b{word}\b" for word in towards), text)
             nouns = re.findall(f"(?:({'|'.join(COLOURS)}) )?({'|'.join(SHAPES)})", text)
             found = [
-                next(t for t in scene.things if t.shape == shape and colour in ("", t.colour))
+                next(t for t in scene.objects if t.shape == shape and colour in ("", t.colour))
                 for colour, shape in nouns
             ]
             first = text.index(nouns[0][1])
@@ -344,7 +347,7 @@ def test_captions_of_a_seed_are_fixed_and_varied():
         (lambda: World(weights=(("shapes", 1.0),)), "shapes"),
         (lambda: World(weights=(("size", -1.0),)), "-1"),
         (lambda: World(weights=(("size", 0.0),)), "weigh 0"),
-        (lambda: draw(make_scene(0, "train", 0), 8), "8"),
+        (lambda: rasterize(make_scene(0, "train", 0), 8), "8"),
     ],
 )
 def test_a_wrong_argument_is_named(call, word):
@@ -357,7 +360,7 @@ def test_a_wrong_argument_is_named(call, word):
 def test_a_sheet_shows_every_picture(what):
     """Catches a sheet that loses pictures or captions, or fails on those of another shape."""
     pictures, texts = examples(what, 32)
-    page = make_sheet(pictures, texts, columns=6)
+    page = make_contact_sheet(pictures, texts, columns=6)
     assert len(pictures) == len(texts) == 36 and all(texts)
     assert page.dtype == np.uint8 and page.shape[1] == 6 * 200 and page.shape[0] % 6 == 0
     cell = page.shape[0] // 6

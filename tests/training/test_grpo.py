@@ -14,7 +14,7 @@ from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding.engine import read
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.tiny import CATEGORIES, draw
+from blip3o_core.tiny import CATEGORIES, rasterize
 from blip3o_core.tiny.recipe import grpo as tiny_stage
 from blip3o_core.training.grpo import rollout
 from blip3o_core.training.grpo import train as grpo
@@ -281,7 +281,7 @@ def test_the_tiny_stage_rewards_what_is_right():
     """Catches pictures and tasks in different orders, another range of colours, and a judge of other scenes."""
     scenes = [tiny_stage.make_scene(0, "train", k, tiny_stage.WORLD, category) for k, category in enumerate(CATEGORIES)]
     tasks = tiny_stage.make_tasks(8, "train", 0)
-    pictures = torch.stack([torch.from_numpy(draw(scene, 64)) for scene in scenes]).float() / 255
+    pictures = torch.stack([torch.from_numpy(rasterize(scene, 64)) for scene in scenes]).float() / 255
     assert [(one.reward, one.passed) for one in tiny_stage.reward(tasks, pictures)] == [(pytest.approx(1), True)] * 8
     wrong = tiny_stage.reward(tasks, torch.full_like(pictures, 0.5))
     assert all(0 <= one.reward < tiny_stage.STRICT and not one.passed for one in wrong)

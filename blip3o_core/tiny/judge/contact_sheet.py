@@ -7,17 +7,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...errors import Blip3oError
 from ..scenes.captions import caption
-from ..scenes.edits import KINDS, instruction, make_edit, may_change
-from ..scenes.rasterize import DEFAULT_SIDE, draw
-from ..scenes.spec import demand_of
+from ..scenes.edits import EDIT_KINDS, instruction, make_edit, may_change
+from ..scenes.rasterize import DEFAULT_SIDE, rasterize
+from ..scenes.spec import spec_of
 from ..scenes.world import CATEGORIES, TEXT, World, make_scene
-from .corruptions import FAULTS, plant
-from .degradation import soften
+from .corruptions import CORRUPTIONS, corrupt
+from .degradation import degrade
 from .judge import judge_image
-from .report import soft_ways
+from .report import degradations
 
 
-def make_sheet(pictures, captions, columns: int = 6, width: int = 192, letters: int = 10) -> np.ndarray:
+def make_contact_sheet(pictures, captions, columns: int = 6, width: int = 192, letters: int = 10) -> np.ndarray:
     """(H, W, 3) uint8 pictures of any size -> one picture, each `width` px wide over its caption, `letters` px high."""
     pictures, line_height = list(pictures), round(1.1 * letters)
     texts = [textwrap.wrap(text, int((width - 4) / (0.6 * letters))) for text in captions]
@@ -45,29 +45,29 @@ def examples(what: str, side: int = DEFAULT_SIDE, seed: int = 0, world: World | 
 def _scene(what: str, index: int, side: int, seed: int, world: World):
     category = TEXT if what == "text" else CATEGORIES[index % len(CATEGORIES)]
     scene = make_scene(seed, "train", index, world, category)
-    return draw(scene, side), caption(scene, index)
+    return rasterize(scene, side), caption(scene, index)
 
 
 def _soft(what: str, index: int, side: int, seed: int, world: World):
     picture, text = _scene(what, index, side, seed, world)
-    return soften(picture, soft_ways(side, world)["32 dB, 10 % off"], np.random.default_rng(index)), text
+    return degrade(picture, degradations(side, world)["32 dB, 10 % off"], np.random.default_rng(index)), text
 
 
 def _edit(what: str, index: int, side: int, seed: int, world: World):
     """Before, after, and after with the pixels dimmed that must not change."""
-    edit = make_edit(seed, "train", index, world, KINDS[index % len(KINDS)])
-    source, target = draw(edit.source, side), draw(edit.target, side)
+    edit = make_edit(seed, "train", index, world, EDIT_KINDS[index % len(EDIT_KINDS)])
+    source, target = rasterize(edit.source, side), rasterize(edit.target, side)
     dimmed = np.where(may_change(edit, side)[..., None], target, 128 + target // 8).astype(np.uint8)
     return np.hstack([source, target, dimmed]), instruction(edit, index)
 
 
 def _fault(what: str, index: int, side: int, seed: int, world: World):
     """A wrong picture with the judge's reasons."""
-    fault = list(FAULTS)[index % len(FAULTS)]
+    fault = list(CORRUPTIONS)[index % len(CORRUPTIONS)]
     for number in range(index, 37 * 200, 37):  # 37 turns all categories over
         scene = make_scene(seed, "train", number, world, (*CATEGORIES, TEXT)[number % 9])
-        wrong = plant(scene, fault, index)
+        wrong = corrupt(scene, fault, index)
         if wrong is not None:
-            picture = draw(wrong, side)
-            return picture, f"{caption(scene, index)} [{'; '.join(judge_image(picture, demand_of(scene)).reasons)}]"
+            picture = rasterize(wrong, side)
+            return picture, f"{caption(scene, index)} [{'; '.join(judge_image(picture, spec_of(scene)).reasons)}]"
     raise Blip3oError(f"No scene was found that {fault!r} makes wrong. Is its demand still checked?")

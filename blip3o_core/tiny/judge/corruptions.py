@@ -1,133 +1,153 @@
 """Wrong pictures made on purpose: a scene with one fault that its caption's demand rules out.
 
-Every fault returns a changed scene, or None where it does not apply; `plant` returns only scenes that really violate
-the demand, by exact comparison of the scene itself.
+Every fault returns a changed scene, or None where it does not apply; `corrupt` returns only scenes that really violate
+the spec, by exact comparison of the scene itself.
 """
 
 from dataclasses import replace
 
 from ..scenes.font import CHARACTERS
 from ..scenes.shapes import BOXES, SHAPES
-from ..scenes.spec import SIZE_BORDER, compare, demand_of, sight_of
-from ..scenes.world import PALETTE, UNITS, Dice, Scene, Thing, World, apart, colours_on, is_inside, place, shows
+from ..scenes.spec import SIZE_BORDER, compare, detection_of, spec_of
+from ..scenes.world import (
+    PALETTE,
+    UNITS,
+    KeyedRandom,
+    Scene,
+    SceneObject,
+    World,
+    has_gap,
+    is_inside,
+    is_visible,
+    place_object,
+    visible_colours,
+)
 
 _WORLD = World()
 
 
-def plant(scene: Scene, fault: str, seed: int) -> Scene | None:
+def corrupt(scene: Scene, fault: str, seed: int) -> Scene | None:
     """The scene with the fault; None where the caption does not rule it out, or it finds no room."""
-    dice = Dice("fault", fault, seed)
+    rng = KeyedRandom("fault", fault, seed)
     for _ in range(20):
-        wrong = FAULTS[fault](dice, scene)
-        if wrong is not None and not compare(sight_of(wrong), demand_of(scene)).strict:
+        wrong = CORRUPTIONS[fault](rng, scene)
+        if wrong is not None and not compare(detection_of(wrong), spec_of(scene)).strict:
             return wrong
     return None
 
 
-def _with(scene: Scene, index: int, thing: Thing) -> Scene | None:
-    things = scene.things[:index] + (thing,) + scene.things[index + 1 :]
-    return replace(scene, things=things) if _stands(things) else None
+def _with(scene: Scene, index: int, obj: SceneObject) -> Scene | None:
+    objects = scene.objects[:index] + (obj,) + scene.objects[index + 1 :]
+    return replace(scene, objects=objects) if _stands(objects) else None
 
 
-def _stands(things) -> bool:
+def _stands(objects) -> bool:
     """Wholly inside and apart: no fault but the one meant."""
-    pairs = ((a, b) for i, a in enumerate(things) for b in things[:i])
-    return all(is_inside(thing) for thing in things) and all(apart(a, b) for a, b in pairs)
+    pairs = ((a, b) for i, a in enumerate(objects) for b in objects[:i])
+    return all(is_inside(obj) for obj in objects) and all(has_gap(a, b) for a, b in pairs)
 
 
-def _wrong_shape(dice: Dice, scene: Scene) -> Scene | None:
-    if not scene.things:
+def _wrong_shape(rng: KeyedRandom, scene: Scene) -> Scene | None:
+    if not scene.objects:
         return None
-    index = dice.below(len(scene.things))
-    return _with(scene, index, replace(scene.things[index], shape=dice.choice(SHAPES)))
+    index = rng.below(len(scene.objects))
+    return _with(scene, index, replace(scene.objects[index], shape=rng.choice(SHAPES)))
 
 
-def _wrong_colour(dice: Dice, scene: Scene) -> Scene | None:
-    colour = dice.choice(colours_on(scene.background, _WORLD))
+def _wrong_colour(rng: KeyedRandom, scene: Scene) -> Scene | None:
+    colour = rng.choice(visible_colours(scene.background, _WORLD))
     if scene.word:
         return replace(scene, word=replace(scene.word, colour=colour))
     if not scene.colours_named:
         return None
-    index = dice.below(len(scene.things))
-    return _with(scene, index, replace(scene.things[index], colour=colour))
+    index = rng.below(len(scene.objects))
+    return _with(scene, index, replace(scene.objects[index], colour=colour))
 
 
-def _missing_object(dice: Dice, scene: Scene) -> Scene | None:
-    index = dice.below(max(len(scene.things), 1))
-    return replace(scene, things=scene.things[:index] + scene.things[index + 1 :]) if scene.things else None
+def _missing_object(rng: KeyedRandom, scene: Scene) -> Scene | None:
+    index = rng.below(max(len(scene.objects), 1))
+    return replace(scene, objects=scene.objects[:index] + scene.objects[index + 1 :]) if scene.objects else None
 
 
-def _extra_object(dice: Dice, scene: Scene) -> Scene | None:
-    if not scene.things:
+def _extra_object(rng: KeyedRandom, scene: Scene) -> Scene | None:
+    if not scene.objects:
         return None
-    thing = place(dice, dice.choice(SHAPES), dice.choice(colours_on(scene.background, _WORLD)), 16, _WORLD)
-    things = (*scene.things, thing)
-    return replace(scene, things=things) if _stands(things) else None
+    obj = place_object(rng, rng.choice(SHAPES), rng.choice(visible_colours(scene.background, _WORLD)), 16, _WORLD)
+    objects = (*scene.objects, obj)
+    return replace(scene, objects=objects) if _stands(objects) else None
 
 
-def _wrong_count(dice: Dice, scene: Scene) -> Scene | None:
+def _wrong_count(rng: KeyedRandom, scene: Scene) -> Scene | None:
     """One of the same more, or fewer."""
     if scene.category != "counting":
         return None
-    if dice.chance(0.5):
-        return _missing_object(dice, scene)
-    like = scene.things[0]
-    things = (*scene.things, place(dice, like.shape, like.colour, like.radius, _WORLD))
-    return replace(scene, things=things) if _stands(things) else None
+    if rng.chance(0.5):
+        return _missing_object(rng, scene)
+    like = scene.objects[0]
+    objects = (*scene.objects, place_object(rng, like.shape, like.colour, like.radius, _WORLD))
+    return replace(scene, objects=objects) if _stands(objects) else None
 
 
-def _swapped_relation(dice: Dice, scene: Scene) -> Scene | None:
+def _swapped_relation(rng: KeyedRandom, scene: Scene) -> Scene | None:
     if not scene.relation:
         return None
-    first, second = scene.things
-    things = replace(first, x=second.x, y=second.y), replace(second, x=first.x, y=first.y)
-    return replace(scene, things=things) if _stands(things) else None
+    first, second = scene.objects
+    objects = replace(first, x=second.x, y=second.y), replace(second, x=first.x, y=first.y)
+    return replace(scene, objects=objects) if _stands(objects) else None
 
 
-def _wrong_size(dice: Dice, scene: Scene) -> Scene | None:
+def _wrong_size(rng: KeyedRandom, scene: Scene) -> Scene | None:
     if not scene.size:
         return None
-    thing = scene.things[0]
-    radius = dice.uniform(24, 29) if thing.radius < SIZE_BORDER else dice.uniform(13, 16.5)
-    return replace(scene, things=(place(dice, thing.shape, thing.colour, radius, _WORLD),))
+    obj = scene.objects[0]
+    radius = rng.uniform(24, 29) if obj.radius < SIZE_BORDER else rng.uniform(13, 16.5)
+    return replace(scene, objects=(place_object(rng, obj.shape, obj.colour, radius, _WORLD),))
 
 
-def _wrong_background(dice: Dice, scene: Scene) -> Scene | None:
-    background = dice.choice(tuple(PALETTE))
-    items = scene.things or (scene.word,)
-    return replace(scene, background=background) if all(shows(i.colour, background, _WORLD) for i in items) else None
+def _wrong_background(rng: KeyedRandom, scene: Scene) -> Scene | None:
+    background = rng.choice(tuple(PALETTE))
+    items = scene.objects or (scene.word,)
+    return (
+        replace(scene, background=background) if all(is_visible(i.colour, background, _WORLD) for i in items) else None
+    )
 
 
-def _cut_object(dice: Dice, scene: Scene) -> Scene | None:
+def _cut_object(rng: KeyedRandom, scene: Scene) -> Scene | None:
     """A fifth to a half of an object lies beyond the frame."""
-    if not scene.things:
+    if not scene.objects:
         return None
-    index, side = dice.below(len(scene.things)), dice.below(4)
-    thing = scene.things[index]
-    left, top, right, bottom = (thing.radius * reach for reach in BOXES[thing.shape])
-    share = dice.uniform(0.2, 0.5)
+    index, side = rng.below(len(scene.objects)), rng.below(4)
+    obj = scene.objects[index]
+    left, top, right, bottom = (obj.radius * reach for reach in BOXES[obj.shape])
+    share = rng.uniform(0.2, 0.5)
     if side % 2:
         y = -top - share * (bottom - top) if side == 1 else UNITS - bottom + share * (bottom - top)
-        thing = replace(thing, y=y)
+        obj = replace(obj, y=y)
     else:
         x = -left - share * (right - left) if side == 0 else UNITS - right + share * (right - left)
-        thing = replace(thing, x=x)
-    others = scene.things[:index] + scene.things[index + 1 :]
-    if not all(apart(thing, other) for other in others):
+        obj = replace(obj, x=x)
+    others = scene.objects[:index] + scene.objects[index + 1 :]
+    if not all(has_gap(obj, other) for other in others):
         return None
-    return replace(scene, things=scene.things[:index] + (thing,) + scene.things[index + 1 :])
+    return replace(scene, objects=scene.objects[:index] + (obj,) + scene.objects[index + 1 :])
 
 
-def _wrong_letter(dice: Dice, scene: Scene) -> Scene | None:
+def _wrong_letter(rng: KeyedRandom, scene: Scene) -> Scene | None:
     if not scene.word:
         return None
-    text, index = scene.word.text, dice.below(len(scene.word.text))
-    return replace(scene, word=replace(scene.word, text=text[:index] + dice.choice(CHARACTERS) + text[index + 1 :]))
+    text, index = scene.word.text, rng.below(len(scene.word.text))
+    return replace(scene, word=replace(scene.word, text=text[:index] + rng.choice(CHARACTERS) + text[index + 1 :]))
 
 
-FAULTS = {
-    "wrong shape": _wrong_shape, "wrong colour": _wrong_colour, "missing object": _missing_object,
-    "extra object": _extra_object, "swapped relation": _swapped_relation, "wrong count": _wrong_count,
-    "wrong size": _wrong_size, "wrong background": _wrong_background, "object cut at the edge": _cut_object,
+CORRUPTIONS = {
+    "wrong shape": _wrong_shape,
+    "wrong colour": _wrong_colour,
+    "missing object": _missing_object,
+    "extra object": _extra_object,
+    "swapped relation": _swapped_relation,
+    "wrong count": _wrong_count,
+    "wrong size": _wrong_size,
+    "wrong background": _wrong_background,
+    "object cut at the edge": _cut_object,
     "wrong letter": _wrong_letter,
-}  # fmt: skip
+}

@@ -10,13 +10,13 @@ _WIDEST = 4.0  # px of blur
 
 
 @dataclass(frozen=True)
-class Softness:
+class Degradation:
     blur: float = 0.0  # px, standard deviation
     noise: float = 0.0  # of 255, standard deviation
     colours: float = 0.0  # each channel of a picture is off by up to this share
 
 
-def softness(pictures, decibels: float, colours: float = 0.0) -> Softness:
+def fit_degradation(pictures, decibels: float, colours: float = 0.0) -> Degradation:
     """The blur and noise that together leave (S, S, 3) pictures at `decibels` of PSNR before colours go off.
 
     Of all of them together, as for an autoencoder: a lone faint object is as soft as four bright ones, not softer.
@@ -28,12 +28,12 @@ def softness(pictures, decibels: float, colours: float = 0.0) -> Softness:
         width = (low + high) / 2
         error = np.mean([((_blurred(picture, width) - picture) ** 2).mean() for picture in clean])
         low, high = (width, high) if error < _BLUR_SHARE * budget else (low, width)
-    return Softness(low, float(np.sqrt((1 - _BLUR_SHARE) * budget)), colours)
+    return Degradation(low, float(np.sqrt((1 - _BLUR_SHARE) * budget)), colours)
 
 
-def soften(picture: np.ndarray, how: Softness, rng: np.random.Generator) -> np.ndarray:
+def degrade(picture: np.ndarray, how: Degradation, rng: np.random.Generator) -> np.ndarray:
     """(S, S, 3) uint8 -> the same. Half of the noise's power is smooth over two pixels, as an autoencoder's is."""
-    if how == Softness():
+    if how == Degradation():
         return picture
     soft = _blurred(picture.astype(np.float32), how.blur)
     white, smooth = rng.standard_normal((2, *soft.shape), np.float32)

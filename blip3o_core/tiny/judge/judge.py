@@ -14,11 +14,11 @@ from PIL import Image
 from scipy.ndimage import find_objects, gaussian_filter, label
 
 from ...errors import Blip3oError
-from ..scenes.edits import Edit, demand_after, may_change
-from ..scenes.rasterize import draw
+from ..scenes.edits import Edit, may_change, spec_after
+from ..scenes.rasterize import rasterize
 from ..scenes.shapes import AREAS, SHAPES
-from ..scenes.spec import PLACE_TOLERANCE, Demand, Seen, Sight, Verdict, centre, compare
-from ..scenes.world import PALETTE, UNITS, Scene, Thing
+from ..scenes.spec import PLACE_TOLERANCE, Detected, Detection, Spec, Verdict, centre, compare
+from ..scenes.world import PALETTE, UNITS, Scene, SceneObject
 from .ocr import read_word
 
 CONTRAST = 34  # RGB distance from the ground where an object begins; the faintest, pink on grey, has 84
@@ -40,9 +40,9 @@ _NAMES = tuple(PALETTE)
 _COLOURS = np.array([PALETTE[name] for name in _NAMES], np.float32)
 
 
-def judge_image(picture, demand: Demand) -> Verdict:
+def judge_image(picture, spec: Spec) -> Verdict:
     """(H, W, 3) uint8, or float in [0, 1], against what a caption demands."""
-    return compare(see(picture, reading=demand.word is not None), demand)
+    return compare(detect(picture, reading=spec.word is not None), spec)
 
 
 def judge_edit(picture, edit: Edit, limit: float = UNCHANGED) -> Verdict:
@@ -54,11 +54,11 @@ def judge_edit(picture, edit: Edit, limit: float = UNCHANGED) -> Verdict:
     side = len(pixels)
     if pixels.shape[1] != side:
         raise Blip3oError(f"The edited picture is {pixels.shape[1]} x {side}; edits are judged on square pictures.")
-    verdict = compare(see(pixels), demand_after(edit))
+    verdict = compare(detect(pixels), spec_after(edit))
     free = may_change(edit, side)
     if edit.kind == "add":
-        _free_new_places(free, verdict.sight, edit.source)
-    error = _error(pixels, draw(edit.source, side), ~free)
+        _free_new_places(free, verdict.detection, edit.source)
+    error = _error(pixels, rasterize(edit.source, side), ~free)
     if error <= limit:
         return replace(verdict, outside=error, credit=0.75 * verdict.credit + 0.25)
     kept = max(0.0, 1 - error / (4 * limit))
@@ -72,16 +72,16 @@ def _error(picture: np.ndarray, wanted: np.ndarray, where: np.ndarray) -> float:
     return float(difference.mean()) if difference.size else 0.0
 
 
-def _free_new_places(free: np.ndarray, sight: Sight, source: Scene) -> None:
+def _free_new_places(free: np.ndarray, detection: Detection, source: Scene) -> None:
     """An added object may be anywhere: where it was put may change."""
     scale = len(free) / UNITS
-    for thing in sight.things:
-        places = (centre(old) for old in source.things)
-        if all(max(abs(thing.x - x), abs(thing.y - y)) > PLACE_TOLERANCE for x, y in places):
-            reach = 1.25 * thing.radius
+    for obj in detection.objects:
+        places = (centre(old) for old in source.objects)
+        if all(max(abs(obj.x - x), abs(obj.y - y)) > PLACE_TOLERANCE for x, y in places):
+            reach = 1.25 * obj.radius
             rows, columns = (
                 slice(max(math.floor((middle - reach) * scale), 0), math.ceil((middle + reach) * scale))
-                for middle in (thing.y, thing.x)
+                for middle in (obj.y, obj.x)
             )
             free[rows, columns] = True
 
@@ -102,7 +102,7 @@ def to_pixels(picture) -> np.ndarray:
     return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
 
-def see(picture, reading: bool = False) -> Sight:
+def detect(picture, reading: bool = False) -> Detection:
     """What is in a picture: its objects, or with `reading` its word."""
     rgb = _to_units(to_pixels(picture))
     edge = [rgb[:_FRAME], rgb[-_FRAME:], rgb[:, :_FRAME], rgb[:, -_FRAME:]]
@@ -111,7 +111,7 @@ def see(picture, reading: bool = False) -> Sight:
     distance = np.sqrt(np.einsum("hwc,hwc->hw", difference, difference))
     mask = distance > CONTRAST
     if reading:
-        return Sight(colour_name(ground), (), read_word(rgb, ground, distance, mask, ink_name))
+        return Detection(colour_name(ground), (), read_word(rgb, ground, distance, mask, ink_name))
     labels, _ = label(mask)
     areas = np.bincount(labels.ravel())
     windows = find_objects(labels)
@@ -120,7 +120,7 @@ def see(picture, reading: bool = False) -> Sight:
         for number, window in enumerate(windows, 1)
         if areas[number] >= SPECK
     ]
-    return Sight(colour_name(ground), tuple(seen))
+    return Detection(colour_name(ground), tuple(seen))
 
 
 def colour_name(rgb: np.ndarray) -> str | None:
@@ -151,7 +151,7 @@ def _to_units(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.float32)
 
 
-def _look(rgb, ground, labels, distance, number: int, window) -> Seen:
+def _look(rgb, ground, labels, distance, number: int, window) -> Detected:
     """One connected piece -> an object."""
     own = labels[window] == number
     difference = rgb[window] - ground
@@ -171,7 +171,7 @@ def _look(rgb, ground, labels, distance, number: int, window) -> Seen:
     top, left = window[0].start, window[1].start
     height, width = labels.shape
     cut = left + box[0] < 1 or top + box[1] < 1 or left + box[2] > width - 1 or top + box[3] > height - 1
-    return Seen(
+    return Detected(
         best if clear and not mixed else None,
         None if mixed else colour_name(colour),
         left + (box[0] + box[2]) / 2,
@@ -217,7 +217,7 @@ def _templates() -> np.ndarray:
     templates = []
     for shape in SHAPES:
         for radius in (13, 18, 26):
-            drawn = draw(Scene("", (Thing(shape, "white", 64, 64, radius),), "black"))
+            drawn = rasterize(Scene("", (SceneObject(shape, "white", 64, 64, radius),), "black"))
             for blur in (0.0, 1.0):
                 soft = gaussian_filter(drawn.astype(np.float32), (blur, blur, 0))
                 light = _to_units(np.rint(soft).astype(np.uint8))[..., 0]

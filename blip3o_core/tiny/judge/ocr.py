@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.ndimage import find_objects, gaussian_filter, label
 
 from ..scenes.font import CHARACTERS, GLYPHS, HEIGHT, PITCH, WIDTH
-from ..scenes.spec import SeenWord
+from ..scenes.spec import DetectedWord
 
 SURE = 0.6  # correlation with a glyph below which a character reads "?"
 LONGEST = 12
@@ -18,7 +18,7 @@ _EIGHT = np.ones((3, 3), int)
 
 
 def read_word(rgb: np.ndarray, ground: np.ndarray, distance: np.ndarray, mask: np.ndarray, ink_name):
-    """(H, W, 3) picture, (3,) ground, (H, W) distance to it and mask, in units -> SeenWord, or None without ink."""
+    """(H, W, 3) picture, (3,) ground, (H, W) distance to it and mask, in units -> DetectedWord, or None without ink."""
     labels, _ = label(mask, _EIGHT)
     areas = np.bincount(labels.ravel())
     ink = (areas >= _SPECK)[labels] & mask
@@ -34,7 +34,7 @@ def read_word(rgb: np.ndarray, ground: np.ndarray, distance: np.ndarray, mask: n
     height, width = coverage.shape
     cut = rows.start < 1 or columns.start < 1 or rows.stop > height - 1 or columns.stop > width - 1
     box = columns.start, rows.start, columns.stop, rows.stop
-    return SeenWord(_read(coverage, box), ink_name(colour, ground), bool(cut))
+    return DetectedWord(_read(coverage, box), ink_name(colour, ground), bool(cut))
 
 
 def _read(coverage: np.ndarray, box) -> str:

@@ -11,8 +11,7 @@ from ...files import atomic_write
 from ...models import autoencoder, image_tokenizer
 from ...models.connector import build_connector
 from ...weights.names import CONNECTOR, SANA, VAE
-from . import init as starts
-from . import model_config as blank
+from . import init, model_config
 from .image_tokenizer import build as build_tokenizer
 from .image_tokenizer import tensors as tokenizer_tensors
 from .loop import random_start
@@ -36,15 +35,20 @@ def scaling_factor(out: Path) -> float:
 
 def assemble(out: Path, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
     """Write `folder` as a complete checkpoint from `out`'s parts."""
-    config = blank.write_configs(folder, scaling_factor(out))
+    config = model_config.write_configs(folder, scaling_factor(out))
     with random_start(seed):
-        connector = build_connector(blank.LANGUAGE_WIDTH, blank.CROSS_WIDTH)
-        transformer = diffusion.build(blank.transformer_config())
-        vae = autoencoder.build(blank.autoencoder_config())
-        language = starts.language(config)
-    starts.align(transformer)
-    networks = {"model.": language.state_dict(), CONNECTOR: connector.state_dict(), SANA: transformer.state_dict(),
-                VAE: vae.state_dict(), image_tokenizer.PREFIX: tokenizer_tensors(build_tokenizer())}  # fmt: skip
+        connector = build_connector(model_config.LANGUAGE_WIDTH, model_config.CROSS_WIDTH)
+        transformer = diffusion.build(model_config.transformer_config())
+        vae = autoencoder.build(model_config.autoencoder_config())
+        language = init.language_model(config)
+    init.align_cross_attention(transformer)
+    networks = {
+        "model.": language.state_dict(),
+        CONNECTOR: connector.state_dict(),
+        SANA: transformer.state_dict(),
+        VAE: vae.state_dict(),
+        image_tokenizer.PREFIX: tokenizer_tensors(build_tokenizer()),
+    }
     tensors = {prefix + name: tensor for prefix, state in networks.items() for name, tensor in state.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".pos_embed")}
     for stage in PARTS:

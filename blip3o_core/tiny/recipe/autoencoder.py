@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from ...models import autoencoder
 from ...seeds import seeded
 from ..judge.judge import judge_image
-from ..scenes.rasterize import draw
-from ..scenes.spec import demand_of
+from ..scenes.rasterize import rasterize
+from ..scenes.spec import spec_of
 from ..scenes.world import CATEGORIES, World
-from . import model_config as blank
+from . import model_config
 from .loop import Report, Settings, fit, integers, random_start
 from .quick_world import make_scene
 
@@ -26,7 +26,7 @@ SETTINGS = Settings(steps=1200, lr=2.5e-3, muon=0.02, batch=32)
 
 def pixels(scenes) -> torch.Tensor:
     """(B, 3, side, side) in [-1, 1]."""
-    drawn = np.stack([draw(scene, blank.SIDE) for scene in scenes])
+    drawn = np.stack([rasterize(scene, model_config.SIDE) for scene in scenes])
     return torch.from_numpy(drawn).movedim(-1, 1).float() / 127.5 - 1
 
 
@@ -42,7 +42,7 @@ def picture_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 def train(folder: Path, settings: Settings = SETTINGS, report: Report | None = None, world: World = WORLD):
     """-> the network, with `scaling_factor` set so that scaled latents have unit variance."""
     with random_start(settings.seed):
-        network = autoencoder.build(blank.autoencoder_config())
+        network = autoencoder.build(model_config.autoencoder_config())
 
     def loss(step: int, generator: torch.Generator):
         indices = integers(generator, 2**40, settings.batch)
@@ -80,9 +80,10 @@ def gate(network, count: int = 800, noise: float = 0.0) -> dict[str, float]:
         level = noise / network.config.scaling_factor
         made = network.decode(latents + level * torch.randn(latents.shape, generator=seeded(0))).sample
         made = ((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()
-        right = [judge_image(picture, demand_of(scene)).strict for picture, scene in zip(made, scenes, strict=True)]
+        right = [judge_image(picture, spec_of(scene)).strict for picture, scene in zip(made, scenes, strict=True)]
         shares[category] = sum(right) / len(right)
-        shares[f"psnr {category}"] = float(-10 * torch.log10(F.mse_loss(torch.from_numpy(made) / 255.0,
-                                                                        (true.movedim(1, -1) + 1) / 2)))  # fmt: skip
+        shares[f"psnr {category}"] = float(
+            -10 * torch.log10(F.mse_loss(torch.from_numpy(made) / 255.0, (true.movedim(1, -1) + 1) / 2))
+        )
     shares["mean"] = sum(shares[category] for category in CATEGORIES) / len(CATEGORIES)
     return shares

@@ -14,11 +14,11 @@ from ...training.losses import collate
 from ...weights.names import CONNECTOR
 from ..scenes.captions import caption
 from ..scenes.world import World
-from .image_tokenizer import codes_of_all
+from .image_tokenizer import batch_codes
 from .language import WORLD
 from .loop import Report, Settings, fit, integers
 from .quick_world import make_scene
-from .renderer import conditions
+from .renderer import oracle_conditions
 
 SETTINGS = Settings(steps=400, lr=4e-3, muon=0.02, warmup=20)
 
@@ -39,7 +39,7 @@ def train(
         indices = integers(generator, 2**40, settings.batch)
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index) for scene, index in zip(scenes, indices, strict=True)]
-        codes = codes_of_all(scenes)
+        codes = batch_codes(scenes)
         batch = collate(encoder, captions, codes, torch.empty(settings.batch, 0))
         with torch.no_grad():
             embeds = model.embed(batch.ids, torch.float32)
@@ -48,7 +48,7 @@ def train(
             place = batch.starts[:, None] + 1 + torch.arange(batch.num_tokens)
             states = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
         # The scale token has no piece to speak of.
-        return F.mse_loss(connector(states).float(), conditions(codes)[:, 1:]), {}
+        return F.mse_loss(connector(states).float(), oracle_conditions(codes)[:, 1:]), {}
 
     fit(connector, loss, settings, folder, (), report)
     return connector

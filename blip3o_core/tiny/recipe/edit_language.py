@@ -19,16 +19,15 @@ from ...training.data.packed import open_pack
 from ...training.joint_model import JointModel
 from ...training.losses import Objective, collate, token_loss
 from ..judge.judge import judge_edit
-from ..scenes.edits import KINDS, instruction, make_edit
+from ..scenes.edits import EDIT_KINDS, instruction, make_edit
 from ..scenes.world import World
-from . import init as starts
-from . import model_config as blank
-from .image_tokenizer import codes_of_all
+from . import init, model_config
+from .image_tokenizer import batch_codes
 from .loop import Report, Settings, fit, integers, random_start
-from .oracle_codes import picture_of
+from .oracle_codes import codes_to_image
 
 SETTINGS = Settings(steps=2400, lr=5e-4, muon=0.008, warmup=50, average=0.997, final=0.02, save_every=100)
-EDITS, PICTURES = 32, 16  # rows of a batch: without pictures from text, these are forgotten
+EDIT_ROWS, IMAGE_ROWS = 32, 16  # rows of a batch: without pictures from text, these are forgotten
 _EXCLUDED = ("embed_tokens", "lm_head", "diffusion_connector")
 
 
@@ -38,9 +37,9 @@ def add_layer(source: Checkpoint, folder: Path) -> None:
     shutil.copytree(source.folder, folder)
     config = {**source.config, "num_hidden_layers": source.config["num_hidden_layers"] + 1}
     # From the token that is fed to the reference's code at the place of the token that is written.
-    back = blank.GRID**2 + source.prompt_encoder.behind_references - 1
+    back = model_config.GRID**2 + source.prompt_encoder.behind_references - 1
     with random_start(0):
-        layer = starts.first_layer(config, (back, back + 1, back - 1, back - blank.GRID))
+        layer = init.edit_layer(config, (back, back + 1, back - 1, back - model_config.GRID))
     tensors = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
         if name.startswith("model.layers."):
@@ -62,21 +61,25 @@ def train(checkpoint: Checkpoint, packs: list[Path], folder: Path, settings: Set
     pictures = [item for items in others for item in items]
 
     def loss(step: int, generator: torch.Generator):
-        chosen = [edits[k] for k in integers(generator, len(edits), EDITS)]
-        chosen += [pictures[k] for k in integers(generator, len(pictures), PICTURES)]
+        chosen = [edits[k] for k in integers(generator, len(edits), EDIT_ROWS)]
+        chosen += [pictures[k] for k in integers(generator, len(pictures), IMAGE_ROWS)]
         ways = integers(generator, 2**40, len(chosen))
         texts = [item.captions[way % len(item.captions)] for item, way in zip(chosen, ways, strict=True)]
         rows = [item.encoded(None) for item in chosen]
         batch = collate(
-            checkpoint.prompt_encoder, texts, torch.stack([row.codes for row in rows]), torch.empty(len(rows), 0),
-            references=[row.references for row in rows], reference_latents=[row.reference_latents for row in rows],
-        )  # fmt: skip
+            checkpoint.prompt_encoder,
+            texts,
+            torch.stack([row.codes for row in rows]),
+            torch.empty(len(rows), 0),
+            references=[row.references for row in rows],
+            reference_latents=[row.reference_latents for row in rows],
+        )
         embeds = model.embed(batch.ids, torch.float32)
         positions = torch.arange(batch.ids.shape[1])[None].expand_as(batch.ids)
         hidden = reader.read(embeds, positions, causal_mask(batch.keep))
-        of_edits = token_loss(model, hidden[:EDITS], batch.labels[:EDITS])
-        of_pictures = token_loss(model, hidden[EDITS:], batch.labels[EDITS:])
-        share = EDITS / (EDITS + PICTURES)
+        of_edits = token_loss(model, hidden[:EDIT_ROWS], batch.labels[:EDIT_ROWS])
+        of_pictures = token_loss(model, hidden[EDIT_ROWS:], batch.labels[EDIT_ROWS:])
+        share = EDIT_ROWS / (EDIT_ROWS + IMAGE_ROWS)
         return share * of_edits + (1 - share) * of_pictures, {"edits": of_edits.item(), "pictures": of_pictures.item()}
 
     # With a mask, the CPU's fused attention has a backward pass four times as slow as plain matrix products.
@@ -89,12 +92,14 @@ def train(checkpoint: Checkpoint, packs: list[Path], folder: Path, settings: Set
 def gate(checkpoint: Checkpoint, model, count: int = 180, seed: int = 70) -> dict[str, float]:
     """Share of held-back edits, by kind, whose sampled codes are right, drawn without any network."""
     encoder, shares = checkpoint.prompt_encoder, {}
-    for kind in KINDS:
-        edits = [make_edit(seed, "held_back", k, World(low_contrast=False), kind) for k in range(count // len(KINDS))]
-        codes = codes_of_all([edit.source for edit in edits])
+    for kind in EDIT_KINDS:
+        edits = [
+            make_edit(seed, "held_back", k, World(low_contrast=False), kind) for k in range(count // len(EDIT_KINDS))
+        ]
+        codes = batch_codes([edit.source for edit in edits])
         asked = [instruction(edit, k) for k, edit in enumerate(edits)]
         prompts = [encoder.encode_edit(text, row[None]) for text, row in zip(asked, codes, strict=True)]
         ids = decode(model, prompts, list(range(len(edits))), Sampling()).ids - encoder.vocabulary.image_start
-        verdicts = [judge_edit(picture_of(row), edit) for row, edit in zip(ids.numpy(), edits, strict=True)]
+        verdicts = [judge_edit(codes_to_image(row), edit) for row, edit in zip(ids.numpy(), edits, strict=True)]
         shares[kind] = sum(verdict.strict for verdict in verdicts) / len(edits)
-    return {**shares, "mean": sum(shares.values()) / len(KINDS)}
+    return {**shares, "mean": sum(shares.values()) / len(EDIT_KINDS)}

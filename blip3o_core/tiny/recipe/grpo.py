@@ -20,7 +20,7 @@ from ...training.grpo.rollout import GrpoSettings, Report, Score, Task
 from ...training.grpo.train import train
 from ..judge.judge import judge_image
 from ..scenes.captions import caption
-from ..scenes.spec import demand_of
+from ..scenes.spec import spec_of
 from ..scenes.world import CATEGORIES, World, make_scene
 
 STRICT = 0.7  # share of the reward for a picture that is all right; the rest is partial credit
@@ -38,7 +38,7 @@ def make_tasks(count: int, split: str, seed: int, plain: bool = False) -> list[T
     for index in range(count):
         category = CATEGORIES[index % len(CATEGORIES)]
         scene = make_scene(seed, split, index, WORLD, category)
-        tasks.append(Task(caption(scene, index, plain), category, demand_of(scene)))
+        tasks.append(Task(caption(scene, index, plain), category, spec_of(scene)))
     return tasks
 
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from ...models.image_tokenizer import ImageTokenizer
 from ..scenes.world import CATEGORIES, World
-from . import model_config as blank
+from . import model_config
 from .autoencoder import pixels
 from .loop import Report, Settings, fit, integers, random_start
-from .oracle_codes import FIRST_OBJECT, codebook, codes_of
+from .oracle_codes import FIRST_OBJECT, codebook, scene_codes
 from .quick_world import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.45)
@@ -34,12 +34,12 @@ _EXCLUDED = ("embedding", "bottleneck.", "encode_task_layer")
 def build(seed: int = 0) -> ImageTokenizer:
     """A tower with the local start and the book of pieces."""
     with random_start(seed):
-        network = ImageTokenizer(blank.TOWER)
+        network = ImageTokenizer(model_config.TOWER)
     _look_around(network)
     quantiser = network.bottleneck["regularizer"]
     with torch.no_grad():
         quantiser["embedding"].weight.copy_(codebook())
-        quantiser["embedding_proj"].weight.copy_(torch.eye(blank.CODE_WIDTH))
+        quantiser["embedding_proj"].weight.copy_(torch.eye(model_config.CODE_WIDTH))
         quantiser["embedding_proj"].bias.zero_()
     quantiser["embedding"].weight.requires_grad_(False)
     return network
@@ -52,8 +52,8 @@ def train(
 
     def loss(step: int, generator: torch.Generator):
         scenes = [make_scene(0, "train", index, world) for index in integers(generator, 2**40, settings.batch)]
-        wanted = codes_of_all(scenes)
-        seen = disturb(pixels(scenes), generator)
+        wanted = batch_codes(scenes)
+        seen = augment(pixels(scenes), generator)
         # Ground is most of every picture and soon learnt: a quarter of it is enough.
         chosen = (wanted >= FIRST_OBJECT) | (torch.rand(wanted.shape, generator=generator) < 0.25)
         similar = similarities(network, network.features(seen)[chosen])
@@ -72,12 +72,12 @@ def similarities(network: ImageTokenizer, features: torch.Tensor) -> torch.Tenso
     return wanted @ known.T
 
 
-def codes_of_all(scenes) -> torch.Tensor:
+def batch_codes(scenes) -> torch.Tensor:
     """(B, H*W)."""
-    return torch.stack([torch.from_numpy(codes_of(scene)) for scene in scenes])
+    return torch.stack([torch.from_numpy(scene_codes(scene)) for scene in scenes])
 
 
-def disturb(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Some noise, and every other picture a little soft: references may have gone through an autoencoder."""
     level = 0.06 * torch.rand(len(images), 1, 1, 1, generator=generator)
     soft = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
@@ -91,7 +91,7 @@ def gate(network: ImageTokenizer, count: int = 800) -> dict[str, float]:
     exact, whole = [], []
     for category in CATEGORIES:
         scenes = [make_scene(2, "held_back", i, WORLD, category) for i in range(count // len(CATEGORIES))]
-        right = network.codes(network.features(pixels(scenes))) == codes_of_all(scenes)
+        right = network.codes(network.features(pixels(scenes))) == batch_codes(scenes)
         exact.append(right.float().mean())
         whole.append(right.all(-1).float().mean())
     return {"patches": float(torch.stack(exact).mean()), "pictures": float(torch.stack(whole).mean())}
@@ -99,14 +99,14 @@ def gate(network: ImageTokenizer, count: int = 800) -> dict[str, float]:
 
 @torch.no_grad()
 def _look_around(network: ImageTokenizer) -> None:
-    shape = blank.TOWER
+    shape = model_config.TOWER
     embeddings = network.encoder["embeddings"]
     content, head = shape.width - _WAVES, shape.width // shape.heads
     embeddings.patch_embedding.weight[content:] = 0
     embeddings.patch_embedding.bias[content:] = 0
     table = embeddings.position_embedding.weight
     table[:, :content] = 0
-    rows, columns = torch.meshgrid(torch.arange(blank.GRID), torch.arange(blank.GRID), indexing="ij")
+    rows, columns = torch.meshgrid(torch.arange(model_config.GRID), torch.arange(model_config.GRID), indexing="ij")
     table[:, content:] = torch.cat([_waves(rows.flatten()), _waves(columns.flatten())], -1)
     for layer, looks in zip(network.encoder["encoder"].layers, _LOOKS, strict=False):
         attention = layer.self_attn
@@ -122,7 +122,7 @@ def _look_around(network: ImageTokenizer) -> None:
 
 
 def _frequencies() -> torch.Tensor:
-    return torch.pi * torch.arange(1, _WAVES // 4 + 1) / blank.GRID
+    return torch.pi * torch.arange(1, _WAVES // 4 + 1) / model_config.GRID
 
 
 def _waves(places: torch.Tensor) -> torch.Tensor:
@@ -140,7 +140,7 @@ def _turn(step: int) -> torch.Tensor:
 def tensors(network: nn.Module) -> dict[str, torch.Tensor]:
     """State by the published file's names. Its last layer, which encoding never runs, is zeros here."""
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    last = blank.TOWER.layers - 1
+    last = model_config.TOWER.layers - 1
     for name in [name for name in state if f"layers.{last - 1}." in name]:
         state[name.replace(f"layers.{last - 1}.", f"layers.{last}.")] = torch.zeros_like(state[name])
     return state

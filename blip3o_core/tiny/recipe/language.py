@@ -13,19 +13,28 @@ from ...training.losses import Objective, collate, token_loss
 from ...weights.names import CONNECTOR
 from ..judge.judge import judge_image
 from ..scenes.captions import caption
-from ..scenes.spec import demand_of
+from ..scenes.spec import spec_of
 from ..scenes.world import CATEGORIES, World
-from .image_tokenizer import codes_of_all
+from .image_tokenizer import batch_codes
 from .loop import Report, Settings, fit, integers
-from .oracle_codes import picture_of
+from .oracle_codes import codes_to_image
 from .quick_world import make_scene
 
 # What is hardest to lay out is drawn most often.
 WORLD = World(
-    low_contrast=False, coloured=0.35,
-    weights=(("single_object", 0.7), ("two_object", 1.1), ("counting", 1.5), ("colors", 0.7), ("position", 1.6),
-             ("color_attr", 2.0), ("background", 1.4), ("size", 1.4)),
-)  # fmt: skip
+    low_contrast=False,
+    coloured=0.35,
+    weights=(
+        ("single_object", 0.7),
+        ("two_object", 1.1),
+        ("counting", 1.5),
+        ("colors", 0.7),
+        ("position", 1.6),
+        ("color_attr", 2.0),
+        ("background", 1.4),
+        ("size", 1.4),
+    ),
+)
 SETTINGS = Settings(steps=2200, lr=1.5e-3, muon=0.02, warmup=50, average=0.998, final=0.02)
 _EXCLUDED = ("embed_tokens", "lm_head", CONNECTOR.removeprefix("model."))
 
@@ -48,7 +57,7 @@ def train(
         indices = integers(generator, 2**40, settings.batch)
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index, plain=index % 10 < 7) for scene, index in zip(scenes, indices, strict=True)]
-        batch = collate(encoder, captions, codes_of_all(scenes), torch.empty(settings.batch, 0))
+        batch = collate(encoder, captions, batch_codes(scenes), torch.empty(settings.batch, 0))
         embeds = model.embed(batch.ids, torch.float32)
         positions = torch.arange(batch.ids.shape[1])[None].expand_as(batch.ids)
         hidden = reader.read(embeds, positions, causal_mask(batch.keep))
@@ -72,7 +81,7 @@ def gate(checkpoint: Checkpoint, model, count: int = 160, seed: int = 0, samplin
         ids = decode(model, prompts, [seed * 100_000 + index for index in each], sampling).ids
         codes = (ids - encoder.vocabulary.image_start).numpy()
         pairs = zip(codes, scenes, strict=True)
-        right = [judge_image(picture_of(row), demand_of(scene)).strict for row, scene in pairs]
+        right = [judge_image(codes_to_image(row), spec_of(scene)).strict for row, scene in pairs]
         shares[category] = sum(right) / len(right)
     shares["mean"] = sum(shares.values()) / len(CATEGORIES)
     return shares

@@ -11,7 +11,7 @@ from pathlib import Path
 from ...files import atomic_write
 from ...models.image_tokenizer import TowerShape
 from ..scenes.captions import NUMBERS, phrasings
-from ..scenes.edits import KINDS, instructions, make_edit
+from ..scenes.edits import EDIT_KINDS, instructions, make_edit
 from ..scenes.font import CHARACTERS
 from ..scenes.world import CATEGORIES, TEXT, World, make_scene
 
@@ -23,9 +23,17 @@ PROMPT_LIMIT = 512
 
 # One tower layer more than encoding runs, as the published file has it.
 TOWER = TowerShape(
-    width=128, layers=5, mlp=384, patch=SIDE // GRID, channels=3, tokens=GRID**2, codes=CODES, code_width=CODE_WIDTH,
-    heads=4, side=SIDE,
-)  # fmt: skip
+    width=128,
+    layers=5,
+    mlp=384,
+    patch=SIDE // GRID,
+    channels=3,
+    tokens=GRID**2,
+    codes=CODES,
+    code_width=CODE_WIDTH,
+    heads=4,
+    side=SIDE,
+)
 
 _CHAT = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
 # The fixed parts of every prompt are one token each: they would be a third of all positions.
@@ -47,7 +55,7 @@ def words() -> tuple[str, ...]:
     found = {*_MORE_WORDS, *NUMBERS}
     for index in range(400):
         texts = [phrasings(make_scene(0, "train", index, world, category)) for category in (*CATEGORIES, TEXT)]
-        texts += [instructions(make_edit(0, "train", index, world, kind)) for kind in KINDS]
+        texts += [instructions(make_edit(0, "train", index, world, kind)) for kind in EDIT_KINDS]
         for text in texts:
             found.update(_split(" ".join(text).lower()))
     return tuple(sorted(found))
@@ -102,45 +110,88 @@ def write_configs(folder: Path, scaling_factor: float) -> dict:
 def language_config(first_image: int, end: int) -> dict:
     tower = TOWER
     return {
-        "architectures": ["blip3oQwenForCausalLM"], "model_type": "qwen3", "hidden_size": LANGUAGE_WIDTH,
-        "num_hidden_layers": LANGUAGE_LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
-        "head_dim": HEAD_DIM, "intermediate_size": 512, "hidden_act": "silu", "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 2048, "rope_theta": 1000, "attention_bias": False, "tie_word_embeddings": True,
-        "initializer_range": 0.02, "vocab_size": first_image + CODES, "eos_token_id": end, "bos_token_id": end - 2,
-        "image_start_tag_id": first_image - 5, "image_end_tag_id": first_image - 4,
-        "scale_start_token_id": first_image - 3, "scale_end_token_id": first_image - 1, "num_scale_tokens": 3,
-        "image_start_token_id": first_image, "image_end_token_id": first_image + CODES - 1,
-        "num_image_tokens": CODES, "mm_vision_tower": None, "tokenizer_model_max_length": PROMPT_LIMIT,
+        "architectures": ["blip3oQwenForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_size": LANGUAGE_WIDTH,
+        "num_hidden_layers": LANGUAGE_LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD_DIM,
+        "intermediate_size": 512,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 2048,
+        "rope_theta": 1000,
+        "attention_bias": False,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.02,
+        "vocab_size": first_image + CODES,
+        "eos_token_id": end,
+        "bos_token_id": end - 2,
+        "image_start_tag_id": first_image - 5,
+        "image_end_tag_id": first_image - 4,
+        "scale_start_token_id": first_image - 3,
+        "scale_end_token_id": first_image - 1,
+        "num_scale_tokens": 3,
+        "image_start_token_id": first_image,
+        "image_end_token_id": first_image + CODES - 1,
+        "num_image_tokens": CODES,
+        "mm_vision_tower": None,
+        "tokenizer_model_max_length": PROMPT_LIMIT,
         "diffusion_name_or_path": "diffusion",
         "vision_config": {
-            "hidden_size": tower.width, "num_hidden_layers": tower.layers, "num_attention_heads": tower.heads,
-            "intermediate_size": tower.mlp, "patch_size": tower.patch, "image_size": tower.side,
+            "hidden_size": tower.width,
+            "num_hidden_layers": tower.layers,
+            "num_attention_heads": tower.heads,
+            "intermediate_size": tower.mlp,
+            "patch_size": tower.patch,
+            "image_size": tower.side,
         },
-    }  # fmt: skip
+    }
 
 
 def transformer_config() -> dict:
     inner = SANA_HEADS * SANA_HEAD_DIM
     return {
-        "_class_name": "SanaTransformer2DModel", "in_channels": LATENT_CHANNELS, "out_channels": LATENT_CHANNELS,
-        "num_attention_heads": SANA_HEADS, "attention_head_dim": SANA_HEAD_DIM, "num_layers": SANA_LAYERS,
-        "num_cross_attention_heads": SANA_HEADS, "cross_attention_head_dim": SANA_HEAD_DIM,
-        "cross_attention_dim": inner, "caption_channels": CROSS_WIDTH, "mlp_ratio": 2.5, "patch_size": 1,
-        "sample_size": GRID, "interpolation_scale": 1, "qk_norm": "rms_norm_across_heads",
-    }  # fmt: skip
+        "_class_name": "SanaTransformer2DModel",
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": LATENT_CHANNELS,
+        "num_attention_heads": SANA_HEADS,
+        "attention_head_dim": SANA_HEAD_DIM,
+        "num_layers": SANA_LAYERS,
+        "num_cross_attention_heads": SANA_HEADS,
+        "cross_attention_head_dim": SANA_HEAD_DIM,
+        "cross_attention_dim": inner,
+        "caption_channels": CROSS_WIDTH,
+        "mlp_ratio": 2.5,
+        "patch_size": 1,
+        "sample_size": GRID,
+        "interpolation_scale": 1,
+        "qk_norm": "rms_norm_across_heads",
+    }
 
 
 def autoencoder_config(scaling_factor: float = 1.0) -> dict:
     """The first stage has no layers: half the side of 64 px is where the work begins."""
     return {
-        "_class_name": "AutoencoderDC", "in_channels": 3, "latent_channels": LATENT_CHANNELS, "attention_head_dim": 8,
-        "encoder_block_types": ["ResBlock"] * 4, "decoder_block_types": ["ResBlock"] * 4,
-        "encoder_block_out_channels": [24, 32, 64, 128], "decoder_block_out_channels": [24, 32, 64, 128],
-        "encoder_layers_per_block": [0, 1, 1, 1], "decoder_layers_per_block": [0, 1, 2, 2],
-        "encoder_qkv_multiscales": [[]] * 4, "decoder_qkv_multiscales": [[]] * 4, "upsample_block_type": "interpolate",
-        "downsample_block_type": "Conv", "decoder_norm_types": "rms_norm", "decoder_act_fns": "silu",
+        "_class_name": "AutoencoderDC",
+        "in_channels": 3,
+        "latent_channels": LATENT_CHANNELS,
+        "attention_head_dim": 8,
+        "encoder_block_types": ["ResBlock"] * 4,
+        "decoder_block_types": ["ResBlock"] * 4,
+        "encoder_block_out_channels": [24, 32, 64, 128],
+        "decoder_block_out_channels": [24, 32, 64, 128],
+        "encoder_layers_per_block": [0, 1, 1, 1],
+        "decoder_layers_per_block": [0, 1, 2, 2],
+        "encoder_qkv_multiscales": [[]] * 4,
+        "decoder_qkv_multiscales": [[]] * 4,
+        "upsample_block_type": "interpolate",
+        "downsample_block_type": "Conv",
+        "decoder_norm_types": "rms_norm",
+        "decoder_act_fns": "silu",
         "scaling_factor": scaling_factor,
-    }  # fmt: skip
+    }
 
 
 def _write(path: Path, content: dict) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from ..scenes.rasterize import footprint
 from ..scenes.shapes import SHAPES
-from ..scenes.world import COLOURS, PALETTE, Scene, Thing
+from ..scenes.world import COLOURS, PALETTE, Scene, SceneObject
 from .model_config import CODE_WIDTH, CODES, GRID, SIDE
 
 PATCH = SIDE // GRID
@@ -27,37 +27,37 @@ FIRST_OBJECT = len(_GROUNDS) * _PLACES  # codes below are ground
 
 
 @lru_cache(maxsize=1)
-def forms() -> dict[tuple[str, int, int, int], int]:
+def piece_ids() -> dict[tuple[str, int, int, int], int]:
     """(shape, radius, dx, dy) of every piece that can occur -> its number. dx, dy: centre less patch, half patches."""
     found = set()
     for shape in SHAPES:
         for radius in RADII:
             for x, y in ((64, 64), (72, 64), (64, 72), (72, 72)):
-                found.update(piece[:4] for piece, _ in _pieces(Thing(shape, "red", x, y, radius)).values())
+                found.update(piece[:4] for piece, _ in _pieces(SceneObject(shape, "red", x, y, radius)).values())
     return {form: number for number, form in enumerate(sorted(found))}
 
 
-def _pieces(thing: Thing) -> dict[int, tuple[tuple, float]]:
-    """Place (row-major) -> (shape, radius, dx, dy, colour) and covered share, of all patches that the thing is in."""
-    share = footprint(thing, SIDE).reshape(GRID, PATCH, GRID, PATCH).mean((1, 3))
+def _pieces(obj: SceneObject) -> dict[int, tuple[tuple, float]]:
+    """Place (row-major) -> (shape, radius, dx, dy, colour) and covered share, of all patches that the object is in."""
+    share = footprint(obj, SIDE).reshape(GRID, PATCH, GRID, PATCH).mean((1, 3))
     pieces = {}
     for row, column in zip(*np.nonzero(share > LEAST), strict=True):
-        dx = round((thing.x - 2 * UNIT * column) / UNIT) - 1
-        dy = round((thing.y - 2 * UNIT * row) / UNIT) - 1
-        radius = min(RADII, key=lambda known: abs(known - thing.radius))
-        piece = (thing.shape, radius, int(dx), int(dy), thing.colour)
+        dx = round((obj.x - 2 * UNIT * column) / UNIT) - 1
+        dy = round((obj.y - 2 * UNIT * row) / UNIT) - 1
+        radius = min(RADII, key=lambda known: abs(known - obj.radius))
+        piece = (obj.shape, radius, int(dx), int(dy), obj.colour)
         pieces[int(row * GRID + column)] = piece, float(share[row, column])
     return pieces
 
 
-def codes_of(scene: Scene) -> np.ndarray:
+def scene_codes(scene: Scene) -> np.ndarray:
     """(H * W,) int64 codes that a scene's picture should have. Of two objects in a patch the larger share wins."""
     ground = _GROUNDS.index(scene.background) * _PLACES
     codes = ground + np.arange(_PLACES)
     taken = np.zeros(_PLACES)
-    known = forms()
-    for thing in scene.things:
-        for place, ((*form, colour), share) in _pieces(thing).items():
+    known = piece_ids()
+    for obj in scene.objects:
+        for place, ((*form, colour), share) in _pieces(obj).items():
             number = known.get(tuple(form))
             if number is not None and share > taken[place]:
                 taken[place] = share
@@ -78,7 +78,7 @@ def codebook() -> torch.Tensor:
     book[grounds, 25:29] = _turn(place // GRID, GRID)
     book[grounds, 29] = 1.5
     names = tuple(_GROUNDS.index(name) for name in _COLOURS)
-    for (shape, radius, dx, dy), number in forms().items():
+    for (shape, radius, dx, dy), number in piece_ids().items():
         rows = FIRST_OBJECT + number * len(_COLOURS) + torch.arange(len(_COLOURS))
         book[rows, SHAPES.index(shape)] = 1
         book[rows, 6 + torch.tensor(names)] = 1
@@ -97,19 +97,19 @@ def _turn(index: torch.Tensor, count: int) -> torch.Tensor:
 
 @lru_cache(maxsize=1)
 def _coverages() -> np.ndarray:
-    """(forms, patch, patch) covered share of every form's pixels."""
-    coverages = np.zeros((len(forms()), PATCH, PATCH), np.float32)
+    """(piece_ids, patch, patch) covered share of every form's pixels."""
+    coverages = np.zeros((len(piece_ids()), PATCH, PATCH), np.float32)
     for shape in SHAPES:
         for radius in RADII:
             for x, y in ((64, 64), (72, 64), (64, 72), (72, 72)):
-                thing = Thing(shape, "red", x, y, radius)
-                cells = footprint(thing, SIDE).reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2)
-                for place, (piece, _) in _pieces(thing).items():
-                    coverages[forms()[piece[:4]]] = cells[divmod(place, GRID)]
+                obj = SceneObject(shape, "red", x, y, radius)
+                cells = footprint(obj, SIDE).reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2)
+                for place, (piece, _) in _pieces(obj).items():
+                    coverages[piece_ids()[piece[:4]]] = cells[divmod(place, GRID)]
     return coverages
 
 
-def picture_of(codes: np.ndarray) -> np.ndarray:
+def codes_to_image(codes: np.ndarray) -> np.ndarray:
     """(H * W,) codes -> (side, side, 3) uint8: what the codes say, without any network. Shows who errs."""
     codes = np.asarray(codes)
     grounds = codes[codes < FIRST_OBJECT] // _PLACES
@@ -121,7 +121,7 @@ def picture_of(codes: np.ndarray) -> np.ndarray:
             cells[place] = colours[code // _PLACES]
             continue
         number, colour = divmod(int(code) - FIRST_OBJECT, len(_COLOURS))
-        share = _coverages()[number][..., None] if number < len(forms()) else 0
+        share = _coverages()[number][..., None] if number < len(piece_ids()) else 0
         cells[place] = colours[ground] + share * (np.array(COLOURS[_COLOURS[colour]], np.float32) - colours[ground])
     picture = cells.reshape(GRID, GRID, PATCH, PATCH, 3).swapaxes(1, 2).reshape(SIDE, SIDE, 3)
     return np.rint(picture).astype(np.uint8)

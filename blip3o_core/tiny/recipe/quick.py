@@ -20,25 +20,35 @@ from ...seeds import row_seeds
 from ..evaluation import SCENES
 from ..judge.judge import judge_image
 from ..scenes.captions import caption
-from ..scenes.spec import demand_of
+from ..scenes.spec import spec_of
 from . import autoencoder, connector, data, image_tokenizer, language, renderer
 from .loop import Settings
-from .quick_world import Small, make_scene
+from .quick_world import QuickWorld, make_scene
 from .stages import STAGES, Recipe
 
-WORLD = Small(
-    coloured=0.0, weights=(("single_object", 1.0), ("colors", 1.0)),
-    shapes=("circle", "square", "triangle", "cross"), colours=("red", "yellow", "green", "blue"),
-)  # fmt: skip
+WORLD = QuickWorld(
+    coloured=0.0,
+    weights=(("single_object", 1.0), ("colors", 1.0)),
+    shapes=("circle", "square", "triangle", "cross"),
+    colours=("red", "yellow", "green", "blue"),
+)
 # Smaller batches than the whole recipe's: what is short here is steps.
 SHORT = {
-    "autoencoder": (250, 16), "image_tokenizer": (250, 20), "language": (450, 24), "renderer": (350, 24),
+    "autoencoder": (250, 16),
+    "image_tokenizer": (250, 20),
+    "language": (450, 24),
+    "renderer": (350, 24),
     "connector": (150, 24),
-}  # fmt: skip
+}
 JOINT = {"steps": 300, "slower": 1, "batch": 16, "ema_decay": 0.98}
-PICTURES = 1000  # of the joint stage
-MODULES = {"autoencoder": autoencoder, "image_tokenizer": image_tokenizer, "language": language, "renderer": renderer,
-           "connector": connector}  # fmt: skip
+JOINT_IMAGES = 1000  # of the joint stage
+MODULES = {
+    "autoencoder": autoencoder,
+    "image_tokenizer": image_tokenizer,
+    "language": language,
+    "renderer": renderer,
+    "connector": connector,
+}
 CURVE = "curve.json"
 EVERY = 50  # steps between two points of a curve
 _STEPS, _GUIDANCE = 20, 1.0  # of drawing
@@ -58,8 +68,8 @@ class Quick(Recipe):
     def run(self, stage: str) -> None:
         if stage != "joint":
             return STAGES[stage].run(self)
-        start = self.start()
-        data.pack_scenes(start, self.pack("captions"), 11, self.steps(PICTURES), WORLD, (True, True, False))
+        start = self.start_checkpoint()
+        data.pack_scenes(start, self.pack_path("captions"), 11, self.steps(JOINT_IMAGES), WORLD, (True, True, False))
         self.train_jointly("joint", start.folder, ["captions"], **JOINT)
 
 
@@ -79,10 +89,16 @@ def run(recipe: Quick, count: int = 100) -> dict:
         log = (out / stage / "log.jsonl").read_text(encoding="utf-8")
         stages[stage] = _curve([json.loads(line) for line in log.splitlines()])
     with _minutes(minutes, "accuracy"):
-        pipeline = Pipeline(open_checkpoint(recipe.last("joint")))
+        pipeline = Pipeline(open_checkpoint(recipe.last_checkpoint("joint")))
         shares = {category: accuracy(pipeline, category, count) for category, _ in WORLD.weights}
-    record = {"settings": settings(recipe), "machine": machine(), "cpu_minutes": minutes, "stages": stages,
-              "pictures": count, "accuracy": shares}  # fmt: skip
+    record = {
+        "settings": settings(recipe),
+        "machine": machine(),
+        "cpu_minutes": minutes,
+        "stages": stages,
+        "pictures": count,
+        "accuracy": shares,
+    }
     (out / CURVE).write_text(json.dumps(record) + "\n", encoding="utf-8")
     return record
 
@@ -102,7 +118,7 @@ def _minutes(minutes: dict[str, float], what: str) -> Iterator[None]:
 def settings(recipe: Quick) -> dict:
     """What the numbers depend on, besides the code."""
     stages = {stage: asdict(recipe.of(stage)) for stage in SHORT}
-    stages["joint"] = {"pictures": recipe.steps(PICTURES), **JOINT, "steps": recipe.steps(JOINT["steps"])}
+    stages["joint"] = {"pictures": recipe.steps(JOINT_IMAGES), **JOINT, "steps": recipe.steps(JOINT["steps"])}
     return {
         "world": asdict(WORLD),
         "stages": stages,
@@ -121,5 +137,5 @@ def accuracy(pipeline: Pipeline, category: str, count: int) -> float:
     seeds = row_seeds(0, count)
     tokens = pipeline.generate_tokens([caption(scene, index, plain=True) for index, scene in enumerate(scenes)], seeds)
     pictures = pipeline.render(tokens, seeds, None, _STEPS, _GUIDANCE).cpu().numpy()
-    right = [judge_image(picture, demand_of(scene)).strict for picture, scene in zip(pictures, scenes, strict=True)]
+    right = [judge_image(picture, spec_of(scene)).strict for picture, scene in zip(pictures, scenes, strict=True)]
     return sum(right) / count

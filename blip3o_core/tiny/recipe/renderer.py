@@ -16,33 +16,33 @@ from ...seeds import seeded
 from ...training.losses import noised
 from ...weights.names import SANA
 from ..judge.judge import judge_image
-from ..scenes.spec import demand_of
+from ..scenes.spec import spec_of
 from ..scenes.world import CATEGORIES, World
-from . import model_config as blank
+from . import model_config
 from .autoencoder import pixels
-from .image_tokenizer import codes_of_all
-from .init import PLACES, place_waves
+from .image_tokenizer import batch_codes
+from .init import POSITION_DIMS, position_waves
 from .loop import Report, Settings, fit, integers
 from .oracle_codes import codebook
 from .quick_world import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.4)
 SETTINGS = Settings(steps=1600, lr=1.5e-3, muon=0.015, warmup=30, average=0.995, final=0.02)
-PICTURES = 30  # a step; every picture is seen about 1.6 times
+IMAGES_PER_STEP = 30  # a step; every picture is seen about 1.6 times
 DROPPED = 0.1  # share of rows that see the null condition: zeros, until the connector says what its zero is
 _SIZE = 5.5**0.5  # root mean square that the connector's norm starts with
 _EXCLUDED = ("attn2.to_q", "attn2.to_k", "caption_", "patch_embed", "proj_out", "time_embed", "scale_shift_table")
 
 
-def conditions(codes: torch.Tensor) -> torch.Tensor:
+def oracle_conditions(codes: torch.Tensor) -> torch.Tensor:
     """(B, H*W) codes -> (B, 1 + H*W, width): the scale token's place is empty."""
-    width = blank.CROSS_WIDTH - PLACES
-    spread = torch.linalg.qr(torch.randn(width, blank.CODE_WIDTH, generator=seeded(0)))[0]
+    width = model_config.CROSS_WIDTH - POSITION_DIMS
+    spread = torch.linalg.qr(torch.randn(width, model_config.CODE_WIDTH, generator=seeded(0)))[0]
     meanings = (codebook() @ spread.T)[codes]
-    places = place_waves().expand(len(codes), -1, -1)
+    places = position_waves().expand(len(codes), -1, -1)
     places = places * (places.shape[-1] / 2) ** -0.5
     given = torch.cat([places, meanings], -1)
-    given = given * (_SIZE * (blank.CROSS_WIDTH / 2) ** 0.5)
+    given = given * (_SIZE * (model_config.CROSS_WIDTH / 2) ** 0.5)
     return F.pad(given, (0, 0, 1, 0))
 
 
@@ -53,7 +53,7 @@ def encode(checkpoint: Checkpoint, seed: int, count: int, world: World = WORLD) 
     codes, latents = [], []
     for first in range(0, count, 200):
         scenes = [make_scene(seed, "train", index, world) for index in range(first, min(first + 200, count))]
-        codes.append(codes_of_all(scenes))
+        codes.append(batch_codes(scenes))
         latents.append((vae.encode(pixels(scenes)).latent * vae.config.scaling_factor).bfloat16())
     return torch.cat(codes), torch.cat(latents)
 
@@ -76,11 +76,11 @@ def train(
     """-> the transformer."""
     transformer = checkpoint.load_transformer(torch.float32)
     transformer.requires_grad_(True)
-    codes, latents = encode(checkpoint, 0, PICTURES * settings.steps, world)
+    codes, latents = encode(checkpoint, 0, IMAGES_PER_STEP * settings.steps, world)
 
     def loss(step: int, generator: torch.Generator):
         rows = integers(generator, len(codes), settings.batch)
-        given = conditions(codes[rows])
+        given = oracle_conditions(codes[rows])
         dropped = torch.rand(settings.batch, 1, 1, generator=generator) < DROPPED
         clean = latents[rows].float()
         noise = torch.randn(clean.shape, generator=generator)
@@ -102,12 +102,12 @@ def gate(checkpoint: Checkpoint, transformer, count: int = 160, steps: int = 12,
     schedule = diffusion.sigmas(steps, checkpoint.shift)
     for category in CATEGORIES:
         scenes = [make_scene(3, "held_back", i, world, category) for i in range(count // len(CATEGORIES))]
-        given = conditions(codes_of_all(scenes))
-        shape = (blank.LATENT_CHANNELS, blank.GRID, blank.GRID)
+        given = oracle_conditions(batch_codes(scenes))
+        shape = (model_config.LATENT_CHANNELS, model_config.GRID, model_config.GRID)
         noise = diffusion.initial_noise(shape, list(range(len(scenes))))
         latents = diffusion.sample(transformer, noise, given, torch.zeros_like(given[:1]), schedule, guidance)
         pictures = dc_ae.decode(vae, latents / vae.config.scaling_factor).numpy()
-        right = [judge_image(picture, demand_of(scene)).strict for picture, scene in zip(pictures, scenes, strict=True)]
+        right = [judge_image(picture, spec_of(scene)).strict for picture, scene in zip(pictures, scenes, strict=True)]
         shares[category] = sum(right) / len(right)
     shares["mean"] = sum(shares.values()) / len(CATEGORIES)
     return shares

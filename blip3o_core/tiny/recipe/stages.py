@@ -6,7 +6,7 @@ renderer                        needs the autoencoder
 connector  data                 need all of these
 joint  instruct                 the general trainer, each from the checkpoint before
 grpo                            reinforcement learning, a branch: measured, and not what the next stages start from
-following  edit  latents        from instruct: the language model alone on edits, all parts, then all but it
+edit_language  edit  latents      from instruct: the language model alone on edits, all parts, then all but it
 release                         the bundled checkpoint, from latents
 """
 
@@ -36,15 +36,13 @@ from . import (
     autoencoder,
     connector,
     data,
+    edit_language,
     editing,
     grpo,
     image_tokenizer,
     language,
     release,
     renderer,
-)
-from . import (
-    edit_language as following,
 )
 from .assemble import assemble, save_part
 from .loop import Report, Settings
@@ -67,9 +65,17 @@ WEAK = World(
 EDITS = World(low_contrast=False, coloured=0.35)
 _RATES = {"language": 3e-4, "connector": 1e-3, "sana": 6e-4}
 _JOINT = {
-    "batch": 48, "muon": 10.0, "bf16": True, "ema_decay": 0.995, "warmup": 30, "final_lr": 0.02, "device": "cpu",
-    "save_every": 100, "log_every": 10, "keep": 1,
-}  # fmt: skip
+    "batch": 48,
+    "muon": 10.0,
+    "bf16": True,
+    "ema_decay": 0.995,
+    "warmup": 30,
+    "final_lr": 0.02,
+    "device": "cpu",
+    "save_every": 100,
+    "log_every": 10,
+    "keep": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -87,14 +93,14 @@ class Recipe:
     def steps(self, full: int) -> int:
         return max(1, round(full * self.share))
 
-    def start(self) -> Checkpoint:
+    def start_checkpoint(self) -> Checkpoint:
         """All parts that are ready, the rest at their start."""
         return open_checkpoint(assemble(self.out, self.out / "start"))
 
-    def pack(self, name: str) -> Path:
+    def pack_path(self, name: str) -> Path:
         return self.out / "data" / f"{name}.safetensors"
 
-    def last(self, stage: str) -> Path:
+    def last_checkpoint(self, stage: str) -> Path:
         """The newest checkpoint of a stage of the general trainer. Raises Blip3oError when there is none."""
         found = sorted((self.out / stage).glob("step-*"))
         if not found:
@@ -111,10 +117,15 @@ class Recipe:
         those that do not."""
         steps = self.steps(steps)
         content = {
-            **_JOINT, "checkpoint": str(checkpoint), "out": str(self.out / stage), "steps": steps,
-            "data": [str(self.pack(name)) for name in packs], "warmup": min(_JOINT["warmup"], steps),
-            "train": {part: r / slower for part, r in (_RATES | (rates or {})).items() if part not in fixed}, **more,
-        }  # fmt: skip
+            **_JOINT,
+            "checkpoint": str(checkpoint),
+            "out": str(self.out / stage),
+            "steps": steps,
+            "data": [str(self.pack_path(name)) for name in packs],
+            "warmup": min(_JOINT["warmup"], steps),
+            "train": {part: r / slower for part, r in (_RATES | (rates or {})).items() if part not in fixed},
+            **more,
+        }
         resume = (self.out / stage).is_dir()
         train_jointly(config_from(content), resume, lambda entry: self.report({"stage": stage, **entry}))
 
@@ -140,49 +151,49 @@ def _image_tokenizer(recipe: Recipe) -> None:
 
 def _part(stage: str, module) -> Callable[[Recipe], None]:
     def run(recipe: Recipe) -> None:
-        trained = recipe.train(module, stage, recipe.start())
+        trained = recipe.train(module, stage, recipe.start_checkpoint())
         save_part(recipe.out, stage, module.tensors(trained))
 
     return run
 
 
 def _data(recipe: Recipe) -> None:
-    checkpoint, world = recipe.start(), language.WORLD
-    data.pack_scenes(checkpoint, recipe.pack("captions"), 11, recipe.steps(36_000), world, (True, True, False))
-    data.pack_scenes(checkpoint, recipe.pack("weak"), 14, recipe.steps(24_000), WEAK, (True, True, False))
-    data.pack_scenes(checkpoint, recipe.pack("phrasings"), 12, recipe.steps(12_000), world, (False,) * 6)
-    data.pack_edits(checkpoint, recipe.pack("edits"), 13, recipe.steps(16_000), EDITS)
+    checkpoint, world = recipe.start_checkpoint(), language.WORLD
+    data.pack_scenes(checkpoint, recipe.pack_path("captions"), 11, recipe.steps(36_000), world, (True, True, False))
+    data.pack_scenes(checkpoint, recipe.pack_path("weak"), 14, recipe.steps(24_000), WEAK, (True, True, False))
+    data.pack_scenes(checkpoint, recipe.pack_path("phrasings"), 12, recipe.steps(12_000), world, (False,) * 6)
+    data.pack_edits(checkpoint, recipe.pack_path("edits"), 13, recipe.steps(16_000), EDITS)
 
 
 def _joint(recipe: Recipe) -> None:
-    checkpoint = recipe.start().folder
+    checkpoint = recipe.start_checkpoint().folder
     recipe.train_jointly("joint", checkpoint, ["captions", "weak"], 900, slower=1)
 
 
 def _instruct(recipe: Recipe) -> None:
-    recipe.train_jointly("instruct", recipe.last("joint"), ["phrasings", "weak"], 250, slower=3, seed=1)
+    recipe.train_jointly("instruct", recipe.last_checkpoint("joint"), ["phrasings", "weak"], 250, slower=3, seed=1)
 
 
-def _following(recipe: Recipe) -> None:
-    start, folder, settings = recipe.out / "following-start", recipe.out / "following", following.SETTINGS
+def _edit_language(recipe: Recipe) -> None:
+    start, folder, settings = recipe.out / "edit_language-start", recipe.out / "edit_language", edit_language.SETTINGS
     if not folder.is_dir():
-        following.add_layer(open_checkpoint(recipe.last("instruct")), start)
-    source, packs = open_checkpoint(start), [recipe.pack(name) for name in ("edits", "weak", "phrasings")]
-    model = following.train(source, packs, folder, recipe.settings(settings), recipe.report)
+        edit_language.add_layer(open_checkpoint(recipe.last_checkpoint("instruct")), start)
+    source, packs = open_checkpoint(start), [recipe.pack_path(name) for name in ("edits", "weak", "phrasings")]
+    model = edit_language.train(source, packs, folder, recipe.settings(settings), recipe.report)
     done = folder / f"step-{recipe.steps(settings.steps):08d}"
     shutil.rmtree(done, ignore_errors=True)
     done.mkdir()
     save_checkpoint(done, source, language.tensors(model), 5 * 10**9)
 
 
-def _followed(recipe: Recipe) -> dict[str, float]:
-    checkpoint = open_checkpoint(recipe.last("following"))
-    return following.gate(checkpoint, checkpoint.load_language(torch.float32))
+def _edit_codes_gate(recipe: Recipe) -> dict[str, float]:
+    checkpoint = open_checkpoint(recipe.last_checkpoint("edit_language"))
+    return edit_language.gate(checkpoint, checkpoint.load_language(torch.float32))
 
 
 def _edit(recipe: Recipe) -> None:
     """Half of the rows stay text to image: with fewer, that is forgotten."""
-    source = open_checkpoint(recipe.last("following"))
+    source = open_checkpoint(recipe.last_checkpoint("edit_language"))
     blank = recipe.out / "edit-start"
     shutil.rmtree(blank, ignore_errors=True)
     add_references(source, blank, cross=True, noise=True)
@@ -193,27 +204,29 @@ def _edit(recipe: Recipe) -> None:
 def _latents(recipe: Recipe) -> None:
     """How references look is the diffusion's to learn; the language model could only forget."""
     packs, rates = ["edits", "edits", "edits", "weak"], {"reference_cross": 2e-3}
-    recipe.train_jointly("latents", recipe.last("edit"), packs, 700, slower=1, seed=4, rates=rates, fixed=("language",))
+    recipe.train_jointly(
+        "latents", recipe.last_checkpoint("edit"), packs, 700, slower=1, seed=4, rates=rates, fixed=("language",)
+    )
 
 
 def _edited(stage: str) -> Callable[[Recipe], dict[str, float]]:
-    return lambda recipe: editing.gate(open_checkpoint(recipe.last(stage)))
+    return lambda recipe: editing.gate(open_checkpoint(recipe.last_checkpoint(stage)))
 
 
 def _grpo(recipe: Recipe) -> None:
     folder = recipe.out / "grpo"
     report = lambda entry: recipe.report({"stage": "grpo", **entry})  # noqa: E731
-    grpo.improve(recipe.last("instruct"), folder, folder.is_dir(), report, updates=recipe.steps(140))
+    grpo.improve(recipe.last_checkpoint("instruct"), folder, folder.is_dir(), report, updates=recipe.steps(140))
 
 
 def _release(recipe: Recipe) -> None:
-    release.release(recipe.last("latents"), BUNDLED if recipe.share >= 1 else recipe.out / "released")
+    release.release(recipe.last_checkpoint("latents"), BUNDLED if recipe.share >= 1 else recipe.out / "released")
 
 
 def _drawn(stage: str) -> Callable[[Recipe], dict[str, float]]:
     def gate(recipe: Recipe) -> dict[str, float]:
         """Held-back prompts, drawn from sampled and from true codes."""
-        pipeline, numbers = Pipeline(open_checkpoint(recipe.last(stage))), {}
+        pipeline, numbers = Pipeline(open_checkpoint(recipe.last_checkpoint(stage))), {}
         for way in ("true-codes", "codes"):
             result = evaluate(pipeline, Evaluation(count=320, seeds=1, guidance=1.0), way)
             numbers[way] = result.mean
@@ -228,29 +241,36 @@ def _nothing(recipe: Recipe) -> dict[str, float]:
 
 STAGES = {
     "autoencoder": Stage(
-        _autoencoder, lambda recipe: autoencoder.gate(recipe.start().load_autoencoder()), "mean", 0.97
+        _autoencoder, lambda recipe: autoencoder.gate(recipe.start_checkpoint().load_autoencoder()), "mean", 0.97
     ),
     "image_tokenizer": Stage(
-        _image_tokenizer, lambda recipe: image_tokenizer.gate(recipe.start().load_image_tokenizer()), "patches", 0.98
+        _image_tokenizer,
+        lambda recipe: image_tokenizer.gate(recipe.start_checkpoint().load_image_tokenizer()),
+        "patches",
+        0.98,
     ),
     "language": Stage(
         _part("language", language),
-        lambda recipe: language.gate(recipe.start(), recipe.start().load_language()), "mean", 0.8,
+        lambda recipe: language.gate(recipe.start_checkpoint(), recipe.start_checkpoint().load_language()),
+        "mean",
+        0.8,
     ),
     "renderer": Stage(
         _part("renderer", renderer),
-        lambda recipe: renderer.gate(recipe.start(), recipe.start().load_transformer()), "mean", 0.9,
+        lambda recipe: renderer.gate(recipe.start_checkpoint(), recipe.start_checkpoint().load_transformer()),
+        "mean",
+        0.9,
     ),
     "connector": Stage(_part("connector", connector), _nothing),
     "data": Stage(_data, _nothing),
     "joint": Stage(_joint, _drawn("joint"), "true-codes", 0.9),
     "instruct": Stage(_instruct, _drawn("instruct"), "true-codes", 0.9),
     "grpo": Stage(_grpo, _drawn("grpo"), "mean", 0.92),
-    "following": Stage(_following, _followed, "mean", 0.8),
+    "edit_language": Stage(_edit_language, _edit_codes_gate, "mean", 0.8),
     "edit": Stage(_edit, _edited("edit"), "mean", 0.6),
     "latents": Stage(_latents, _edited("latents"), "mean", 0.7),
     "release": Stage(_release, _nothing),
-}  # fmt: skip
+}
 
 
 def run(stage: str, recipe: Recipe) -> dict[str, float]:

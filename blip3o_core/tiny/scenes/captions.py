@@ -3,7 +3,7 @@
 The first form in every list is the plain grammar's; `plain` captions use nothing else, so that scores compare.
 """
 
-from .world import PLAIN, TEXT, Dice, Scene, Thing
+from .world import DEFAULT_BACKGROUND, TEXT, KeyedRandom, Scene, SceneObject
 
 OPENINGS = ("", "a picture of ", "an image of ")  # the plain grammar's
 MORE_OPENINGS = ("a drawing of ", "draw ", "show ", "there {is} ")
@@ -40,12 +40,12 @@ def caption(scene: Scene, seed: int | None = None, plain: bool = False) -> str:
     """One way to say it: the shortest plain one without a seed, else any, or with `plain` any plain one."""
     if seed is None:
         return next(iter(phrasings(scene)))
-    dice = Dice("caption", seed)
-    plain = plain or dice.chance(PLAIN_SHARE)
+    rng = KeyedRandom("caption", seed)
+    plain = plain or rng.chance(PLAIN_SHARE)
     bodies = _bodies(scene)
-    body = bodies[0] if plain else dice.choice(bodies)
-    opening = dice.choice(OPENINGS if plain else OPENINGS + MORE_OPENINGS)
-    ground = GROUNDS[0] if plain else dice.choice(GROUNDS)
+    body = bodies[0] if plain else rng.choice(bodies)
+    opening = rng.choice(OPENINGS if plain else OPENINGS + MORE_OPENINGS)
+    ground = GROUNDS[0] if plain else rng.choice(GROUNDS)
     return _compose(scene, body, opening, ground)
 
 
@@ -53,7 +53,7 @@ def phrasings(scene: Scene) -> dict[str, None]:
     """Every way to say it, in a fixed order, each once."""
     return {
         _compose(scene, body, opening, ground): None
-        for ground in (GROUNDS if scene.background != PLAIN else GROUNDS[:1])
+        for ground in (GROUNDS if scene.background != DEFAULT_BACKGROUND else GROUNDS[:1])
         for body in _bodies(scene)
         for opening in OPENINGS + MORE_OPENINGS
     }
@@ -62,7 +62,7 @@ def phrasings(scene: Scene) -> dict[str, None]:
 def _compose(scene: Scene, body: str, opening: str, ground: str) -> str:
     if body.startswith("="):  # a sentence of its own takes no opening and no ground before it
         body, opening, ground = body[1:], "", GROUNDS[0]
-    if scene.background == PLAIN:
+    if scene.background == DEFAULT_BACKGROUND:
         ground = "{opening}{body}"
     if ground[0] != "{":
         opening = ""
@@ -71,8 +71,8 @@ def _compose(scene: Scene, body: str, opening: str, ground: str) -> str:
     return text.replace("{is}", "are" if scene.category == "counting" else "is")
 
 
-def name(thing: Thing, coloured: bool) -> str:
-    return f"{thing.colour} {thing.shape}" if coloured else thing.shape
+def name(obj: SceneObject, coloured: bool) -> str:
+    return f"{obj.colour} {obj.shape}" if coloured else obj.shape
 
 
 def _bodies(scene: Scene) -> list[str]:
@@ -80,34 +80,38 @@ def _bodies(scene: Scene) -> list[str]:
         return _word_bodies(scene)
     if scene.category == "counting":
         return _counting_bodies(scene)
-    things = scene.things
-    named = [a(name(thing, scene.colours_named)) for thing in things]
+    objects = scene.objects
+    named = [a(name(obj, scene.colours_named)) for obj in objects]
     if scene.size:
-        return _size_bodies(things[0], scene.size)
+        return _size_bodies(objects[0], scene.size)
     if scene.relation:
         return _position_bodies(named, scene.relation)
-    if len(things) == 1:
-        return [named[0], *(_coloured(things[0]) if scene.colours_named else [f"one {things[0].shape}"])]
-    if len(things) == 2:
+    if len(objects) == 1:
+        return [named[0], *(_coloured(objects[0]) if scene.colours_named else [f"one {objects[0].shape}"])]
+    if len(objects) == 2:
         first, second = named
         bodies = [
-            f"{first} and {second}", f"{second} and {first}", f"{first} with {second}",
-            f"{first} together with {second}", f"both {first} and {second}", f"{second} next to {first}",
-        ]  # fmt: skip
+            f"{first} and {second}",
+            f"{second} and {first}",
+            f"{first} with {second}",
+            f"{first} together with {second}",
+            f"both {first} and {second}",
+            f"{second} next to {first}",
+        ]
         if scene.colours_named:
-            bodies += [f"{one} and {two}" for one, two in zip(*map(_coloured, things), strict=True)]
+            bodies += [f"{one} and {two}" for one, two in zip(*map(_coloured, objects), strict=True)]
         return bodies
     listed = f"{', '.join(named[:-1])} and {named[-1]}"
     return [listed, f"{', '.join(reversed(named[1:]))} and {named[0]}", listed.replace(", ", " and ")]
 
 
-def _coloured(thing: Thing) -> list[str]:
-    return [f"a {thing.shape} in {thing.colour}", f"a {thing.shape} that is {thing.colour}"]
+def _coloured(obj: SceneObject) -> list[str]:
+    return [f"a {obj.shape} in {obj.colour}", f"a {obj.shape} that is {obj.colour}"]
 
 
-def _size_bodies(thing: Thing, size: str) -> list[str]:
-    bodies = [a(f"{word} {thing.colour} {thing.shape}") for word in SIZES[size]]
-    return bodies + [f"{a(name(thing, True))} that is {size}", f"a {size} {thing.shape} in {thing.colour}"]
+def _size_bodies(obj: SceneObject, size: str) -> list[str]:
+    bodies = [a(f"{word} {obj.colour} {obj.shape}") for word in SIZES[size]]
+    return bodies + [f"{a(name(obj, True))} that is {size}", f"a {size} {obj.shape} in {obj.colour}"]
 
 
 def _position_bodies(named: list[str], relation: str) -> list[str]:
@@ -119,22 +123,26 @@ def _position_bodies(named: list[str], relation: str) -> list[str]:
 
 
 def _counting_bodies(scene: Scene) -> list[str]:
-    thing, count = scene.things[0], len(scene.things)
-    many = plural(thing.shape)
-    coloured = f"{thing.colour} {many}" if scene.colours_named else many
+    obj, count = scene.objects[0], len(scene.objects)
+    many = plural(obj.shape)
+    coloured = f"{obj.colour} {many}" if scene.colours_named else many
     bodies = [f"{NUMBERS[count]} {coloured}", f"{count} {coloured}", f"exactly {NUMBERS[count]} {coloured}"]
     bodies.append(f"a pair of {coloured}" if count == 2 else f"a group of {NUMBERS[count]} {coloured}")
     if scene.colours_named:
-        bodies += [f"{NUMBERS[count]} {many} in {thing.colour}", f"{NUMBERS[count]} {many} that are {thing.colour}"]
+        bodies += [f"{NUMBERS[count]} {many} in {obj.colour}", f"{NUMBERS[count]} {many} that are {obj.colour}"]
     return bodies
 
 
 def _word_bodies(scene: Scene) -> list[str]:
     text, colour = f'"{scene.word.text}"', scene.word.colour
     bodies = [
-        f"the word {text} in {colour}", f"the text {text} in {colour}", f"{text} in {colour}",
-        f"{text} written in {colour}", f"the {colour} word {text}", f"{text} in {colour} letters",
-    ]  # fmt: skip
+        f"the word {text} in {colour}",
+        f"the text {text} in {colour}",
+        f"{text} in {colour}",
+        f"{text} written in {colour}",
+        f"the {colour} word {text}",
+        f"{text} in {colour} letters",
+    ]
     if len(scene.word.text) == 1:
         kind = "number" if scene.word.text.isdigit() else "letter"
         bodies += [f"the {kind} {text} in {colour}", f"{a(colour)} {text}"]

@@ -11,36 +11,41 @@ from scipy.ndimage import binary_dilation
 from .captions import RELATION_WORDS, a, name
 from .rasterize import DEFAULT_SIDE, footprint
 from .shapes import SHAPES
-from .spec import Demand, Wanted, centre
+from .spec import Expected, Spec, centre
 from .world import (
     BACKGROUNDS,
     EDIT,
     RELATIONS,
     SPLITS,
-    Dice,
+    KeyedRandom,
     Scene,
     World,
-    apart,
     check_choice,
-    clearly,
-    colours_on,
+    clearly_related,
+    has_gap,
     is_inside,
+    is_visible,
     pick_radius,
-    place,
+    place_object,
     sample_scene,
-    shows,
     split_of,
+    visible_colours,
 )
 
-KINDS = ("recolour", "remove", "replace", "background", "add", "keep")
+EDIT_KINDS = ("recolour", "remove", "replace", "background", "add", "keep")
 PLAIN_SHARE = 0.4  # of instructions in the first wordings, when others may be
 
 # The plain wordings first, then more; {it} comes with its article dropped, {new} with one
 _WORDINGS = {
     "recolour": (
         ("change the {it} to {colour}", "make the {it} {colour}"),
-        ("turn the {it} {colour}", "paint the {it} {colour}", "recolour the {it} to {colour}",
-         "change the colour of the {it} to {colour}", "the {it} should be {colour}"),
+        (
+            "turn the {it} {colour}",
+            "paint the {it} {colour}",
+            "recolour the {it} to {colour}",
+            "change the colour of the {it} to {colour}",
+            "the {it} should be {colour}",
+        ),
     ),
     "remove": (
         ("remove the {it}",),
@@ -48,25 +53,45 @@ _WORDINGS = {
     ),
     "replace": (
         ("replace the {it} with {new}",),
-        ("turn the {it} into {new}", "change the {it} into {new}", "swap the {it} for {new}", "make the {it} {new}",
-         "put {new} in place of the {it}"),
+        (
+            "turn the {it} into {new}",
+            "change the {it} into {new}",
+            "swap the {it} for {new}",
+            "make the {it} {new}",
+            "put {new} in place of the {it}",
+        ),
     ),
     "background": (
         ("make the background {colour}", "change the background to {colour}"),
-        ("set the background to {colour}", "turn the background {colour}", "paint the background {colour}",
-         "put it on {a_colour} background", "use {a_colour} background"),
+        (
+            "set the background to {colour}",
+            "turn the background {colour}",
+            "paint the background {colour}",
+            "put it on {a_colour} background",
+            "use {a_colour} background",
+        ),
     ),
     "add": (
         ("add {new}{where}",),
-        ("draw {new}{where}", "put {new}{where}", "also draw {new}{where}", "insert {new}{where}",
-         "add another object: {new}{where}"),
+        (
+            "draw {new}{where}",
+            "put {new}{where}",
+            "also draw {new}{where}",
+            "insert {new}{where}",
+            "add another object: {new}{where}",
+        ),
     ),
     "keep": (
         ("Keep the image unchanged.",),
-        ("keep the image unchanged", "keep the picture as it is", "do not change anything", "leave everything as it is",
-         "change nothing"),
+        (
+            "keep the image unchanged",
+            "keep the picture as it is",
+            "do not change anything",
+            "leave everything as it is",
+            "change nothing",
+        ),
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -74,8 +99,8 @@ class Edit:
     kind: str
     source: Scene
     target: Scene  # the objects that stay are the source's, in its order; an added one comes last
-    index: int | None = None  # of the changed object in source.things
-    relation: str | None = None  # of the added object to source.things[reference]; None: it may go anywhere
+    index: int | None = None  # of the changed object in source.objects
+    relation: str | None = None  # of the added object to source.objects[reference]; None: it may go anywhere
     reference: int | None = None
 
 
@@ -83,65 +108,65 @@ def make_edit(seed: int, split: str, index: int, world: World | None = None, kin
     """The same arguments give the same edit. All kinds are equally common unless one is asked for."""
     world = world or World()
     check_choice("split", split, SPLITS)
-    dice = Dice("edit", seed, split, index, kind)
-    drawn = dice.choice(KINDS)
+    rng = KeyedRandom("edit", seed, split, index, kind)
+    drawn = rng.choice(EDIT_KINDS)
     kind = kind or drawn
-    check_choice("kind of edit", kind, KINDS)
+    check_choice("kind of edit", kind, EDIT_KINDS)
     while True:
-        source = sample_scene(dice, EDIT, world)
+        source = sample_scene(rng, EDIT, world)
         if source is None or split_of(source) != split:
             continue
-        edit = _change(dice, kind, source, world)
+        edit = _change(rng, kind, source, world)
         if edit is not None and split_of(edit.target) == split:
             return edit
 
 
-def _change(dice: Dice, kind: str, source: Scene, world: World) -> Edit | None:
+def _change(rng: KeyedRandom, kind: str, source: Scene, world: World) -> Edit | None:
     """None where this scene does not allow it."""
-    things = source.things
+    objects = source.objects
     if kind == "keep":
         return Edit(kind, source, source)
     if kind == "background":
         grounds = [ground for ground in BACKGROUNDS if ground != source.background]
-        grounds = [ground for ground in grounds if all(shows(thing.colour, ground, world) for thing in things)]
-        return Edit(kind, source, replace(source, background=dice.choice(grounds)))
-    taken = {thing.colour for thing in things}
-    colours = [colour for colour in colours_on(source.background, world) if colour not in taken]
+        grounds = [ground for ground in grounds if all(is_visible(obj.colour, ground, world) for obj in objects)]
+        return Edit(kind, source, replace(source, background=rng.choice(grounds)))
+    taken = {obj.colour for obj in objects}
+    colours = [colour for colour in visible_colours(source.background, world) if colour not in taken]
     if kind == "add":
-        return _add(dice, source, colours, world)
-    index = dice.below(len(things))
-    old, others = things[index], things[:index] + things[index + 1 :]
+        return _add(rng, source, colours, world)
+    index = rng.below(len(objects))
+    old, others = objects[index], objects[:index] + objects[index + 1 :]
     if kind == "remove":
-        return Edit(kind, source, replace(source, things=others), index) if others else None
+        return Edit(kind, source, replace(source, objects=others), index) if others else None
     if kind == "recolour":
-        new = replace(old, colour=dice.choice(colours))
+        new = replace(old, colour=rng.choice(colours))
     else:
-        new = replace(old, shape=dice.choice([shape for shape in SHAPES if shape != old.shape]))
-        if not is_inside(new) or not all(apart(new, other) for other in others):
+        new = replace(old, shape=rng.choice([shape for shape in SHAPES if shape != old.shape]))
+        if not is_inside(new) or not all(has_gap(new, other) for other in others):
             return None
-    return Edit(kind, source, replace(source, things=things[:index] + (new,) + things[index + 1 :]), index)
+    return Edit(kind, source, replace(source, objects=objects[:index] + (new,) + objects[index + 1 :]), index)
 
 
-def _add(dice: Dice, source: Scene, colours, world: World) -> Edit | None:
-    things = source.things
-    radius = pick_radius(dice, len(things) + 1, world)
-    new = place(dice, dice.choice(SHAPES), dice.choice(colours), radius, world)
-    if not all(apart(new, thing) for thing in things):
+def _add(rng: KeyedRandom, source: Scene, colours, world: World) -> Edit | None:
+    objects = source.objects
+    radius = pick_radius(rng, len(objects) + 1, world)
+    new = place_object(rng, rng.choice(SHAPES), rng.choice(colours), radius, world)
+    if not all(has_gap(new, obj) for obj in objects):
         return None
-    places = [(word, k) for word in RELATIONS for k in range(len(things)) if clearly(word, new, things[k])]
-    relation, reference = dice.choice(places) if places and dice.chance(0.7) else (None, None)
-    return Edit("add", source, replace(source, things=(*things, new)), None, relation, reference)
+    places = [(word, k) for word in RELATIONS for k in range(len(objects)) if clearly_related(word, new, objects[k])]
+    relation, reference = rng.choice(places) if places and rng.chance(0.7) else (None, None)
+    return Edit("add", source, replace(source, objects=(*objects, new)), None, relation, reference)
 
 
 def instruction(edit: Edit, seed: int | None = None, plain: bool = False) -> str:
     """One way to ask for it: the shortest plain one without a seed, else any, or with `plain` any plain one."""
     if seed is None:
         return next(iter(instructions(edit)))
-    dice = Dice("instruction", seed)
+    rng = KeyedRandom("instruction", seed)
     first, more = _WORDINGS[edit.kind]
-    plain = plain or dice.chance(PLAIN_SHARE)
-    wording = dice.choice(first if plain else first + more)
-    return _fill(wording, edit, dice.choice(_names(edit)), dice.choice(_wheres(edit)[: 1 if plain else None]))
+    plain = plain or rng.chance(PLAIN_SHARE)
+    wording = rng.choice(first if plain else first + more)
+    return _fill(wording, edit, rng.choice(_names(edit)), rng.choice(_wheres(edit)[: 1 if plain else None]))
 
 
 def instructions(edit: Edit) -> dict[str, None]:
@@ -158,9 +183,9 @@ def instructions(edit: Edit) -> dict[str, None]:
 def _fill(wording: str, edit: Edit, it: str, where: str) -> str:
     new, colour = "", edit.target.background
     if edit.kind == "add":
-        new = a(name(edit.target.things[-1], True))
+        new = a(name(edit.target.objects[-1], True))
     elif edit.kind in ("recolour", "replace"):
-        changed = edit.target.things[edit.index]
+        changed = edit.target.objects[edit.index]
         new, colour = a(changed.shape), changed.colour
     return wording.format(it=it, new=new, colour=colour, a_colour=a(colour), where=where)
 
@@ -171,9 +196,9 @@ def _names(edit: Edit) -> list[str]:
 
 
 def _calls(scene: Scene, index: int) -> list[str]:
-    thing = scene.things[index]
-    alone = [other.shape for other in scene.things].count(thing.shape) == 1
-    return [thing.shape] * alone + [name(thing, True)]
+    obj = scene.objects[index]
+    alone = [other.shape for other in scene.objects].count(obj.shape) == 1
+    return [obj.shape] * alone + [name(obj, True)]
 
 
 def _wheres(edit: Edit) -> list[str]:
@@ -183,14 +208,14 @@ def _wheres(edit: Edit) -> list[str]:
     return [f" {words} the {call}" for words in RELATION_WORDS[edit.relation] for call in calls]
 
 
-def demand_after(edit: Edit) -> Demand:
+def spec_after(edit: Edit) -> Spec:
     """All of the target: what was changed, and every other object as and where it was."""
-    things = [Wanted(thing.shape, thing.colour, None, centre(thing)) for thing in edit.target.things]
+    objects = [Expected(obj.shape, obj.colour, None, centre(obj)) for obj in edit.target.objects]
     relation = None
     if edit.kind == "add":  # its place was not told, or only by a relation
-        things[-1] = replace(things[-1], place=None)
-        relation = edit.relation and (len(things) - 1, edit.relation, edit.reference)
-    return Demand(tuple(things), edit.target.background, relation)
+        objects[-1] = replace(objects[-1], place=None)
+        relation = edit.relation and (len(objects) - 1, edit.relation, edit.reference)
+    return Spec(tuple(objects), edit.target.background, relation)
 
 
 def may_change(edit: Edit, side: int = DEFAULT_SIDE) -> np.ndarray:
@@ -198,9 +223,9 @@ def may_change(edit: Edit, side: int = DEFAULT_SIDE) -> np.ndarray:
     if edit.kind == "keep":
         return np.zeros((side, side), bool)
     if edit.kind == "background":
-        kept = [footprint(thing, side) == 1 for thing in edit.source.things]
+        kept = [footprint(obj, side) == 1 for obj in edit.source.objects]
         changed = ~np.logical_or.reduce(kept)
     else:
-        things = set(edit.source.things) ^ set(edit.target.things)
-        changed = np.logical_or.reduce([footprint(thing, side) > 0 for thing in things])
+        objects = set(edit.source.objects) ^ set(edit.target.objects)
+        changed = np.logical_or.reduce([footprint(obj, side) > 0 for obj in objects])
     return binary_dilation(changed, np.ones((3, 3), bool), iterations=max(1, round(side / 64)))

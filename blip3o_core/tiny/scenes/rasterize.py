@@ -7,7 +7,7 @@ import numpy as np
 from ...errors import Blip3oError
 from .font import HEIGHT, PITCH, cells
 from .shapes import stamp
-from .world import PALETTE, UNITS, Scene, Thing, Word
+from .world import PALETTE, UNITS, Scene, SceneObject, Word
 
 # 64 px behind an autoencoder that divides by 8 gives the 8 x 8 grid of 128 px behind one that divides by 16, at a
 # quarter of the work, and trained to six times the strict score in less time.
@@ -15,19 +15,19 @@ DEFAULT_SIDE = 64
 _SUPERSAMPLING = 4
 
 
-def draw(scene: Scene, side: int = DEFAULT_SIDE) -> np.ndarray:
+def rasterize(scene: Scene, side: int = DEFAULT_SIDE) -> np.ndarray:
     """(side, side, 3) uint8. Pixels that no object touches are exactly the ground's colour."""
     if side < 16:
         raise Blip3oError(f"side is {side}; the smallest shapes need at least 16 pixels to the side.")
     canvas = np.full((side, side, 3), PALETTE[scene.background], np.float32)
-    for item in (*scene.things, *((scene.word,) if scene.word else ())):
+    for item in (*scene.objects, *((scene.word,) if scene.word else ())):
         window, coverage = _covered(item, side)
         part = canvas[window]
         part += coverage[..., None] * (np.array(PALETTE[item.colour], np.float32) - part)
     return np.rint(canvas).astype(np.uint8)
 
 
-def footprint(item: Thing | Word, side: int = DEFAULT_SIDE) -> np.ndarray:
+def footprint(item: SceneObject | Word, side: int = DEFAULT_SIDE) -> np.ndarray:
     """(side, side) coverage in [0, 1] of one object, cut at the frame."""
     canvas = np.zeros((side, side), np.float32)
     window, coverage = _covered(item, side)
@@ -35,20 +35,20 @@ def footprint(item: Thing | Word, side: int = DEFAULT_SIDE) -> np.ndarray:
     return canvas
 
 
-def _covered(item: Thing | Word, side: int):
+def _covered(item: SceneObject | Word, side: int):
     """A window of the picture and the coverage (h, w) in it."""
-    left, top, coverage = _word_stamp(item, side) if isinstance(item, Word) else _thing_stamp(item, side)
+    left, top, coverage = _word_stamp(item, side) if isinstance(item, Word) else _object_stamp(item, side)
     height, width = coverage.shape
     rows, columns = (slice(max(low, 0), max(low + n, 0)) for low, n in ((top, height), (left, width)))
     inside = coverage[max(-top, 0) : max(side - top, 0), max(-left, 0) : max(side - left, 0)]
     return (rows, columns), inside
 
 
-def _thing_stamp(thing: Thing, side: int) -> tuple[int, int, np.ndarray]:
+def _object_stamp(obj: SceneObject, side: int) -> tuple[int, int, np.ndarray]:
     scale = side / UNITS
-    x, y = thing.x * scale, thing.y * scale
+    x, y = obj.x * scale, obj.y * scale
     column, row = math.floor(x), math.floor(y)
-    coverage = stamp(thing.shape, thing.radius * scale, x - column, y - row)
+    coverage = stamp(obj.shape, obj.radius * scale, x - column, y - row)
     reach = len(coverage) // 2
     return column - reach, row - reach, coverage
 

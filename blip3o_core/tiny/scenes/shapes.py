@@ -25,16 +25,23 @@ def _square_box(half: float) -> tuple[float, float, float, float]:
 
 # left, top, right, bottom around the centre
 BOXES = {
-    "circle": _square_box(0.93), "square": _square_box(0.82), "triangle": _box(_TRIANGLE),
-    "star": _box(_STAR), "ring": _square_box(0.98), "cross": _square_box(0.95),
-}  # fmt: skip
+    "circle": _square_box(0.93),
+    "square": _square_box(0.82),
+    "triangle": _box(_TRIANGLE),
+    "star": _box(_STAR),
+    "ring": _square_box(0.98),
+    "cross": _square_box(0.95),
+}
 
 # covered area, in squared radii
 AREAS = {
-    "circle": math.pi * 0.93**2, "square": 1.64**2, "triangle": 0.95 * 1.75,
-    "star": 5 * 1.05 * 0.45 * math.sin(math.pi / 5), "ring": math.pi * (0.98**2 - 0.52**2),
+    "circle": math.pi * 0.93**2,
+    "square": 1.64**2,
+    "triangle": 0.95 * 1.75,
+    "star": 5 * 1.05 * 0.45 * math.sin(math.pi / 5),
+    "ring": math.pi * (0.98**2 - 0.52**2),
     "cross": 2 * 1.9 * 0.66 - 0.66**2,
-}  # fmt: skip
+}
 
 
 def inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from itertools import permutations
 
 from .captions import a
-from .world import MARGIN, PLAIN, UNITS, Scene, Thing, offsets
+from .world import DEFAULT_BACKGROUND, MARGIN, UNITS, Scene, SceneObject, relation_offsets
 
 SIZE_BORDER = 20  # units of radius: small below, large from here on
 PLACE_TOLERANCE = 8  # units from the centre of an object that must be at a place
 SIDEWAYS = 1.0  # a relation holds up to this ratio of the other axis to its own; truth has 0.6
-_GROUND, _NUMBER, _RELATION, _THINGS = 1.0, 1.5, 1.5, 4.0  # weights of the credit's parts
+_GROUND, _NUMBER, _RELATION, _OBJECTS = 1.0, 1.5, 1.5, 4.0  # weights of the credit's parts
 MOST = 6  # objects looked at: more are too many in any case
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Expected:
     shape: str
     colour: str | None = None  # None: any, here and below
     size: str | None = None
@@ -26,16 +26,16 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Demand:
-    things: tuple[Wanted, ...] = ()
-    background: str = PLAIN
-    relation: tuple[int, str, int] | None = None  # things[0th] is 1st things[2nd]
-    word: str | None = None  # then there are no things
+class Spec:
+    objects: tuple[Expected, ...] = ()
+    background: str = DEFAULT_BACKGROUND
+    relation: tuple[int, str, int] | None = None  # objects[0th] is 1st objects[2nd]
+    word: str | None = None  # then there are no objects
     word_colour: str | None = None
 
 
 @dataclass(frozen=True)
-class Seen:
+class Detected:
     shape: str | None  # None: like nothing, here and below
     colour: str | None
     x: float  # centre of the box
@@ -46,17 +46,17 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class SeenWord:
+class DetectedWord:
     text: str  # "?" where a character cannot be read
     colour: str | None
     cut: bool = False
 
 
 @dataclass(frozen=True)
-class Sight:
+class Detection:
     background: str | None
-    things: tuple[Seen, ...] = ()
-    word: SeenWord | None = None
+    objects: tuple[Detected, ...] = ()
+    word: DetectedWord | None = None
 
 
 @dataclass(frozen=True)
@@ -65,34 +65,34 @@ class Verdict:
     layout: bool  # blind to shape and size: number, named colours, places, background; of a word its length and colours
     credit: float  # 0 to 1, for reinforcement learning; 1 exactly when strict
     reasons: tuple[str, ...]  # what is wrong, in words; none exactly when strict
-    sight: Sight
+    detection: Detection
     letters_off: int | None = None  # edit distance of the word
     outside: float | None = None  # of an edit: mean absolute error, of 255, over pixels that must not change
 
 
-def demand_of(scene: Scene) -> Demand:
+def spec_of(scene: Scene) -> Spec:
     """What the scene's caption says, no more."""
     if scene.word:
-        return Demand((), scene.background, None, scene.word.text, scene.word.colour)
-    things = [Wanted(thing.shape, thing.colour if scene.colours_named else None) for thing in scene.things]
+        return Spec((), scene.background, None, scene.word.text, scene.word.colour)
+    objects = [Expected(obj.shape, obj.colour if scene.colours_named else None) for obj in scene.objects]
     if scene.size:
-        things[0] = Wanted(things[0].shape, things[0].colour, scene.size)
-    return Demand(tuple(things), scene.background, scene.relation and (0, scene.relation, 1))
+        objects[0] = Expected(objects[0].shape, objects[0].colour, scene.size)
+    return Spec(tuple(objects), scene.background, scene.relation and (0, scene.relation, 1))
 
 
-def sight_of(scene: Scene) -> Sight:
+def detection_of(scene: Scene) -> Detection:
     """What a perfect eye would see."""
-    word = scene.word and SeenWord(scene.word.text, scene.word.colour, _cut(scene.word.box))
-    return Sight(scene.background, tuple(_seen(thing) for thing in scene.things), word)
+    word = scene.word and DetectedWord(scene.word.text, scene.word.colour, _cut(scene.word.box))
+    return Detection(scene.background, tuple(_seen(obj) for obj in scene.objects), word)
 
 
-def _seen(thing: Thing) -> Seen:
-    return Seen(thing.shape, thing.colour, *centre(thing), thing.radius, _cut(thing.box))
+def _seen(obj: SceneObject) -> Detected:
+    return Detected(obj.shape, obj.colour, *centre(obj), obj.radius, _cut(obj.box))
 
 
-def centre(thing: Thing) -> tuple[float, float]:
+def centre(obj: SceneObject) -> tuple[float, float]:
     """Of its box: what an eye finds before it knows the shape."""
-    left, top, right, bottom = thing.box
+    left, top, right, bottom = obj.box
     return (left + right) / 2, (top + bottom) / 2
 
 
@@ -100,74 +100,74 @@ def _cut(box) -> bool:
     return min(box[:2]) <= 0 or max(box[2:]) >= UNITS
 
 
-def compare(sight: Sight, demand: Demand) -> Verdict:
-    return _compare_word(sight, demand) if demand.word is not None else _compare_things(sight, demand)
+def compare(detection: Detection, spec: Spec) -> Verdict:
+    return _compare_word(detection, spec) if spec.word is not None else _compare_objects(detection, spec)
 
 
-def _compare_things(sight: Sight, demand: Demand) -> Verdict:
-    wanted = demand.things
-    seen = sorted(sight.things, key=lambda thing: -thing.radius)[:MOST]
+def _compare_objects(detection: Detection, spec: Spec) -> Verdict:
+    wanted = spec.objects
+    seen = sorted(detection.objects, key=lambda obj: -obj.radius)[:MOST]
     slots = [*range(len(seen)), *[None] * max(len(wanted) - len(seen), 0)]
     fits = [{slot: 0.0 if slot is None else _fit(want, seen[slot]) for slot in slots} for want in wanted]
 
     def score(order) -> float:
         total = sum(fit[slot] for fit, slot in zip(fits, order, strict=True))
-        return total / len(wanted) * _THINGS + _relation_holds(demand, seen, order) * _RELATION
+        return total / len(wanted) * _OBJECTS + _relation_holds(spec, seen, order) * _RELATION
 
     orders = list(permutations(slots, len(wanted)))  # of what was seen, to be what is wanted
     best = max(orders, key=score) if wanted else ()  # a wholly right order has the highest score there is
-    numbers = len(sight.things), len(wanted)
+    numbers = len(detection.objects), len(wanted)
     reasons = []
     if numbers[0] != numbers[1]:
         reasons.append(f"{numbers[0] or 'no'} object{'s' * (numbers[0] != 1)} instead of {numbers[1]}")
     for want, slot in zip(wanted, best, strict=True):
         reasons += [f"{describe(want)} is missing"] if slot is None else _faults(want, seen[slot])
-    holds = _relation_holds(demand, seen, best)
+    holds = _relation_holds(spec, seen, best)
     if not holds:
-        first, relation, second = demand.relation
+        first, relation, second = spec.relation
         reasons.append(f"{describe(wanted[first])} is not {relation} {describe(wanted[second])}")
-    ground = sight.background == demand.background
+    ground = detection.background == spec.background
     if not ground:
-        reasons.append(_background_fault(sight, demand))
+        reasons.append(_background_fault(detection, spec))
 
     # credit: the mean of the parts there are, so that each mended fault raises it
     parts = [(_GROUND, float(ground)), (_NUMBER, min(numbers) / max(*numbers, 1) if any(numbers) else 1.0)]
     if wanted:
-        parts.append((_THINGS, sum(fit[slot] for fit, slot in zip(fits, best, strict=True)) / len(wanted)))
-    if demand.relation:
+        parts.append((_OBJECTS, sum(fit[slot] for fit, slot in zip(fits, best, strict=True)) / len(wanted)))
+    if spec.relation:
         parts.append((_RELATION, float(holds)))
 
     def placed(order) -> bool:
         pairs = ((want, seen[slot]) for want, slot in zip(wanted, order, strict=True))
-        right = all(_near(want, thing) and want.colour in (None, thing.colour) for want, thing in pairs)
-        return right and _relation_holds(demand, seen, order)
+        right = all(_near(want, obj) and want.colour in (None, obj.colour) for want, obj in pairs)
+        return right and _relation_holds(spec, seen, order)
 
     layout = ground and numbers[0] == numbers[1] and any(map(placed, orders))
-    return Verdict(not reasons, layout, _mean(parts), tuple(reasons), sight)
+    return Verdict(not reasons, layout, _mean(parts), tuple(reasons), detection)
 
 
-def _compare_word(sight: Sight, demand: Demand) -> Verdict:
-    word, reasons = sight.word, []
+def _compare_word(detection: Detection, spec: Spec) -> Verdict:
+    word, reasons = detection.word, []
     if word is None:
-        off = len(demand.word)
-        reasons.append(f'no word instead of "{demand.word}"')
+        off = len(spec.word)
+        reasons.append(f'no word instead of "{spec.word}"')
     else:
-        off = edit_distance(word.text, demand.word)
+        off = edit_distance(word.text, spec.word)
         if off:
-            reasons.append(f'"{word.text}" instead of "{demand.word}", {off} letter{"s" * (off > 1)} off')
-        if word.colour != demand.word_colour:
-            reasons.append(f"the word is {word.colour or 'of no clear colour'}, not {demand.word_colour}")
+            reasons.append(f'"{word.text}" instead of "{spec.word}", {off} letter{"s" * (off > 1)} off')
+        if word.colour != spec.word_colour:
+            reasons.append(f"the word is {word.colour or 'of no clear colour'}, not {spec.word_colour}")
         if word.cut:
             reasons.append("the word is cut off at the edge")
-    ground = sight.background == demand.background
+    ground = detection.background == spec.background
     if not ground:
-        reasons.append(_background_fault(sight, demand))
-    coloured = word is not None and word.colour == demand.word_colour
-    longest = max(len(demand.word), len(word.text) if word else 0, 1)
+        reasons.append(_background_fault(detection, spec))
+    coloured = word is not None and word.colour == spec.word_colour
+    longest = max(len(spec.word), len(word.text) if word else 0, 1)
     whole = word is not None and not word.cut
-    parts = (_GROUND, float(ground)), (1.0, float(coloured)), (0.5, float(whole)), (_THINGS, 1 - off / longest)
-    layout = ground and coloured and len(word.text) == len(demand.word)
-    return Verdict(not reasons, layout, _mean(parts), tuple(reasons), sight, off)
+    parts = (_GROUND, float(ground)), (1.0, float(coloured)), (0.5, float(whole)), (_OBJECTS, 1 - off / longest)
+    layout = ground and coloured and len(word.text) == len(spec.word)
+    return Verdict(not reasons, layout, _mean(parts), tuple(reasons), detection, off)
 
 
 def _mean(parts) -> float:
@@ -179,11 +179,11 @@ def _size(radius: float) -> str:
     return "small" if radius < SIZE_BORDER else "large"
 
 
-def _near(want: Wanted, seen: Seen) -> bool:
+def _near(want: Expected, seen: Detected) -> bool:
     return want.place is None or max(abs(seen.x - want.place[0]), abs(seen.y - want.place[1])) <= PLACE_TOLERANCE
 
 
-def _fit(want: Wanted, seen: Seen) -> float:
+def _fit(want: Expected, seen: Detected) -> float:
     """Share of what is wanted of one object; an unclear shape earns half its likeness."""
     shape = 1.0 if seen.shape == want.shape else 0.5 * seen.likeness.get(want.shape, 0.0)
     parts = [(2.0, shape), (1.0, float(not seen.cut))]
@@ -196,7 +196,7 @@ def _fit(want: Wanted, seen: Seen) -> float:
     return _mean(parts)
 
 
-def _faults(want: Wanted, seen: Seen) -> list[str]:
+def _faults(want: Expected, seen: Detected) -> list[str]:
     faults = []
     if seen.shape != want.shape:
         found = a(seen.shape) if seen.shape else "something of no clear shape"
@@ -212,26 +212,26 @@ def _faults(want: Wanted, seen: Seen) -> list[str]:
     return faults
 
 
-def _relation_holds(demand: Demand, seen, order) -> bool:
-    if demand.relation is None:
+def _relation_holds(spec: Spec, seen, order) -> bool:
+    if spec.relation is None:
         return True
-    first, relation, second = demand.relation
+    first, relation, second = spec.relation
     if order[first] is None or order[second] is None:
         return False
-    return related(relation, seen[order[first]], seen[order[second]])
+    return relation_holds(relation, seen[order[first]], seen[order[second]])
 
 
-def related(relation: str, a: Seen, b: Seen) -> bool:
+def relation_holds(relation: str, a: Detected, b: Detected) -> bool:
     """More along the axis than across it, and more than nothing."""
-    along, across = offsets(relation, b.x - a.x, b.y - a.y)
+    along, across = relation_offsets(relation, b.x - a.x, b.y - a.y)
     return along > MARGIN and abs(across) <= SIDEWAYS * along
 
 
-def _background_fault(sight: Sight, demand: Demand) -> str:
-    return f"the background is {sight.background or 'of no clear colour'}, not {demand.background}"
+def _background_fault(detection: Detection, spec: Spec) -> str:
+    return f"the background is {detection.background or 'of no clear colour'}, not {spec.background}"
 
 
-def describe(want: Wanted) -> str:
+def describe(want: Expected) -> str:
     return " ".join(["the", *(word for word in (want.size, want.colour, want.shape) if word)])
 
 

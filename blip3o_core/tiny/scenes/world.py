@@ -15,16 +15,29 @@ from .shapes import BOXES, SHAPES
 
 UNITS = 128
 COLOURS = {
-    "red": (220, 40, 40), "orange": (245, 140, 20), "yellow": (245, 225, 50), "green": (40, 160, 60),
-    "cyan": (50, 205, 215), "blue": (40, 80, 220), "purple": (130, 50, 180), "pink": (250, 135, 195),
-}  # fmt: skip
+    "red": (220, 40, 40),
+    "orange": (245, 140, 20),
+    "yellow": (245, 225, 50),
+    "green": (40, 160, 60),
+    "cyan": (50, 205, 215),
+    "blue": (40, 80, 220),
+    "purple": (130, 50, 180),
+    "pink": (250, 135, 195),
+}
 BACKGROUNDS = COLOURS | {"white": (250, 250, 250), "black": (18, 18, 18)}  # those a caption can name
-PLAIN = "grey"  # the ground when none is named
-PALETTE = BACKGROUNDS | {PLAIN: (205, 205, 205)}
+DEFAULT_BACKGROUND = "grey"  # the ground when none is named
+PALETTE = BACKGROUNDS | {DEFAULT_BACKGROUND: (205, 205, 205)}
 
 CATEGORIES = (
-    "single_object", "two_object", "counting", "colors", "position", "color_attr", "background", "size",
-)  # fmt: skip
+    "single_object",
+    "two_object",
+    "counting",
+    "colors",
+    "position",
+    "color_attr",
+    "background",
+    "size",
+)
 TEXT = "text"  # the ninth: the mean over the eight does not hold it
 EDIT = "edit"  # scenes that edits start from: up to three objects, all of them described
 SPLITS = ("train", "held_back")
@@ -33,7 +46,7 @@ RELATIONS = ("left of", "right of", "above", "below")
 GAP = 10  # between the boxes of two objects
 MARGIN = 4  # to the frame: two pixels at 64, so that softness does not reach it
 GRID = 8  # of snapped centres: half a patch of the 8 x 8 codes
-HELD_BACK = 8  # one scene in so many
+HELD_BACK_EVERY = 8  # one scene in so many
 LOW_CONTRAST = (("purple", "blue"), ("pink", "yellow"), ("orange", "red"), ("orange", "yellow"))
 
 _RADII = {1: (16, 30), 2: (15, 24), 3: (14, 19), 4: (14, 19), "small": (13, 16.5), "large": (24, 29)}
@@ -47,7 +60,7 @@ WORDS = tuple(
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     shape: str
     colour: str
     x: float  # centre
@@ -80,12 +93,12 @@ class Scene:
     """What is in a picture, and which of it the caption tells. The ground is told unless it is plain."""
 
     category: str
-    things: tuple[Thing, ...]
-    background: str = PLAIN
+    objects: tuple[SceneObject, ...]
+    background: str = DEFAULT_BACKGROUND
     word: Word | None = None
     colours_named: bool = True
-    relation: str | None = None  # of things[0] to things[1]
-    size: str | None = None  # "small" or "large": of things[0]
+    relation: str | None = None  # of objects[0] to objects[1]
+    size: str | None = None  # "small" or "large": of objects[0]
 
 
 @dataclass(frozen=True)
@@ -117,7 +130,7 @@ class World:
         return (_SNAPPED_RADII if self.snapped else _RADII)[kind]
 
 
-class Dice:
+class KeyedRandom:
     """Random choices from a key. Only `Random.random` is used: Python promises that stream never changes."""
 
     def __init__(self, *key):
@@ -157,151 +170,151 @@ def scene_key(scene: Scene) -> str:
 
     It leaves the caption out, so splits share no picture at all, and therefore no picture with a caption.
     """
-    things = sorted(
-        f"{t.shape} {t.colour} {t.x // GRID:.0f} {t.y // GRID:.0f} {t.radius // 4:.0f}" for t in scene.things
+    objects = sorted(
+        f"{t.shape} {t.colour} {t.x // GRID:.0f} {t.y // GRID:.0f} {t.radius // 4:.0f}" for t in scene.objects
     )
     word = scene.word
     text = f"{word.text} {word.colour} {word.left // GRID:.0f} {word.top // GRID:.0f}" if word else ""
-    return "|".join([scene.background, text, *things])
+    return "|".join([scene.background, text, *objects])
 
 
 def split_of(scene: Scene) -> str:
     digest = hashlib.blake2b(scene_key(scene).encode(), digest_size=8).digest()
-    return SPLITS[int.from_bytes(digest, "big") % HELD_BACK == 0]
+    return SPLITS[int.from_bytes(digest, "big") % HELD_BACK_EVERY == 0]
 
 
 def make_scene(seed: int, split: str, index: int, world: World | None = None, category: str | None = None) -> Scene:
     """The same arguments give the same scene, on any machine and in any order."""
     world = world or World()
     check_choice("split", split, SPLITS)
-    dice = Dice("scene", seed, split, index, category)
-    drawn = dice.weighted(world.weights)
+    rng = KeyedRandom("scene", seed, split, index, category)
+    drawn = rng.weighted(world.weights)
     category = category or drawn
     check_choice("category", category, (*CATEGORIES, TEXT, EDIT))
-    while True:  # one draw in HELD_BACK is of the rarer split
-        scene = sample_scene(dice, category, world)
+    while True:  # one draw in HELD_BACK_EVERY is of the rarer split
+        scene = sample_scene(rng, category, world)
         if scene is not None and split_of(scene) == split:
             return scene
 
 
-def colours_on(background: str, world: World) -> list[str]:
+def visible_colours(background: str, world: World) -> list[str]:
     """Colours that show on a ground."""
-    return [colour for colour in COLOURS if shows(colour, background, world)]
+    return [colour for colour in COLOURS if is_visible(colour, background, world)]
 
 
-def shows(colour: str, background: str, world: World) -> bool:
+def is_visible(colour: str, background: str, world: World) -> bool:
     if colour == background or (colour, background) == ("orange", "yellow"):
         return False
     return world.low_contrast or not {(colour, background), (background, colour)} & set(LOW_CONTRAST)
 
 
-def apart(a: Thing, b: Thing) -> bool:
+def has_gap(a: SceneObject, b: SceneObject) -> bool:
     left, top, right, bottom = a.box
-    return (
-        b.box[0] - right >= GAP or left - b.box[2] >= GAP or b.box[1] - bottom >= GAP or top - b.box[3] >= GAP
-    )  # fmt: skip
+    return b.box[0] - right >= GAP or left - b.box[2] >= GAP or b.box[1] - bottom >= GAP or top - b.box[3] >= GAP
 
 
-def is_inside(item: Thing | Word) -> bool:
+def is_inside(item: SceneObject | Word) -> bool:
     left, top, right, bottom = item.box
     return min(left, top) >= MARGIN and max(right, bottom) <= UNITS - MARGIN
 
 
-def place(dice: Dice, shape: str, colour: str, radius: float, world: World) -> Thing:
+def place_object(rng: KeyedRandom, shape: str, colour: str, radius: float, world: World) -> SceneObject:
     """Somewhere wholly inside."""
     left, top, right, bottom = (radius * reach for reach in BOXES[shape])
-    x = coordinate(dice, MARGIN - left, UNITS - MARGIN - right, world)
-    y = coordinate(dice, MARGIN - top, UNITS - MARGIN - bottom, world)
-    return Thing(shape, colour, x, y, radius)
+    x = pick_coordinate(rng, MARGIN - left, UNITS - MARGIN - right, world)
+    y = pick_coordinate(rng, MARGIN - top, UNITS - MARGIN - bottom, world)
+    return SceneObject(shape, colour, x, y, radius)
 
 
-def coordinate(dice: Dice, low: float, high: float, world: World) -> float:
+def pick_coordinate(rng: KeyedRandom, low: float, high: float, world: World) -> float:
     if not world.snapped:
-        return dice.uniform(low, high)
+        return rng.uniform(low, high)
     first, last = math.ceil(low / GRID), math.floor(high / GRID)
-    return float(GRID * (first + dice.below(last - first + 1)))
+    return float(GRID * (first + rng.below(last - first + 1)))
 
 
-def pick_radius(dice: Dice, kind: int | str, world: World) -> float:
+def pick_radius(rng: KeyedRandom, kind: int | str, world: World) -> float:
     radii = world.radii(kind)
-    return float(dice.choice(radii)) if world.snapped else dice.uniform(*radii)
+    return float(rng.choice(radii)) if world.snapped else rng.uniform(*radii)
 
 
-def arrange(dice: Dice, kinds, size: int | str, world: World, relation: str | None = None) -> tuple[Thing, ...] | None:
-    """(shape, colour) pairs -> things apart from each other, in the relation; None where that was not found."""
+def place_objects(
+    rng: KeyedRandom, kinds, size: int | str, world: World, relation: str | None = None
+) -> tuple[SceneObject, ...] | None:
+    """(shape, colour) pairs -> objects apart from each other, in the relation; None where that was not found."""
     for _ in range(20):
-        things = []
-        radii = [pick_radius(dice, size, world) for _ in kinds]
+        objects = []
+        radii = [pick_radius(rng, size, world) for _ in kinds]
         for (shape, colour), radius in zip(kinds, radii, strict=True):
             for _ in range(12):
-                thing = place(dice, shape, colour, radius, world)
-                if all(apart(thing, other) for other in things):
-                    things.append(thing)
+                obj = place_object(rng, shape, colour, radius, world)
+                if all(has_gap(obj, other) for other in objects):
+                    objects.append(obj)
                     break
             else:
                 break
-        if len(things) == len(kinds) and (relation is None or clearly(relation, *things)):
-            return tuple(things)
+        if len(objects) == len(kinds) and (relation is None or clearly_related(relation, *objects)):
+            return tuple(objects)
     return None
 
 
-def clearly(relation: str, a: Thing, b: Thing) -> bool:
+def clearly_related(relation: str, a: SceneObject, b: SceneObject) -> bool:
     """Farther along the axis than both radii reach together, the other axis within 0.6 of that."""
-    along, across = offsets(relation, b.x - a.x, b.y - a.y)
+    along, across = relation_offsets(relation, b.x - a.x, b.y - a.y)
     return along > a.radius + b.radius and abs(across) <= 0.6 * along
 
 
-def offsets(relation: str, x: float, y: float) -> tuple[float, float]:
+def relation_offsets(relation: str, x: float, y: float) -> tuple[float, float]:
     """What leads from a to b -> how far a is in the relation to b, and how far aside."""
     along, across = (y, x) if relation in ("above", "below") else (x, y)
     return (-along if relation in ("right of", "below") else along), across
 
 
-def sample_scene(dice: Dice, category: str, world: World) -> Scene | None:
+def sample_scene(rng: KeyedRandom, category: str, world: World) -> Scene | None:
     share = world.coloured if category == EDIT else world.coloured_elsewhere()  # edits are outside the mix
-    coloured = category == "background" or dice.chance(share)
-    background = dice.choice(tuple(BACKGROUNDS)) if coloured else PLAIN
-    colours = colours_on(background, world)
+    coloured = category == "background" or rng.chance(share)
+    background = rng.choice(tuple(BACKGROUNDS)) if coloured else DEFAULT_BACKGROUND
+    colours = visible_colours(background, world)
     if category == TEXT:
-        return _draw_word(dice, background, colours, world)
+        return _word_scene(rng, background, colours, world)
     scene = Scene(category, (), background)
     count, size = 1, 1
     if category == "single_object":
         scene = replace(scene, colours_named=False)
     elif category == "size":
-        size = dice.choice(("small", "large"))
+        size = rng.choice(("small", "large"))
         scene = replace(scene, size=size)
     elif category == "counting":
-        count = size = 2 + dice.below(3)
-        kinds = [(dice.choice(SHAPES), dice.choice(colours))] * count
-        things = arrange(dice, kinds, size, world)
-        return things and replace(scene, things=things, colours_named=dice.chance(0.5))
+        count = size = 2 + rng.below(3)
+        kinds = [(rng.choice(SHAPES), rng.choice(colours))] * count
+        objects = place_objects(rng, kinds, size, world)
+        return objects and replace(scene, objects=objects, colours_named=rng.chance(0.5))
     elif category == EDIT:
-        count = size = 1 + dice.below(3)
+        count = size = 1 + rng.below(3)
     elif category != "colors":
-        count = size = 1 + dice.below(2) if category == "background" else 2
-        named = category == "color_attr" or category != "two_object" and dice.chance(0.7)
-        relation = dice.choice(RELATIONS) if category == "position" else None
+        count = size = 1 + rng.below(2) if category == "background" else 2
+        named = category == "color_attr" or category != "two_object" and rng.chance(0.7)
+        relation = rng.choice(RELATIONS) if category == "position" else None
         scene = replace(scene, colours_named=named, relation=relation)
-    things = arrange(dice, _kinds(dice, count, colours, scene.colours_named), size, world, scene.relation)
-    return things and replace(scene, things=things)
+    objects = place_objects(rng, _pick_kinds(rng, count, colours, scene.colours_named), size, world, scene.relation)
+    return objects and replace(scene, objects=objects)
 
 
-def _kinds(dice: Dice, count: int, colours, colours_named: bool) -> list[tuple[str, str]]:
+def _pick_kinds(rng: KeyedRandom, count: int, colours, colours_named: bool) -> list[tuple[str, str]]:
     """Pairs the caption can tell apart: by colour where it names colours, else by shape."""
     if colours_named:
-        return [(dice.choice(SHAPES), colour) for colour in dice.sample(colours, count)]
-    return [(shape, dice.choice(colours)) for shape in dice.sample(SHAPES, count)]
+        return [(rng.choice(SHAPES), colour) for colour in rng.sample(colours, count)]
+    return [(shape, rng.choice(colours)) for shape in rng.sample(SHAPES, count)]
 
 
-def _draw_word(dice: Dice, background: str, colours, world: World) -> Scene:
+def _word_scene(rng: KeyedRandom, background: str, colours, world: World) -> Scene:
     """Half of them words, half random characters, so that every glyph is common."""
-    if dice.chance(0.5):
-        text = dice.choice(WORDS)
+    if rng.chance(0.5):
+        text = rng.choice(WORDS)
     else:
-        text = "".join(dice.choice(CHARACTERS) for _ in range(1 + dice.below(4)))
-    cell = _SNAPPED_CELL if world.snapped else dice.uniform(*_CELL)
+        text = "".join(rng.choice(CHARACTERS) for _ in range(1 + rng.below(4)))
+    cell = _SNAPPED_CELL if world.snapped else rng.uniform(*_CELL)
     _, _, width, height = Word(text, "", 0, 0, cell).box
-    left = coordinate(dice, MARGIN, UNITS - MARGIN - width, world)
-    top = coordinate(dice, MARGIN, UNITS - MARGIN - height, world)
-    return Scene(TEXT, (), background, Word(text, dice.choice(colours), left, top, cell))
+    left = pick_coordinate(rng, MARGIN, UNITS - MARGIN - width, world)
+    top = pick_coordinate(rng, MARGIN, UNITS - MARGIN - height, world)
+    return Scene(TEXT, (), background, Word(text, rng.choice(colours), left, top, cell))
