@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from .checkpoint.bundled import resolve_checkpoint
+from .cli.common import add_checkpoint_options
 from .cli.edit import add_edit_command
 from .cli.evaluate import add_evaluate_command
 from .cli.generate import add_generate_command
@@ -33,12 +33,7 @@ def add_inspect_command(commands) -> None:
         help="say what a checkpoint is",
         description="Recognise a checkpoint folder and check every tensor's shape.",
     )
-    inspect.add_argument(
-        "model", type=Path, nargs="?", metavar="DIR", help="checkpoint folder (default: the bundled tiny model)"
-    )
-    inspect.add_argument(
-        "--diffusion-folder", type=Path, help="folder with transformer/ and vae/ configs, if not found"
-    )
+    add_checkpoint_options(inspect)
     inspect.set_defaults(run=run_inspect)
 
 
@@ -46,7 +41,7 @@ def run_inspect(arguments: argparse.Namespace) -> None:
     from .checkpoint.checkpoint import open_checkpoint
     from .checkpoint.describe import describe
 
-    print(describe(open_checkpoint(resolve_checkpoint(arguments.model), arguments.diffusion_folder)))
+    print(describe(open_checkpoint(resolve_checkpoint(arguments.checkpoint), arguments.diffusion_folder)))
 
 
 def main(argv: list[str] | None = None) -> int:

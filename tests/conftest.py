@@ -180,6 +180,6 @@ def edit(editor, place):
 
     def run(*arguments, model=editor) -> int:
         words = [str(argument).replace("{here}", str(place)) for argument in arguments]
-        return main(["edit", f"--model={model}", "--steps=2", "--device=cpu", *words])
+        return main(["edit", f"--checkpoint={model}", "--steps=2", "--device=cpu", *words])
 
     return run

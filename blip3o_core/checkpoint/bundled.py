@@ -6,12 +6,16 @@ from ..errors import Blip3oError
 
 BUNDLED = Path(__file__).parents[1] / "tiny" / "checkpoint"
 NAME = "BLIP3o-NEXT-tiny (bundled)"
+SHORT_NAME = "tiny"
 
 
-def resolve_checkpoint(folder: str | Path | None) -> Path:
-    """`folder`, or the bundled checkpoint's when it is None."""
-    if folder is not None:
-        return Path(folder)
+def resolve_checkpoint(name: str | Path | None) -> Path:
+    """The folder of the checkpoint `name`: "tiny" and None mean the bundled one, anything else is a folder.
+
+    A folder that is called tiny is "./tiny".
+    """
+    if name is not None and name != SHORT_NAME:
+        return Path(name)
     if not (BUNDLED / "config.json").is_file():
         raise Blip3oError(
             f"The bundled model is not at {BUNDLED}: this copy of the library is incomplete. Copy it again with that "

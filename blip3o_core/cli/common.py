@@ -6,17 +6,27 @@ import shlex
 import sys
 from pathlib import Path
 
-from ..checkpoint.bundled import display_name, resolve_checkpoint
+from ..checkpoint.bundled import SHORT_NAME, display_name, resolve_checkpoint
 from ..decoding.sampling import Sampling
 from ..errors import Blip3oError
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")
 
 
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", default=SHORT_NAME, metavar="DIR_OR_NAME",
+        help=f"checkpoint folder, or {SHORT_NAME} for the bundled model (default: {SHORT_NAME})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--diffusion-folder", type=Path, metavar="DIR",
+        help="folder with the configs transformer/ and vae/ (default: looked for in and next to the checkpoint)",
+    )  # fmt: skip
+
+
 def add_model_options(parser: argparse.ArgumentParser, dtype: str = "auto") -> None:
     """`dtype`: the default."""
-    parser.add_argument("--model", type=Path, metavar="DIR", help="checkpoint folder (default: the bundled tiny model)")
-    parser.add_argument("--diffusion-folder", type=Path, help="folder with transformer/ and vae/ configs, if not found")
+    add_checkpoint_options(parser)
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: the GPU when there is one)"
     )
@@ -118,8 +128,8 @@ def stored_settings(
     words += [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
     if arguments.diffusion_folder is not None:
         words.append("--diffusion-folder=DIFFUSION_DIR")
-    if arguments.model is not None:
-        words.append("--model=DIR")
+    if arguments.checkpoint != SHORT_NAME:
+        words.append("--checkpoint=DIR")
     return {
         **options,
         **(files or {}),
@@ -133,7 +143,7 @@ def load_pipeline(arguments: argparse.Namespace):
     """The pipeline that the options of `add_model_options` name."""
     from ..pipeline import Pipeline
 
-    folder = resolve_checkpoint(arguments.model)
+    folder = resolve_checkpoint(arguments.checkpoint)
     device, dtype = device_of(arguments.device), dtype_of(arguments.dtype)
     return Pipeline.load(folder, device, dtype, arguments.diffusion_folder)
 

@@ -62,7 +62,7 @@ def add_edit_command(commands) -> None:
         "--fit", choices=FITS, default="stretch", help="how pictures become square for the tokens (default stretch)"
     )
     edit.add_argument(
-        "--paths", choices=PATHS, default="auto",
+        "--reference-mode", choices=PATHS, default="auto",
         help="how the diffusion sees the pictures: by the tokens alone, in cross-attention, beside the noise, or both "
         "(auto: all that the checkpoint has)",
     )  # fmt: skip
@@ -87,10 +87,10 @@ def run_edit(arguments: argparse.Namespace) -> None:
     size, sampling = parse_size(arguments.size), sampling_of(arguments)
     strengths = Strengths(arguments.text_strength, arguments.cross_strength, arguments.noise_strength)
     device = device_of(arguments.device)
-    checkpoint = open_checkpoint(resolve_checkpoint(arguments.model), arguments.diffusion_folder)
+    checkpoint = open_checkpoint(resolve_checkpoint(arguments.checkpoint), arguments.diffusion_folder)
     interval = interval_of(arguments)
     check_rendering(checkpoint, size, arguments.steps, arguments.guidance, interval)
-    name, paths = checkpoint.reference_paths.chosen(arguments.paths, strengths, str(checkpoint.folder))
+    mode, paths = checkpoint.reference_paths.chosen(arguments.reference_mode, strengths, str(checkpoint.folder))
     negative = (arguments.negative_prompt or "") if sampling.guidance > 1 else None
     prepared = prepare_all(
         edits, arguments.list, checkpoint, fit=arguments.fit, size=size, feather=arguments.feather, negative=negative
@@ -99,7 +99,7 @@ def run_edit(arguments: argparse.Namespace) -> None:
         for number in one.unknown:
             where = "" if one.job.line is None else f"line {one.job.line}: "
             _say(f"warning: {where}the instruction names image {number}; images given: {len(one.job.images)}")
-    planned = [(one, _settings(arguments, checkpoint, one, k, device, name)) for k, one in enumerate(prepared)]
+    planned = [(one, _settings(arguments, checkpoint, one, k, device, mode)) for k, one in enumerate(prepared)]
     if arguments.list is not None:
         planned = [plan for plan in planned if not _is_there(*plan)]
     if not planned:
@@ -135,7 +135,7 @@ def _edits(arguments: argparse.Namespace) -> list:
     return edits
 
 
-def _settings(arguments, checkpoint, one, index: int, device, paths: str) -> dict:
+def _settings(arguments, checkpoint, one, index: int, device, mode: str) -> dict:
     """Everything that decides the picture, and the command that draws it alone. `index`: of the line in a list."""
     from ..seeds import row_seeds
 
@@ -143,7 +143,7 @@ def _settings(arguments, checkpoint, one, index: int, device, paths: str) -> dic
     [seed] = row_seeds(arguments.seed, 1, index) if edit.seed is None else row_seeds(edit.seed, 1)
     [noise_seed] = [seed] if arguments.noise_seed is None else row_seeds(arguments.noise_seed, 1, index)
     options = {
-        "instruction": edit.instruction, "fit": arguments.fit, "paths": paths,
+        "instruction": edit.instruction, "fit": arguments.fit, "reference_mode": mode,
         **{f"{name}_strength": getattr(arguments, f"{name}_strength") for name in _STRENGTHS},
         "seed": seed, "noise_seed": noise_seed, "steps": arguments.steps, "guidance": arguments.guidance,
         "top_k": arguments.top_k, "top_p": arguments.top_p, "temperature": arguments.temperature,

@@ -66,7 +66,7 @@ def run_generate(arguments: argparse.Namespace) -> int | None:
         if count < 1:
             raise Blip3oError(f"{option} is {count}; it must be at least 1.")
     device = own_device(device_of(arguments.device))
-    checkpoint = open_checkpoint(resolve_checkpoint(arguments.model), arguments.diffusion_folder)
+    checkpoint = open_checkpoint(resolve_checkpoint(arguments.checkpoint), arguments.diffusion_folder)
     size = check_rendering(checkpoint, size, arguments.steps, arguments.guidance, interval)
     for prompt in prompts:
         checkpoint.prompt_encoder.encode(prompt)

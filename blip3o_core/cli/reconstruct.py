@@ -51,7 +51,7 @@ def run_reconstruct(arguments: argparse.Namespace) -> None:
     if alone and size is not None:
         raise Blip3oError("--size does not go with --from autoencoder: it gives back the size that it sees.")
     device = device_of(arguments.device)
-    checkpoint = open_checkpoint(resolve_checkpoint(arguments.model), arguments.diffusion_folder)
+    checkpoint = open_checkpoint(resolve_checkpoint(arguments.checkpoint), arguments.diffusion_folder)
     check_rendering(checkpoint, size, arguments.steps, arguments.guidance)
     if not alone:
         check_sees(checkpoint)

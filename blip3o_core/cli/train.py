@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from .common import add_checkpoint_options
+
 
 def add_train_command(commands) -> None:
     parser = commands.add_parser(
@@ -21,14 +23,17 @@ def add_train_command(commands) -> None:
         help="make an edit checkpoint of a text-to-image one",
         description="Write a copy of a checkpoint in which reference pictures reach the diffusion transformer. "
         "Train it on edits; docs/training.md says how.",
-        epilog="example: python -m blip3o_core add-references models/BLIP3o-NEXT models/edit --cross",
+        epilog="example: python -m blip3o_core add-references --checkpoint models/BLIP3o-NEXT --reference-mode cross "
+        "--out models/edit",
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder to start from")
-    parser.add_argument("out", type=Path, metavar="OUT", help="new folder")
-    parser.add_argument("--cross", action="store_true", help="by cross-attention, through a new connector")
-    parser.add_argument("--noise", action="store_true", help="beside the noise, one reference at most")
+    add_checkpoint_options(parser)
+    parser.add_argument(
+        "--reference-mode", choices=("cross", "noise", "both"), required=True,
+        help="where references enter: in cross-attention, through a new connector; next to the noise, one at most; "
+        "or in both places",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder")
     parser.add_argument("--seed", type=int, default=0, help="of the new connector (default 0)")
-    parser.add_argument("--diffusion-folder", type=Path, metavar="DIR", help="as for generate")
     parser.set_defaults(run=run_add_references)
 
 
@@ -41,11 +46,13 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 
 def run_add_references(arguments: argparse.Namespace) -> None:
+    from ..checkpoint.bundled import resolve_checkpoint
     from ..checkpoint.checkpoint import open_checkpoint
     from ..training.edit_checkpoint import add_references
 
-    source = open_checkpoint(arguments.checkpoint, arguments.diffusion_folder)
-    add_references(source, arguments.out, arguments.cross, arguments.noise, arguments.seed)
+    source = open_checkpoint(resolve_checkpoint(arguments.checkpoint), arguments.diffusion_folder)
+    cross, noise = (arguments.reference_mode in (name, "both") for name in ("cross", "noise"))
+    add_references(source, arguments.out, cross, noise, arguments.seed)
     print(arguments.out)
 
 

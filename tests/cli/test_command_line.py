@@ -22,7 +22,7 @@ PROMPTS = [line for line in LINES if line.strip()]
 @pytest.fixture
 def run(tiny):
     """generate with the tiny model, a small size and few steps -> exit status."""
-    small = [f"--model={tiny}", "--steps=2", "--device=cpu", "--size=16x24"]
+    small = [f"--checkpoint={tiny}", "--steps=2", "--device=cpu", "--size=16x24"]
 
     def generate(*arguments) -> int:
         return main(["generate", *small, *map(str, arguments)])
@@ -59,7 +59,7 @@ def test_one_prompt_makes_one_picture(run, tmp_path, capsys):
 
 def test_the_default_size_is_the_models(tiny, tmp_path):
     """Catches the published 1024 built in."""
-    assert main(["generate", f"--model={tiny}", "--steps=1", "--prompt=a", f"--out={tmp_path / 'a.png'}"]) == 0
+    assert main(["generate", f"--checkpoint={tiny}", "--steps=1", "--prompt=a", f"--out={tmp_path / 'a.png'}"]) == 0
     assert pixels(tmp_path / "a.png").shape == (64, 64, 3)
 
 
@@ -84,7 +84,8 @@ CHANGES = [
 @pytest.fixture(scope="module")
 def plain(tiny, tmp_path_factory) -> torch.Tensor:
     out = tmp_path_factory.mktemp("plain") / "plain.png"
-    main(["generate", f"--model={tiny}", "--steps=2", "--size=16x24", "--device=cpu", "--prompt=a", f"--out={out}"])
+    small = [f"--checkpoint={tiny}", "--steps=2", "--size=16x24", "--device=cpu"]
+    main(["generate", *small, "--prompt=a", f"--out={out}"])
     return pixels(out)
 
 
@@ -114,8 +115,8 @@ def test_the_command_in_the_picture_makes_it_again(arguments, run, prompts, tmp_
         words = shlex.split(read_settings(path)["command"])
         assert words[:4] == ["python", "-m", "blip3o_core", "generate"]
         again = tmp_path / "again.png"
-        filled = [word.replace("--model=DIR", f"--model={tiny}").replace("OUT.png", str(again)) for word in words[3:]]
-        assert main(filled) == 0
+        filled = {"--checkpoint=DIR": f"--checkpoint={tiny}", "--out=OUT.png": f"--out={again}"}
+        assert main([filled.get(word, word) for word in words[3:]]) == 0
         assert_same(again, path, exactly=not many)
 
 
@@ -142,7 +143,7 @@ MISTAKES = {
     "guidance not a number": (["--guidance=nan"], "guidance"),
     "no such device": (["--device=toaster"], "toaster"),
     "absent device": (["--device=cuda:99"], "cuda:99"),
-    "absent model": (["--model=/nowhere/model"], "/nowhere/model"),
+    "absent model": (["--checkpoint=/nowhere/model"], "/nowhere/model"),
     "absent diffusion folder": (["--diffusion-folder=/nowhere/diffusion"], "/nowhere/diffusion"),
     "folder for one picture": (["--out={tmp}"], ".png"),
     "other format": (["--out={tmp}/a.jpg"], ".png"),
@@ -216,9 +217,9 @@ def test_an_interrupt_leaves_whole_pictures_only(run, prompts, tmp_path, monkeyp
 
 def test_inspect_prints_what_a_folder_holds(tiny, tmp_path, capsys):
     """Catches an inspection that prints nothing, or fails with a traceback on a folder that is no checkpoint."""
-    assert main(["inspect", str(tiny)]) == 0
+    assert main(["inspect", f"--checkpoint={tiny}"]) == 0
     assert "text-to-image" in capsys.readouterr().out
-    assert main(["inspect", str(tmp_path)]) == 2
+    assert main(["inspect", f"--checkpoint={tmp_path}"]) == 2
     assert str(tmp_path) in capsys.readouterr().err
 
 
@@ -228,7 +229,7 @@ def test_without_a_model_the_bundled_one_draws(tiny, tmp_path, capsys, monkeypat
     out, again = tmp_path / "a.png", tmp_path / "again.png"
     assert main(["generate", "--prompt=a", f"--out={out}", "--steps=1", "--device=cpu"]) == 0
     settings = read_settings(out)
-    assert settings["checkpoint"] == bundled.NAME and "--model" not in settings["command"]
+    assert settings["checkpoint"] == bundled.NAME and "--checkpoint" not in settings["command"]
     assert main(shlex.split(settings["command"].replace("OUT.png", str(again)))[3:]) == 0
     assert_same(out, again)
     capsys.readouterr()
@@ -265,7 +266,7 @@ def test_help_mentions_every_option(command, capsys):
 
 def test_the_module_runs_as_a_program(tmp_path):
     """Catches an entry point that only works from inside the tests, and a status that does not reach the shell."""
-    command = [sys.executable, "-m", "blip3o_core", "inspect", str(tmp_path / "absent")]
+    command = [sys.executable, "-m", "blip3o_core", "inspect", "--checkpoint", str(tmp_path / "absent")]
     done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stdout == "" and done.stderr.startswith("error: ") and "Traceback" not in done.stderr

@@ -36,7 +36,7 @@ def test_the_bundled_model_edits_without_any_options(place, capsys):
     said = capsys.readouterr()
     assert said.out == f"{out}\n" and pixels(out).shape == (64, 64, 3)
     assert "image 1: 64x64" in said.err and "of 512 tokens, 1 reference x 64" in said.err
-    assert read_settings(out)["checkpoint"] == bundled.NAME and "--model" not in read_settings(out)["command"]
+    assert read_settings(out)["checkpoint"] == bundled.NAME and "--checkpoint" not in read_settings(out)["command"]
     assert torch.equal(made_again(out, place, {"IMAGE1": place / "red.png"}), pixels(out))
 
 
@@ -61,9 +61,10 @@ def test_the_size_is_the_first_images_shape_or_what_was_asked(size, shape, edit,
 
 
 CHANGES = [
-    ["--image={here}/b.png"], ["--instruction=blue"], ["--fit=pad"], ["--paths=tokens"], ["--paths=cross"],
-    ["--paths=noise"], ["--text-strength=0.5"], ["--cross-strength=0.2"], ["--noise-strength=0.2"], ["--seed=1"],
-    ["--noise-seed=1"], ["--steps=3"], ["--guidance=4"], ["--size=64x72"], ["--top-k=1"], ["--top-p=0.1"],
+    ["--image={here}/b.png"], ["--instruction=blue"], ["--fit=pad"], ["--reference-mode=tokens"],
+    ["--reference-mode=cross"], ["--reference-mode=noise"], ["--text-strength=0.5"],
+    ["--cross-strength=0.2"], ["--noise-strength=0.2"],
+    ["--seed=1"], ["--noise-seed=1"], ["--steps=3"], ["--guidance=4"], ["--size=64x72"], ["--top-k=1"], ["--top-p=0.1"],
     ["--temperature=3"], ["--token-guidance=9", "--negative-prompt=b"], ["--token-guidance=9"], ["--dtype=bf16"],
     ["--mask={here}/hole.png"], ["--mask={here}/hole.png", "--feather=3"], ["--fit=crop"],
 ]  # fmt: skip
@@ -92,7 +93,7 @@ def test_the_settings_name_no_file_and_tell_which_it_was(edit, editor, place):
     stored = [*settings["images"], settings["mask"]]
     for facts, name, size in zip(stored, ("a", "b", "hole"), ("48x32", "20x30", "48x32"), strict=True):
         assert facts == {"size": size, "sha256": hashlib.sha256((place / f"{name}.png").read_bytes()).hexdigest()}
-    assert settings["paths"] == "both" and "size" not in settings and settings["feather"] == 2
+    assert settings["reference_mode"] == "both" and "size" not in settings and settings["feather"] == 2
 
 
 @pytest.mark.parametrize("feather", [0, 3])
@@ -214,9 +215,9 @@ MISTAKES = {
     "guidance not a number": ([*ONE, "--guidance=nan"], "guidance"),
     "strength not a number": ([*ONE, "--text-strength=nan"], "strength of text"),
     "strength too large": ([*ONE, "--cross-strength=11"], "strength of cross"),
-    "strength of a way not taken": ([*ONE, "--paths=noise", "--cross-strength=0.5"], "cross strength is 0.5"),
+    "strength of a way not taken": ([*ONE, "--reference-mode=noise", "--cross-strength=0.5"], "cross strength is 0.5"),
     "no such device": ([*ONE, "--device=toaster"], "toaster"),
-    "absent model": ([*ONE, "--model=/nowhere/model"], "/nowhere/model"),
+    "absent model": ([*ONE, "--checkpoint=/nowhere/model"], "/nowhere/model"),
     "other format": ([*ONE, "--out={here}/out.jpg"], ".png"),
     "folder for one picture": ([*ONE, "--out={here}"], ".png"),
     "over its own image": ([*ONE, "--out={here}/a.png"], "overwritten"),
@@ -242,10 +243,10 @@ def test_a_mistake_is_said_before_weights_are_loaded(arguments, shown, edit, fau
 def test_a_way_that_the_checkpoint_lacks_is_refused(asked, edit, teller, place, capsys):
     """Catches references silently left out of the diffusion."""
     before = files(place)
-    assert edit(*ONE, f"--paths={asked}", model=teller) == 2
+    assert edit(*ONE, f"--reference-mode={asked}", model=teller) == 2
     assert "that takes use_und_image_vae" in capsys.readouterr().err and files(place) == before
     assert edit(*ONE, model=teller) == 0
-    assert read_settings(place / "out.png")["paths"] == "tokens"
+    assert read_settings(place / "out.png")["reference_mode"] == "tokens"
 
 
 def test_an_image_that_is_not_there_is_warned_of(edit, place, capsys):

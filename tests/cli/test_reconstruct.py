@@ -14,7 +14,7 @@ from tests.support.pictures import files, made_again, pixels
 def reconstruct(editor, place):
     def run(*arguments, model=editor) -> int:
         words = [str(argument).replace("{here}", str(place)) for argument in arguments]
-        return main(["reconstruct", f"--model={model}", "--device=cpu", *words])
+        return main(["reconstruct", f"--checkpoint={model}", "--device=cpu", *words])
 
     return run
 
@@ -61,7 +61,7 @@ RECONSTRUCT_MISTAKES = {
     "size of the autoencoder": (["--from=autoencoder", "--size=64x64"], "--size"),
     "size not a multiple": (["--size=65x64"], "64x64"),
     "no steps": (["--steps=0"], "steps"),
-    "absent model": (["--model=/nowhere/model"], "/nowhere/model"),
+    "absent model": (["--checkpoint=/nowhere/model"], "/nowhere/model"),
     "too long": (["--image={here}/long.png"], "8 to 1"),
 }
 

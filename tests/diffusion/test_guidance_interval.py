@@ -182,7 +182,7 @@ def test_impossible_intervals_are_refused(interval, pipeline, transformer):
 @pytest.fixture
 def generate(tiny):
     def run(*arguments) -> int:
-        words = [f"--model={tiny}", "--steps=3", "--device=cpu", "--size=16x24", "--guidance=9", "--prompt=a"]
+        words = [f"--checkpoint={tiny}", "--steps=3", "--device=cpu", "--size=16x24", "--guidance=9", "--prompt=a"]
         return main(["generate", *words, *map(str, arguments)])
 
     return run

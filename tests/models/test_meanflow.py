@@ -215,6 +215,6 @@ def test_sigmas_between_steps_and_beyond_the_table_have_an_end():
 def test_the_command_line_draws_in_four_steps(few, tmp_path):
     """Catches a command that renders such a checkpoint by another rule than the library, or not at all."""
     out = tmp_path / "fox.png"
-    words = ["generate", f"--model={few}", "--prompt=a red fox", "--steps=4", f"--out={out}", "--device=cpu"]
+    words = ["generate", f"--checkpoint={few}", "--prompt=a red fox", "--steps=4", f"--out={out}", "--device=cpu"]
     assert main([*words, "--size=64x48"]) in (0, None)
     assert Image.open(out).size == (64, 48)

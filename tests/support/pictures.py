@@ -30,7 +30,7 @@ def made_again(path: Path, model: Path, inputs: dict[str, Path]) -> torch.Tensor
     """What the command in a picture draws."""
     words = shlex.split(read_settings(path)["command"])
     assert words[:3] == ["python", "-m", "blip3o_core"]
-    inputs = {**inputs, "OUT.png": path.with_name("again.png"), "--model=DIR": f"--model={model}"}
+    inputs = {**inputs, "OUT.png": path.with_name("again.png"), "--checkpoint=DIR": f"--checkpoint={model}"}
     for name, filled in inputs.items():
         words = [word.replace(name, str(filled)) if word.endswith(name) else word for word in words]
     assert main(words[3:]) == 0

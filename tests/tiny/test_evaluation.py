@@ -237,7 +237,7 @@ def command(tiny, tmp_path_factory):
             [
                 "evaluate",
                 "tiny",
-                f"--model={tiny}",
+                f"--checkpoint={tiny}",
                 "--device=cpu",
                 "--count=16",
                 "--seeds=2",
@@ -299,7 +299,8 @@ def test_options_reach_the_settings(tiny, tmp_path):
         for name, value in (options | sampling).items()
     ]
     out = tmp_path / "a.json"
-    assert main(["evaluate", "tiny", f"--model={tiny}", "--device=cpu", "--dtype=bf16", f"--json={out}", *words]) == 0
+    words += [f"--checkpoint={tiny}", "--device=cpu", "--dtype=bf16", f"--json={out}"]
+    assert main(["evaluate", "tiny", *words]) == 0
     report = json.loads(out.read_text())
     asked = report["settings"].pop("sampling")
     assert report["settings"] == options and {name: asked[name] for name in sampling} == sampling
@@ -340,7 +341,7 @@ def test_frames_tell_right_from_wrong(pipeline, shown):
 def test_a_mistake_is_said(arguments, shown, tiny, capsys, monkeypatch):
     """Catches a traceback, and minutes of drawing before the refusal."""
     monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("it draws before it refuses"))
-    assert main(["evaluate", "tiny", f"--model={tiny}", "--count=8", *arguments]) == 2
+    assert main(["evaluate", "tiny", f"--checkpoint={tiny}", "--count=8", *arguments]) == 2
     said = capsys.readouterr()
     assert said.out == "" and shown in said.err
 

@@ -308,22 +308,23 @@ def test_divided_models_take_one_kind_beside_the_noise(edits, training_files, mo
 def test_a_text_to_image_checkpoint_learns_edits(models, edit_files, tmp_path, rows, capsys):
     """Catches an edit checkpoint that draws other pictures before it was trained, or is not recognised as one."""
     source = models["tokens"]
-    for ways in (["--cross"], ["--noise"], ["--cross", "--noise"]):
-        out = tmp_path / "-".join(ways) / "model"
-        assert main(["add-references", str(source), str(out), *ways]) == 0
-        assert main(["inspect", str(out)]) == 0
+    for mode in ("cross", "noise", "both"):
+        cross, noise = mode in ("cross", "both"), mode in ("noise", "both")
+        out = tmp_path / mode / "model"
+        assert main(["add-references", f"--checkpoint={source}", f"--reference-mode={mode}", f"--out={out}"]) == 0
+        assert main(["inspect", f"--checkpoint={out}"]) == 0
         assert "edit" in capsys.readouterr().out
         made, paths = open_checkpoint(out), open_checkpoint(out).reference_paths
-        assert (paths.cross, paths.noise, paths.features) == ("--cross" in ways, "--noise" in ways, False)
+        assert (paths.cross, paths.noise, paths.features) == (cross, noise, False)
         mine, theirs = load_file(out / "model.safetensors"), load_file(source / "model.safetensors")
         assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
         new = set(mine) - set(theirs)
-        assert len(new) == (5 if "--cross" in ways else 0) and all(n.startswith(REFERENCE_CONNECTOR) for n in new)
+        assert len(new) == (5 if cross else 0) and all(n.startswith(REFERENCE_CONNECTOR) for n in new)
         pipeline = Pipeline(made)
         plain = loss_of(Pipeline.load(source), rows, [1, 3], {1: 0, 3: 0})
         assert loss_of(pipeline, rows, [1, 3], {1: 0, 3: 0}).total == plain.total
-        world = World(out, edit_files[0], edit_files[2], tmp_path / "-".join(ways))
-        world.train(steps=1, train={"reference_cross": 1e-3} if "--cross" in ways else {"sana_ends": 1e-3})
+        world = World(out, edit_files[0], edit_files[2], tmp_path / mode)
+        world.train(steps=1, train={"reference_cross": 1e-3} if cross else {"sana_ends": 1e-3})
     with pytest.raises(Blip3oError, match="is there already"):
         add_references(open_checkpoint(source), out, True, False)
     with pytest.raises(Blip3oError, match="Neither"):

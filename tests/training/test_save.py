@@ -63,7 +63,7 @@ def test_a_saved_checkpoint_is_a_checkpoint(dtype, shard_gb, world, tmp_path, ca
     assert changed(saved, world.checkpoint) <= own
     moved = saved.rename(tmp_path / "moved")
     (tmp_path / "source").rename(tmp_path / "elsewhere")
-    assert main(["inspect", str(moved)]) == 0
+    assert main(["inspect", f"--checkpoint={moved}"]) == 0
     assert "edit" in capsys.readouterr().out
     pipeline = Pipeline.load(moved)
     image = pipeline.render(pipeline.generate_tokens(["a red square"], [0]), [0], steps=2)
