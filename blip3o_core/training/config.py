@@ -1,6 +1,6 @@
 """The settings of one training run: one frozen dataclass, read from YAML, every value checked before a model loads.
 
-What shapes the loss curve is compared on resume (`curve`); where things lie and how often they are written is not.
+Settings that change the losses are compared on resume (`resume_fingerprint`); folders and intervals are not.
 """
 
 import dataclasses
@@ -103,7 +103,7 @@ class TrainingConfig:
     def cache_folder(self) -> Path:
         return Path(self.cache) if self.cache else Path(self.out) / "cache"
 
-    def curve(self, processes: int) -> dict:
+    def resume_fingerprint(self, processes: int) -> dict:
         """Everything that decides the losses; a batch may be divided otherwise between processes and passes."""
         free = ("checkpoint", "diffusion_folder", "out", "data", "steps", "batch", "accumulation", "cache", "device",
                 "log_every", "save_every", "keep", "shard_gb", "gradient_checkpointing")  # fmt: skip

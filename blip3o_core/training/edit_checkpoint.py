@@ -14,7 +14,7 @@ from .save import save_checkpoint
 
 def check_edits(checkpoint: Checkpoint, items: list[Item | PackedItem], parts, sharded: bool) -> None:
     """Raise Blip3oError unless the references among `items` can go the ways of the checkpoint's config.json."""
-    paths, edits = checkpoint.reference_paths, [item for item in items if item.count]
+    paths, edits = checkpoint.reference_paths, [item for item in items if item.num_references]
     if "reference_cross" in parts and not (edits and paths.cross):
         why = "no picture of the data has references" if paths.cross else f"{checkpoint.folder} does not use it"
         raise Blip3oError(f"train names reference_cross, but {why}. Leave it out, or see docs/training.md, 'Edits'.")
@@ -25,11 +25,11 @@ def check_edits(checkpoint: Checkpoint, items: list[Item | PackedItem], parts, s
             f"{checkpoint.folder} takes references as features (use_tar_siglip_features), which cannot be trained on "
             "edits here. Use a checkpoint without that switch."
         )
-    several = next((item for item in edits if item.count > 1), None)
+    several = next((item for item in edits if item.num_references > 1), None)
     if paths.noise and several:
         raise Blip3oError(
-            f"{several.name} has {several.count} references; beside the noise (use_und_image_vae_as_noise) there is "
-            "room for one. Take the others out, or use a checkpoint without that switch."
+            f"{several.name} has {several.num_references} references, but this checkpoint (use_und_image_vae_as_noise) "
+            "takes at most one. Remove the others, or use a checkpoint without that switch."
         )
     if paths.noise and sharded and len(edits) < len(items):
         raise Blip3oError(

@@ -6,13 +6,13 @@ What is saved knows nothing of processes, so a run may be resumed with another n
 import torch
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """The complete tensor. All processes must ask for it, in the same order; one that is not divided is itself."""
     tensor = tensor.detach()
     return tensor.full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor
 
 
-def divided_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def shard_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """A complete tensor as `like` is divided."""
     if not hasattr(like, "full_tensor") or tensor.shape != like.shape:
         return tensor
@@ -24,7 +24,7 @@ def divided_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def optimizer_state(optimizer) -> dict:
     state = optimizer.state_dict()
     moments = {
-        index: {name: whole(value) if isinstance(value, torch.Tensor) else value for name, value in entry.items()}
+        index: {name: full_tensor(value) if isinstance(value, torch.Tensor) else value for name, value in entry.items()}
         for index, entry in sorted(state["state"].items())
     }
     return {**state, "state": moments}
@@ -33,7 +33,7 @@ def optimizer_state(optimizer) -> dict:
 def load_optimizer_state(optimizer, state: dict) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {
-        index: {name: divided_like(value, parameters[index]) for name, value in entry.items()}
+        index: {name: shard_like(value, parameters[index]) for name, value in entry.items()}
         for index, entry in state["state"].items()
     }
     optimizer.load_state_dict({**state, "state": moments})

@@ -47,11 +47,19 @@ class JointModel(nn.Module):
         autocast = torch.autocast(noise.device.type, torch.bfloat16) if self.bf16 else nullcontext()
         with autocast:
             losses = joint_loss(
-                self.language, self.transformer, batch, noise, timesteps, dropped, self.objective, self.read, self.paths
+                self.language,
+                self.transformer,
+                batch,
+                noise,
+                timesteps,
+                dropped,
+                self.objective,
+                self.run_language,
+                self.paths,
             )
         return losses.tokens, losses.diffusion
 
-    def read(self, embeds: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def run_language(self, embeds: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What `LanguageModel.forward` computes without a cache."""
         model = self.language.model
         rope = model.rotary_emb(embeds, positions)

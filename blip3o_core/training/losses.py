@@ -43,12 +43,12 @@ class Batch:
 
     ids: torch.Tensor  # (B, L)
     labels: torch.Tensor  # (B, L), IGNORED where nothing is to be learnt
-    keep: torch.Tensor  # (B, L) bool, False on padding
-    starts: torch.Tensor  # (B,) index of the scale token
+    attention_mask: torch.Tensor  # (B, L) bool, False on padding
+    scale_positions: torch.Tensor  # (B,) index of the scale token
     latents: torch.Tensor  # (B, C, h, w), scaled
     num_tokens: int  # T, image tokens of one picture
     references: torch.Tensor | None = None  # (B, R, C, h, w) scaled latents; None when no row has any
-    given: torch.Tensor | None = None  # (B, R) bool, which of them are there
+    reference_mask: torch.Tensor | None = None  # (B, R) bool, False where a row has fewer references
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,16 @@ def collate(
     return replace(
         batch,
         references=pad_sequence(reference_latents, batch_first=True),
-        given=torch.arange(int(counts.max()))[None] < counts,
+        reference_mask=torch.arange(int(counts.max()))[None] < counts,
     )
 
 
-def timesteps_of(uniforms: torch.Tensor, total: int = 1000) -> torch.Tensor:
+def timesteps_from(uniforms: torch.Tensor, total: int = 1000) -> torch.Tensor:
     """(B,) numbers in [0, 1) -> (B,) float timesteps 1000, 999, .., 1: the reference's uniform weighting."""
     return (total - (uniforms * total).long()).float()
 
 
-def noised(latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def add_noise(latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents on the straight line to the noise at sigma = t / 1000, and the velocity noise - x0 to be predicted."""
     sigma = (timesteps / 1000).view(-1, 1, 1, 1).to(latents)
     return (1 - sigma) * latents + sigma * noise, noise - latents
@@ -145,15 +145,15 @@ def joint_loss(
     `read(embeds, positions, mask)` stands in for the language model's own walk over its layers.
     """
     # Padding is embedded as zeros, as the authors have it: their slice may reach into it.
-    embeds = language.embed(batch.ids, language.connector[0].weight.dtype) * batch.keep[..., None]
+    embeds = language.embed(batch.ids, language.connector[0].weight.dtype) * batch.attention_mask[..., None]
     positions = torch.arange(batch.ids.shape[1], device=batch.ids.device)[None].expand_as(batch.ids)
-    hidden = (read or language)(embeds, positions, causal_mask(batch.keep))
+    hidden = (read or language)(embeds, positions, causal_mask(batch.attention_mask))
     tokens = token_loss(language, hidden, batch.labels)
     width = 1 + batch.num_tokens
     if objective.last_positions:
         states = hidden[:, -width:]
     else:
-        place = batch.starts[:, None] + torch.arange(width, device=batch.starts.device)
+        place = batch.scale_positions[:, None] + torch.arange(width, device=batch.scale_positions.device)
         states = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
     drop, connector = dropped.view(-1, 1, 1), language.reference_connector
     context, mask = language.connector(states if objective.zero_null else states.masked_fill(drop, 0)), None
@@ -163,10 +163,10 @@ def joint_loss(
             tokens = tokens + 0 * reference_tokens(connector, batch.latents[:1, None]).sum()
     elif paths.cross:
         theirs = reference_tokens(connector, batch.references).masked_fill(drop, 0)
-        context, mask = extended(context, theirs, batch.given)
+        context, mask = extended(context, theirs, batch.reference_mask)
     if objective.zero_null:
         context = context.masked_fill(drop, 0)
-    x, velocity = noised(batch.latents, noise, timesteps)
+    x, velocity = add_noise(batch.latents, noise, timesteps)
     inputs = {"timestep": timesteps, "encoder_hidden_states": context.to(transformer.dtype),
               "encoder_attention_mask": mask}  # fmt: skip
     predicted = _predict(transformer, x.to(transformer.dtype), inputs, batch if paths.noise else None)
@@ -178,7 +178,7 @@ def _predict(transformer, x: torch.Tensor, inputs: dict, edits: Batch | None) ->
     """The velocity of every row of `x`; rows of `edits` with a reference have it beside them, in their own pass."""
     if edits is None or edits.references is None:
         return transformer(x, return_dict=False, **inputs)[0]
-    given, reference = edits.given[:, 0], edits.references[:, 0]
+    given, reference = edits.reference_mask[:, 0], edits.references[:, 0]
     if bool(given.all()):
         return beside(transformer, x, [reference], **inputs)
 

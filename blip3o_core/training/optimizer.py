@@ -76,7 +76,7 @@ def lr_scale(step: int, config: TrainingConfig) -> float:
     return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-class Average:
+class EMA:
     """Exponential moving average of the trained parameters, float32, beside them."""
 
     def __init__(self, parameters: dict[str, torch.nn.Parameter], decay: float):
@@ -105,7 +105,7 @@ def _copy(source: dict, target: dict) -> None:
         tensor.copy_(source[name])
 
 
-class Chances(NamedTuple):
+class RowRandomness(NamedTuple):
     """What is drawn for one row; numbers are in [0, 1)."""
 
     timestep: float
@@ -114,7 +114,7 @@ class Chances(NamedTuple):
     noise: torch.Tensor  # (C, h, w)
 
 
-def chances(seed: int, step: int, row: int, shape: tuple[int, ...]) -> Chances:
+def row_randomness(seed: int, step: int, row: int, shape: tuple[int, ...]) -> RowRandomness:
     """For row `row` of all rows of a step, with noise (C, h, w).
 
     The key knows nothing of processes or passes: however a batch is divided, a row sees the same noise.
@@ -123,4 +123,4 @@ def chances(seed: int, step: int, row: int, shape: tuple[int, ...]) -> Chances:
     generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "big"))
     timestep, dropout = torch.rand(2, generator=generator).tolist()
     noise = torch.randn(shape, generator=generator)
-    return Chances(timestep, dropout, float(torch.rand(1, generator=generator)), noise)
+    return RowRandomness(timestep, dropout, float(torch.rand(1, generator=generator)), noise)

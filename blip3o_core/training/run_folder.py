@@ -33,7 +33,7 @@ class RunFolder:
     def last(self) -> Path | None:
         return self.checkpoints[-1] if self.checkpoints else None
 
-    def start(self, resume: bool, curve: dict) -> Path | None:
+    def resume_point(self, resume: bool, fingerprint: dict) -> Path | None:
         """Check before anything is loaded -> the checkpoint to continue from, None at the beginning.
 
         Changes nothing: every process calls it.
@@ -44,20 +44,20 @@ class RunFolder:
             return None
         if self.last is None:
             return None
-        saved = read_json(self.last / "training" / "state.json")["curve"]
-        curve = json.loads(json.dumps(curve))
+        saved = read_json(self.last / "training" / "state.json")["resume_fingerprint"]
+        fingerprint = json.loads(json.dumps(fingerprint))
         # A setting that is younger than the checkpoint was off.
-        names = sorted(name for name in {*saved, *curve} if name in saved or curve[name])
-        changed = [name for name in names if saved.get(name) != curve.get(name)]
+        names = sorted(name for name in {*saved, *fingerprint} if name in saved or fingerprint[name])
+        changed = [name for name in names if saved.get(name) != fingerprint.get(name)]
         if changed:
             name = changed[0]
             raise Blip3oError(
-                f"{self.last} was trained with {name} {saved.get(name)!r}, the configuration says {curve.get(name)!r}: "
-                f"the curve would not continue. Set it back, or start a new run with checkpoint: {self.last}."
+                f"{self.last} was trained with {name} {saved.get(name)!r}, but {name} is {fingerprint.get(name)!r} "
+                f"now. Resuming would change training. Restore {name}, or start a new run from {self.last}."
             )
         return self.last
 
-    def clean(self, step: int) -> None:
+    def remove_leftovers(self, step: int) -> None:
         """Remove what a killed process left: half-written checkpoints, log lines of steps from `step` on."""
         self.path.mkdir(parents=True, exist_ok=True)
         for partial in self.path.glob(f".{_STEP}*"):
@@ -71,27 +71,27 @@ class RunFolder:
             with atomic_write(self.log) as scratch:
                 scratch.write_text("".join(lines), encoding="utf-8")
 
-    def append(self, entry: dict) -> None:
+    def append_log(self, entry: dict) -> None:
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def place(self, step: int) -> Path:
-        """Empty folder to write a checkpoint into; `finish` gives it its name."""
-        place = self.path / f".{_STEP}{step:08d}"
-        if place.exists():
-            shutil.rmtree(place)
-        (place / "training").mkdir(parents=True)
-        return place
+    def staging_dir(self, step: int) -> Path:
+        """Empty folder to write a checkpoint into; `commit` gives it its name."""
+        staging = self.path / f".{_STEP}{step:08d}"
+        if staging.exists():
+            shutil.rmtree(staging)
+        (staging / "training").mkdir(parents=True)
+        return staging
 
-    def finish(self, place: Path, step: int, curve: dict, keep: int) -> Path:
+    def commit(self, staging: Path, step: int, fingerprint: dict, keep: int) -> Path:
         """Name the complete checkpoint, then let go of the oldest."""
-        state = {"step": step, "curve": curve}
-        (place / "training" / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        for file in place.rglob("*"):
+        state = {"step": step, "resume_fingerprint": fingerprint}
+        (staging / "training" / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        for file in staging.rglob("*"):
             if file.is_file():
                 _sync(file)
-        final = self.path / place.name.removeprefix(".")
-        os.replace(place, final)
+        final = self.path / staging.name.removeprefix(".")
+        os.replace(staging, final)
         _sync(self.path)
         for old in self.checkpoints[:-keep]:
             # Renamed first: a half-removed checkpoint must not look like one.

@@ -9,13 +9,13 @@ from ..images.png import save_png
 from ..models import autoencoder
 from ..pipeline import condition, generate_tokens
 from .config import TrainingConfig
-from .data.latent_cache import PictureEncoder
+from .data.latent_cache import ImageEncoder
 from .joint_model import JointModel
 
 
 @torch.no_grad()
 def save_samples(
-    path: Path, model: JointModel, pictures: PictureEncoder, config: TrainingConfig, step: int
+    path: Path, model: JointModel, pictures: ImageEncoder, config: TrainingConfig, step: int
 ) -> torch.Tensor:
     """Writes the row of pictures and returns it, (H, W, 3) in [0, 1]. Row k has seed k at every step."""
     checkpoint, prompts = pictures.checkpoint, list(config.sample_prompts)

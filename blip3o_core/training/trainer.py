@@ -18,11 +18,11 @@ from ..errors import Blip3oError
 from .config import TrainingConfig
 from .data.batches import Batches
 from .data.items import find_items
-from .data.latent_cache import PictureEncoder
+from .data.latent_cache import ImageEncoder
 from .edit_checkpoint import check_edits
-from .fsdp import divided_like, load_optimizer_state, optimizer_state, whole
+from .fsdp import full_tensor, load_optimizer_state, optimizer_state, shard_like
 from .joint_model import JointModel, add_lora, choose_parts
-from .optimizer import Average, lr_scale, make_optimizers
+from .optimizer import EMA, lr_scale, make_optimizers
 from .run_folder import RunFolder, load_state
 from .samples import save_samples
 from .save import save_adapter, save_checkpoint, trained_tensors
@@ -44,8 +44,8 @@ class Trainer:
     def __init__(self, config: TrainingConfig, resume: bool = False):
         accelerator = self.accelerator = _accelerator(config)
         self.config, self.folder = config, RunFolder(Path(config.out))
-        self.curve = config.curve(accelerator.num_processes)
-        self.source = self.folder.start(resume, self.curve)
+        self.fingerprint = config.resume_fingerprint(accelerator.num_processes)
+        self.source = self.folder.resume_point(resume, self.fingerprint)
         self.sharded = accelerator.distributed_type.name == "FSDP"
         if self.sharded and config.sample_every:
             raise Blip3oError("sample_every needs the whole model on one device; FSDP divides it. Leave it out.")
@@ -55,7 +55,7 @@ class Trainer:
             raise Blip3oError("muon needs whole matrices; FSDP divides them. Leave muon out, or use DDP.")
         self.checkpoint = checkpoint = open_checkpoint(config.checkpoint, config.diffusion_folder)
         side = config.image_size or checkpoint.trained_side
-        self.pictures = PictureEncoder(checkpoint, config.cache_folder, side, config.fit, accelerator.device)
+        self.pictures = ImageEncoder(checkpoint, config.cache_folder, side, config.fit, accelerator.device)
         items = find_items(config.data)
         check_edits(checkpoint, items, config.train, self.sharded)
         prompts, processes = checkpoint.prompt_encoder, accelerator.num_processes
@@ -78,20 +78,20 @@ class Trainer:
             now = dict(self.network.named_parameters())
             self.parameters = {name: now[name] for name in self.parameters}
         decay = config.ema_decay
-        self.average = Average(self.parameters, decay) if decay is not None else None
+        self.ema = EMA(self.parameters, decay) if decay is not None else None
         self.step = self._restore() if self.source else 0
         # Every process has looked at the folder before one of them changes it.
         accelerator.wait_for_everyone()
         self.writer = None
         if accelerator.is_main_process:
-            self.folder.clean(self.step)
+            self.folder.remove_leftovers(self.step)
             self.writer = _tensorboard(self.folder.path / "tensorboard", self.step)
 
     def run(self, report: Report | None = None) -> Path:
         config, main = self.config, self.accelerator.is_main_process
         while self.step < config.steps:
             began = time.perf_counter()
-            entry = self._advance()
+            entry = self.train_step()
             if main and (self.step % config.log_every == 0 or self.step == config.steps):
                 self._log(entry, time.perf_counter() - began, report)
             if config.sample_every and self.step % config.sample_every == 0 and main:
@@ -105,10 +105,10 @@ class Trainer:
             self.writer.close()
         self.accelerator.free_memory()
 
-    def _advance(self) -> dict:
+    def train_step(self) -> dict:
         """One optimizer step. Raises Blip3oError, weights untouched, when a loss or the gradient is not finite."""
         accelerator, device = self.accelerator, self.accelerator.device
-        passes = self.batches.passes(self.step)
+        passes = self.batches.microbatches(self.step)
         labels = torch.tensor(sum(p.labels for p in passes), device=device)
         labels = max(1, int(accelerator.reduce(labels, "sum")))
         # DDP averages over processes; sums over rows are wanted.
@@ -136,26 +136,26 @@ class Trainer:
                 group["lr"] = group["peak"] * scale
             optimizer.step()
             optimizer.zero_grad()
-        if self.average is not None:
-            self.average.update()
+        if self.ema is not None:
+            self.ema.update()
         self.step += 1
         return {"step": self.step, "loss": tokens + diffusion, "tokens": tokens, "diffusion": diffusion,
                 "gradient_norm": norm, "lr_scale": scale}  # fmt: skip
 
     def _log(self, entry: dict, seconds: float, report: Report | None) -> None:
-        self.folder.append(entry)
+        self.folder.append_log(entry)
         for name, value in {**entry, "seconds": seconds}.items():
             if name != "step":
                 self.writer.add_scalar(name, value, self.step)
         if report is not None:
             report({**entry, "seconds": seconds})
 
-    def _averaged(self):
-        return self.average.applied() if self.average is not None else nullcontext()
+    def _ema_weights(self):
+        return self.ema.applied() if self.ema is not None else nullcontext()
 
     def _sample(self) -> None:
         path = self.folder.path / "samples" / f"step-{self.step:08d}.png"
-        with self._averaged():
+        with self._ema_weights():
             row = save_samples(path, self.network, self.pictures, self.config, self.step)
         self.writer.add_image("samples", row, self.step, dataformats="HWC")
 
@@ -163,26 +163,26 @@ class Trainer:
         """A complete checkpoint, written by the main process; all take part, each may hold a share of the tensors."""
         config, accelerator = self.config, self.accelerator
         main = accelerator.is_main_process
-        with self._averaged():
+        with self._ema_weights():
             named = self.network.named_parameters()
             trained = self._whole({n: p for n, p in named if n in self.parameters or ".base_layer." in n})
             # The tensors of one process are the model's own: they are written before the average is taken off again.
             if main:
-                place = self.folder.place(self.step)
+                staging = self.folder.staging_dir(self.step)
                 tensors = trained_tensors(trained, config.lora)
-                save_checkpoint(place, self.checkpoint, tensors, int(config.shard_gb * 1e9))
+                save_checkpoint(staging, self.checkpoint, tensors, int(config.shard_gb * 1e9))
                 if config.lora is not None and config.lora.save == "adapter":
-                    save_adapter(place / "adapter", trained, config.lora)
+                    save_adapter(staging / "adapter", trained, config.lora)
         state = self._state()
         if main:
-            torch.save(state, place / "training" / "state.pt")
-            self.folder.finish(place, self.step, self.curve, config.keep)
+            torch.save(state, staging / "training" / "state.pt")
+            self.folder.commit(staging, self.step, self.fingerprint, config.keep)
         accelerator.wait_for_everyone()
 
     def _whole(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """On the main process; the others help and keep nothing."""
         main = self.accelerator.is_main_process
-        pairs = ((name, whole(tensor)) for name, tensor in tensors.items())
+        pairs = ((name, full_tensor(tensor)) for name, tensor in tensors.items())
         return dict(pairs) if main else {name: None for name, _ in pairs}
 
     def _state(self) -> dict:
@@ -191,17 +191,17 @@ class Trainer:
             "step": self.step,
             "parameters": self._whole(self.parameters),
             **{name: optimizer_state(one) for name, one in zip(_OPTIMIZERS, self.optimizers, strict=False)},
-            "average": self._whole(self.average.shadow) if self.average is not None else None,
+            "ema": self._whole(self.ema.shadow) if self.ema is not None else None,
         }
 
     def _restore(self) -> int:
         state = load_state(self.source)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(divided_like(state["parameters"][name], parameter))
-            if self.average is not None:
-                for name, shadow in self.average.shadow.items():
-                    shadow.copy_(divided_like(state["average"][name], shadow))
+                parameter.copy_(shard_like(state["parameters"][name], parameter))
+            if self.ema is not None:
+                for name, shadow in self.ema.shadow.items():
+                    shadow.copy_(shard_like(state["ema"][name], shadow))
         for name, optimizer in zip(_OPTIMIZERS, self.optimizers, strict=False):
             load_optimizer_state(optimizer, state[name])
         return state["step"]

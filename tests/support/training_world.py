@@ -18,7 +18,7 @@ from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.training.config import TrainingConfig, config_from
 from blip3o_core.training.data.batches import Batches
 from blip3o_core.training.data.items import find_items
-from blip3o_core.training.data.latent_cache import PictureEncoder
+from blip3o_core.training.data.latent_cache import ImageEncoder
 from blip3o_core.training.run_folder import load_state
 from blip3o_core.training.trainer import train
 from tests.support.paths import TOP
@@ -136,8 +136,8 @@ def assert_same_run(one: Path, other: Path, tolerance: float = 1e-5) -> None:
     assert far <= 1e-4 * sum(tensor.numel() for tensor in mine.values()), far
 
 
-def encoder(world, cache=None, side=64, fit="crop") -> PictureEncoder:
-    return PictureEncoder(open_checkpoint(world.checkpoint), cache or world.cache, side, fit, torch.device("cpu"))
+def encoder(world, cache=None, side=64, fit="crop") -> ImageEncoder:
+    return ImageEncoder(open_checkpoint(world.checkpoint), cache or world.cache, side, fit, torch.device("cpu"))
 
 
 def batches(world, cache=None, **changes) -> Batches:
@@ -146,9 +146,9 @@ def batches(world, cache=None, **changes) -> Batches:
     return Batches(config, find_items(config.data), pictures.checkpoint.prompt_encoder, pictures)
 
 
-def assert_same_passes(one, other) -> None:
+def assert_same_microbatches(one, other) -> None:
     for mine, theirs in zip(one, other, strict=True):
-        for name in ("ids", "labels", "keep", "starts", "latents", "references", "given"):
+        for name in ("ids", "labels", "attention_mask", "scale_positions", "latents", "references", "reference_mask"):
             one, other = getattr(mine.batch, name), getattr(theirs.batch, name)
             assert torch.equal(one, other) if one is not None else other is None, name
         for name in ("noise", "timesteps", "dropped"):

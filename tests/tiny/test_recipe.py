@@ -32,7 +32,7 @@ from blip3o_core.tiny.recipe import (
     renderer,
     stages,
 )
-from blip3o_core.tiny.recipe.loop import Settings, fit
+from blip3o_core.tiny.recipe.loop import FitSettings, fit
 from blip3o_core.tiny.recipe.oracle_codes import FIRST_OBJECT, codebook, codes_to_image, piece_ids, scene_codes
 from blip3o_core.tiny.scenes.captions import phrasings
 from blip3o_core.tiny.scenes.edits import EDIT_KINDS, instructions, make_edit
@@ -171,7 +171,7 @@ def tiny_fit(folder, steps, stop=None):
         x = torch.randn(8, 3, 4, 4, generator=generator)
         return (network(x) - x.mean((2, 3))[:, :2]).square().mean(), {}
 
-    settings = Settings(steps=steps, lr=1e-2, muon=0.02, warmup=2, average=0.9, bf16=False, save_every=4)
+    settings = FitSettings(steps=steps, lr=1e-2, muon=0.02, warmup=2, ema_decay=0.9, bf16=False, save_every=4)
     fit(network, loss, settings, folder, every=1)
     return network.state_dict()
 
@@ -194,7 +194,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path):
     before = (tmp_path / "state.pt").read_bytes()
     network = torch.nn.Linear(2, 2)
     with pytest.raises(Blip3oError, match="loss is nan.*last good state"):
-        fit(network, lambda step, g: (network.weight.sum() * float("nan"), {}), Settings(8, 1e-3, 1e-3), tmp_path / "n")
+        settings = FitSettings(steps=8, lr=1e-3, muon=1e-3)
+        fit(network, lambda step, g: (network.weight.sum() * float("nan"), {}), settings, tmp_path / "n")
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
@@ -318,7 +319,7 @@ def test_a_share_of_the_recipe_has_a_share_of_the_steps(tmp_path):
     """Catches a short run whose warm-up or average outlasts it: nothing would have been learnt."""
     recipe = stages.Recipe(tmp_path, print, share=0.01)
     settings = recipe.settings(language.SETTINGS)
-    assert settings.steps == 22 and settings.warmup <= 22 and settings.average <= 0.8
+    assert settings.steps == 22 and settings.warmup <= 22 and settings.ema_decay <= 0.8
     assert stages.Recipe(tmp_path, print).settings(language.SETTINGS) == language.SETTINGS
 
 

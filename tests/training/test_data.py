@@ -10,20 +10,20 @@ from PIL import Image
 
 from blip3o_core.errors import Blip3oError
 from blip3o_core.models import autoencoder
-from blip3o_core.training.data.items import Order, find_items
-from blip3o_core.training.data.latent_cache import PictureEncoder, training_image
+from blip3o_core.training.data.items import ShuffledOrder, find_items
+from blip3o_core.training.data.latent_cache import ImageEncoder, training_image
 from blip3o_core.training.losses import IGNORED
-from tests.support.training_world import assert_same_passes, batches, encoder, make_data, make_shard
+from tests.support.training_world import assert_same_microbatches, batches, encoder, make_data, make_shard
 
 
 def test_cached_pictures_give_the_same_batches(world, tmp_path, monkeypatch):
     """Catches a cache that rounds, mixes pictures up, or is not used: the second time nothing may be encoded."""
     cache = tmp_path / "cache"
-    fresh = [batches(world, cache, batch=6).passes(step) for step in (0, 1)]
+    fresh = [batches(world, cache, batch=6).microbatches(step) for step in (0, 1)]
     assert len(list(cache.rglob("*.safetensors"))) == 6
-    monkeypatch.setattr(PictureEncoder, "_encode", None)
+    monkeypatch.setattr(ImageEncoder, "_encode", None)
     for step in (0, 1):
-        assert_same_passes(batches(world, cache, batch=6).passes(step), fresh[step])
+        assert_same_microbatches(batches(world, cache, batch=6).microbatches(step), fresh[step])
 
 
 def test_what_is_cached_is_known_by_its_content(world, tmp_path):
@@ -100,13 +100,13 @@ def test_a_shard_holds_the_same_items_as_a_folder(world, tmp_path):
 
 def test_every_epoch_shows_everything_once_in_a_new_order():
     """Catches pictures left out or shown twice, and an order that depends on where a run was resumed."""
-    order = Order(50, seed=3)
-    shown = [order.item(position) for position in range(150)]
+    order = ShuffledOrder(50, seed=3)
+    shown = [order.index(position) for position in range(150)]
     epochs = [shown[:50], shown[50:100], shown[100:]]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert len(set(map(tuple, epochs))) == 3
-    assert [Order(50, seed=3).item(position) for position in (149, 7)] == [shown[149], shown[7]]
-    assert [Order(50, seed=4).item(position) for position in range(50)] != epochs[0]
+    assert [ShuffledOrder(50, seed=3).index(position) for position in (149, 7)] == [shown[149], shown[7]]
+    assert [ShuffledOrder(50, seed=4).index(position) for position in range(50)] != epochs[0]
 
 
 def test_pictures_without_captions_are_reconstructed(world, tmp_path):
@@ -116,8 +116,8 @@ def test_pictures_without_captions_are_reconstructed(world, tmp_path):
     assert [entry["tokens"] for entry in world.log()] == [0, 0]
     assert all(entry["diffusion"] > 0 and entry["gradient_norm"] > 0 for entry in world.log())
     mixed = batches(world, batch=12, data=[str(world.data), str(plain)])
-    [one] = mixed.passes(0)
-    items = [mixed.items[mixed.order.item(position)] for position in range(12)]
+    [one] = mixed.microbatches(0)
+    items = [mixed.items[mixed.order.index(position)] for position in range(12)]
     for item, labels in zip(items, one.batch.labels, strict=True):
         assert (labels != IGNORED).any() == bool(item.captions)
 

@@ -14,7 +14,7 @@ from blip3o_core.diffusion.reference_paths import beside
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.training import trainer as loop
-from blip3o_core.training.data.items import Picture
+from blip3o_core.training.data.items import ImageSource
 from blip3o_core.training.data.packed import pack
 from blip3o_core.training.edit_checkpoint import add_references
 from blip3o_core.training.losses import AUTHORS_EDIT, IGNORED, Objective, collate, joint_loss
@@ -23,7 +23,7 @@ from blip3o_core.weights.names import REFERENCE_CONNECTOR
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 from tests.support.training_world import (
     World,
-    assert_same_passes,
+    assert_same_microbatches,
     assert_same_run,
     batches,
     encoder,
@@ -145,10 +145,10 @@ def test_reference_tokens_are_no_labels(models, rows):
     """Catches a language model that learns to repeat the reference when all text is learnt."""
     pipeline = Pipeline.load(models["tokens"])
     batch = batch_of(pipeline, rows, [0, 1, 2], {0: 1, 1: 0, 2: 2}, Objective(all_text=True))
-    left = ((batch.labels == IGNORED) & batch.keep).sum(1)
+    left = ((batch.labels == IGNORED) & batch.attention_mask).sum(1)
     assert left.tolist() == [25, 0, 50]
     for row, codes in ((0, rows[1][4]), (2, rows[1][6:8].flatten())):
-        hidden = batch.ids[row][(batch.labels[row] == IGNORED) & batch.keep[row]]
+        hidden = batch.ids[row][(batch.labels[row] == IGNORED) & batch.attention_mask[row]]
         assert torch.equal(hidden, codes + pipeline.language.vocabulary.image_start)
 
 
@@ -175,12 +175,12 @@ def test_both_halves_have_the_positions_of_one_picture(models, tmp_path, rows):
 def test_edits_are_the_same_in_folders_shards_and_packed_files(models, edit_files, tmp_path):
     """Catches references of another item, in another order, or left behind; rows may differ in their number."""
     world = World(models["cross"], edit_files[1], edit_files[2], tmp_path)
-    expected = [batches(world, batch=6).passes(step) for step in (0, 1)]
-    assert expected[0][0].batch.given.sum(1).tolist().count(2) == 3
+    expected = [batches(world, batch=6).microbatches(step) for step in (0, 1)]
+    assert expected[0][0].batch.reference_mask.sum(1).tolist().count(2) == 3
     shard = make_shard(world.data, tmp_path / "edits.tar")
     pictures = encoder(world)
-    encoded = [item.encoded(pictures) for item in batches(world).items]
-    squares = [pictures.encode(Picture(world.data / f"{k}.png", ""))[0] for k in (1, 2)]
+    encoded = [item.encode(pictures) for item in batches(world).items]
+    squares = [pictures.encode(ImageSource(world.data / f"{k}.png", ""))[0] for k in (1, 2)]
     assert torch.equal(encoded[1].references, torch.stack(squares)) and not torch.equal(*squares)
     references = torch.full((6, 2, 25), -1)
     latents = torch.zeros(6, 2, 8, 8, 8)
@@ -193,7 +193,7 @@ def test_edits_are_the_same_in_folders_shards_and_packed_files(models, edit_file
     pack(packed, codes, targets, texts, references, latents)
     for source in (shard, packed):
         for step in (0, 1):
-            assert_same_passes(batches(world, batch=6, data=str(source)).passes(step), expected[step])
+            assert_same_microbatches(batches(world, batch=6, data=str(source)).microbatches(step), expected[step])
     with pytest.raises(Blip3oError, match="row 0 has references and no instruction"):
         pack(packed, codes, targets, [None] * 6, references, latents)
     with pytest.raises(Blip3oError, match="do not belong together"):
@@ -202,7 +202,7 @@ def test_edits_are_the_same_in_folders_shards_and_packed_files(models, edit_file
         pack(packed, codes, targets, texts, references.flip(1), latents)
     # One reference for each row needs no dimension of its own.
     pack(packed, codes, targets, texts, references[:, 0], latents[:, 0])
-    assert [item.count for item in batches(world, data=str(packed)).items] == [1] * 6
+    assert [item.num_references for item in batches(world, data=str(packed)).items] == [1] * 6
 
 
 BROKEN = {
@@ -266,8 +266,8 @@ def test_processes_whose_rows_differ_in_kind_are_one(edits, training_files):
     """Catches a process that waits for the gradient of a connector that another one's rows do not use."""
     data = [str(edits.data), str(training_files[0])]
     settings = {"steps": 6, "train": RATES, "data": data, "clip": 1e9}
-    kinds = [[p.batch.references is not None for p in batches(edits, batch=1, accumulation=2, data=data).passes(step)]
-             for step in range(6)]  # fmt: skip
+    loader = batches(edits, batch=1, accumulation=2, data=data)
+    kinds = [[one.batch.references is not None for one in loader.microbatches(step)] for step in range(6)]
     assert [True, False] in kinds or [False, True] in kinds
     launch(["-m", "blip3o_core"], write_config(edits, "two", batch=1, **settings))
     one = edits.train("one", batch=2, **settings)

@@ -78,8 +78,8 @@ def trainer(settings, tmp_path):
     """TRL's trainer as `train` builds it, not run."""
     arguments = grpo_trainer._arguments(settings, tmp_path / "trainer")
     pipeline = Pipeline(open_checkpoint(settings.checkpoint), "cpu", torch.float32)
-    watch = grpo_trainer._Watch(settings, RunFolder(tmp_path), pipeline, TASKS, low_codes, None)
-    return grpo_trainer._trainer(settings, arguments, pipeline, TASKS, low_codes, watch)
+    callback = grpo_trainer.GrpoCallback(settings, RunFolder(tmp_path), pipeline, TASKS, low_codes, None)
+    return grpo_trainer._trainer(settings, arguments, pipeline, TASKS, low_codes, callback)
 
 
 def test_trl_sees_the_prompts_and_pictures_that_our_decoder_drew(trainer, source):
@@ -122,11 +122,11 @@ def test_pictures_that_are_scored_are_those_of_inference(source, settings, monke
     seen = []
 
     def remember(*arguments):
-        passes, pictures = rollout.draw(*arguments)
+        passes, pictures = rollout.rollout(*arguments)
         seen.append((passes, pictures, arguments[3]))
         return passes, pictures
 
-    monkeypatch.setattr(grpo_trainer, "draw", remember)
+    monkeypatch.setattr(grpo_trainer, "rollout", remember)
     settings = dataclasses.replace(settings, updates=1, batch=4)
     trained(settings)
     (passes, pictures, noise), = seen  # fmt: skip
@@ -140,8 +140,8 @@ def test_pictures_that_are_scored_are_those_of_inference(source, settings, monke
 def test_pictures_of_one_prompt_share_their_noise_alone(settings, codes_as_pictures, monkeypatch):
     """Catches advantages that come from the renderer's noise, and groups whose rows are all the same picture."""
     seen = []
-    remember = lambda *arguments: seen.append(arguments[1:4]) or rollout.draw(*arguments)  # noqa: E731
-    monkeypatch.setattr(grpo_trainer, "draw", remember)
+    remember = lambda *arguments: seen.append(arguments[1:4]) or rollout.rollout(*arguments)  # noqa: E731
+    monkeypatch.setattr(grpo_trainer, "rollout", remember)
     trained(dataclasses.replace(settings, updates=2))
     rows, noises = [], []
     for prompts, seeds, noise in seen:

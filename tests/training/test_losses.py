@@ -5,7 +5,7 @@ import torch
 
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import condition
-from blip3o_core.training.losses import AUTHORS, IGNORED, collate, joint_loss, noised, timesteps_of
+from blip3o_core.training.losses import AUTHORS, IGNORED, add_noise, collate, joint_loss, timesteps_from
 
 PROMPTS = ["a red cube", "two small green balls on a grey shelf"]
 
@@ -35,7 +35,7 @@ def test_the_condition_is_the_one_of_inference(pipeline, drawn):
     hook.remove()
     expected = condition(pipeline.language, tokens, pipeline.source).positive
     assert (seen[0] - expected).abs().max() < 1e-4
-    assert (batch.ids.gather(1, batch.starts[:, None]) == pipeline.language.vocabulary.scale_start).all()
+    assert (batch.ids.gather(1, batch.scale_positions[:, None]) == pipeline.language.vocabulary.scale_start).all()
 
 
 def test_a_dropped_row_sees_the_null_condition_of_inference(pipeline, drawn):
@@ -59,7 +59,7 @@ def test_labels_are_the_image_tokens_alone(pipeline, drawn):
     for labels, codes in zip(batch.labels, tokens.codes, strict=True):
         assert torch.equal(labels[labels != IGNORED], codes + start)
     everything = collate(pipeline.encoder, PROMPTS, tokens.codes, latents, AUTHORS)
-    assert torch.equal(everything.labels != IGNORED, everything.keep)
+    assert torch.equal(everything.labels != IGNORED, everything.attention_mask)
 
 
 def test_neighbours_in_a_batch_change_nothing(pipeline, drawn):
@@ -100,14 +100,14 @@ def test_the_token_loss_is_that_of_guessing_the_next_token(pipeline, drawn):
 def test_a_perfect_prediction_costs_nothing():
     """Catches a velocity of the wrong sign, or noise mixed in the wrong proportion."""
     latents, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    x, velocity = noised(latents, noise, torch.tensor([1000.0, 250.0]))
+    x, velocity = add_noise(latents, noise, torch.tensor([1000.0, 250.0]))
     assert torch.allclose(x[0], noise[0], atol=1e-6)
     assert torch.allclose(x - torch.tensor([1.0, 0.25]).view(-1, 1, 1, 1) * velocity, latents, atol=1e-5)
 
 
 def test_timesteps_run_from_1000_to_1():
     """Catches a timestep 0, at which there is nothing to learn, and one that is never drawn."""
-    assert timesteps_of(torch.tensor([0.0, 0.0005, 0.001, 0.9999])).tolist() == [1000.0, 1000.0, 999.0, 1.0]
+    assert timesteps_from(torch.tensor([0.0, 0.0005, 0.001, 0.9999])).tolist() == [1000.0, 1000.0, 999.0, 1.0]
 
 
 def test_uneven_batches_are_refused(pipeline, drawn):

@@ -23,7 +23,7 @@ def test_hidden_matrices_and_no_others_are_moved_by_muon(world):
     And gradients of earlier steps that are kept.
     """
     trainer = Trainer(world.config(train=RATES, muon=0.5, weight_decay=0.1))
-    trainer._advance()
+    trainer.train_step()
     assert all(parameter.grad is None for parameter in trainer.parameters.values())
     names = {id(parameter): published_name(name) for name, parameter in trainer.parameters.items()}
     adamw, muon = (

@@ -10,13 +10,13 @@ from blip3o_core.errors import Blip3oError
 from blip3o_core.training.data.items import find_items
 from blip3o_core.training.data.packed import pack
 from blip3o_core.training.losses import IGNORED
-from tests.support.training_world import assert_same_passes, batches, encoder, make_data
+from tests.support.training_world import assert_same_microbatches, batches, encoder, make_data
 
 
 def pack_squares(world, path, captions=None, dtype=torch.float32):
     """The six squares, encoded by the checkpoint."""
     items = find_items((str(world.data),))
-    encoded = [item.encoded(encoder(world)) for item in items]
+    encoded = [item.encode(encoder(world)) for item in items]
     captions = captions or [item.captions[0] for item in items]
     codes, latents = (torch.stack([getattr(one, name) for one in encoded]) for name in ("codes", "latents"))
     pack(path, codes.to(torch.int16), latents.to(dtype), captions)
@@ -27,8 +27,8 @@ def test_packed_rows_are_the_pictures(world, tmp_path):
     """Catches rows of another picture or caption, codes or latents that are rounded, and another order or noise."""
     packed = pack_squares(world, tmp_path / "squares.safetensors")
     for step in (0, 1, 5):
-        files = batches(world, batch=5).passes(step)
-        assert_same_passes(batches(world, batch=5, data=str(packed)).passes(step), files)
+        files = batches(world, batch=5).microbatches(step)
+        assert_same_microbatches(batches(world, batch=5, data=str(packed)).microbatches(step), files)
     assert [path.name for path in tmp_path.iterdir()] == ["squares.safetensors"]
     one = world.train("files", steps=2)
     other = world.train("packed", steps=2, data=str(packed))
@@ -41,9 +41,9 @@ def test_packed_rows_and_pictures_train_together(world, tmp_path):
     packed = pack_squares(world, tmp_path / "squares.safetensors", [None] * 6, torch.bfloat16)
     plain = make_data(tmp_path / "plain", captions=False)
     mixed = batches(world, batch=18, data=[str(world.data), str(packed), str(plain)])
-    [one] = mixed.passes(0)
+    [one] = mixed.microbatches(0)
     assert one.batch.latents.dtype == torch.float32 and one.batch.ids.dtype == torch.int64
-    order = [mixed.order.item(position) for position in range(18)]
+    order = [mixed.order.index(position) for position in range(18)]
     named = [(labels != IGNORED).any().item() for labels in one.batch.labels]
     assert named == [item < 6 for item in order]
     for place, item in enumerate(order):
@@ -51,7 +51,7 @@ def test_packed_rows_and_pictures_train_together(world, tmp_path):
             twin = order.index(item - 6)
             assert (one.batch.latents[place] - one.batch.latents[twin]).abs().max() < 0.02
             assert torch.equal(one.batch.latents[place], one.batch.latents[twin].bfloat16().float())
-    [alone] = batches(world, data=str(packed)).passes(0)
+    [alone] = batches(world, data=str(packed)).microbatches(0)
     assert alone.batch.latents.dtype == torch.float32
     world.train(steps=1, batch=18, data=[str(world.data), str(packed), str(plain)])
 
@@ -63,19 +63,23 @@ def test_a_phrasing_is_drawn_by_the_row_alone(world, tmp_path):
     settings = {"data": str(packed)}
     seen = {}
     for step in range(8):
-        [one] = batches(world, batch=6, **settings).passes(step)
-        parts = batches(world, batch=2, accumulation=3, **settings).passes(step)
-        rows = [row[keep].tolist() for part in parts for row, keep in zip(part.batch.ids, part.batch.keep, strict=True)]
-        assert rows == [row[keep].tolist() for row, keep in zip(one.batch.ids, one.batch.keep, strict=True)]
+        [one] = batches(world, batch=6, **settings).microbatches(step)
+        parts = batches(world, batch=2, accumulation=3, **settings).microbatches(step)
+        rows = [
+            row[keep].tolist()
+            for part in parts
+            for row, keep in zip(part.batch.ids, part.batch.attention_mask, strict=True)
+        ]
+        assert rows == [row[keep].tolist() for row, keep in zip(one.batch.ids, one.batch.attention_mask, strict=True)]
         for position, row in enumerate(rows):
-            seen.setdefault(batches(world, **settings).order.item(6 * step + position), set()).add(tuple(row))
+            seen.setdefault(batches(world, **settings).order.index(6 * step + position), set()).add(tuple(row))
     assert all(len(texts) >= 2 for texts in seen.values())
     assert len(set.union(*seen.values())) > 18
     # The same list in items.jsonl: each picture's texts are its own.
     data = make_data(tmp_path / "data")
     lines = [{"image": f"{k}.png", "caption": texts} for k, texts in enumerate(phrasings)]
     (data / "items.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert_same_passes(batches(world, data=str(data)).passes(1), batches(world, **settings).passes(1))
+    assert_same_microbatches(batches(world, data=str(data)).microbatches(1), batches(world, **settings).microbatches(1))
 
 
 def test_a_packed_run_resumes(world, tmp_path):

@@ -81,8 +81,8 @@ def test_a_divided_model_is_the_whole_one(world, tmp_path):
     shares = re.findall(r"divided: (\d+) of (\d+)", printed)
     assert len(shares) == 2 and all(int(some) == int(all_) > 50 for some, all_ in shares)
     assert_same_run(one, two)
-    averages = [load_state(folder)["average"] for folder in (one, two)]
-    assert all((averages[1][name] - tensor).abs().max() < 1e-4 for name, tensor in averages[0].items())
+    emas = [load_state(folder)["ema"] for folder in (one, two)]
+    assert all((emas[1][name] - tensor).abs().max() < 1e-4 for name, tensor in emas[0].items())
 
 
 def test_a_resumed_run_may_divide_its_batch_otherwise(world):
@@ -120,7 +120,7 @@ def test_resuming_what_has_nothing_to_resume(world):
 
 
 def test_a_run_is_not_continued_by_mistake(world, tmp_path):
-    """Catches a second run over the first one's files, and a curve that goes on with other settings."""
+    """Catches a second run over the first one's files, and training that continues with other settings."""
     world.train(steps=2)
     before = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))}
     with pytest.raises(Blip3oError, match="--resume"):
@@ -147,9 +147,9 @@ def test_a_run_outlives_new_settings(world, tmp_path):
     world.train(steps=1)
     path = tmp_path / "run" / "step-00000001" / "training" / "state.json"
     state = json.loads(path.read_text())
-    del state["curve"]["zero_null"], state["curve"]["muon"]
+    del state["resume_fingerprint"]["zero_null"], state["resume_fingerprint"]["muon"]
     path.write_text(json.dumps(state))
-    with pytest.raises(Blip3oError, match="zero_null None, the configuration says True"):
+    with pytest.raises(Blip3oError, match="zero_null None, but zero_null is True now"):
         world.train(resume=True, steps=2, zero_null=True)
     assert world.train(resume=True, steps=2).name == "step-00000002"
 

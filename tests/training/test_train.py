@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.training.data.items import Order
+from blip3o_core.training.data.items import ShuffledOrder
 from blip3o_core.training.joint_model import JointModel
 from blip3o_core.training.losses import Objective
 from blip3o_core.training.run_folder import load_state
@@ -49,7 +49,7 @@ def test_a_loss_that_is_no_number_stops_the_run(world, tmp_path):
     good = {"cache": str(tmp_path / "good"), "save_every": 1, "keep": 9, "steps": 5, "batch": 1}
     world.train("good", **good)
     trainer = Trainer(world.config("other", **good))
-    picture = trainer.batches.items[Order(6, 0).item(3)].picture
+    picture = trainer.batches.items[ShuffledOrder(6, 0).index(3)].picture
     trainer.pictures.encode(picture)
     key = trainer.pictures._keys[picture]
     entry = tmp_path / "good" / key[:2] / f"{key[2:]}.safetensors"
@@ -88,7 +88,7 @@ def test_the_walk_over_the_layers_is_that_of_inference(pipeline):
     masks = torch.ones(7, 7, dtype=torch.bool).tril().expand(2, 1, 7, 7).clone()
     masks[1, :, 4:, 1:3] = False
     for mask in (None, masks):
-        assert (model.read(embeds, positions, mask) - language(embeds, positions, mask)).abs().max() < 1e-5
+        assert (model.run_language(embeds, positions, mask) - language(embeds, positions, mask)).abs().max() < 1e-5
 
 
 def test_gradient_checkpointing_changes_nothing(world, monkeypatch):
@@ -105,19 +105,19 @@ def test_gradient_checkpointing_changes_nothing(world, monkeypatch):
     assert_same_run(one, two)
 
 
-def test_every_row_has_chances_of_its_own(world):
+def test_every_row_has_its_own_randomness(world):
     """Catches one noise, timestep or dropout for a whole batch, and the same ones in every step or with every seed."""
     seen = []
     for seed in (0, 1):
         trainer = Trainer(world.config(seed=seed, condition_dropout=0.5, batch=6))
         for step in (0, 1):
-            [one] = trainer.batches.passes(step)
+            [one] = trainer.batches.microbatches(step)
             seen += [(float(t), float(n.sum())) for t, n in zip(one.timesteps, one.noise, strict=True)]
             assert one.dropped.any() and not one.dropped.all()
     assert len(set(seen)) == 24
     assert len({t for t, _ in seen}) > 20
     for share, expected in ((0.0, False), (1.0, True)):
-        [one] = Trainer(world.config(condition_dropout=share)).batches.passes(0)
+        [one] = Trainer(world.config(condition_dropout=share)).batches.microbatches(0)
         assert (one.dropped == expected).all()
 
 
@@ -138,7 +138,7 @@ def test_small_norms_and_biases_do_not_decay(world):
     """Catches weight decay on what has no scale to lose, a part's rate given to another, and rates that do not move."""
     rates = {"language": 1e-3, "connector": 2e-3, "caption_projection": 3e-3, "sana": 4e-3}
     trainer = Trainer(world.config(train=rates, weight_decay=0.1))
-    trainer._advance()
+    trainer.train_step()
     names = {id(p): name for name, p in trainer.parameters.items()}
     seen = {}
     for group in trainer.optimizers[0].param_groups:

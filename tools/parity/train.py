@@ -11,7 +11,7 @@ from PIL import Image
 from blip3o_core.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from blip3o_core.images.preprocess import resize_to_tensor, training_image
 from blip3o_core.models import autoencoder
-from blip3o_core.training.losses import AUTHORS, AUTHORS_EDIT, collate, joint_loss, noised, timesteps_of
+from blip3o_core.training.losses import AUTHORS, AUTHORS_EDIT, add_noise, collate, joint_loss, timesteps_from
 from blip3o_core.weights.names import SANA
 
 from .report import Report
@@ -43,11 +43,11 @@ def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path
                       "reference_latents": list(theirs[:, None])}  # fmt: skip
     batch = collate(checkpoint.prompt_encoder, prompts, codes, latents, objective, parse_special=True, **references)
     report.exact("labels, image codes", batch.labels, recorded["final_labels"])
-    report.exact("attention mask", batch.keep.long(), recorded["final_attention_mask"].long())
+    report.exact("attention mask", batch.attention_mask.long(), recorded["final_attention_mask"].long())
     if "inputs_embeds" in recorded:
-        ours = language.embed(batch.ids, torch.float32).detach() * batch.keep[..., None]
-        report.close("embeddings", ours, recorded["inputs_embeds"] * batch.keep[..., None])
-    report.exact("timesteps", timesteps_of(recorded["u"]), recorded["timesteps"])
+        ours = language.embed(batch.ids, torch.float32).detach() * batch.attention_mask[..., None]
+        report.close("embeddings", ours, recorded["inputs_embeds"] * batch.attention_mask[..., None])
+    report.exact("timesteps", timesteps_from(recorded["u"]), recorded["timesteps"])
 
     seen: dict[str, torch.Tensor] = {}
     hooks = [_watch(language.connector, "connector", seen), _watch(sana, "sana", seen)]
@@ -60,7 +60,7 @@ def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path
     for hook in hooks:
         hook.remove()
     losses.total.backward()
-    noisy = noised(latents, recorded["noise"], recorded["timesteps"])[0]
+    noisy = add_noise(latents, recorded["noise"], recorded["timesteps"])[0]
     report.close("noisy latents", noisy, recorded["sana_in"][..., : noisy.shape[-1]])
     for name in ("connector_in", "connector_out", "sana_in", "sana_cond", "sana_out"):
         report.close(name.replace("_", ", "), seen[name], recorded[name])

@@ -14,7 +14,7 @@ from ...weights.names import CONNECTOR, SANA, VAE
 from . import init, model_config
 from .image_tokenizer import build as build_tokenizer
 from .image_tokenizer import tensors as tokenizer_tensors
-from .loop import random_start
+from .loop import seeded_init
 
 # Each stage's file holds its tensors by their published names.
 PARTS = ("autoencoder", "image_tokenizer", "language", "renderer", "connector")
@@ -36,7 +36,7 @@ def scaling_factor(out: Path) -> float:
 def assemble(out: Path, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
     """Write `folder` as a complete checkpoint from `out`'s parts."""
     config = model_config.write_configs(folder, scaling_factor(out))
-    with random_start(seed):
+    with seeded_init(seed):
         connector = build_connector(model_config.LANGUAGE_WIDTH, model_config.CROSS_WIDTH)
         transformer = diffusion.build(model_config.transformer_config())
         vae = autoencoder.build(model_config.autoencoder_config())

@@ -17,11 +17,11 @@ from ..scenes.rasterize import rasterize
 from ..scenes.spec import spec_of
 from ..scenes.world import CATEGORIES, World
 from . import model_config
-from .loop import Report, Settings, fit, integers, random_start
+from .loop import FitSettings, Report, fit, random_integers, seeded_init
 from .quick_world import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.45)
-SETTINGS = Settings(steps=1200, lr=2.5e-3, muon=0.02, batch=32)
+SETTINGS = FitSettings(steps=1200, lr=2.5e-3, muon=0.02, batch=32)
 
 
 def pixels(scenes) -> torch.Tensor:
@@ -39,13 +39,13 @@ def picture_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return (difference.abs() * weight).mean() * 0.5 + 10 * (difference.square() * weight).mean() + 0.7 * edges
 
 
-def train(folder: Path, settings: Settings = SETTINGS, report: Report | None = None, world: World = WORLD):
+def train(folder: Path, settings: FitSettings = SETTINGS, report: Report | None = None, world: World = WORLD):
     """-> the network, with `scaling_factor` set so that scaled latents have unit variance."""
-    with random_start(settings.seed):
+    with seeded_init(settings.seed):
         network = autoencoder.build(model_config.autoencoder_config())
 
     def loss(step: int, generator: torch.Generator):
-        indices = integers(generator, 2**40, settings.batch)
+        indices = random_integers(generator, 2**40, settings.batch)
         true = pixels([make_scene(0, "train", index, world) for index in indices])
         latents = network.encode(true).latent
         scale = latents.detach().float().std()

@@ -16,17 +16,17 @@ from ..scenes.captions import caption
 from ..scenes.world import World
 from .image_tokenizer import batch_codes
 from .language import WORLD
-from .loop import Report, Settings, fit, integers
+from .loop import FitSettings, Report, fit, random_integers
 from .quick_world import make_scene
 from .renderer import oracle_conditions
 
-SETTINGS = Settings(steps=400, lr=4e-3, muon=0.02, warmup=20)
+SETTINGS = FitSettings(steps=400, lr=4e-3, muon=0.02, warmup=20)
 
 
 def train(
     checkpoint: Checkpoint,
     folder: Path,
-    settings: Settings = SETTINGS,
+    settings: FitSettings = SETTINGS,
     report: Report | None = None,
     world: World = WORLD,
 ):
@@ -36,7 +36,7 @@ def train(
     encoder = checkpoint.prompt_encoder
 
     def loss(step: int, generator: torch.Generator):
-        indices = integers(generator, 2**40, settings.batch)
+        indices = random_integers(generator, 2**40, settings.batch)
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index) for scene, index in zip(scenes, indices, strict=True)]
         codes = batch_codes(scenes)
@@ -44,8 +44,8 @@ def train(
         with torch.no_grad():
             embeds = model.embed(batch.ids, torch.float32)
             positions = torch.arange(batch.ids.shape[1])[None].expand_as(batch.ids)
-            hidden = model(embeds, positions, causal_mask(batch.keep))
-            place = batch.starts[:, None] + 1 + torch.arange(batch.num_tokens)
+            hidden = model(embeds, positions, causal_mask(batch.attention_mask))
+            place = batch.scale_positions[:, None] + 1 + torch.arange(batch.num_tokens)
             states = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
         # The scale token has no piece to speak of.
         return F.mse_loss(connector(states).float(), oracle_conditions(codes)[:, 1:]), {}

@@ -23,10 +23,10 @@ from ..scenes.edits import EDIT_KINDS, instruction, make_edit
 from ..scenes.world import World
 from . import init, model_config
 from .image_tokenizer import batch_codes
-from .loop import Report, Settings, fit, integers, random_start
+from .loop import FitSettings, Report, fit, random_integers, seeded_init
 from .oracle_codes import codes_to_image
 
-SETTINGS = Settings(steps=2400, lr=5e-4, muon=0.008, warmup=50, average=0.997, final=0.02, save_every=100)
+SETTINGS = FitSettings(steps=2400, lr=5e-4, muon=0.008, warmup=50, ema_decay=0.997, final_lr=0.02, save_every=100)
 EDIT_ROWS, IMAGE_ROWS = 32, 16  # rows of a batch: without pictures from text, these are forgotten
 _EXCLUDED = ("embed_tokens", "lm_head", "diffusion_connector")
 
@@ -38,7 +38,7 @@ def add_layer(source: Checkpoint, folder: Path) -> None:
     config = {**source.config, "num_hidden_layers": source.config["num_hidden_layers"] + 1}
     # From the token that is fed to the reference's code at the place of the token that is written.
     back = model_config.GRID**2 + source.prompt_encoder.behind_references - 1
-    with random_start(0):
+    with seeded_init(0):
         layer = init.edit_layer(config, (back, back + 1, back - 1, back - model_config.GRID))
     tensors = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
@@ -51,21 +51,21 @@ def add_layer(source: Checkpoint, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def train(checkpoint: Checkpoint, packs: list[Path], folder: Path, settings: Settings, report: Report | None = None):
+def train(checkpoint: Checkpoint, packs: list[Path], folder: Path, settings: FitSettings, report: Report | None = None):
     """-> the language model, its connector untouched. `packs`: of edits, then of pictures with captions."""
     model = checkpoint.load_language(torch.float32)
     model.requires_grad_(True)
     model.connector.requires_grad_(False)
-    reader = JointModel(model, torch.nn.Identity(), Objective())
+    joint_model = JointModel(model, torch.nn.Identity(), Objective())
     edits, *others = ([*open_pack(path).items()] for path in packs)
     pictures = [item for items in others for item in items]
 
     def loss(step: int, generator: torch.Generator):
-        chosen = [edits[k] for k in integers(generator, len(edits), EDIT_ROWS)]
-        chosen += [pictures[k] for k in integers(generator, len(pictures), IMAGE_ROWS)]
-        ways = integers(generator, 2**40, len(chosen))
+        chosen = [edits[k] for k in random_integers(generator, len(edits), EDIT_ROWS)]
+        chosen += [pictures[k] for k in random_integers(generator, len(pictures), IMAGE_ROWS)]
+        ways = random_integers(generator, 2**40, len(chosen))
         texts = [item.captions[way % len(item.captions)] for item, way in zip(chosen, ways, strict=True)]
-        rows = [item.encoded(None) for item in chosen]
+        rows = [item.encode(None) for item in chosen]
         batch = collate(
             checkpoint.prompt_encoder,
             texts,
@@ -76,7 +76,7 @@ def train(checkpoint: Checkpoint, packs: list[Path], folder: Path, settings: Set
         )
         embeds = model.embed(batch.ids, torch.float32)
         positions = torch.arange(batch.ids.shape[1])[None].expand_as(batch.ids)
-        hidden = reader.read(embeds, positions, causal_mask(batch.keep))
+        hidden = joint_model.run_language(embeds, positions, causal_mask(batch.attention_mask))
         of_edits = token_loss(model, hidden[:EDIT_ROWS], batch.labels[:EDIT_ROWS])
         of_pictures = token_loss(model, hidden[EDIT_ROWS:], batch.labels[EDIT_ROWS:])
         share = EDIT_ROWS / (EDIT_ROWS + IMAGE_ROWS)

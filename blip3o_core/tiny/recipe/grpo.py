@@ -44,7 +44,7 @@ def make_tasks(count: int, split: str, seed: int, plain: bool = False) -> list[T
 
 def reward(tasks: Sequence[Task], pictures: torch.Tensor) -> list[Score]:
     """0.7 for a picture that the judge finds right, up to 0.3 for what is right of it."""
-    verdicts = [judge_image(picture.numpy(), task.about) for task, picture in zip(tasks, pictures, strict=True)]
+    verdicts = [judge_image(picture.numpy(), task.ground_truth) for task, picture in zip(tasks, pictures, strict=True)]
     return [Score(STRICT * one.strict + (1 - STRICT) * one.credit, one.strict) for one in verdicts]
 
 

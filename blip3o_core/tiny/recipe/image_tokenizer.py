@@ -14,12 +14,12 @@ from ...models.image_tokenizer import ImageTokenizer
 from ..scenes.world import CATEGORIES, World
 from . import model_config
 from .autoencoder import pixels
-from .loop import Report, Settings, fit, integers, random_start
+from .loop import FitSettings, Report, fit, random_integers, seeded_init
 from .oracle_codes import FIRST_OBJECT, codebook, scene_codes
 from .quick_world import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.45)
-SETTINGS = Settings(steps=2200, lr=1.5e-3, muon=0.015, batch=40, average=0.99)
+SETTINGS = FitSettings(steps=2200, lr=1.5e-3, muon=0.015, batch=40, ema_decay=0.99)
 SHARPNESS = 40.0  # of the similarities that the cross-entropy sees
 _WAVES = 32  # dimensions that hold the position
 # (down, right) that the heads of a layer look at
@@ -33,7 +33,7 @@ _EXCLUDED = ("embedding", "bottleneck.", "encode_task_layer")
 
 def build(seed: int = 0) -> ImageTokenizer:
     """A tower with the local start and the book of pieces."""
-    with random_start(seed):
+    with seeded_init(seed):
         network = ImageTokenizer(model_config.TOWER)
     _look_around(network)
     quantiser = network.bottleneck["regularizer"]
@@ -46,12 +46,12 @@ def build(seed: int = 0) -> ImageTokenizer:
 
 
 def train(
-    folder: Path, settings: Settings = SETTINGS, report: Report | None = None, world: World = WORLD
+    folder: Path, settings: FitSettings = SETTINGS, report: Report | None = None, world: World = WORLD
 ) -> ImageTokenizer:
     network = build(settings.seed)
 
     def loss(step: int, generator: torch.Generator):
-        scenes = [make_scene(0, "train", index, world) for index in integers(generator, 2**40, settings.batch)]
+        scenes = [make_scene(0, "train", index, world) for index in random_integers(generator, 2**40, settings.batch)]
         wanted = batch_codes(scenes)
         seen = augment(pixels(scenes), generator)
         # Ground is most of every picture and soon learnt: a quarter of it is enough.

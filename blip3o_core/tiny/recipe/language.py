@@ -16,7 +16,7 @@ from ..scenes.captions import caption
 from ..scenes.spec import spec_of
 from ..scenes.world import CATEGORIES, World
 from .image_tokenizer import batch_codes
-from .loop import Report, Settings, fit, integers
+from .loop import FitSettings, Report, fit, random_integers
 from .oracle_codes import codes_to_image
 from .quick_world import make_scene
 
@@ -35,14 +35,14 @@ WORLD = World(
         ("size", 1.4),
     ),
 )
-SETTINGS = Settings(steps=2200, lr=1.5e-3, muon=0.02, warmup=50, average=0.998, final=0.02)
+SETTINGS = FitSettings(steps=2200, lr=1.5e-3, muon=0.02, warmup=50, ema_decay=0.998, final_lr=0.02)
 _EXCLUDED = ("embed_tokens", "lm_head", CONNECTOR.removeprefix("model."))
 
 
 def train(
     checkpoint: Checkpoint,
     folder: Path,
-    settings: Settings = SETTINGS,
+    settings: FitSettings = SETTINGS,
     report: Report | None = None,
     world: World = WORLD,
 ):
@@ -50,17 +50,17 @@ def train(
     model = checkpoint.load_language(torch.float32)
     model.requires_grad_(True)
     model.connector.requires_grad_(False)
-    reader = JointModel(model, torch.nn.Identity(), Objective())
+    joint_model = JointModel(model, torch.nn.Identity(), Objective())
     encoder = checkpoint.prompt_encoder
 
     def loss(step: int, generator: torch.Generator):
-        indices = integers(generator, 2**40, settings.batch)
+        indices = random_integers(generator, 2**40, settings.batch)
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index, plain=index % 10 < 7) for scene, index in zip(scenes, indices, strict=True)]
         batch = collate(encoder, captions, batch_codes(scenes), torch.empty(settings.batch, 0))
         embeds = model.embed(batch.ids, torch.float32)
         positions = torch.arange(batch.ids.shape[1])[None].expand_as(batch.ids)
-        hidden = reader.read(embeds, positions, causal_mask(batch.keep))
+        hidden = joint_model.run_language(embeds, positions, causal_mask(batch.attention_mask))
         return token_loss(model, hidden, batch.labels), {}
 
     # With a mask, the CPU's fused attention has a backward pass four times as slow as plain matrix products.

@@ -17,29 +17,29 @@ from torch import nn
 from ...errors import Blip3oError
 from ...files import atomic_write
 from ...seeds import seeded
-from ...training.optimizer import Average
+from ...training.optimizer import EMA
 
 Report = Callable[[dict], None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class FitSettings:
     steps: int
     lr: float  # AdamW's peak
     muon: float  # Muon's peak; hidden matrices and convolutions
     batch: int = 48
     warmup: int = 20
-    final: float = 0.0  # where the cosine ends, as a share of the peak
+    final_lr: float = 0.0  # where the cosine ends, as a share of the peak
     weight_decay: float = 0.0
     clip: float = 1.0
-    average: float | None = None  # decay of the running average that is kept in the end
+    ema_decay: float | None = None  # when given, the network ends with the exponential moving average of its weights
     bf16: bool = True
     seed: int = 0
     save_every: int = 250
 
 
 @contextmanager
-def random_start(seed: int) -> Iterator[None]:
+def seeded_init(seed: int) -> Iterator[None]:
     """Modules that are built in the block get the starting values of `seed`; the process's random state stays."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -49,7 +49,7 @@ def random_start(seed: int) -> Iterator[None]:
 class Optimizers:
     """torch's Muon takes matrices; a convolution gives it a flat view that shares its memory."""
 
-    def __init__(self, matrices: Iterable[nn.Parameter], others: Iterable[nn.Parameter], settings: Settings):
+    def __init__(self, matrices: Iterable[nn.Parameter], others: Iterable[nn.Parameter], settings: FitSettings):
         self.settings = settings
         self.matrices, self.others = list(matrices), list(others)
         self.flat = [nn.Parameter(p.data.flatten(1)) if p.ndim > 2 else p for p in self.matrices]
@@ -68,7 +68,7 @@ class Optimizers:
         scale = (step + 1) / settings.warmup
         if step >= settings.warmup:
             progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-            scale = settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * progress))
+            scale = settings.final_lr + (1 - settings.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
         for optimizer, peak in zip(self.optimizers, (settings.lr, settings.muon), strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = peak * scale
@@ -102,7 +102,7 @@ def split_parameters(network: nn.Module, excluded: tuple[str, ...]) -> tuple[lis
 def fit(
     network: nn.Module,
     loss: Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, float]]],
-    settings: Settings,
+    settings: FitSettings,
     folder: Path,
     excluded: tuple[str, ...] = (),
     report: Report | None = None,
@@ -116,7 +116,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     optimizers = Optimizers(*split_parameters(network, excluded), settings)
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    average = Average(trained, settings.average) if settings.average is not None else None
+    ema = EMA(trained, settings.ema_decay) if settings.ema_decay is not None else None
     saved, step = folder / "state.pt", 0
     if saved.is_file():
         state = torch.load(saved, map_location="cpu", weights_only=True)
@@ -125,8 +125,8 @@ def fit(
             for name, p in trained.items():
                 p.copy_(state["parameters"][name])
         optimizers.load(state["optimizers"])
-        if average is not None:
-            average.shadow = state["average"]
+        if ema is not None:
+            ema.shadow = state["ema"]
     network.train()
     began, spent = time.perf_counter(), time.process_time()
     while step < settings.steps:
@@ -140,8 +140,8 @@ def fit(
             )
         value.backward()
         norm = optimizers.step(step)
-        if average is not None:
-            average.update()
+        if ema is not None:
+            ema.update()
         step += 1
         if step == 1 or step % every == 0 or step == settings.steps:
             entry = {"step": step, "loss": value.item(), **numbers, "gradient_norm": norm,
@@ -152,15 +152,15 @@ def fit(
                 report({"stage": folder.name, **entry})
         if step % settings.save_every == 0 or step == settings.steps:
             state = {"step": step, "parameters": {n: p.detach() for n, p in trained.items()},
-                     "optimizers": optimizers.state(), "average": average.shadow if average else None}  # fmt: skip
+                     "optimizers": optimizers.state(), "ema": ema.shadow if ema else None}  # fmt: skip
             with atomic_write(saved) as scratch, open(scratch, "wb") as file:
                 torch.save(state, file)
-    if average is not None:
+    if ema is not None:
         with torch.no_grad():
             for name, p in trained.items():
-                p.copy_(average.shadow[name])
+                p.copy_(ema.shadow[name])
     network.eval()
 
 
-def integers(generator: torch.Generator, below: int, count: int) -> list[int]:
+def random_integers(generator: torch.Generator, below: int, count: int) -> list[int]:
     return torch.randint(below, (count,), generator=generator).tolist()

@@ -22,7 +22,7 @@ from ..judge.judge import judge_image
 from ..scenes.captions import caption
 from ..scenes.spec import spec_of
 from . import autoencoder, connector, data, image_tokenizer, language, renderer
-from .loop import Settings
+from .loop import FitSettings
 from .quick_world import QuickWorld, make_scene
 from .stages import STAGES, Recipe
 
@@ -58,7 +58,7 @@ _STEPS, _GUIDANCE = 20, 1.0  # of drawing
 class Quick(Recipe):
     """The recipe in the smaller world; `share` is of these steps, not of the whole recipe's."""
 
-    def of(self, stage: str) -> Settings:
+    def of(self, stage: str) -> FitSettings:
         full, (steps, batch) = MODULES[stage].SETTINGS, SHORT[stage]
         return replace(replace(self, share=self.share * steps / full.steps).settings(full), batch=batch)
 

@@ -13,7 +13,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...diffusion import sampler as diffusion
 from ...models import autoencoder as dc_ae
 from ...seeds import seeded
-from ...training.losses import noised
+from ...training.losses import add_noise
 from ...weights.names import SANA
 from ..judge.judge import judge_image
 from ..scenes.spec import spec_of
@@ -22,12 +22,12 @@ from . import model_config
 from .autoencoder import pixels
 from .image_tokenizer import batch_codes
 from .init import POSITION_DIMS, position_waves
-from .loop import Report, Settings, fit, integers
+from .loop import FitSettings, Report, fit, random_integers
 from .oracle_codes import codebook
 from .quick_world import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.4)
-SETTINGS = Settings(steps=1600, lr=1.5e-3, muon=0.015, warmup=30, average=0.995, final=0.02)
+SETTINGS = FitSettings(steps=1600, lr=1.5e-3, muon=0.015, warmup=30, ema_decay=0.995, final_lr=0.02)
 IMAGES_PER_STEP = 30  # a step; every picture is seen about 1.6 times
 DROPPED = 0.1  # share of rows that see the null condition: zeros, until the connector says what its zero is
 _SIZE = 5.5**0.5  # root mean square that the connector's norm starts with
@@ -69,7 +69,7 @@ def timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
 def train(
     checkpoint: Checkpoint,
     folder: Path,
-    settings: Settings = SETTINGS,
+    settings: FitSettings = SETTINGS,
     report: Report | None = None,
     world: World = WORLD,
 ):
@@ -79,13 +79,13 @@ def train(
     codes, latents = encode(checkpoint, 0, IMAGES_PER_STEP * settings.steps, world)
 
     def loss(step: int, generator: torch.Generator):
-        rows = integers(generator, len(codes), settings.batch)
+        rows = random_integers(generator, len(codes), settings.batch)
         given = oracle_conditions(codes[rows])
         dropped = torch.rand(settings.batch, 1, 1, generator=generator) < DROPPED
         clean = latents[rows].float()
         noise = torch.randn(clean.shape, generator=generator)
         times = timesteps(settings.batch, generator)
-        x, velocity = noised(clean, noise, times)
+        x, velocity = add_noise(clean, noise, times)
         predicted = transformer(
             x, encoder_hidden_states=given.masked_fill(dropped, 0), timestep=times, return_dict=False
         )[0]

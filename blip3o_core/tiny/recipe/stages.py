@@ -45,7 +45,7 @@ from . import (
     renderer,
 )
 from .assemble import assemble, save_part
-from .loop import Report, Settings
+from .loop import FitSettings, Report
 
 # What the gate behind `language` found weakest is drawn most often from there on.
 WEAK = World(
@@ -84,11 +84,11 @@ class Recipe:
     report: Report
     share: float = 1.0  # of every stage's steps; below 1 no gate stops the recipe
 
-    def settings(self, full: Settings) -> Settings:
-        steps, average = self.steps(full.steps), full.average
-        if average is not None and self.share < 1:
-            average = max(0.0, 1 - (1 - average) / self.share)  # it must not remember the start
-        return replace(full, steps=steps, warmup=min(full.warmup, steps), average=average)
+    def settings(self, full: FitSettings) -> FitSettings:
+        steps, ema_decay = self.steps(full.steps), full.ema_decay
+        if ema_decay is not None and self.share < 1:
+            ema_decay = max(0.0, 1 - (1 - ema_decay) / self.share)  # it must not remember the start
+        return replace(full, steps=steps, warmup=min(full.warmup, steps), ema_decay=ema_decay)
 
     def steps(self, full: int) -> int:
         return max(1, round(full * self.share))

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from ...errors import Blip3oError
-from .packed import Captions, Encoded, PackedItem, captions_of, open_pack
+from .packed import Captions, EncodedItem, PackedItem, open_pack, read_captions
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageSource:
     """The bytes of one picture: a file, or a part of a shard."""
 
     file: Path
@@ -42,23 +42,23 @@ class Picture:
 @dataclass(frozen=True)
 class Item:
     captions: Captions  # none: a reconstruction
-    picture: Picture
-    references: tuple[Picture, ...] = ()
+    picture: ImageSource
+    references: tuple[ImageSource, ...] = ()
 
     @property
     def name(self) -> str:
         return self.picture.name
 
     @property
-    def count(self) -> int:
+    def num_references(self) -> int:
         """References."""
         return len(self.references)
 
-    def encoded(self, pictures) -> Encoded:
-        """Through `pictures`, a PictureEncoder."""
+    def encode(self, pictures) -> EncodedItem:
+        """Through `pictures`, a ImageEncoder."""
         codes, latents = zip(*map(pictures.encode, (self.picture, *self.references)), strict=True)
         codes, latents = torch.stack(codes), torch.stack(latents)
-        return Encoded(codes[0], latents[0], codes[1:], latents[1:])
+        return EncodedItem(codes[0], latents[0], codes[1:], latents[1:])
 
 
 def find_items(sources: tuple[str, ...]) -> list[Item | PackedItem]:
@@ -99,15 +99,15 @@ def _folder(folder: Path) -> list[Item]:
             file = folder / str(name)
             if not file.is_file():
                 raise Blip3oError(f"{where} names {name!r}, and {file} does not exist. Paths start there.")
-            pictures.append(Picture(file, str(file)))
+            pictures.append(ImageSource(file, str(file)))
         items.append(_item(entry, pictures, where))
     return items
 
 
-def _item(entry: dict, pictures: list[Picture], where: str) -> Item:
+def _item(entry: dict, pictures: list[ImageSource], where: str) -> Item:
     """A target and its references, with what `entry` says of them."""
     edit = len(pictures) > 1
-    instructions, captions = (captions_of(entry.get(name), where) for name in ("instruction", "caption"))
+    instructions, captions = (read_captions(entry.get(name), where) for name in ("instruction", "caption"))
     if bool(instructions) != edit or (edit and captions):
         raise Blip3oError(
             f"{where} has {len(pictures) - 1} references and {', '.join(entry) or 'no text'}: an edit has references "
@@ -131,12 +131,14 @@ def _shard(file: Path) -> list[Item]:
                 if member.isfile() and stem and dot:
                     groups.setdefault(f"{folder}/{stem}", {})["." + kind.lower()] = member
             for members in groups.values():
-                target = next((members[kind] for kind in PICTURES if kind in members), None)
+                target = next((members[kind] for kind in IMAGE_SUFFIXES if kind in members), None)
                 if target is None:
                     continue
-                sources = sorted(kind for kind in members if kind.startswith(".reference") and kind.endswith(PICTURES))
+                sources = sorted(
+                    kind for kind in members if kind.startswith(".reference") and kind.endswith(IMAGE_SUFFIXES)
+                )
                 found = [target, *(members[kind] for kind in sources)]
-                pictures = [Picture(file, f"{file}:{one.name}", one.offset_data, one.size) for one in found]
+                pictures = [ImageSource(file, f"{file}:{one.name}", one.offset_data, one.size) for one in found]
                 entry = {}
                 if ".txt" in members:
                     text = shard.extractfile(members[".txt"]).read().decode("utf-8")
@@ -149,13 +151,13 @@ def _shard(file: Path) -> list[Item]:
     return items
 
 
-class Order:
+class ShuffledOrder:
     """Which item each row of each step shows: every epoch its own permutation, a function of the position alone."""
 
     def __init__(self, count: int, seed: int):
         self.count, self.seed, self._epoch, self._permutation = count, seed, None, []
 
-    def item(self, position: int) -> int:
+    def index(self, position: int) -> int:
         """Item of the row that is `position`-th since the beginning of the run."""
         epoch, place = divmod(position, self.count)
         if epoch != self._epoch:

@@ -19,10 +19,10 @@ from ...files import atomic_write
 from ...images.preprocess import resize_to_tensor, training_image
 from ...models import autoencoder
 from ...weights.tensors import open_file
-from .items import Picture
+from .items import ImageSource
 
 
-class PictureEncoder:
+class ImageEncoder:
     """Pictures -> codes (T,) int64 and scaled latents (C, h, w) float32, on the CPU. Encoders load when needed."""
 
     def __init__(self, checkpoint: Checkpoint, folder: Path, side: int, fit: str, device: torch.device):
@@ -33,12 +33,12 @@ class PictureEncoder:
         tables = [checkpoint.tables[part] for part in (TOKENIZER, AUTOENCODER)]
         settings = (side, fit, checkpoint.tower, sorted(checkpoint.autoencoder_config.items()))
         self.identity = hashlib.sha256(repr([settings, *map(_digest, tables)]).encode()).hexdigest()
-        self._keys: dict[Picture, str] = {}
+        self._keys: dict[ImageSource, str] = {}
         self._networks = None
         cells = side // autoencoder.compression(checkpoint.autoencoder_config)
         self.shape = (checkpoint.autoencoder_config["latent_channels"], cells, cells)
 
-    def encode(self, picture: Picture) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(self, picture: ImageSource) -> tuple[torch.Tensor, torch.Tensor]:
         data = None
         if picture not in self._keys:
             data = picture.read()

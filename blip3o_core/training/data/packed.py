@@ -23,7 +23,7 @@ from ...weights.tensors import open_file
 Captions = tuple[str, ...]
 
 
-class Encoded(NamedTuple):
+class EncodedItem(NamedTuple):
     """One picture as the model sees it, and the R pictures it was made from."""
 
     codes: torch.Tensor  # (T,) int64
@@ -32,7 +32,7 @@ class Encoded(NamedTuple):
     reference_latents: torch.Tensor  # (R, C, h, w) float32, scaled
 
 
-def captions_of(entry, where: str) -> Captions:
+def read_captions(entry, where: str) -> Captions:
     """A caption, a list of them or None, as read from a file; nothing is left of captions that are empty."""
     captions = [] if entry is None else entry if isinstance(entry, list) else [entry]
     wrong = next((caption for caption in captions if not isinstance(caption, str)), None)
@@ -156,7 +156,7 @@ class Pack:
         if not isinstance(entries, list) or len(entries) != rows:
             count = len(entries) if isinstance(entries, list) else type(entries).__name__
             raise Blip3oError(f"{self.path}: {count} captions for {rows} pictures. Give a list with an entry for each.")
-        return [captions_of(entry, f"{self.path}, row {row}") for row, entry in enumerate(entries)]
+        return [read_captions(entry, f"{self.path}, row {row}") for row, entry in enumerate(entries)]
 
 
 @dataclass(frozen=True)
@@ -175,16 +175,18 @@ class PackedItem:
         return self.pack.captions[self.row]
 
     @property
-    def count(self) -> int:
+    def num_references(self) -> int:
         """References."""
         return self.pack.counts[self.row]
 
-    def encoded(self, pictures) -> Encoded:
-        pack, row, count = self.pack, self.row, self.count
+    def encode(self, pictures) -> EncodedItem:
+        pack, row, count = self.pack, self.row, self.num_references
         codes, latents = pack.codes[row].long(), pack.latents[row].float()
         if not count:
-            return Encoded(codes, latents, codes[None, :][:0], latents[None][:0])
-        return Encoded(codes, latents, pack.references[row, :count].long(), pack.reference_latents[row, :count].float())
+            return EncodedItem(codes, latents, codes[None, :][:0], latents[None][:0])
+        return EncodedItem(
+            codes, latents, pack.references[row, :count].long(), pack.reference_latents[row, :count].float()
+        )
 
 
 _DIMENSIONS = {"codes": 2, "latents": 4, "captions": 1, "references": 3, "reference_latents": 5}

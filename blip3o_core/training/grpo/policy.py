@@ -13,7 +13,7 @@ from torch import nn
 from ...models.language import LanguageModel
 from ...prompts.vocabulary import Vocabulary
 
-BARRED = -1e4  # as a logit; infinity would make the entropy NaN
+MASKED_LOGIT = -1e4  # as a logit; infinity would make the entropy NaN
 
 
 def make_policy(language: LanguageModel) -> nn.Module:
@@ -32,10 +32,10 @@ def make_policy(language: LanguageModel) -> nn.Module:
     return policy
 
 
-def bar_text(policy: nn.Module, vocabulary: Vocabulary) -> None:
+def mask_text_tokens(policy: nn.Module, vocabulary: Vocabulary) -> None:
     """Let the output layer of a Qwen3ForCausalLM give image tokens only, in place."""
     head = policy.lm_head
-    bias = torch.full((vocabulary.size,), BARRED, device=head.weight.device)
+    bias = torch.full((vocabulary.size,), MASKED_LOGIT, device=head.weight.device)
     bias[vocabulary.image_start : vocabulary.image_start + vocabulary.num_codes] = 0
     del head.bias  # a parameter that is None
     head.register_buffer("bias", bias.to(head.weight.dtype), persistent=False)

@@ -19,7 +19,7 @@ from ...tokens import ImageTokens
 class Task:
     prompt: str
     group: str  # what logs are split by
-    about: Any = None  # what the reward wants to know of the prompt
+    ground_truth: Any = None  # what the reward wants to know of the prompt
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class GrpoSettings:
         Sampling(top_p=self.top_p)
 
     @property
-    def curve(self) -> dict:
+    def resume_fingerprint(self) -> dict:
         """What decides the numbers of a run, compared when it is resumed; `updates` may be raised."""
         free = ("checkpoint", "out", "updates", "batch", "save_every", "device", "diffusion_folder", "shard_gb")
         return {name: value for name, value in asdict(self).items() if name not in free}
@@ -93,7 +93,7 @@ def seed_of(*key) -> int:
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big")
 
 
-def draw(
+def rollout(
     pipeline: Pipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
@@ -115,7 +115,7 @@ def draw(
     return passes, torch.cat(pictures)
 
 
-def score(reward: Reward, tasks: Sequence[Task], pictures: torch.Tensor) -> list[Score]:
+def score_images(reward: Reward, tasks: Sequence[Task], pictures: torch.Tensor) -> list[Score]:
     """The reward's scores, checked: a wrong number of them, or NaN, would silently train on something else."""
     scores = list(reward(tasks, pictures))
     if len(scores) != len(tasks):
@@ -126,7 +126,7 @@ def score(reward: Reward, tasks: Sequence[Task], pictures: torch.Tensor) -> list
     return scores
 
 
-def shares(tasks: Sequence[Task], scores: Sequence[Score]) -> dict[str, float]:
+def pass_rates(tasks: Sequence[Task], scores: Sequence[Score]) -> dict[str, float]:
     """Share of pictures that passed: over all, and by group as `passed/<group>`."""
     groups: dict[str, list[bool]] = {}
     for task, one in zip(tasks, scores, strict=True):
@@ -135,10 +135,10 @@ def shares(tasks: Sequence[Task], scores: Sequence[Score]) -> dict[str, float]:
     return {"passed": sum(one.passed for one in scores) / len(scores), **by_group}
 
 
-def measure(pipeline: Pipeline, tasks: Sequence[Task], reward: Reward, settings: GrpoSettings) -> dict[str, float]:
+def evaluate(pipeline: Pipeline, tasks: Sequence[Task], reward: Reward, settings: GrpoSettings) -> dict[str, float]:
     """Held-out tasks, drawn as inference draws them (top-p 0.95), row k always with the same seeds."""
     seeds = [seed_of("held out", row) for row in range(len(tasks))]
     prompts = [task.prompt for task in tasks]
-    _, pictures = draw(pipeline, prompts, seeds, seeds, Sampling(), settings.held_out_steps, settings)
-    scores = score(reward, tasks, pictures)
-    return {**shares(tasks, scores), "reward": sum(one.reward for one in scores) / len(scores)}
+    _, pictures = rollout(pipeline, prompts, seeds, seeds, Sampling(), settings.held_out_steps, settings)
+    scores = score_images(reward, tasks, pictures)
+    return {**pass_rates(tasks, scores), "reward": sum(one.reward for one in scores) / len(scores)}

@@ -28,8 +28,8 @@ from ...pipeline import Pipeline
 from ...weights.tensors import read_json
 from ..run_folder import RunFolder
 from ..save import save_checkpoint
-from .policy import bar_text, make_policy, policy_tensors
-from .rollout import GrpoSettings, Report, Reward, Task, draw, measure, score, seed_of, shares
+from .policy import make_policy, mask_text_tokens, policy_tensors
+from .rollout import GrpoSettings, Report, Reward, Task, evaluate, pass_rates, rollout, score_images, seed_of
 
 # What of TRL's metrics is logged, and how it is called here. `kl` and `entropy` are in nats per token.
 _LOGGED = {
@@ -56,10 +56,10 @@ def run(
 
 def _run(settings: GrpoSettings, tasks, held_out, reward: Reward, resume: bool, report: Report | None) -> Path:
     folder = RunFolder(Path(settings.out))
-    curve = json.loads(json.dumps(settings.curve))
-    folder.start(resume, curve)
-    state = _last_state(folder.path / "trainer") if resume else None
-    done = _number(state) if state else 0
+    fingerprint = json.loads(json.dumps(settings.resume_fingerprint))
+    folder.resume_point(resume, fingerprint)
+    state = _newest_state(folder.path / "trainer") if resume else None
+    done = _update_of(state) if state else 0
     if done >= settings.updates:
         return folder.last
     arguments = _arguments(settings, folder.path / "trainer")
@@ -67,10 +67,10 @@ def _run(settings: GrpoSettings, tasks, held_out, reward: Reward, resume: bool, 
     for task in (*tasks, *held_out):
         checkpoint.prompt_encoder.encode(task.prompt)  # one that is too long is found before hours of work
     pipeline = Pipeline(checkpoint, arguments.device, torch.float32)
-    watch = _Watch(settings, folder, pipeline, held_out, reward, report)
-    trainer = _trainer(settings, arguments, pipeline, tasks, reward, watch)
+    callback = GrpoCallback(settings, folder, pipeline, held_out, reward, report)
+    trainer = _trainer(settings, arguments, pipeline, tasks, reward, callback)
     if trainer.accelerator.is_main_process:
-        folder.clean(done if state else -1)
+        folder.remove_leftovers(done if state else -1)
     trainer.accelerator.wait_for_everyone()
     # With a mask, the CPU's fused attention has a backward pass four times as slow as plain matrix products.
     plain = sdpa_kernel(SDPBackend.MATH) if arguments.device.type == "cpu" else nullcontext()
@@ -104,7 +104,7 @@ def _arguments(settings: GrpoSettings, folder: Path) -> GRPOConfig:
     )  # fmt: skip
 
 
-def _trainer(settings, arguments: GRPOConfig, pipeline: Pipeline, tasks, reward: Reward, watch) -> GRPOTrainer:
+def _trainer(settings, arguments: GRPOConfig, pipeline: Pipeline, tasks, reward: Reward, callback) -> GRPOTrainer:
     language, vocabulary = pipeline.language, pipeline.language.vocabulary
     policy = make_policy(language)
     # TRL loads the reference from a folder; the checkpoint's own is of a class that transformers does not know.
@@ -113,13 +113,13 @@ def _trainer(settings, arguments: GRPOConfig, pipeline: Pipeline, tasks, reward:
         if arguments.process_index == 0:
             policy.save_pretrained(reference)
     policy.config._name_or_path = str(reference)
-    bar_text(policy, vocabulary)
+    mask_text_tokens(policy, vocabulary)
 
-    def rollout(prompts: list[str], trainer: GRPOTrainer) -> dict:
+    def rollout_func(prompts: list[str], trainer: GRPOTrainer) -> dict:
         update, rank = trainer.state.global_step, trainer.accelerator.process_index
         seeds = [seed_of(settings.seed, update, rank * len(prompts) + row) for row in range(len(prompts))]
         noise = [seed_of(settings.seed, update, prompt) for prompt in prompts]
-        passes, pictures = draw(pipeline, prompts, seeds, noise, settings.rollout_sampling, settings.steps, settings)
+        passes, pictures = rollout(pipeline, prompts, seeds, noise, settings.rollout_sampling, settings.steps, settings)
         return {
             "prompt_ids": [ids for tokens in passes for ids in tokens.prompt_ids],
             "completion_ids": [ids for tokens in passes for ids in (tokens.codes + vocabulary.image_start).tolist()],
@@ -127,20 +127,20 @@ def _trainer(settings, arguments: GRPOConfig, pipeline: Pipeline, tasks, reward:
             "picture": list(pictures),
         }
 
-    def judged(prompts, completions, completion_ids, task, picture, log_metric, **_) -> list[float]:
+    def reward_func(prompts, completions, completion_ids, task, picture, log_metric, **_) -> list[float]:
         asked = [tasks[number] for number in task]
-        scores = score(reward, asked, torch.stack(picture))
-        for name, value in shares(asked, scores).items():
+        scores = score_images(reward, asked, torch.stack(picture))
+        for name, value in pass_rates(asked, scores).items():
             log_metric(name, value)
         return [one.reward for one in scores]
 
     data = Dataset.from_dict({"prompt": [task.prompt for task in tasks], "task": list(range(len(tasks)))})
     trainer = GRPOTrainer(
-        model=policy, reward_funcs=judged, args=arguments, train_dataset=data, callbacks=[watch],
-        processing_class=_tokenizer(pipeline), rollout_func=rollout,
+        model=policy, reward_funcs=reward_func, args=arguments, train_dataset=data, callbacks=[callback],
+        processing_class=_tokenizer(pipeline), rollout_func=rollout_func,
     )  # fmt: skip
     if trainer.ref_model is not None:
-        bar_text(trainer.ref_model, vocabulary)
+        mask_text_tokens(trainer.ref_model, vocabulary)
     for printing in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printing)
     return trainer
@@ -153,7 +153,7 @@ def _tokenizer(pipeline: Pipeline):
     return tokenizer
 
 
-class _Watch(TrainerCallback):
+class GrpoCallback(TrainerCallback):
     """Logs, looks at the held-out tasks, keeps the best checkpoint, and stops before a gradient that is not finite."""
 
     def __init__(self, settings, folder: RunFolder, pipeline: Pipeline, held_out, reward: Reward, report):
@@ -162,7 +162,7 @@ class _Watch(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **_):
         if state.global_step == 0 and state.is_world_process_zero:
-            self._look(0, model)
+            self._evaluate_held_out(0, model)
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -175,7 +175,7 @@ class _Watch(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **_):
         step = state.global_step
         if state.is_world_process_zero and (step % self.settings.held_out_every == 0 or step == args.max_steps):
-            self._look(step, model)
+            self._evaluate_held_out(step, model)
 
     def on_log(self, args, state, control, logs=None, **_):
         if not state.is_world_process_zero or "reward" not in logs:
@@ -185,34 +185,34 @@ class _Watch(TrainerCallback):
         entry |= {name: value for name, value in logs.items() if name.startswith("passed")}
         self._log(entry, seconds=logs.get("step_time"))
 
-    def _look(self, step: int, policy) -> None:
-        found = measure(self.pipeline, self.held_out, self.reward, self.settings)
+    def _evaluate_held_out(self, step: int, policy) -> None:
+        found = evaluate(self.pipeline, self.held_out, self.reward, self.settings)
         entry = {"step": step, **{f"held_out_{name}": value for name, value in found.items()}}
         best = self.folder.last
         if best is None or found["passed"] > read_json(best / "training" / "held_out.json")["held_out_passed"]:
-            self._keep(step, policy, entry)
+            self._save_best(step, policy, entry)
         self._log(entry)
 
-    def _keep(self, step: int, policy, entry: dict) -> None:
-        place = self.folder.place(step)
-        save_checkpoint(place, self.pipeline.checkpoint, policy_tensors(policy), int(self.settings.shard_gb * 1e9))
-        (place / "training" / "held_out.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
-        final = self.folder.path / place.name.removeprefix(".")
+    def _save_best(self, step: int, policy, entry: dict) -> None:
+        staging = self.folder.staging_dir(step)
+        save_checkpoint(staging, self.pipeline.checkpoint, policy_tensors(policy), int(self.settings.shard_gb * 1e9))
+        (staging / "training" / "held_out.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
+        final = self.folder.path / staging.name.removeprefix(".")
         if final.exists():  # of a run that was cut off behind this update
             shutil.rmtree(final)
-        self.folder.finish(place, step, json.loads(json.dumps(self.settings.curve)), keep=1)
+        self.folder.commit(staging, step, json.loads(json.dumps(self.settings.resume_fingerprint)), keep=1)
 
     def _log(self, entry: dict, **timed) -> None:
-        self.folder.append(entry)
+        self.folder.append_log(entry)
         if self.report is not None:
             self.report({**entry, **timed})
 
 
-def _last_state(folder: Path) -> Path | None:
+def _newest_state(folder: Path) -> Path | None:
     """TRL's newest complete state: it writes `trainer_state.json` last."""
     found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return max(found, key=_number, default=None)
+    return max(found, key=_update_of, default=None)
 
 
-def _number(state: Path) -> int:
+def _update_of(state: Path) -> int:
     return int(state.name.rpartition("-")[2])
