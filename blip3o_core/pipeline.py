@@ -24,7 +24,7 @@ from .models import autoencoder
 from .models.connector import connect
 from .models.image_tokenizer import encode_images
 from .models.language import LanguageModel, PromptFeatures
-from .prompts.vocabulary import PromptEncoder, same_codes
+from .prompts.vocabulary import PromptEncoder
 from .tokens import ImageTokens
 
 
@@ -79,7 +79,7 @@ def generate_tokens(
     drawn = decode(language, rows, seeds, sampling, negative, callback_ids, device, dtype, features)
     return ImageTokens(
         codes=(drawn.ids - start).cpu(), grid=language.grid, prompts=prompts, prompt_ids=rows, seeds=seeds,
-        lengths=drawn.lengths, vocabulary_id=language.vocabulary_id, hidden=drawn.hidden.cpu(), hidden_source=source,
+        lengths=drawn.lengths, codes_id=language.codes_id, hidden=drawn.hidden.cpu(), hidden_source=source,
         features=features,
     )  # fmt: skip
 
@@ -99,10 +99,10 @@ def prompt_ids(
 
 def check_codes(language: LanguageModel, codes: ImageTokens | References, what: str) -> None:
     """Raise Blip3oError unless `codes` mean to `language` what they meant to the model that made them."""
-    if not same_codes(language.vocabulary_id, codes.vocabulary_id) or codes.grid != language.grid:
+    if not language.codes_id.understands(codes.codes_id) or codes.grid != language.grid:
         raise Blip3oError(
-            f"These {what} are of another checkpoint: {codes.vocabulary_id}, {codes.grid[0]}x{codes.grid[1]}; this "
-            f"language model has {language.vocabulary_id}. Make them again with this model, or connect the model that "
+            f"These {what} are of another checkpoint: {codes.codes_id}, {codes.grid[0]}x{codes.grid[1]}; this "
+            f"language model has {language.codes_id}. Make them again with this model, or connect the model that "
             "made them."
         )
 
@@ -189,7 +189,7 @@ class Pipeline:
         codes, _ = encode_images(tokenizer, torch.cat(views))
         return ImageTokens(
             codes=codes, grid=self.language.grid, prompts=prompts, prompt_ids=list(map(self.encoder.encode, prompts)),
-            seeds=[0] * len(codes), lengths=[codes.shape[1]] * len(codes), vocabulary_id=self.language.vocabulary_id,
+            seeds=[0] * len(codes), lengths=[codes.shape[1]] * len(codes), codes_id=self.language.codes_id,
         )  # fmt: skip
 
     @property
@@ -205,7 +205,7 @@ class Pipeline:
         side = self.checkpoint.trained_side if side is None else side
         return encode_references(
             self.image_tokenizer, to_latents, pictures, fit=fit, side=side, multiple=self.checkpoint.latent_multiple,
-            vocabulary_id=self.language.vocabulary_id, device=self.device,
+            codes_id=self.language.codes_id, device=self.device,
         )  # fmt: skip
 
     def generate_tokens(

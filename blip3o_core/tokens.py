@@ -6,6 +6,7 @@ import torch
 
 from .errors import Blip3oError
 from .models.language import PromptFeatures
+from .prompts.vocabulary import CodesId
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class ImageTokens:
     prompt_ids: list[list[int]] | None  # per row, through the scale token; None: of a picture that nobody asked for
     seeds: list[int]
     lengths: list[int]  # tokens that count, per row
-    vocabulary_id: str
+    codes_id: CodesId
     hidden: torch.Tensor | None = None  # (B, 1 + T, D)
     hidden_source: str | None = None  # what made `hidden`: checkpoint and patches
     features: PromptFeatures | None = None  # of the references, where a checkpoint takes those in the prompt

@@ -22,7 +22,7 @@ from ..models import autoencoder, image_tokenizer
 from ..models import meanflow as two_times
 from ..models.connector import build_connector
 from ..models.language import LanguageModel
-from ..prompts.vocabulary import PromptEncoder, Vocabulary
+from ..prompts.vocabulary import CodesId, PromptEncoder, Vocabulary
 from ..weights import tensors as weights
 from ..weights.names import (
     CONNECTOR,
@@ -179,19 +179,17 @@ class Checkpoint:
         return hashlib.sha256(json.dumps([configs, names, stats], sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
-    def vocabulary_id(self) -> str:
+    def codes_id(self) -> CodesId:
         """What image tokens of this checkpoint mean; tokens travel only between checkpoints that agree on it."""
-        ids = self.vocabulary
         codebook = {
             name: weights.open_file(entry.file).get_slice(entry.name)
             for name, entry in self.table.items()
             if name.startswith(_CODEBOOK)
         }
-        sample = image_tokenizer.codebook_digest(codebook) if codebook else "unknown"
-        return (
-            f"{ids.num_codes} codes from token {ids.image_start} on {self.grid[0]}x{self.grid[1]}, "
-            f"tokenizer {self.prompt_encoder.fingerprint}, codebook {sample}"
-        )
+        return CodesId(
+            self.vocabulary.num_codes, self.vocabulary.image_start, self.grid, self.prompt_encoder.fingerprint,
+            image_tokenizer.codebook_digest(codebook) if codebook else None,
+        )  # fmt: skip
 
     @cached_property
     def prompt_encoder(self) -> PromptEncoder:
@@ -282,7 +280,7 @@ class Checkpoint:
         width = self.table[CONNECTOR + "0.weight"].shape[0]
         inputs = [self.table.get(name + "0.weight") for name in (REFERENCE_CONNECTOR, FEATURES_CONNECTOR)]
         widths = [entry and entry.shape[1] for entry in inputs]
-        return LanguageModel(config, width, self.vocabulary, self.grid, self.tied, self.vocabulary_id, *widths)
+        return LanguageModel(config, width, self.vocabulary, self.grid, self.tied, self.codes_id, *widths)
 
     def _diffusion_table(self, prefix: str, subfolder: str) -> Table:
         own = strip_prefix(self.table, prefix)

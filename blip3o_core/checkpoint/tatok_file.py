@@ -14,6 +14,7 @@ import torch
 
 from ..errors import Blip3oError
 from ..models.image_tokenizer import CODEBOOK, UNUSED, ImageTokenizer, TowerShape, codebook_digest, tower_shape
+from ..prompts.vocabulary import CodesId
 from ..weights import tensors as weights
 
 # Attribute access is all that easydict adds. The reader fills no other subclass of dict than this one.
@@ -27,7 +28,7 @@ class TaTokFile:
 
     path: Path
     shape: TowerShape
-    codebook: str  # agrees with the end of a checkpoint's `vocabulary_id` when codes mean the same
+    codes_id: CodesId  # knows the codebook alone
 
     def load(self, dtype: torch.dtype | None = None) -> ImageTokenizer:
         """The tower on the CPU, frozen. `dtype` None: as stored."""
@@ -69,7 +70,7 @@ def open_tatok(path: str | Path) -> TaTokFile:
         )
     _fitting(path, shape, tensors)
     codebook = {name: tensor for name, tensor in tensors.items() if name.startswith(CODEBOOK)}
-    return TaTokFile(path, shape, codebook_digest(codebook))
+    return TaTokFile(path, shape, CodesId(codebook=codebook_digest(codebook)))
 
 
 def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:

@@ -134,7 +134,7 @@ def stored_settings(
         **options,
         **(files or {}),
         "checkpoint": display_name(checkpoint.folder),
-        "tokens": checkpoint.vocabulary_id,
+        "tokens": str(checkpoint.codes_id),
         "command": shlex.join(["python", "-m", "blip3o_core", command, *words, "--out=OUT.png"]),
     }
 

@@ -8,6 +8,7 @@ import torch
 from ..errors import Blip3oError
 from ..images.preprocess import MAX_SIDE, tokenizer_input, vae_input
 from ..models.image_tokenizer import ImageTokenizer, encode_images
+from ..prompts.vocabulary import CodesId
 
 MAX_REFERENCES = 8
 
@@ -19,7 +20,7 @@ class References:
     codes: torch.Tensor  # (n, T) int64
     grid: tuple[int, int]
     latents: list[torch.Tensor]  # (1, C, h, w) each, unscaled, at the picture's own aspect
-    vocabulary_id: str  # of the codes, see Checkpoint
+    codes_id: CodesId
     sizes: list[tuple[int, int]]  # (width, height) of the pictures, in pixels
     views: list[tuple[int, int]]  # (width, height) that the autoencoder saw
     fit: str
@@ -46,7 +47,7 @@ def encode_references(
     fit: str,
     side: int,
     multiple: int,
-    vocabulary_id: str,
+    codes_id: CodesId,
     device: torch.device | str = "cpu",
 ) -> References:
     """PIL pictures -> References. Raises Blip3oError for none, for too many, and for sizes that cannot be drawn.
@@ -67,6 +68,6 @@ def encode_references(
     squares = torch.cat([tokenizer_input(picture, fit, tokenizer.side) for picture in pictures])
     codes, features = encode_images(tokenizer, squares.to(device), features=True)
     return References(
-        codes, tokenizer.shape.grid, [to_latents(view).float().cpu() for view in views], vocabulary_id,
+        codes, tokenizer.shape.grid, [to_latents(view).float().cpu() for view in views], codes_id,
         [picture.size for picture in pictures], [(view.shape[2], view.shape[1]) for view in views], fit, features,
     )  # fmt: skip

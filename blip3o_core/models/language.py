@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import Blip3oError
-from ..prompts.vocabulary import Vocabulary
+from ..prompts.vocabulary import CodesId, Vocabulary
 from .connector import build_connector
 
 
@@ -96,21 +96,20 @@ class LanguageModel(nn.Module):
     """Qwen3 with the diffusion connector, for one checkpoint's vocabulary and token grid."""
 
     def __init__(
-        self, config, cross_width: int, vocabulary: Vocabulary, grid: tuple[int, int], tied: bool, vocabulary_id: str,
+        self, config, cross_width: int, vocabulary: Vocabulary, grid: tuple[int, int], tied: bool, codes_id: CodesId,
         reference_channels: int | None = None, feature_width: int | None = None,
     ):  # fmt: skip
         """`config`: a transformers Qwen3Config. `cross_width`: width of the cross-attention tokens.
 
-        `vocabulary_id`: what its image tokens mean, see `Checkpoint.vocabulary_id`. `reference_channels`,
-        `feature_width`: of the latents and of the image tokenizer's features that the connectors for references take;
-        None when the checkpoint has no such connector.
+        `reference_channels`, `feature_width`: of the latents and of the image tokenizer's features that the connectors
+        for references take; None when the checkpoint has no such connector.
         """
         from transformers import Qwen3Model
 
         super().__init__()
         if config.use_sliding_window:
             raise Blip3oError("config.json asks for sliding-window attention; no BLIP3o-NEXT checkpoint uses it.")
-        self.config, self.vocabulary, self.grid, self.vocabulary_id = config, vocabulary, grid, vocabulary_id
+        self.config, self.vocabulary, self.grid, self.codes_id = config, vocabulary, grid, codes_id
         self.model = Qwen3Model(config)
         self.model.diffusion_connector = build_connector(config.hidden_size, cross_width)
         if reference_channels is not None:

@@ -64,14 +64,35 @@ class Vocabulary:
         return ids
 
 
-def same_codes(ours: str, theirs: str) -> bool:
-    """Whether image codes described by two `Checkpoint.vocabulary_id` mean the same.
+@dataclass(frozen=True)
+class CodesId:
+    """What image codes mean. Image tokens travel only between models whose ids agree, see `understands`.
 
-    Those of an image tokenizer that was loaded alone are described by the last part, its codebook's; it serves a
-    checkpoint that has none.
+    An image tokenizer that was loaded from its own file knows its codebook alone. A checkpoint without an image
+    tokenizer knows everything but the codebook.
     """
-    alone = theirs.startswith("codebook ")
-    return ours.endswith(theirs) or (alone and ours.endswith("codebook unknown"))
+
+    num_codes: int | None = None  # K
+    image_start: int | None = None  # token id of code 0
+    grid: tuple[int, int] | None = None  # (H, W)
+    tokenizer: str | None = None  # digest of tokenizer.json
+    codebook: str | None = None  # digest of the codebook, see `image_tokenizer.codebook_digest`
+
+    def understands(self, other: "CodesId") -> bool:
+        """Whether a language model with this id may read codes with the other one."""
+        if other.num_codes is None:
+            return self.codebook in (None, other.codebook)
+        return self == other
+
+    def __str__(self) -> str:
+        codebook = f"codebook {self.codebook or 'unknown'}"
+        if self.num_codes is None:
+            return codebook
+        height, width = self.grid
+        return (
+            f"{self.num_codes} codes from token {self.image_start} on {height}x{width}, tokenizer {self.tokenizer}, "
+            f"{codebook}"
+        )
 
 
 class PromptEncoder:

@@ -125,7 +125,7 @@ def _edit(pipeline: Pipeline, pairs, seeds: list[int], settings: Settings, paths
         rows,
         seeds,
         drawn.lengths,
-        language.vocabulary_id,
+        language.codes_id,
         drawn.hidden.cpu(),
         "just drawn",
     )

@@ -21,6 +21,7 @@ from ...blip3o_core.diffusion.reference_paths import Strengths
 from ...blip3o_core.editing.image_mentions import unknown_numbers
 from ...blip3o_core.editing.references import References, encode_references
 from ...blip3o_core.errors import Blip3oError
+from ...blip3o_core.prompts.vocabulary import CodesId
 from ...blip3o_core.seeds import row_seeds
 from ...blip3o_core.tokens import ImageTokens, code_colours, mosaic
 from .offload import NAMED, SUPPORTED, dtypes, manage, streamed, supported, swap_leaves
@@ -202,10 +203,10 @@ def describe(tokens: ImageTokens, lm: Language, reference: References | None = N
 class ImageTokenizerPart(Part):
     """What travels as BLIP3O_TATOK."""
 
-    def __init__(self, patcher, dtype, vocabulary_id: str, side: int, patch: int = 1):
+    def __init__(self, patcher, dtype, codes_id: CodesId, side: int, patch: int = 1):
         """`side`: pixels on a side of the pictures that the checkpoint draws; `patch`: cells of its transformer's."""
         super().__init__(patcher, dtype)
-        self.vocabulary_id, self.side, self.patch = vocabulary_id, side, patch
+        self.codes_id, self.side, self.patch = codes_id, side, patch
 
     def references(self, vae, pictures: list, fit: str, side: int) -> References:
         """PIL pictures -> References. `vae`: the host's; `side` 0: as the checkpoint draws."""
@@ -213,7 +214,7 @@ class ImageTokenizerPart(Part):
         with self.loaded(4 * shape.tokens * (shape.mlp + 8 * shape.width) * self.dtype.itemsize) as device:
             return encode_references(
                 self.network, vae.encode, pictures, fit=fit, side=side or self.side,
-                multiple=vae.spacial_compression_encode() * self.patch, vocabulary_id=self.vocabulary_id, device=device,
+                multiple=vae.spacial_compression_encode() * self.patch, codes_id=self.codes_id, device=device,
             )  # fmt: skip
 
 
@@ -255,7 +256,7 @@ def load_image_tokenizer(
     recipe = (load_image_tokenizer_patcher, (folder, diffusion, choice))
     patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic)
     patch = checkpoint.transformer_config.get("patch_size", 1)
-    return ImageTokenizerPart(patcher, compute, checkpoint.vocabulary_id, checkpoint.trained_side, patch)
+    return ImageTokenizerPart(patcher, compute, checkpoint.codes_id, checkpoint.trained_side, patch)
 
 
 def load_tatok_file(path, choice, disable_dynamic=False) -> ImageTokenizerPart:
@@ -265,7 +266,7 @@ def load_tatok_file(path, choice, disable_dynamic=False) -> ImageTokenizerPart:
     network = swap_leaves(file.load(compute))
     recipe = (load_tatok_file_patcher, (path, choice))
     patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic)
-    return ImageTokenizerPart(patcher, compute, f"codebook {file.codebook}", PUBLISHED_SIDE)
+    return ImageTokenizerPart(patcher, compute, file.codes_id, PUBLISHED_SIDE)
 
 
 def load_tatok_file_patcher(*arguments, disable_dynamic=False):

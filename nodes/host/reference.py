@@ -31,7 +31,7 @@ def encode(tatok, vae, images: dict, fit: str, mask, side: int) -> tuple[Referen
     rows = len(reference)
     tokens = ImageTokens(
         codes=reference.codes, grid=reference.grid, prompts=[""] * rows, prompt_ids=None, seeds=[0] * rows,
-        lengths=[reference.codes.shape[1]] * rows, vocabulary_id=reference.vocabulary_id,
+        lengths=[reference.codes.shape[1]] * rows, codes_id=reference.codes_id,
     )  # fmt: skip
     latent = {"samples": reference.latents[0]}
     if change is not None:

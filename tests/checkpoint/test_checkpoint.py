@@ -90,7 +90,7 @@ def test_names_decide_nothing(copy, checkpoint, pipeline):
     renamed = copy.folder.rename(copy.folder.with_name("edit use_und_image_vae sd15"))
     other = open_checkpoint(renamed)
     assert (other.family, other.grid, other.vocabulary) == ("text-to-image", checkpoint.grid, checkpoint.vocabulary)
-    assert other.vocabulary_id == checkpoint.vocabulary_id
+    assert other.codes_id == checkpoint.codes_id
     drawn = Pipeline(other).generate_tokens(["a red cube"], [0])
     assert torch.equal(drawn.codes, pipeline.generate_tokens(["a red cube"], [0]).codes)
 
@@ -280,19 +280,19 @@ def test_the_identity_changes_with_a_replaced_file(name, copy):
 def test_a_sharded_copy_means_the_same_codes(shards, checkpoint, tmp_path):
     """Catches tokens refused because a copy keeps the codebook's tensors in another order."""
     other = open_checkpoint(make_checkpoint(tmp_path / "m", shards=shards))
-    assert other.vocabulary_id == checkpoint.vocabulary_id
+    assert other.codes_id == checkpoint.codes_id
 
 
 def test_two_copies_mean_the_same_codes(copy, checkpoint):
     """Catches tokens refused by a copy of the very model that drew them."""
-    assert open_checkpoint(copy.folder).vocabulary_id == checkpoint.vocabulary_id
+    assert open_checkpoint(copy.folder).codes_id == checkpoint.codes_id
 
 
 @pytest.mark.parametrize("name", ["embedding.weight", "embedding_proj.weight", "embedding_proj.bias"])
 def test_another_codebook_means_other_codes(name, copy, checkpoint):
     """Catches tokens of one codebook accepted by a model trained with another: SimVQ learns the projection."""
     copy.edit_tensors(lambda tensors: tensors[PREFIX + "bottleneck.regularizer." + name].neg_())
-    assert open_checkpoint(copy.folder).vocabulary_id != checkpoint.vocabulary_id
+    assert open_checkpoint(copy.folder).codes_id != checkpoint.codes_id
 
 
 def test_another_tokenizer_means_other_codes(copy, checkpoint):
@@ -301,14 +301,14 @@ def test_another_tokenizer_means_other_codes(copy, checkpoint):
     vocab = table["model"]["vocab"]
     vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
     (copy.folder / "tokenizer.json").write_text(json.dumps(table))
-    assert open_checkpoint(copy.folder).vocabulary_id != checkpoint.vocabulary_id
+    assert open_checkpoint(copy.folder).codes_id != checkpoint.codes_id
 
 
 @pytest.mark.parametrize("sizes", [{"grid": 6}, {"codes": 95}], ids=str)
 def test_another_grid_or_count_means_other_codes(sizes, tmp_path, checkpoint):
     """Catches a picture of another shape accepted."""
     other = open_checkpoint(make_checkpoint(tmp_path / "m", sizes=Sizes(**sizes)))
-    assert other.vocabulary_id != checkpoint.vocabulary_id
+    assert other.codes_id != checkpoint.codes_id
 
 
 def test_checkpoints_are_found_by_name_only(tmp_path, tiny):

@@ -49,7 +49,7 @@ def views(side: int) -> torch.Tensor:
 def test_it_is_the_checkpoints_tower(saved, checkpoint):
     """Catches tensors in the wrong place, another number of heads, and a codebook that is known by other rows."""
     file = open_tatok(saved.path)
-    assert file.shape == checkpoint.tower and checkpoint.vocabulary_id.endswith(f"codebook {file.codebook}")
+    assert file.shape == checkpoint.tower and checkpoint.codes_id.understands(file.codes_id)
     own, other = (encode_images(net, views(76), True) for net in (file.load(), checkpoint.load_image_tokenizer()))
     assert torch.equal(own[0], other[0]) and torch.equal(own[1], other[1]) and len(own[0].unique()) > 5
 
@@ -58,16 +58,16 @@ def test_the_authors_file_is_the_tower_of_the_authors_checkpoint():
     """Catches a scale layer that is applied: the file expects [0, 1], checkpoints [-1, 1]."""
     file = open_tatok(RECORDED / "ta_tok" / "ta_tok.pth")
     checkpoint = open_checkpoint(RECORDED / "edit_vae", RECORDED / "sana")
-    assert (file.shape.heads, file.shape.side) == (4, 90) and checkpoint.vocabulary_id.endswith(file.codebook)
+    assert (file.shape.heads, file.shape.side) == (4, 90) and checkpoint.codes_id.understands(file.codes_id)
     own, other = (encode_images(net, views(90), True) for net in (file.load(), checkpoint.load_image_tokenizer()))
     assert torch.equal(own[0], other[0]) and torch.equal(own[1], other[1])
 
 
 def test_the_codebook_is_its_content(saved):
     """Catches a name that another codebook has, too: its codes would be believed to mean the same."""
-    first = open_tatok(saved.path).codebook
+    first = open_tatok(saved.path).codes_id
     saved.tensors["bottleneck.regularizer.embedding_proj.bias"][0] += 1
-    assert open_tatok(saved.save()).codebook != first
+    assert open_tatok(saved.save()).codes_id != first
 
 
 def test_settings_saved_as_an_easydict_need_no_easydict(saved, monkeypatch):

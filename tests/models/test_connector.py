@@ -92,8 +92,9 @@ def test_the_source_names_weights_and_precision(pipeline, checkpoint, copy):
 def test_tokens_of_another_vocabulary_are_refused(pipeline, language, tokens):
     """Catches codes of one codebook rendered by a model that means other pictures by them."""
     with pytest.raises(Blip3oError) as caught:
-        acts.condition(language, replace(tokens, vocabulary_id="97 codes of something else"), pipeline.source)
-    assert "97 codes of something else" in str(caught.value) and language.vocabulary_id in str(caught.value)
+        other = replace(language.codes_id, num_codes=97)
+        acts.condition(language, replace(tokens, codes_id=other), pipeline.source)
+    assert str(other) in str(caught.value) and str(language.codes_id) in str(caught.value)
 
 
 def test_a_row_that_ended_early_is_masked(pipeline, language, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from blip3o_core.errors import Blip3oError
-from blip3o_core.prompts.vocabulary import PromptEncoder, Vocabulary
+from blip3o_core.prompts.vocabulary import CodesId, PromptEncoder, Vocabulary
 
 PROMPTS = [
     "a red cube", " leading space", "trailing space ", "two  spaces\n\nand lines\r\n", "\n", " ", "x", "1234567890",
@@ -189,6 +189,18 @@ def test_missing_and_impossible_ids_are_refused(config):
     assert all(name in str(caught.value) for name in fields), fields
     with pytest.raises(Blip3oError, match="vocabulary of 300"):
         Vocabulary.from_config(config | {"vocab_size": 300}, {}, Path("folder"))
+
+
+def test_codes_are_understood_by_what_they_mean():
+    """Catches tokens of another model accepted, and a TA-Tok file refused by a checkpoint that brings none."""
+    ours = CodesId(96, 300, (5, 7), "aaaa", "bbbb")
+    for name, value in (("num_codes", 6), ("image_start", 0), ("grid", (7, 5)), ("tokenizer", "b"), ("codebook", "b")):
+        assert not ours.understands(replace(ours, **{name: value})), name
+    alone, blind = CodesId(codebook="bbbb"), replace(ours, codebook=None)
+    assert ours.understands(replace(ours)) and ours.understands(alone) and blind.understands(alone)
+    assert not ours.understands(replace(alone, codebook="b")) and not ours.understands(blind)
+    assert str(ours) == "96 codes from token 300 on 5x7, tokenizer aaaa, codebook bbbb"
+    assert str(alone) == "codebook bbbb" and str(blind).endswith("codebook unknown")
 
 
 def test_vocab_and_merges_files_do_as_well(copy, checkpoint):
