@@ -27,12 +27,19 @@ class HiddenStateConditioner(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, lm, tokens, reference=None, text_strength=1.0, cross_strength=1.0, noise_strength=1.0, paths="auto"
+        cls,
+        lm,
+        tokens,
+        reference=None,
+        text_strength=1.0,
+        cross_strength=1.0,
+        noise_strength=1.0,
+        reference_mode="auto",
     ):
         from ..blip3o_core.diffusion.reference_paths import Strengths
 
         strengths = Strengths(text_strength, cross_strength, noise_strength)
-        return io.NodeOutput(*lm.conditionings(tokens, reference, strengths, paths))
+        return io.NodeOutput(*lm.conditionings(tokens, reference, strengths, reference_mode))
 
 
 def _strengths():
@@ -40,10 +47,10 @@ def _strengths():
     text = "How far the tokens count: 1 as trained, 0 is the null condition."
     cross = "How much attention looks at the references: 1 as trained, 0 not at all. No more work at any value."
     noise = "How far the reference beside the noise counts: 1 as trained, 0 not at all. In between doubles the work."
-    paths = "Ways of the reference into the diffusion transformer. auto: all that the checkpoint has."
+    mode = "Ways of the reference into the diffusion transformer. auto: all that the checkpoint has."
     return [
         decimal_input("text_strength", 1.0, 0.0, 3.0, 0.05, text, **more),
         decimal_input("cross_strength", 1.0, 0.0, 10.0, 0.05, cross, **more),
         decimal_input("noise_strength", 1.0, 0.0, 3.0, 0.05, noise, **more),
-        io.Combo.Input("paths", options=["auto", "tokens", "cross", "noise", "both"], tooltip=paths, **more),
+        io.Combo.Input("reference_mode", options=["auto", "tokens", "cross", "noise", "both"], tooltip=mode, **more),
     ]

@@ -38,12 +38,12 @@ class TokenGenerator(io.ComfyNode):
     @classmethod
     def execute(
         cls, lm, prompt, seed, batch_size=1, sampling=None, negative_prompt="", token_guidance=1.0,
-        vocabulary="image tokens", special_tokens="as text", reference=None, lines="one prompt",
+        vocabulary="image tokens", special_tokens="as text", reference=None, prompt_lines="one prompt",
     ):  # fmt: skip
         from .host.language import describe, rows_of, settings
 
         chosen = settings(sampling, token_guidance, vocabulary)
-        rows = rows_of(prompt, batch_size, lines == "a picture a line")
+        rows = rows_of(prompt, batch_size, prompt_lines == "one per line")
         tokens = lm.generate_tokens(rows, seed, chosen, negative_prompt, special_tokens == "parse", reference)
         return io.NodeOutput(tokens, describe(tokens, lm, reference))
 
@@ -73,11 +73,11 @@ def _advanced():
         "full is the authors' way: text and end tokens may be sampled, and an end token cuts the picture short."
     )
     special = "parse is the authors' way: chat and image tokens spelled in a prompt act as tokens."
-    lines = "a picture a line: every line of the prompt is a prompt of its own, batch_size times."
+    lines = "one per line: every line of the prompt is a prompt of its own, batch_size times."
     return [
         io.String.Input("negative_prompt", multiline=True, default="", tooltip=negative, **more),
         decimal_input("token_guidance", 1.0, 1.0, 20.0, 0.1, guidance, **more),
         io.Combo.Input("vocabulary", options=["image tokens", "full"], tooltip=vocabulary, **more),
         io.Combo.Input("special_tokens", options=["as text", "parse"], tooltip=special, **more),
-        io.Combo.Input("lines", options=["one prompt", "a picture a line"], tooltip=lines, **more),
+        io.Combo.Input("prompt_lines", options=["one prompt", "one per line"], tooltip=lines, **more),
     ]

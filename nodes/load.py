@@ -4,6 +4,8 @@ from .compat import io
 from .host import folders
 from .sockets import CATEGORY, LM, TATOK
 
+LM_WEIGHTS = ["same as dtype", "int8", "fp8"]  # `host.quantised` has them too, with what they mean
+
 
 class Loader(io.ComfyNode):
     @classmethod
@@ -29,7 +31,7 @@ class Loader(io.ComfyNode):
                     tooltip="Folder with the transformer and vae configs. auto: inside or beside the checkpoint.",
                 ),
                 io.Combo.Input(
-                    "lm_weights", options=["as dtype", "int8", "fp8"], default="as dtype", optional=True, advanced=True,
+                    "lm_weights", options=LM_WEIGHTS, default=LM_WEIGHTS[0], optional=True, advanced=True,
                     tooltip="int8, fp8: the language model takes less memory, is slower, and writes other tokens.",
                 ),
             ],
@@ -37,7 +39,9 @@ class Loader(io.ComfyNode):
                 LM.Output("lm", display_name="lm", tooltip="Language model: writes the image tokens."),
                 io.Model.Output("model", display_name="model", tooltip="Diffusion transformer: renders them."),
                 io.Vae.Output("vae", display_name="vae", tooltip="Autoencoder: latents to pixels."),
-                TATOK.Output("tatok", display_name="tatok", tooltip="Image tokenizer: pictures to image tokens."),
+                TATOK.Output(
+                    "image_tokenizer", display_name="image_tokenizer", tooltip="TA-Tok: pictures to image tokens."
+                ),
             ],
         )  # fmt: skip
 
@@ -48,12 +52,12 @@ class Loader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(
-        cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC, lm_weights="as dtype"
+        cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC, lm_weights=LM_WEIGHTS[0]
     ):  # fmt: skip
         return folders.fingerprint(checkpoint, *([] if diffusion_folder == folders.AUTOMATIC else [diffusion_folder]))
 
     @classmethod
-    def execute(cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC, lm_weights="as dtype"):
+    def execute(cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC, lm_weights=LM_WEIGHTS[0]):
         from .host.parts import load
 
         folder = folders.resolve(checkpoint)
@@ -74,7 +78,11 @@ class ImageTokenizerLoader(io.ComfyNode):
                 io.Combo.Input("file", options=folders.tatok_files(), tooltip="A .pth file under models/blip3o."),
                 io.Combo.Input("dtype", options=["auto", "bf16", "fp32"], default="auto", tooltip="As in the loader."),
             ],
-            outputs=[TATOK.Output("tatok", display_name="tatok", tooltip="For BLIP3o Edit-Reference Encoder.")],
+            outputs=[
+                TATOK.Output(
+                    "image_tokenizer", display_name="image_tokenizer", tooltip="For BLIP3o Edit-Reference Encoder."
+                )
+            ],
         )
 
     @classmethod

@@ -16,7 +16,7 @@ class EditReferenceEncoder(io.ComfyNode):
             description="Encodes one to eight pictures for an edit, once: as image tokens, and as latents.",
             search_aliases=["blip3o edit", "reference image", "image to image", "kontext", "composition"],
             inputs=[
-                TATOK.Input("tatok", tooltip="From BLIP3o Loader: pictures to image tokens."),
+                TATOK.Input("image_tokenizer", tooltip="From BLIP3o Loader: pictures to image tokens."),
                 io.Vae.Input("vae", tooltip="From BLIP3o Loader: pictures to latents."),
                 io.Autogrow.Input(
                     "images",
@@ -33,9 +33,9 @@ class EditReferenceEncoder(io.ComfyNode):
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="White where the first image may change."),
                 io.Int.Input(
-                    "side", default=0, min=0, max=8192, optional=True, advanced=True,
-                    tooltip="Latents are made at about side x side pixels. 0: what the checkpoint of tatok draws; for "
-                    "ta_tok.pth that is 1024.",
+                    "resolution", default=0, min=0, max=8192, optional=True, advanced=True,
+                    tooltip="Latents are made at about this many pixels on a side. 0: what the checkpoint of "
+                    "image_tokenizer draws; for ta_tok.pth that is 1024.",
                 ),
             ],
             outputs=[
@@ -47,10 +47,10 @@ class EditReferenceEncoder(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, tatok, vae, images, fit="stretch", mask=None, side=0):
+    def execute(cls, image_tokenizer, vae, images, fit="stretch", mask=None, resolution=0):
         from .host.reference import encode
 
-        reference, tokens, latent = encode(tatok, vae, images, fit, mask, side)
+        reference, tokens, latent = encode(image_tokenizer, vae, images, fit, mask, resolution)
         info = "\n".join(reference.described())
         return io.NodeOutput(reference, tokens, latent, info, ui={"text": (info,)})
 

@@ -97,7 +97,7 @@ def save(sample: Sample, image: str) -> list[str]:
 def encode(sample: Sample, loader: str, *images: str, **more) -> str:
     sockets = {f"images.image_{k}": [image, 0] for k, image in enumerate(images, 1)}
     return sample.add(
-        "BLIP3oEditReferenceEncoder", tatok=[loader, 3], vae=[loader, 2], **sockets, fit="stretch", **more
+        "BLIP3oEditReferenceEncoder", image_tokenizer=[loader, 3], vae=[loader, 2], **sockets, fit="stretch", **more
     )  # fmt: skip
 
 
@@ -244,8 +244,8 @@ def wide_edit() -> Sample:
     )  # fmt: skip
     sample.column(
         "Picture", [line.decode, *save(sample, line.decode)],
-        note=Note("The edit is wide, too: the encoder's `latent` gives it its size. For more pixels raise `side` on "
-                  "the encoder. Upscale Image By only enlarges.", height=130),
+        note=Note("The edit is wide, too: the encoder's `latent` gives it its size. For more pixels raise "
+                  "`resolution` on the encoder. Upscale Image By only enlarges.", height=130),
     )  # fmt: skip
     return sample
 
@@ -314,7 +314,7 @@ def _started_twice(name: str) -> tuple[Sample, str, str, str]:
     """Two pictures, drawn as one batch."""
     sample = Sample(name)
     loader = load(sample)
-    line = draw(sample, loader, "a red circle\na blue star", lines="a picture a line")
+    line = draw(sample, loader, "a red circle\na blue star", prompt_lines="one per line")
     first, second = (
         sample.add("ImageFromBatch", image=[line.decode, 0], batch_index=k, length=1) for k in range(2)
     )  # fmt: skip
@@ -324,8 +324,8 @@ def _started_twice(name: str) -> tuple[Sample, str, str, str]:
         "Two pictures", [line.generator], [line.conditioner, line.empty, line.sampler],
         [line.decode, first, second, preview],
         note=Note(
-            "Every line of the prompt is a picture of its own (`lines`). **For pictures of your own** delete this "
-            "group and put two Load Image nodes in its place.",
+            "Every line of the prompt is a picture of its own (`prompt_lines`). **For pictures of your own** delete "
+            "this group and put two Load Image nodes in its place.",
         ),
     )  # fmt: skip
     return sample, loader, first, second

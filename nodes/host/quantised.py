@@ -15,7 +15,7 @@ from torch import nn
 
 from ...blip3o_core.errors import Blip3oError
 
-PLAIN = "as dtype"
+PLAIN = "same as dtype"
 FORMATS = {"int8": "int8_tensorwise", "fp8": "float8_e4m3fn"}  # as the host names them
 
 

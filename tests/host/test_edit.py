@@ -65,9 +65,9 @@ def test_the_graph_edits_as_the_library_does(client, server, pipeline, names):
 @pytest.mark.parametrize(
     "changes, strengths",
     [
-        ({"paths": "tokens"}, Strengths(cross=0, noise=0)),
-        ({"paths": "cross"}, Strengths(noise=0)),
-        ({"paths": "noise"}, Strengths(cross=0)),
+        ({"reference_mode": "tokens"}, Strengths(cross=0, noise=0)),
+        ({"reference_mode": "cross"}, Strengths(noise=0)),
+        ({"reference_mode": "noise"}, Strengths(cross=0)),
         ({"cross_strength": 0.5, "noise_strength": 0.25, "text_strength": 0.7}, Strengths(0.7, 0.5, 0.25)),
     ],
     ids=["tokens", "cross", "noise", "part of all"],
@@ -164,7 +164,7 @@ def test_two_instructions_in_a_batch_equal_two_singles(client, server):
 
 def _lines(lines: list[str]) -> dict:
     draw = edit("wide.png", instruction="\n".join(lines))["draw"]
-    draw["inputs"]["lines"] = "a picture a line"
+    draw["inputs"]["prompt_lines"] = "one per line"
     return {"draw": draw}
 
 
@@ -228,10 +228,10 @@ def test_a_checkpoint_without_paths_edits_by_tokens_and_refuses_more(client, ser
     """An edit checkpoint taken for granted: a way that does not exist must be named, not silently left out."""
     assert client.run(edit("wide.png", checkpoint="tiny")).status == "success"
     graph = edit("wide.png", checkpoint="tiny")
-    graph["condition"]["inputs"]["paths"] = "cross"
+    graph["condition"]["inputs"]["reference_mode"] = "cross"
     result = client.run(graph)
     assert result.status == "error" and "edit-VAE" in result.error["exception_message"]
-    graph["condition"]["inputs"] |= {"paths": "auto", "cross_strength": 0.5}
+    graph["condition"]["inputs"] |= {"reference_mode": "auto", "cross_strength": 0.5}
     result = client.run(graph)
     assert result.status == "error" and "do not go that way" in result.error["exception_message"]
     graph = edit("wide.png", checkpoint="tiny")
@@ -251,7 +251,7 @@ def test_more_references_than_the_prompt_holds(client):
 def test_widgets_offer_what_the_library_has(client):
     """A path or a ninth picture that the library takes and no widget offers: the pack lists them before torch loads."""
     info = client.object_info()
-    paths = info["BLIP3oHiddenStateConditioner"]["input"]["optional"]["paths"][1]["options"]
+    paths = info["BLIP3oHiddenStateConditioner"]["input"]["optional"]["reference_mode"][1]["options"]
     images = info["BLIP3oEditReferenceEncoder"]["input"]["required"]
     assert paths == list(PATHS) and len(images["images"][1]["template"]["names"]) == MAX_REFERENCES
     assert images["fit"][1]["options"] == list(FITS)

@@ -293,10 +293,10 @@ def with_tokenizer(lm: str, tatok: str | None = None, **loader) -> dict:
     """An edit with the checkpoint's own image tokenizer or that of a file; "shown" tells the codes."""
     graph = edit("base.png", checkpoint=lm, dtype="fp32", steps=1)
     graph["load"]["inputs"] |= loader
-    graph["encode"]["inputs"]["side"] = 128  # a file does not say what its checkpoint draws
+    graph["encode"]["inputs"]["resolution"] = 128  # a file does not say what its checkpoint draws
     if tatok is not None:
         graph["file"] = node("BLIP3oImageTokenizerLoader", file=tatok, dtype="fp32")
-        graph["encode"]["inputs"]["tatok"] = ["file", 0]
+        graph["encode"]["inputs"]["image_tokenizer"] = ["file", 0]
     return graph | {"shown": node("PreviewAny", source=["encode", 1])}
 
 

@@ -237,7 +237,7 @@ def test_the_estimates_are_the_ones_the_host_is_given(tmp_path, folder):
 @pytest.mark.usefixtures("checkpoint")
 def test_the_loaders_input_reaches_the_language_model(client, server):
     """A widget that changes nothing, or results of one format that the host's cache gives for another."""
-    drawn = [latents(server, client.run(_graph(choice))) for choice in ("as dtype", *FORMATS)]
+    drawn = [latents(server, client.run(_graph(choice))) for choice in ("same as dtype", *FORMATS)]
     assert all(not drawn[0].equal(each) and drawn[0].shape == each.shape for each in drawn[1:])
 
 

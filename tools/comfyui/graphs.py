@@ -69,7 +69,9 @@ def edit(
     graph = text_to_image(checkpoint, prompt=instruction, batch=batch)
     graph |= {f"image{k}": node("LoadImage", image=name) for k, name in enumerate(pictures, 1)}
     images = {f"images.image_{k}": [f"image{k}", 0] for k in range(1, len(pictures) + 1)}
-    graph["encode"] = node("BLIP3oEditReferenceEncoder", tatok=["load", 3], vae=["load", 2], fit="stretch", **images)
+    graph["encode"] = node(
+        "BLIP3oEditReferenceEncoder", image_tokenizer=["load", 3], vae=["load", 2], fit="stretch", **images
+    )
     for owner in ("draw", "condition"):
         graph[owner]["inputs"]["reference"] = ["encode", 0]
     graph["sample"]["inputs"]["latent_image"] = ["encode", 2]
