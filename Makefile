@@ -7,7 +7,7 @@ WORKERS ?= -n auto --dist loadfile
 # The README's picture is `make demo DEMO=docs/images/demo.png`.
 DEMO ?= output/demo.png
 
-.PHONY: demo evaluate serve test test-core test-parity test-host test-browser test-oldest lint format environment workflows
+.PHONY: demo evaluate serve test test-core test-parity test-host test-browser test-oldest lint format environment workflows locales node-contract
 
 demo: environment  ## draw three prompts with the bundled model, through the sample workflow in a real ComfyUI
 	$(VENV) -m tools.demo --out $(DEMO)
@@ -38,6 +38,12 @@ format: environment
 
 workflows: environment  ## rewrite workflows/*.json through ComfyUI's own frontend
 	$(VENV) -m tools.workflows
+
+locales: environment  ## rewrite locales/en from the names and tooltips of the nodes
+	$(VENV) -m tools.schemas locales
+
+node-contract: environment  ## rewrite the test's record of ids, inputs and values, after a change that was meant
+	$(VENV) -m tools.schemas contract
 
 environment:
 	@$(PYTHON) tools/environment.py
