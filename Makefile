@@ -6,6 +6,7 @@ PORT ?= 8188
 WORKERS ?= -n auto --dist loadfile
 # The README's picture is `make demo DEMO=docs/images/demo.png`.
 DEMO ?= output/demo.png
+LINT = $(VENV) -m ruff check . && $(VENV) -m ruff format --check .
 
 .PHONY: demo evaluate serve test test-core test-parity test-host test-browser test-oldest lint format environment workflows locales node-contract
 
@@ -20,7 +21,7 @@ serve: environment  ## ComfyUI with this pack and the bundled model, for a human
 
 test:
 	$(PYTHON) tools/environment.py --browser
-	$(VENV) -m ruff check .
+	$(LINT)
 	$(VENV) -m pytest -rs $(WORKERS)
 
 test-core test-parity test-host test-browser: test-%: environment
@@ -30,10 +31,11 @@ test-oldest:  ## the library alone, with the lowest versions requirements.txt al
 	$(PYTHON) tools/environment.py --oldest
 	.venv-oldest/bin/python -m pytest -rs $(WORKERS) -m "core or parity"
 
-lint: environment
-	$(VENV) -m ruff check .
+lint: environment  ## what `make test` asks first: rules and layout, in a second
+	$(LINT)
 
-format: environment
+format: environment  ## lay out all files, sort their imports
+	$(VENV) -m ruff check --fix-only --select I .
 	$(VENV) -m ruff format .
 
 workflows: environment  ## rewrite workflows/*.json through ComfyUI's own frontend
