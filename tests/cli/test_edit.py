@@ -193,7 +193,7 @@ MISTAKES = {
     "text named .png": ([*ONE, "--image={here}/text.png"], "text.png"),
     "half a picture": ([*ONE, "--image={here}/half.png"], "half.png"),
     "20,000 pixels": ([*ONE, "--image={here}/wide.png"], "20000"),
-    "too long": ([*ONE, "--image={here}/long.png"], "long.png: A picture of 9x1"),
+    "too long": ([*ONE, "--image={here}/long.png"], "long.png: The image is 9x1"),
     "nine references": ([*ONE, *["--image={here}/b.png"] * 8], "1 to 8"),
     "more references than fit": ([*ONE, *["--image={here}/b.png"] * 7, "--instruction=" + "a" * 80], "400"),
     "over-long instruction": ([*ONE, "--instruction=" + "word " * 99], "400"),

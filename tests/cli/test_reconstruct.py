@@ -62,7 +62,7 @@ RECONSTRUCT_MISTAKES = {
     "size not a multiple": (["--size=65x64"], "64x64"),
     "no steps": (["--steps=0"], "steps"),
     "absent model": (["--checkpoint=/nowhere/model"], "/nowhere/model"),
-    "too long": (["--image={here}/long.png"], "8 to 1"),
+    "too long": (["--image={here}/long.png"], "at most 8 times"),
 }
 
 

@@ -137,7 +137,7 @@ def test_lists_that_cannot_be_read_and_folders_that_cannot_be_written(edit, plac
     for file, out, shown in (
         ("absent.jsonl", "out", "absent.jsonl"), ("empty.jsonl", "out", "holds no edit"),
         ("binary.jsonl", "out", "binary.jsonl"), ("sub", "out", "cannot be read"),
-        (path, "taken.png", "taken.png"), (path, "taken.png/below", "cannot be written"),
+        (path, "taken.png", "taken.png"), (path, "taken.png/below", "Cannot write"),
     ):  # fmt: skip
         before = files(place)
         assert edit(f"--list={place / file}", "--out={here}/" + out) == 2

@@ -89,7 +89,7 @@ def test_a_read_only_folder_is_refused(how, tmp_path, monkeypatch):
 
         monkeypatch.setattr(os, "open", refuse)
     try:
-        with pytest.raises(Blip3oError, match="cannot be written") as caught:
+        with pytest.raises(Blip3oError, match="Cannot write") as caught:
             check_writable(tmp_path)
     finally:
         tmp_path.chmod(0o700)

@@ -110,7 +110,12 @@ def test_files_that_are_no_pictures_are_errors_with_their_name(tmp_path, monkeyp
     (tmp_path / "folder.png").mkdir()
     Image.new("F", (2, 2), 0.5).save(tmp_path / "float.tiff")
     Image.new("1", (MAX_SIDE + 1, 1)).save(tmp_path / "long.png")
-    reasons = {"empty.png": "0 bytes", "float.tiff": "16 bits", "long.png": f"{MAX_SIDE + 1}x1", "none.png": "no file"}
+    reasons = {
+        "empty.png": "0 bytes",
+        "float.tiff": "16 bits",
+        "long.png": f"{MAX_SIDE + 1}x1",
+        "none.png": "does not exist",
+    }
     for name in (*made, "folder.png", "float.tiff", "long.png", "none.png"):
         with pytest.raises(Blip3oError, match=f"{name}.*{reasons.get(name, '')}"):
             open_image(tmp_path / name)
@@ -135,7 +140,7 @@ def test_a_mask_is_white_where_to_change(tmp_path):
 def test_a_mask_with_transparency_is_refused(tmp_path):
     """Catches the guess what transparency means: strokes on nothing would have changed all of the picture."""
     Image.new("LA", (2, 2), (255, 0)).save(tmp_path / "a.png")
-    with pytest.raises(Blip3oError, match="a.png is transparent"):
+    with pytest.raises(Blip3oError, match="a.png is partly transparent"):
         open_mask(tmp_path / "a.png")
 
 
@@ -151,11 +156,11 @@ def test_the_hosts_images_become_pictures():
 
 
 BAD = {
-    "three axes": (torch.zeros(4, 4, 3), "floats"),
-    "two channels": (torch.zeros(1, 4, 4, 2), "floats"),
-    "channels first": (torch.zeros(1, 3, 4, 4)[:, :, :, :2], "floats"),
-    "no rows": (torch.zeros(0, 4, 4, 3), "size 0"),
-    "no pixels": (torch.zeros(1, 0, 4, 3), "size 0"),
+    "three axes": (torch.zeros(4, 4, 3), "float tensor"),
+    "two channels": (torch.zeros(1, 4, 4, 2), "float tensor"),
+    "channels first": (torch.zeros(1, 3, 4, 4)[:, :, :, :2], "float tensor"),
+    "no rows": (torch.zeros(0, 4, 4, 3), "no size may be 0"),
+    "no pixels": (torch.zeros(1, 0, 4, 3), "no size may be 0"),
     "bytes": (torch.zeros(1, 4, 4, 3, dtype=torch.uint8), "uint8"),
     "nan": (torch.full((1, 4, 4, 3), torch.nan), "NaN"),
     "infinite": (torch.full((1, 4, 4, 3), torch.inf), "NaN"),
@@ -244,7 +249,7 @@ def test_a_strip_is_an_error_that_says_what_to_do(fit):
     """Catches a strip whose shorter side vanishes, or that is blown up until memory ends."""
     assert vae_input(Image.new("RGB", (80, 10)), fit, 64, 8).shape[-1] == 3
     for size in ((81, 10), (10, 81)):
-        with pytest.raises(Blip3oError, match=f"{size[0]}x{size[1]}.*8 to 1.*'crop'"):
+        with pytest.raises(Blip3oError, match=f"{size[0]}x{size[1]}.*at most 8 times.*'crop'"):
             vae_input(Image.new("RGB", size), fit, 64, 8)
     assert vae_input(Image.new("RGB", (81, 10)), "crop", 64, 8).shape == (1, 64, 64, 3)
 
