@@ -18,8 +18,7 @@ import torch
 from ..diffusion import sampler as diffusion
 from ..diffusion.reference_paths import ReferencePaths
 from ..errors import Blip3oError
-from ..models import autoencoder, image_tokenizer
-from ..models import meanflow as two_times
+from ..models import autoencoder, image_tokenizer, meanflow
 from ..models.connector import build_connector
 from ..models.language import LanguageModel
 from ..prompts.vocabulary import CodesId, PromptEncoder, Vocabulary
@@ -133,9 +132,9 @@ class Checkpoint:
         return ReferencePaths.of(self.switches)
 
     @cached_property
-    def takes_two_times(self) -> bool:
-        """Whether the transformer is a few-step one, see `two_times`."""
-        return two_times.found_in(self._diffusion_table(SANA, "transformer"))
+    def is_meanflow(self) -> bool:
+        """Whether the transformer is a few-step one, see `meanflow`."""
+        return meanflow.has_meanflow_tensors(self._diffusion_table(SANA, "transformer"))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -214,12 +213,12 @@ class Checkpoint:
         if self.tower:
             tables[TOKENIZER] = strip_prefix(self.table, image_tokenizer.PREFIX)
         ignored = {LANGUAGE: ("lm_head.",) if self.tied else (), TOKENIZER: image_tokenizer.UNUSED}
-        if self.takes_two_times:
-            ignored[TRANSFORMER] = (two_times.UNUSED,)
+        if self.is_meanflow:
+            ignored[TRANSFORMER] = (meanflow.UNUSED_PREFIX,)
         known = (*LANGUAGE_TENSORS, SANA, VAE, image_tokenizer.PREFIX, *EDIT_CONNECTORS.values())
         lines = [f"unexpected: {name}" for name in self.table if not name.startswith(known)]
         lines += self._missing_connectors()
-        lines += [f"{TRANSFORMER}, {line}" for line in two_times.half(tables[TRANSFORMER])]
+        lines += [f"{TRANSFORMER}, {line}" for line in meanflow.missing_half(tables[TRANSFORMER])]
         for part, table in tables.items():
             found = weights.compare(self._build(part), table, ignored.get(part, ()))
             lines += [f"{part}, {line}" for line in found]
@@ -267,7 +266,7 @@ class Checkpoint:
 
     def _transformer(self):
         network = diffusion.build(self.transformer_config)
-        return two_times.extend(network) if self.takes_two_times else network
+        return meanflow.add_time_embeddings(network) if self.is_meanflow else network
 
     def _language_model(self) -> LanguageModel:
         from transformers import Qwen3Config

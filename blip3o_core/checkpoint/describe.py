@@ -35,7 +35,7 @@ def describe(checkpoint: Checkpoint) -> str:
             f"{c.transformer_config['num_layers']} layers, cross-attention width "
             f"{c.transformer_config['caption_channels']}, flow shift {c.shift:g}, configs from {c.diffusion_folder}",
         ),
-        *[("two times", "few-step (mean flow) weights: 1, 2 or 4 steps of euler")] * c.takes_two_times,
+        *[("mean flow", "few-step weights: use 1, 2 or 4 steps with euler")] * c.is_meanflow,
         (
             "autoencoder",
             f"{c.autoencoder_config['latent_channels']} channels, scaling factor "

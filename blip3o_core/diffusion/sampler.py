@@ -1,7 +1,7 @@
 """The diffusion transformer: SANA under flow matching, plain Euler (reference.md 5).
 
 - Model output v = noise - x0; x <- x + (sigma_next - sigma) * v; the network is told t = 1000 * sigma
-  (a few-step one the sigmas of both ends of the step, `two_times`).
+  (a few-step one the sigmas of both ends of the step, `meanflow`).
 - Sigmas and the latent stay float32; the network computes in its own dtype.
 - Noise comes from CPU generators in float32, one per row, so a seed means the same picture on every device.
 """
@@ -14,7 +14,7 @@ import torch
 
 from ..decoding.cuda_graph import record_once
 from ..errors import Blip3oError
-from ..models.meanflow import told
+from ..models.meanflow import timestep_input
 from ..seeds import seeded
 from .condition_cache import condition_remembered
 from .reference_paths import ReferencePaths, Strengths, predict
@@ -167,7 +167,7 @@ def sample(
             if known is not None:
                 x = change * x + (1 - change) * torch.lerp(start, noise, sigma)
             doubled = (torch.cat([x, x]) if guided else x).to(dtype)
-            v = networks[guided](doubled, told(transformer, sigma, following, len(doubled)))
+            v = networks[guided](doubled, timestep_input(transformer, sigma, following, len(doubled)))
             if guided:
                 null, conditioned = v.chunk(2)
                 v = null + guidance * (conditioned - null)

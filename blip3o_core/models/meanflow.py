@@ -16,45 +16,45 @@ from torch import nn
 
 from ..errors import Blip3oError
 
-OF_TIME, OF_LENGTH = "time_embed_t.", "time_embed_r."
-UNUSED = "time_embed."
+TIME_PREFIX, DURATION_PREFIX = "time_embed_t.", "time_embed_r."
+UNUSED_PREFIX = "time_embed."
 
 
-def found_in(names: Iterable[str]) -> bool:
+def has_meanflow_tensors(names: Iterable[str]) -> bool:
     """Whether a transformer with tensors of these names takes two times."""
-    return any(name.startswith((OF_TIME, OF_LENGTH)) for name in names)
+    return any(name.startswith((TIME_PREFIX, DURATION_PREFIX)) for name in names)
 
 
-def half(names: Iterable[str]) -> list[str]:
+def missing_half(names: Iterable[str]) -> list[str]:
     """A line that explains the missing tensors when only one of the two is there."""
     names = tuple(names)
-    has = [prefix for prefix in (OF_TIME, OF_LENGTH) if any(name.startswith(prefix) for name in names)]
+    has = [prefix for prefix in (TIME_PREFIX, DURATION_PREFIX) if any(name.startswith(prefix) for name in names)]
     if len(has) != 1:
         return []
-    other = OF_LENGTH if has == [OF_TIME] else OF_TIME
+    other = DURATION_PREFIX if has == [TIME_PREFIX] else TIME_PREFIX
     return [f"{has[0]}* without {other}*: a few-step checkpoint has both, an ordinary one neither"]
 
 
-def extend(transformer):
+def add_time_embeddings(transformer):
     """Give SANA, just built, the two embeddings; their sum takes the place of its `time_embed`, which goes."""
     config, kind = transformer.config, type(transformer.time_embed)
     width = config.num_attention_heads * config.attention_head_dim
     transformer.time_embed_t, transformer.time_embed_r = kind(width), kind(width)
-    transformer.time_embed = SummedTimes(transformer.time_embed_t, transformer.time_embed_r)
+    transformer.time_embed = MeanFlowTimeEmbedding(transformer.time_embed_t, transformer.time_embed_r)
     return transformer
 
 
-def takes_two(transformer) -> bool:
-    return isinstance(getattr(transformer, "time_embed", None), SummedTimes)
+def is_meanflow(transformer) -> bool:
+    return isinstance(getattr(transformer, "time_embed", None), MeanFlowTimeEmbedding)
 
 
-class SummedTimes(nn.Module):
+class MeanFlowTimeEmbedding(nn.Module):
     """What SANA's own forward calls as `time_embed`. It has no weights: those stay under the names of the file."""
 
-    def __init__(self, of_time: nn.Module, of_length: nn.Module):
+    def __init__(self, embed_time: nn.Module, embed_duration: nn.Module):
         super().__init__()
         # In a tuple, so that they are not registered, moved and saved a second time.
-        self._pair = (of_time, of_length)
+        self._pair = (embed_time, embed_duration)
 
     def forward(self, timestep: torch.Tensor, batch_size=None, hidden_dtype=None) -> tuple[torch.Tensor, torch.Tensor]:
         """`timestep` (B, 2): sigma now and at the end of the step -> modulation (B, 6 * D), embedding (B, D)."""
@@ -63,21 +63,21 @@ class SummedTimes(nn.Module):
                 f"This checkpoint takes two times for each row, and was given {tuple(timestep.shape)}. Few-step (mean "
                 "flow) checkpoints can draw but not be trained here: train an ordinary one."
             )
-        of_time, of_length = self._pair
+        embed_time, embed_duration = self._pair
         now, end = timestep.unbind(1)
-        first = of_time(now, batch_size=batch_size, hidden_dtype=hidden_dtype)
-        second = of_length(now - end, batch_size=batch_size, hidden_dtype=hidden_dtype)
+        first = embed_time(now, batch_size=batch_size, hidden_dtype=hidden_dtype)
+        second = embed_duration(now - end, batch_size=batch_size, hidden_dtype=hidden_dtype)
         return first[0] + second[0], first[1] + second[1]
 
 
-def told(transformer, sigma: torch.Tensor, following: torch.Tensor, rows: int) -> torch.Tensor:
+def timestep_input(transformer, sigma: torch.Tensor, following: torch.Tensor, rows: int) -> torch.Tensor:
     """What the network is told in a step from `sigma` to `following`: (rows, 2), or 1000 * sigma, (rows,)."""
-    if takes_two(transformer):
+    if is_meanflow(transformer):
         return torch.stack([sigma, following]).expand(rows, 2)
     return (sigma * 1000).expand(rows)
 
 
-def following_in(table: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+def next_sigma(table: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """The largest of `table` (N,) below each of `sigma` (B,), else 0 -> (B,): where a step from there ends.
 
     A sampler that asks between the steps of its table is answered for the rest of that step. A host hands a sigma on as

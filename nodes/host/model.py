@@ -17,7 +17,7 @@ from ...blip3o_core.checkpoint.checkpoint import TRANSFORMER, open_checkpoint
 from ...blip3o_core.diffusion.reference_paths import ReferencePaths, Strengths, predict
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import compression
-from ...blip3o_core.models.meanflow import following_in, takes_two
+from ...blip3o_core.models.meanflow import is_meanflow, next_sigma
 from .latent_format import DeepCompressionLatent
 from .offload import dtypes, manage, swap_leaves
 
@@ -49,8 +49,8 @@ class HostTransformer(SanaTransformer2DModel):
                 f"The latent has {x.shape[1]} channels, this model works on {self.config.in_channels}. Encode the "
                 "picture with the VAE of this checkpoint, or start from an empty latent."
             )
-        if takes_two(self):
-            timestep = both_times(timestep, transformer_options)
+        if is_meanflow(self):
+            timestep = meanflow_timesteps(timestep, transformer_options)
         null = torch.zeros(len(x), device=x.device) if reference_null is None else reference_null
         strengths = Strengths(cross=reference_cross, noise=reference_noise)
         return predict(
@@ -59,7 +59,7 @@ class HostTransformer(SanaTransformer2DModel):
         )  # fmt: skip
 
 
-def both_times(timestep: torch.Tensor, transformer_options: dict | None) -> torch.Tensor:
+def meanflow_timesteps(timestep: torch.Tensor, transformer_options: dict | None) -> torch.Tensor:
     """(B,) = 1000 * sigma -> (B, 2), the sigma and the next lower one of the run's schedule, as euler steps."""
     schedule = (transformer_options or {}).get("sample_sigmas")
     if schedule is None:
@@ -68,7 +68,7 @@ def both_times(timestep: torch.Tensor, transformer_options: dict | None) -> torc
             "(sample_sigmas). Use BLIP3o Diffusion Sampler, KSampler or SamplerCustomAdvanced, with euler."
         )
     sigma = timestep.float() / 1000
-    return torch.stack([sigma, following_in(schedule.to(sigma), sigma)], dim=1)
+    return torch.stack([sigma, next_sigma(schedule.to(sigma), sigma)], dim=1)
 
 
 class _Plain:

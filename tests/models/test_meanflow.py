@@ -15,7 +15,7 @@ from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.describe import describe
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.errors import Blip3oError
-from blip3o_core.models import meanflow as two_times
+from blip3o_core.models import meanflow
 from blip3o_core.weights.names import SANA
 from tests.conftest import Copy
 from tests.support.tiny_checkpoint import make_checkpoint
@@ -25,7 +25,7 @@ TIME, LENGTH, OLD = (f"{SANA}time_embed{end}." for end in ("_t", "_r", ""))
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("few") / "model", two_times=True)
+    return make_checkpoint(tmp_path_factory.mktemp("few") / "model", meanflow=True)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_but_for_the_embedding_it_is_ordinary_sana(few_copy):
     ours = open_checkpoint(few_copy.folder).load_transformer()
     few_copy.edit_tensors(ordinary)
     theirs = open_checkpoint(few_copy.folder).load_transformer()
-    assert two_times.takes_two(ours) and not two_times.takes_two(theirs)
+    assert meanflow.is_meanflow(ours) and not meanflow.is_meanflow(theirs)
     both = torch.stack([times, torch.tensor([0.2, 0.0])], dim=1)
     with torch.no_grad():
         one, two = (
@@ -178,8 +178,8 @@ def test_what_neither_kind_has_is_refused(few_copy):
 def test_inspect_says_which_kind_it_is(few, checkpoint):
     """Catches 30 steps advised for weights that are meant for four."""
     lines = describe(open_checkpoint(few)).splitlines()
-    assert [line for line in lines if line.startswith("two times") and "few-step" in line]
-    assert "two times" not in describe(checkpoint)
+    assert [line for line in lines if line.startswith("mean flow") and "few-step" in line]
+    assert "mean flow" not in describe(checkpoint)
 
 
 def test_one_time_alone_is_refused(transformer):
@@ -202,14 +202,14 @@ def test_training_stops_with_a_reason(few, training_files, tmp_path):
 def test_the_next_sigma_is_found_after_a_host_rounded_it(steps, shift):
     """Catches a step that is told to end where it starts, or a whole step too far, for 1000 * sigma / 1000 rounds."""
     table = diffusion.sigmas(steps, shift)
-    assert torch.equal(two_times.following_in(table, table[:-1] * 1000 / 1000), table[1:])
+    assert torch.equal(meanflow.next_sigma(table, table[:-1] * 1000 / 1000), table[1:])
 
 
 def test_sigmas_between_steps_and_beyond_the_table_have_an_end():
     """Catches samplers that ask between steps (heun's second call, dpm_2) left without an answer, or with a later t."""
     table = torch.tensor([0.8, 0.5, 0.2])
     asked = torch.tensor([0.9, 0.8, 0.65, 0.5, 0.3, 0.2, 0.1])
-    assert two_times.following_in(table, asked).tolist() == pytest.approx([0.8, 0.5, 0.5, 0.2, 0.2, 0.0, 0.0])
+    assert meanflow.next_sigma(table, asked).tolist() == pytest.approx([0.8, 0.5, 0.5, 0.2, 0.2, 0.0, 0.0])
 
 
 def test_the_command_line_draws_in_four_steps(few, tmp_path):

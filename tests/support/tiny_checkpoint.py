@@ -47,10 +47,10 @@ CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>"
 DEFAULT = Sizes()
 
 
-def make_checkpoint(folder, seed=0, sizes=DEFAULT, edit=(), shards=1, dtype=torch.float32, two_times=False) -> Path:
+def make_checkpoint(folder, seed=0, sizes=DEFAULT, edit=(), shards=1, dtype=torch.float32, meanflow=False) -> Path:
     """Write the checkpoint with its diffusion folder inside (`diffusion/`). `edit`: the config switches that are on.
 
-    `two_times`: a few-step one, with time_embed_t and time_embed_r beside the time_embed it no longer uses.
+    `meanflow`: a few-step one, with time_embed_t and time_embed_r beside the time_embed it no longer uses.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def make_checkpoint(folder, seed=0, sizes=DEFAULT, edit=(), shards=1, dtype=torc
             "use_tar_siglip_features": lambda: build_connector(sizes.tower, sizes.hidden),
         }
         parts |= {EDIT_CONNECTORS[switch]: shapes[switch]() for switch in edit if switch in shapes}
-        if two_times:
+        if meanflow:
             width = sizes.sana_heads * sizes.sana_head_dim
             parts |= {f"{SANA}time_embed_{end}.": AdaLayerNormSingle(width) for end in "tr"}
     tensors = {

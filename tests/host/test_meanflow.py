@@ -13,7 +13,7 @@ from tools.comfyui.inside import in_host
 @pytest.fixture(scope="module")
 def few(checkpoints):
     """The folder of the checkpoint called "few"."""
-    return make_checkpoint(checkpoints / "few", two_times=True)
+    return make_checkpoint(checkpoints / "few", meanflow=True)
 
 
 @pytest.fixture(scope="module")
