@@ -15,7 +15,7 @@ from .checkpoint.checkpoint import Checkpoint, open_checkpoint
 from .decoding.engine import decode, read
 from .decoding.sampling import Sampling
 from .diffusion import sampler as diffusion
-from .diffusion.reference_paths import ReferencePaths, Strengths
+from .diffusion.reference_mode import ReferenceMode, Strengths
 from .editing import masks as masking
 from .editing.references import References, encode_references
 from .errors import Blip3oError
@@ -56,7 +56,7 @@ def generate_tokens(
 
     `callback(done, total, codes)` runs once per token; `codes()` gives those so far, (B, done). `source` names the
     weights, see `condition`. With `references` the prompts are instructions for all of them; `as_features`:
-    see `ReferencePaths`.
+    see `ReferenceMode`.
     """
     for prompt in prompts:
         if not prompt.strip():
@@ -193,8 +193,8 @@ class Pipeline:
         )  # fmt: skip
 
     @property
-    def paths(self) -> ReferencePaths:
-        return self.checkpoint.reference_paths
+    def reference_mode(self) -> ReferenceMode:
+        return self.checkpoint.reference_mode
 
     def references(self, pictures: list, fit: str = "stretch", side: int | None = None) -> References:
         """PIL pictures -> what an edit starts from; `fit`: see `images.preprocess`, `side`: see `encode_references`."""
@@ -212,7 +212,7 @@ class Pipeline:
         self, prompts: list[str], seeds: list[int], sampling: Sampling = Sampling(), **kwargs
     ) -> ImageTokens:
         """Prompts -> image tokens; see `generate_tokens`."""
-        kwargs = {"source": self.source, "as_features": self.paths.features, **kwargs}
+        kwargs = {"source": self.source, "as_features": self.reference_mode.features, **kwargs}
         return generate_tokens(self.language, self.encoder, prompts, seeds, sampling, **kwargs)
 
     def render(
@@ -242,32 +242,33 @@ class Pipeline:
         callback=None,
         references: References | None = None,
         strengths: Strengths = Strengths(),
-        paths: ReferencePaths | None = None,
-        change: torch.Tensor | None = None,
+        reference_mode: ReferenceMode | None = None,
+        change_mask: torch.Tensor | None = None,
         interval: tuple[float, float] = diffusion.WHOLE,
     ) -> torch.Tensor:
         """The first half of `render`: tokens -> scaled latents (B, C, h, w).
 
-        With `references` the size is the first one's, unless given; `paths`: of those the checkpoint has, None for all.
-        `change` (H, W) in [0, 1]: where the first reference may change; the size is then the reference's.
+        With `references` the size is the first one's, unless given; `reference_mode` None: all that the checkpoint
+        supports.
+        `change_mask` (H, W) in [0, 1]: where the first reference may change; the size is then the reference's.
         `interval`: the part of the schedule that is guided, 0 its start and 1 its end; see `diffusion.guided_sigmas`.
         """
         vae = self.autoencoder.config
-        guides = known = None
+        conditioning = inpaint = None
         if references is not None:
             factor = vae.scaling_factor
-            paths = self.paths if paths is None else paths
+            reference_mode = self.reference_mode if reference_mode is None else reference_mode
             scaled = [latents * factor for latents in references.latents]
-            guides = diffusion.Guides(scaled, paths, strengths, self._reference_connector)
-            if change is not None:
+            conditioning = diffusion.ReferenceConditioning(scaled, reference_mode, strengths, self._reference_connector)
+            if change_mask is not None:
                 masking.check_fit(references.fit)
-                change = masking.check_mask(change, references.sizes[0])
+                change_mask = masking.check_mask(change_mask, references.sizes[0])
                 if size not in (None, references.views[0]):
                     raise Blip3oError(f"With a mask the size is the reference's, {references.views[0]}, not {size}.")
             size = size or references.views[0]
-            if change is not None:
-                known = diffusion.Known(scaled[0], masking.latent_mask(change, scaled[0].shape[-2:]))
-        elif change is not None:
+            if change_mask is not None:
+                inpaint = diffusion.Inpaint(scaled[0], masking.latent_mask(change_mask, scaled[0].shape[-2:]))
+        elif change_mask is not None:
             raise Blip3oError("A mask without references: there is no picture of which a part could stay. Give one.")
         width, height = self.check(size, steps, guidance)
         cell = autoencoder.compression(self.checkpoint.autoencoder_config)
@@ -276,7 +277,7 @@ class Pipeline:
         given = condition(self.language, tokens, self.source, strength=strengths.text)
         return diffusion.sample(
             self.transformer, diffusion.initial_noise(shape, seeds), given.positive, given.negative,
-            schedule, guidance, given.mask, callback, guides, known, interval, self.checkpoint.shift,
+            schedule, guidance, given.mask, callback, conditioning, inpaint, interval, self.checkpoint.shift,
         )  # fmt: skip
 
     @cached_property

@@ -36,7 +36,7 @@ class HiddenStateConditioner(io.ComfyNode):
         noise_strength=1.0,
         reference_mode="auto",
     ):
-        from ..blip3o_core.diffusion.reference_paths import Strengths
+        from ..blip3o_core.diffusion.reference_mode import Strengths
 
         strengths = Strengths(text_strength, cross_strength, noise_strength)
         return io.NodeOutput(*lm.conditionings(tokens, reference, strengths, reference_mode))

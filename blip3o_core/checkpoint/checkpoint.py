@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ..diffusion import sampler as diffusion
-from ..diffusion.reference_paths import ReferencePaths
+from ..diffusion.reference_mode import ReferenceMode
 from ..errors import Blip3oError
 from ..models import autoencoder, image_tokenizer, meanflow
 from ..models.connector import build_connector
@@ -128,8 +128,8 @@ class Checkpoint:
         return {name: bool(self.config.get(name)) for name in names}
 
     @property
-    def reference_paths(self) -> ReferencePaths:
-        return ReferencePaths.of(self.switches)
+    def reference_mode(self) -> ReferenceMode:
+        return ReferenceMode.from_switches(self.switches)
 
     @cached_property
     def is_meanflow(self) -> bool:
@@ -233,10 +233,10 @@ class Checkpoint:
 
     def _missing_connectors(self) -> list[str]:
         """Connectors that the edit switches ask for and that are not there, or take something else; a line each."""
-        paths, lines = self.reference_paths, []
-        wanted = [(REFERENCE_CONNECTOR, paths.cross, self.autoencoder_config["latent_channels"], "latent channels")]
+        mode, lines = self.reference_mode, []
+        wanted = [(REFERENCE_CONNECTOR, mode.cross, self.autoencoder_config["latent_channels"], "latent channels")]
         if self.tower:
-            wanted.append((FEATURES_CONNECTOR, paths.features, self.tower.width, "features of the image tokenizer"))
+            wanted.append((FEATURES_CONNECTOR, mode.features, self.tower.width, "features of the image tokenizer"))
         for name, asked, width, what in wanted:
             entry = self.table.get(name + "0.weight")
             if asked and entry is None:
@@ -301,7 +301,7 @@ class Checkpoint:
         return network
 
     def load_reference_connector(self, dtype: torch.dtype | None = None) -> torch.nn.Module | None:
-        """The connector of `reference_paths.cross` alone, for a host that keeps it beside the transformer."""
+        """The connector of `reference_mode.cross` alone, for a host that keeps it beside the transformer."""
         table = strip_prefix(self.tables[LANGUAGE], REFERENCE_CONNECTOR)
         if not table:
             return None

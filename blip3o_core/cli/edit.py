@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..diffusion.reference_paths import PATHS, ReferencePaths, Strengths
+from ..diffusion.reference_mode import REFERENCE_MODES, ReferenceMode, Strengths
 from ..errors import Blip3oError
 from ..images.preprocess import FITS
 from .common import (
@@ -62,7 +62,7 @@ def add_edit_command(commands) -> None:
         "--fit", choices=FITS, default="stretch", help="how pictures become square for the tokens (default stretch)"
     )
     edit.add_argument(
-        "--reference-mode", choices=PATHS, default="auto",
+        "--reference-mode", choices=REFERENCE_MODES, default="auto",
         help="how the diffusion sees the pictures: by the tokens alone, in cross-attention, beside the noise, or both "
         "(auto: all that the checkpoint has)",
     )  # fmt: skip
@@ -90,7 +90,7 @@ def run_edit(arguments: argparse.Namespace) -> None:
     checkpoint = open_checkpoint(resolve_checkpoint(arguments.checkpoint), arguments.diffusion_folder)
     interval = interval_of(arguments)
     check_rendering(checkpoint, size, arguments.steps, arguments.guidance, interval)
-    mode, paths = checkpoint.reference_paths.chosen(arguments.reference_mode, strengths, str(checkpoint.folder))
+    name, mode = checkpoint.reference_mode.select(arguments.reference_mode, strengths, str(checkpoint.folder))
     negative = (arguments.negative_prompt or "") if sampling.guidance > 1 else None
     prepared = prepare_all(
         edits, arguments.list, checkpoint, fit=arguments.fit, size=size, feather=arguments.feather, negative=negative
@@ -99,7 +99,7 @@ def run_edit(arguments: argparse.Namespace) -> None:
         for number in one.unknown:
             where = "" if one.job.line is None else f"line {one.job.line}: "
             _say(f"warning: {where}the instruction names image {number}; images given: {len(one.job.images)}")
-    planned = [(one, _settings(arguments, checkpoint, one, k, device, mode)) for k, one in enumerate(prepared)]
+    planned = [(one, _settings(arguments, checkpoint, one, k, device, name)) for k, one in enumerate(prepared)]
     if arguments.list is not None:
         planned = [plan for plan in planned if not _is_there(*plan)]
     if not planned:
@@ -108,7 +108,7 @@ def run_edit(arguments: argparse.Namespace) -> None:
     pipeline = Pipeline(checkpoint, device, dtype_of(arguments.dtype))
     for k, (one, settings) in enumerate(planned, 1):
         label = f"{k}/{len(planned)} " if len(planned) > 1 else ""
-        _draw(pipeline, one, settings, sampling, interval, strengths, paths, label)
+        _draw(pipeline, one, settings, sampling, interval, strengths, mode, label)
         print(one.job.out)
 
 
@@ -168,7 +168,7 @@ def _is_there(one, settings: dict) -> bool:
 
 
 def _draw(
-    pipeline, one, settings: dict, sampling, interval, strengths: Strengths, paths: ReferencePaths, label: str
+    pipeline, one, settings: dict, sampling, interval, strengths: Strengths, reference_mode: ReferenceMode, label: str
 ) -> None:
     from ..editing import masks as masking
     from ..editing.jobs import open_mask, opened
@@ -196,7 +196,8 @@ def _draw(
     with Bar(f"{label}diffusion") as bar:
         [image] = pipeline.render(
             tokens, [settings["noise_seed"]], one.size, settings["steps"], settings["guidance"], bar,
-            references=references, strengths=strengths, paths=paths, change=mask, interval=interval,
+            references=references, strengths=strengths, reference_mode=reference_mode, change_mask=mask,
+            interval=interval,
         )  # fmt: skip
     if mask is not None:
         image = masking.composite(to_tensor(pictures[0])[0], image.cpu(), mask, settings["feather"])

@@ -76,7 +76,7 @@ def run_evaluate_edits(arguments: argparse.Namespace) -> None:
     pipeline = load_pipeline(arguments)
     pipeline.check(None, settings.steps, settings.guidance)
     results = []
-    for way in edits.ways_of(pipeline.paths):
+    for way in edits.ways_of(pipeline.reference_mode):
         with Bar(way) as bar:
             results.append(edits.evaluate(pipeline, settings, way, bar))
     print(edits.table(results))

@@ -13,7 +13,7 @@ from torch import nn
 
 
 @contextmanager
-def condition_remembered(transformer: nn.Module) -> Iterator[None]:
+def cache_condition_projections(transformer: nn.Module) -> Iterator[None]:
     """Inside, SANA's modules that see the condition alone answer from memory when they are asked again.
 
     For runs in which the condition of as many rows and tokens is always the same one. Anything else that stands for the

@@ -16,8 +16,8 @@ from ..decoding.cuda_graph import record_once
 from ..errors import Blip3oError
 from ..models.meanflow import timestep_input
 from ..seeds import seeded
-from .condition_cache import condition_remembered
-from .reference_paths import ReferencePaths, Strengths, predict
+from .condition_cache import cache_condition_projections
+from .reference_mode import ReferenceMode, Strengths, predict
 
 
 def build(config: dict):
@@ -89,21 +89,21 @@ def guided_sigmas(interval: tuple[float, float], shift: float = 1.0) -> tuple[fl
 
 
 @dataclass(frozen=True)
-class Guides:
+class ReferenceConditioning:
     """References for `sample`, scaled latents (B or 1, C, any height and width), and how they reach the network."""
 
     latents: list[torch.Tensor]
-    paths: ReferencePaths
+    mode: ReferenceMode
     strengths: Strengths = Strengths()
     connector: torch.nn.Module | None = None  # in the transformer's dtype
 
 
 @dataclass(frozen=True)
-class Known:
+class Inpaint:
     """A picture of which a part stays."""
 
-    latents: torch.Tensor  # (B or 1, C, h, w), scaled
-    change: torch.Tensor  # (B or 1, 1, h, w) in [0, 1]: 0 stays, 1 is drawn anew
+    source: torch.Tensor  # (B or 1, C, h, w), scaled
+    change_mask: torch.Tensor  # (B or 1, 1, h, w) in [0, 1]: 0 stays, 1 is drawn anew
 
 
 @torch.no_grad()
@@ -116,8 +116,8 @@ def sample(
     guidance: float = 2.0,
     mask: torch.Tensor | None = None,
     callback: Callable[[int, int, torch.Tensor], None] | None = None,
-    guides: Guides | None = None,
-    known: Known | None = None,
+    references: ReferenceConditioning | None = None,
+    inpaint: Inpaint | None = None,
     interval: tuple[float, float] = WHOLE,
     shift: float = 1.0,
 ) -> torch.Tensor:
@@ -126,7 +126,7 @@ def sample(
     One row of conditions serves every row of noise: the same tokens under several seeds.
     Guidance is u + g * (c - u); at g = 1 the null half is not computed. `mask` (B, N) bool: cross-attention tokens that
     count. `callback(step, steps, x0 estimate)` runs after each step and may raise to cancel.
-    What of `known` stays is set to its own noisy value before every step, as the host's samplers do.
+    What stays of the source of `inpaint` is set to its own noisy value before every step, as the host's samplers do.
     `interval`: the part of the schedule that is guided, see `guided_sigmas`; outside it the null half is not computed.
     `shift`: the schedule's, by which `interval` is read.
     """
@@ -149,33 +149,33 @@ def sample(
         mask = (torch.cat([mask, mask]) if ever_guided else mask).to(device)
     x, schedule = noise.to(device, torch.float32), schedule.to(device, torch.float32)
     noise, steps = x, len(schedule) - 1
-    guides = guides or Guides([], ReferencePaths())
+    references = references or ReferenceConditioning([], ReferenceMode())
     is_null = torch.arange(len(context), device=device) < len(context) - rows
-    if known is not None:
-        start, change = known.latents.to(x), known.change.to(x)
+    if inpaint is not None:
+        source, change_mask = inpaint.source.to(x), inpaint.change_mask.to(x)
 
     def network(count: int) -> _Network:
         """For the last `count` rows of the condition: all of them, or without the null half."""
         seen = None if mask is None else mask[-count:]
         return _Network(
-            transformer, context[-count:], seen, is_null[-count:], guides, _calls(guided_steps, count > rows)
+            transformer, context[-count:], seen, is_null[-count:], references, _calls(guided_steps, count > rows)
         )
 
     networks = {True: network(len(context)), False: network(rows)}
-    with condition_remembered(transformer):
-        for step, (sigma, following, guided) in enumerate(zip(schedule[:-1], schedule[1:], guided_steps, strict=True)):
-            if known is not None:
-                x = change * x + (1 - change) * torch.lerp(start, noise, sigma)
+    with cache_condition_projections(transformer):
+        for step, (sigma, next_sigma, guided) in enumerate(zip(schedule[:-1], schedule[1:], guided_steps, strict=True)):
+            if inpaint is not None:
+                x = change_mask * x + (1 - change_mask) * torch.lerp(source, noise, sigma)
             doubled = (torch.cat([x, x]) if guided else x).to(dtype)
-            v = networks[guided](doubled, timestep_input(transformer, sigma, following, len(doubled)))
+            v = networks[guided](doubled, timestep_input(transformer, sigma, next_sigma, len(doubled)))
             if guided:
                 null, conditioned = v.chunk(2)
                 v = null + guidance * (conditioned - null)
-            if known is not None:
-                v = change * v + (1 - change) * (x - start) / sigma
+            if inpaint is not None:
+                v = change_mask * v + (1 - change_mask) * (x - source) / sigma
             if callback is not None:
                 callback(step + 1, steps, x - sigma * v)
-            x = x + (following - sigma) * v
+            x = x + (next_sigma - sigma) * v
     if not bool(torch.isfinite(x).all()):
         raise Blip3oError(
             f"The diffusion transformer gave values that are not finite in {dtype} at guidance {guidance:g}. Use bf16 "
@@ -195,12 +195,12 @@ RECORDED_CALLS, RECORDED_CELLS = 8, 4096
 class _Network:
     """One evaluation of the network, float32 velocity. On a card repeated as a CUDA graph after the first."""
 
-    def __init__(self, transformer, context, mask, null, guides: Guides, calls: int):
+    def __init__(self, transformer, context, mask, null, references: ReferenceConditioning, calls: int):
         """`calls`: how often it will be asked."""
         self._transformer, self._calls, self._repeat = transformer, calls, None
-        self._given = {
-            "context": context, "mask": mask, "latents": guides.latents, "null": null, "paths": guides.paths,
-            "strengths": guides.strengths, "connector": guides.connector,
+        self._inputs = {
+            "context": context, "mask": mask, "latents": references.latents, "null": null, "mode": references.mode,
+            "strengths": references.strengths, "connector": references.connector,
         }  # fmt: skip
 
     def __call__(self, x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -209,7 +209,7 @@ class _Network:
             self._timestep.copy_(timestep)
             self._repeat()
             return self._v
-        v = predict(self._transformer, x, timestep, **self._given).float()
+        v = predict(self._transformer, x, timestep, **self._inputs).float()
         if x.device.type == "cuda" and self._pays(x):
             self._x, self._timestep = x.clone(), timestep.clone()
             self._repeat = record_once(self._fill, x.device)
@@ -217,7 +217,7 @@ class _Network:
         return v
 
     def _fill(self) -> None:
-        self._v = predict(self._transformer, self._x, self._timestep, **self._given).float()
+        self._v = predict(self._transformer, self._x, self._timestep, **self._inputs).float()
 
     def _pays(self, x: torch.Tensor) -> bool:
         return self._calls >= RECORDED_CALLS and len(x) * x.shape[-2] * x.shape[-1] <= RECORDED_CELLS

@@ -158,7 +158,7 @@ def prepare(
         autoencoder.check_size(*size, checkpoint.latent_multiple)
     # A prompt's length does not depend on what the codes are.
     codes = torch.zeros(len(edit.images), checkpoint.grid[0] * checkpoint.grid[1], dtype=torch.int64)
-    encode, features = checkpoint.prompt_encoder.encode_edit, checkpoint.reference_paths.features
+    encode, features = checkpoint.prompt_encoder.encode_edit, checkpoint.reference_mode.features
     if negative is not None:
         encode(negative, codes, as_features=features)
     length = len(encode(edit.instruction, codes, as_features=features))

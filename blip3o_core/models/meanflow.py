@@ -1,4 +1,4 @@
-"""Few-step ("mean flow") checkpoints: SANA that is told two times, where it is and where the step ends.
+"""Few-step ("mean flow") checkpoints: SANA that is given two times, where it is and where the step ends.
 
 - Beside `time_embed` its transformer has `time_embed_t` and `time_embed_r`, of the same class. Over a step from t to r,
   both sigmas in [0, 1] and not times 1000, the sum time_embed_t(t) + time_embed_r(t - r) stands wherever ordinary SANA
@@ -70,10 +70,10 @@ class MeanFlowTimeEmbedding(nn.Module):
         return first[0] + second[0], first[1] + second[1]
 
 
-def timestep_input(transformer, sigma: torch.Tensor, following: torch.Tensor, rows: int) -> torch.Tensor:
-    """What the network is told in a step from `sigma` to `following`: (rows, 2), or 1000 * sigma, (rows,)."""
+def timestep_input(transformer, sigma: torch.Tensor, next_sigma: torch.Tensor, rows: int) -> torch.Tensor:
+    """The network's timestep input for a step from `sigma` to `next_sigma`: (rows, 2), or 1000 * sigma, (rows,)."""
     if is_meanflow(transformer):
-        return torch.stack([sigma, following]).expand(rows, 2)
+        return torch.stack([sigma, next_sigma]).expand(rows, 2)
     return (sigma * 1000).expand(rows)
 
 

@@ -13,7 +13,7 @@ import torch
 from ..decoding.engine import decode as write
 from ..decoding.sampling import Sampling
 from ..diffusion import sampler as diffusion
-from ..diffusion.reference_paths import PATHS, ReferencePaths, Strengths
+from ..diffusion.reference_mode import REFERENCE_MODES, ReferenceMode, Strengths
 from ..errors import Blip3oError
 from ..models import autoencoder, image_tokenizer
 from ..pipeline import Pipeline, condition
@@ -27,14 +27,14 @@ from .scenes.spec import Verdict
 from .scenes.world import World
 
 TRIPLES = 71  # seed of the edits: none that a stage of the training looks at
-# What a reference goes by besides as tokens: the names in references.PATHS.
+# What a reference goes by besides as tokens: the names in REFERENCE_MODES.
 WAYS = {"tokens": "tokens", "+ cross-attention": "cross", "+ noise": "noise", "+ both": "both"}
 
 
-def ways_of(paths: ReferencePaths) -> list[str]:
-    """The names in WAYS that a checkpoint with `paths` can go."""
-    ways = {title: PATHS[name] for title, name in WAYS.items()}
-    return [title for title, way in ways.items() if way.cross <= paths.cross and way.noise <= paths.noise]
+def ways_of(mode: ReferenceMode) -> list[str]:
+    """The names in WAYS that a checkpoint with `mode` can go."""
+    ways = {title: REFERENCE_MODES[name] for title, name in WAYS.items()}
+    return [title for title, way in ways.items() if way.cross <= mode.cross and way.noise <= mode.noise]
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ def triples(settings: Settings) -> list[tuple[Edit, str]]:
 @torch.no_grad()
 def evaluate(pipeline: Pipeline, settings: Settings, way: str, callback=None) -> Result:
     """Raises Blip3oError for a way that the checkpoint lacks. `callback(done, count, None)` runs after each batch."""
-    _, paths = pipeline.paths.chosen(WAYS[way], Strengths(), str(pipeline.checkpoint.folder))
+    _, mode = pipeline.reference_mode.select(WAYS[way], Strengths(), str(pipeline.checkpoint.folder))
     pairs, pictures = triples(settings), []
     for first in range(0, len(pairs), settings.batch):
         part = pairs[first : first + settings.batch]
         seeds = row_seeds(settings.seed, len(part), first)
-        pictures.append(_edit(pipeline, part, seeds, settings, paths).numpy())
+        pictures.append(_edit(pipeline, part, seeds, settings, mode).numpy())
         if callback is not None:
             callback(first + len(part), len(pairs), None)
     drawn, edits = np.concatenate(pictures), tuple(edit for edit, _ in pairs)
@@ -108,7 +108,7 @@ def evaluate(pipeline: Pipeline, settings: Settings, way: str, callback=None) ->
     return Result(way, settings, edits, verdicts, drawn)
 
 
-def _edit(pipeline: Pipeline, pairs, seeds: list[int], settings: Settings, paths: ReferencePaths) -> torch.Tensor:
+def _edit(pipeline: Pipeline, pairs, seeds: list[int], settings: Settings, mode: ReferenceMode) -> torch.Tensor:
     """Each edit has a reference of its own, which `Pipeline.generate_tokens` does not batch."""
     checkpoint, language, device = pipeline.checkpoint, pipeline.language, pipeline.device
     side = checkpoint.trained_side
@@ -130,11 +130,17 @@ def _edit(pipeline: Pipeline, pairs, seeds: list[int], settings: Settings, paths
         "just drawn",
     )
     given = condition(language, tokens, "just drawn")
-    guides = diffusion.Guides([scaled.float()], paths, connector=language.reference_connector)
+    conditioning = diffusion.ReferenceConditioning([scaled.float()], mode, connector=language.reference_connector)
     noise = diffusion.initial_noise(tuple(scaled.shape[1:]), seeds)
     schedule = diffusion.sigmas(settings.steps, checkpoint.shift)
     made = diffusion.sample(
-        pipeline.transformer, noise, given.positive, given.negative, schedule, settings.guidance, guides=guides
+        pipeline.transformer,
+        noise,
+        given.positive,
+        given.negative,
+        schedule,
+        settings.guidance,
+        references=conditioning,
     )
     return pipeline.decode(made).cpu()
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..diffusion.reference_paths import new_connector
+from ..diffusion.reference_mode import new_connector
 from ..errors import Blip3oError
 from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR
 from ..weights.tensors import open_file
@@ -14,24 +14,24 @@ from .save import save_checkpoint
 
 def check_edits(checkpoint: Checkpoint, items: list[Item | PackedItem], parts, sharded: bool) -> None:
     """Raise Blip3oError unless the references among `items` can go the ways of the checkpoint's config.json."""
-    paths, edits = checkpoint.reference_paths, [item for item in items if item.num_references]
-    if "reference_cross" in parts and not (edits and paths.cross):
-        why = "no picture of the data has references" if paths.cross else f"{checkpoint.folder} does not use it"
+    mode, edits = checkpoint.reference_mode, [item for item in items if item.num_references]
+    if "reference_cross" in parts and not (edits and mode.cross):
+        why = "no picture of the data has references" if mode.cross else f"{checkpoint.folder} does not use it"
         raise Blip3oError(f"train names reference_cross, but {why}. Leave it out, or see docs/training.md, 'Edits'.")
     if not edits:
         return
-    if paths.features:
+    if mode.features:
         raise Blip3oError(
             f"{checkpoint.folder} takes references as features (use_tar_siglip_features), which cannot be trained on "
             "edits here. Use a checkpoint without that switch."
         )
     several = next((item for item in edits if item.num_references > 1), None)
-    if paths.noise and several:
+    if mode.noise and several:
         raise Blip3oError(
             f"{several.name} has {several.num_references} references, but this checkpoint (use_und_image_vae_as_noise) "
             "takes at most one. Remove the others, or use a checkpoint without that switch."
         )
-    if paths.noise and sharded and len(edits) < len(items):
+    if mode.noise and sharded and len(edits) < len(items):
         raise Blip3oError(
             "With FSDP and references beside the noise all pictures must be edits: rows of both kinds take two passes, "
             "and processes must agree on their number. Use DDP, or data of one kind."

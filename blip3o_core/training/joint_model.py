@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from ..diffusion.reference_paths import ReferencePaths
+from ..diffusion.reference_mode import ReferenceMode
 from ..models.language import LanguageModel
 from ..seeds import seeded
 from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR, SANA
@@ -34,10 +34,10 @@ class JointModel(nn.Module):
 
     def __init__(
         self, language: LanguageModel, transformer, objective: Objective, bf16=False, checkpointing=False,
-        paths: ReferencePaths = ReferencePaths(),
+        mode: ReferenceMode = ReferenceMode(),
     ):  # fmt: skip
         super().__init__()
-        self.language, self.transformer, self.objective, self.paths = language, transformer, objective, paths
+        self.language, self.transformer, self.objective, self.reference_mode = language, transformer, objective, mode
         self.bf16, self.checkpointing = bf16, checkpointing
         if checkpointing:
             transformer.enable_gradient_checkpointing()
@@ -55,7 +55,7 @@ class JointModel(nn.Module):
                 dropped,
                 self.objective,
                 self.run_language,
-                self.paths,
+                self.reference_mode,
             )
         return losses.tokens, losses.diffusion
 

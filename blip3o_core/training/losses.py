@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from ..decoding.engine import causal_mask
-from ..diffusion.reference_paths import ReferencePaths, beside, extended, reference_tokens
+from ..diffusion.reference_mode import ReferenceMode, beside, extended, reference_tokens
 from ..errors import Blip3oError
 from ..models.language import LanguageModel
 from ..prompts.vocabulary import PromptEncoder
@@ -138,7 +138,7 @@ def joint_loss(
     dropped: torch.Tensor,
     objective: Objective = Objective(),
     read=None,
-    paths: ReferencePaths = ReferencePaths(),
+    mode: ReferenceMode = ReferenceMode(),
 ) -> Losses:
     """`noise` like the latents, `timesteps` (B,) in 1..1000, `dropped` (B,) bool: rows that see the null condition.
 
@@ -161,7 +161,7 @@ def joint_loss(
         if connector is not None:
             # Its gradient is zero, not absent: processes whose rows differ in kind wait for each other's.
             tokens = tokens + 0 * reference_tokens(connector, batch.latents[:1, None]).sum()
-    elif paths.cross:
+    elif mode.cross:
         theirs = reference_tokens(connector, batch.references).masked_fill(drop, 0)
         context, mask = extended(context, theirs, batch.reference_mask)
     if objective.zero_null:
@@ -169,7 +169,7 @@ def joint_loss(
     x, velocity = add_noise(batch.latents, noise, timesteps)
     inputs = {"timestep": timesteps, "encoder_hidden_states": context.to(transformer.dtype),
               "encoder_attention_mask": mask}  # fmt: skip
-    predicted = _predict(transformer, x.to(transformer.dtype), inputs, batch if paths.noise else None)
+    predicted = _predict(transformer, x.to(transformer.dtype), inputs, batch if mode.noise else None)
     diffusion = (predicted.float() - velocity.float()).pow(2).flatten(1).mean(1).mean()
     return Losses(tokens + diffusion, tokens, diffusion)
 

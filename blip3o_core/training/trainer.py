@@ -67,7 +67,7 @@ class Trainer:
             add_lora(language, config.lora.rank, config.lora.alpha, config.lora.targets, config.seed)
         self.network = JointModel(
             language, checkpoint.load_transformer(torch.float32), self.batches.objective, config.bf16,
-            config.gradient_checkpointing, checkpoint.reference_paths,
+            config.gradient_checkpointing, checkpoint.reference_mode,
         ).eval()  # fmt: skip
         parts = choose_parts(self.network, config.train, config.lora is not None)
         self.parameters = {name: p for named in parts.values() for name, p in named.items()}

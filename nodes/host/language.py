@@ -17,7 +17,7 @@ from ...blip3o_core import memory, pipeline
 from ...blip3o_core.checkpoint.checkpoint import LANGUAGE, TOKENIZER, open_checkpoint
 from ...blip3o_core.checkpoint.tatok_file import open_tatok
 from ...blip3o_core.decoding.sampling import Sampling
-from ...blip3o_core.diffusion.reference_paths import Strengths
+from ...blip3o_core.diffusion.reference_mode import Strengths
 from ...blip3o_core.editing.image_mentions import unknown_numbers
 from ...blip3o_core.editing.references import References, encode_references
 from ...blip3o_core.errors import Blip3oError
@@ -59,10 +59,10 @@ class Part:
 class Language(Part):
     """What travels as BLIP3O_LM: Qwen3, its connector, the prompt encoder and the vocabulary of one checkpoint."""
 
-    def __init__(self, patcher, dtype, encoder, identity: str, paths):
-        """`identity`: of the weights as stored. `paths`: the ReferencePaths of the checkpoint."""
+    def __init__(self, patcher, dtype, encoder, identity: str, reference_mode):
+        """`identity`: of the weights as stored. `reference_mode`: the ReferenceMode of the checkpoint."""
         super().__init__(patcher, dtype)
-        self.encoder, self._identity, self.paths = encoder, identity, paths
+        self.encoder, self._identity, self.reference_mode = encoder, identity, reference_mode
         self._scratch = scratch(self.network, dtype)
         self._colours = None  # of the codes in previews; patches do not change them
 
@@ -105,7 +105,7 @@ class Language(Part):
                 device=device,
                 dtype=self.dtype,
                 references=reference,
-                as_features=self.paths.features,
+                as_features=self.reference_mode.features,
             )
 
     def _progress(self, device):
@@ -141,13 +141,13 @@ class Language(Part):
                 total,
             )
 
-    def conditionings(self, tokens, reference=None, strengths=Strengths(), paths="auto") -> tuple[list, list]:
+    def conditionings(self, tokens, reference=None, strengths=Strengths(), reference_mode="auto") -> tuple[list, list]:
         """Positive and null as the host's CONDITIONING; a mask rides along only where a row ended early.
 
-        Both carry how strongly references count on the ways of `paths` (see `references.PATHS`), and the latents of the
+        Both carry how strongly references count in `reference_mode` (see `REFERENCE_MODES`), and the latents of the
         one that is given; ReferenceLatent may add others.
         """
-        _, asked = self.paths.chosen(paths, strengths, "The checkpoint")
+        _, asked = self.reference_mode.select(reference_mode, strengths, "The checkpoint")
         if tokens.prompt_ids is None:
             tokens = replace(tokens, prompt_ids=[self.encoder.encode(prompt) for prompt in tokens.prompts])
         longest = max(map(len, tokens.prompt_ids)) + tokens.codes.shape[1]
@@ -235,7 +235,7 @@ def load_language(folder, diffusion, choice, lm_weights=PLAIN, checkpoint=None) 
     # A CUDA graph reads weights where they lay when it was recorded: they are not to be paged in by parts. The host
     # does the same with text encoders that write tokens.
     patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic=True)
-    return Language(patcher, compute, checkpoint.prompt_encoder, identity, checkpoint.reference_paths)
+    return Language(patcher, compute, checkpoint.prompt_encoder, identity, checkpoint.reference_mode)
 
 
 def load_language_patcher(*arguments, disable_dynamic=True):

@@ -14,7 +14,7 @@ from diffusers import SanaTransformer2DModel
 
 from ...blip3o_core import memory
 from ...blip3o_core.checkpoint.checkpoint import TRANSFORMER, open_checkpoint
-from ...blip3o_core.diffusion.reference_paths import ReferencePaths, Strengths, predict
+from ...blip3o_core.diffusion.reference_mode import ReferenceMode, Strengths, predict
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import compression
 from ...blip3o_core.models.meanflow import is_meanflow, next_sigma
@@ -27,7 +27,7 @@ class HostTransformer(SanaTransformer2DModel):
 
     # Set when a checkpoint is loaded. No defaults here: a class attribute would hide the submodule.
     reference_connector: torch.nn.Module | None
-    paths: ReferencePaths
+    reference_mode: ReferenceMode
 
     def forward(
         self, x, timestep, context=None, control=None, transformer_options=None, attention_mask=None, ref_latents=(),
@@ -55,7 +55,7 @@ class HostTransformer(SanaTransformer2DModel):
         strengths = Strengths(cross=reference_cross, noise=reference_noise)
         return predict(
             _Plain(self), x, timestep, context, attention_mask, latents=list(ref_latents), null=null.bool(),
-            paths=self.paths, strengths=strengths, connector=self.reference_connector,
+            mode=self.reference_mode, strengths=strengths, connector=self.reference_connector,
         )  # fmt: skip
 
 
@@ -131,8 +131,8 @@ class DiffusionModel(comfy.model_base.BaseModel):
         return {"ref_latents": [1, self.latent_format.latent_channels, cells]} if cells else {}
 
     def _check_references(self, latents, rows: int) -> None:
-        paths, channels = self.diffusion_model.paths, self.latent_format.latent_channels
-        if not (paths.cross or paths.noise):
+        mode, channels = self.diffusion_model.reference_mode, self.latent_format.latent_channels
+        if not (mode.cross or mode.noise):
             raise Blip3oError(
                 "The conditioning carries reference latents, and this checkpoint has no path for them: its config.json "
                 "sets neither use_und_image_vae nor use_und_image_vae_as_noise. BLIP3o-NEXT-edit-VAE has both. With "
@@ -165,8 +165,8 @@ def load_diffusion(folder, diffusion, choice, vae=None, disable_dynamic=False, c
     weights, compute = dtypes(choice, checkpoint.tables[TRANSFORMER], device)
     network = checkpoint.load_transformer(weights)
     network.__class__ = HostTransformer
-    network.paths = checkpoint.reference_paths
-    network.reference_connector = checkpoint.load_reference_connector(weights) if network.paths.cross else None
+    network.reference_mode = checkpoint.reference_mode
+    network.reference_connector = checkpoint.load_reference_connector(weights) if network.reference_mode.cross else None
     swap_leaves(network, cast=compute != weights)
     cells = checkpoint.autoencoder_config
     latent_format = DeepCompressionLatent(network.config.in_channels, compression(cells), cells["scaling_factor"], vae)

@@ -6,7 +6,7 @@ import torch
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.diffusion import sampler as diffusion
-from blip3o_core.diffusion.condition_cache import condition_remembered
+from blip3o_core.diffusion.condition_cache import cache_condition_projections
 
 STEPS = 3
 
@@ -83,7 +83,7 @@ def test_a_run_that_is_cancelled_leaves_nothing(transformer):
 def test_references_and_their_strengths_are_not_mixed_up(transformer):
     """Condition with and without references' tokens behind it, which differ in length alone."""
     x = torch.randn(1, 7, transformer.config.caption_channels)
-    with torch.no_grad(), condition_remembered(transformer):
+    with torch.no_grad(), cache_condition_projections(transformer):
         short, long = (transformer.caption_projection(x[:, :n]) for n in (5, 7))
         assert short.shape[1] == 5 and long.shape[1] == 7
         assert torch.equal(transformer.caption_projection(x[:, :5]), short)

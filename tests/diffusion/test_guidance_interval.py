@@ -137,13 +137,15 @@ def edited(pipeline, picture, schedule, noise=None, guidance=2.0, **more) -> tup
     """Latents of an edit by all ways of the reference, of two rows, and how many rows each call had."""
     references = pipeline.references([picture])
     scaled = [latents * pipeline.autoencoder.config.scaling_factor for latents in references.latents]
-    guides = diffusion.Guides(scaled, pipeline.paths, connector=pipeline._reference_connector)
+    conditioning = diffusion.ReferenceConditioning(
+        scaled, pipeline.reference_mode, connector=pipeline._reference_connector
+    )
     shape = (8, *scaled[0].shape[-2:])
     noise = diffusion.initial_noise(shape, list(range(ROWS))) if noise is None else noise
     watched = Watched(pipeline.transformer)
-    if "change" in more:
-        more["known"] = diffusion.Known(scaled[0], more.pop("change").expand(1, 1, *shape[1:]))
-    made = diffusion.sample(watched, noise, *given()[1:], schedule, guidance, guides=guides, **more)
+    if "change_mask" in more:
+        more["inpaint"] = diffusion.Inpaint(scaled[0], more.pop("change_mask").expand(1, 1, *shape[1:]))
+    made = diffusion.sample(watched, noise, *given()[1:], schedule, guidance, references=conditioning, **more)
     return made, watched.rows
 
 
@@ -160,8 +162,8 @@ def test_references_by_every_way(editing, place):
 def test_what_stays_of_a_picture_stays(editing, place):
     """Catches a kept part that guidance moved, or that is not put back where there is none."""
     picture = open_image(place / "a.png")
-    change = torch.zeros(1, 1, 1, 1)
-    kept, rows = edited(editing, picture, diffusion.sigmas(4), interval=(0.3, 0.6), change=change)
+    change_mask = torch.zeros(1, 1, 1, 1)
+    kept, rows = edited(editing, picture, diffusion.sigmas(4), interval=(0.3, 0.6), change_mask=change_mask)
     assert rows == [ROWS, ROWS, 2 * ROWS, ROWS]
     scaled = editing.references([picture]).latents[0] * editing.autoencoder.config.scaling_factor
     torch.testing.assert_close(kept, scaled.expand_as(kept), rtol=1e-4, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from blip3o_core.diffusion.reference_paths import PATHS, Strengths
+from blip3o_core.diffusion.reference_mode import REFERENCE_MODES, Strengths
 from blip3o_core.editing.references import MAX_REFERENCES
 from blip3o_core.images.preprocess import FITS
 from blip3o_core.pipeline import Pipeline
@@ -42,13 +42,13 @@ def pipeline(edit_checkpoint):
     return Pipeline.load(edit_checkpoint)
 
 
-def by_library(pipeline: Pipeline, *names: str, instruction="make it blue", strengths=None, paths=None, fit="stretch"):
+def by_library(pipeline: Pipeline, *names: str, instruction="make it blue", strengths=None, mode=None, fit="stretch"):
     """The library's unscaled latents of the graph of `edit`."""
     shown = [picture(SIZES[name], list(SIZES).index(name)) for name in names]
     references = pipeline.references(shown, fit)
     tokens = pipeline.generate_tokens([instruction], [5], references=references)
     made = pipeline.latents(
-        tokens, [11], None, 4, 2.0, references=references, strengths=strengths or Strengths(), paths=paths
+        tokens, [11], None, 4, 2.0, references=references, strengths=strengths or Strengths(), reference_mode=mode
     )
     return made / pipeline.autoencoder.config.scaling_factor
 
@@ -253,7 +253,7 @@ def test_widgets_offer_what_the_library_has(client):
     info = client.object_info()
     paths = info["BLIP3oHiddenStateConditioner"]["input"]["optional"]["reference_mode"][1]["options"]
     images = info["BLIP3oEditReferenceEncoder"]["input"]["required"]
-    assert paths == list(PATHS) and len(images["images"][1]["template"]["names"]) == MAX_REFERENCES
+    assert paths == list(REFERENCE_MODES) and len(images["images"][1]["template"]["names"]) == MAX_REFERENCES
     assert images["fit"][1]["options"] == list(FITS)
 
 

@@ -9,7 +9,7 @@ import torch
 from blip3o_core.__main__ import main
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.diffusion.reference_paths import ReferencePaths
+from blip3o_core.diffusion.reference_mode import ReferenceMode
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import edit_evaluation as edits
@@ -48,8 +48,8 @@ def test_true_targets_are_right_and_sources_are_not():
 
 def test_the_ways_are_those_of_the_checkpoint(pipeline, tmp_path):
     """A way that a checkpoint lacks, measured all the same: the same numbers in two columns."""
-    assert edits.ways_of(ReferencePaths()) == ["tokens"]
-    assert edits.ways_of(ReferencePaths(cross=True, noise=True)) == list(edits.WAYS)
+    assert edits.ways_of(ReferenceMode()) == ["tokens"]
+    assert edits.ways_of(ReferenceMode(cross=True, noise=True)) == list(edits.WAYS)
     plain = tmp_path / "cross"
     add_references(open_checkpoint(BUNDLED), plain, cross=True, noise=False)
     with pytest.raises(Blip3oError, match="no noise path"):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from blip3o_core.__main__ import main
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.diffusion.reference_paths import beside
+from blip3o_core.diffusion.reference_mode import beside
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.training import trainer as loop
@@ -82,7 +82,7 @@ def loss_of(pipeline, rows, which, counts, dropped=(), objective=Objective(), **
     drop = torch.tensor([row in dropped for row in which])
     return joint_loss(
         pipeline.language, pipeline.transformer, changes.get("batch", batch), rows[3][which], rows[4][which], drop,
-        objective, paths=pipeline.checkpoint.reference_paths,
+        objective, mode=pipeline.checkpoint.reference_mode,
     )  # fmt: skip
 
 
@@ -314,8 +314,8 @@ def test_a_text_to_image_checkpoint_learns_edits(models, edit_files, tmp_path, r
         assert main(["add-references", f"--checkpoint={source}", f"--reference-mode={mode}", f"--out={out}"]) == 0
         assert main(["inspect", f"--checkpoint={out}"]) == 0
         assert "edit" in capsys.readouterr().out
-        made, paths = open_checkpoint(out), open_checkpoint(out).reference_paths
-        assert (paths.cross, paths.noise, paths.features) == (cross, noise, False)
+        made, supported = open_checkpoint(out), open_checkpoint(out).reference_mode
+        assert (supported.cross, supported.noise, supported.features) == (cross, noise, False)
         mine, theirs = load_file(out / "model.safetensors"), load_file(source / "model.safetensors")
         assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
         new = set(mine) - set(theirs)

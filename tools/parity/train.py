@@ -20,13 +20,13 @@ from .report import Report
 def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path) -> Report:
     report = Report(case)
     checkpoint = open_checkpoint(folder / golden["checkpoint"])
-    edit, paths = golden["kind"] == "train_edit", checkpoint.reference_paths
+    edit, mode = golden["kind"] == "train_edit", checkpoint.reference_mode
     objective = AUTHORS_EDIT if edit else AUTHORS
     language = checkpoint.load_language(torch.float32).requires_grad_(True)
     sana = checkpoint.load_transformer(torch.float32)
     # The authors train the language model, its connectors, and of SANA what carries "caption" in its name; beside the
     # noise its first and last layer, too.
-    trained = ("caption", "patch_embed", "proj_out") if paths.noise else ("caption",)
+    trained = ("caption", "patch_embed", "proj_out") if mode.noise else ("caption",)
     for name, parameter in sana.named_parameters():
         parameter.requires_grad_(any(part in name for part in trained))
     vae = checkpoint.load_autoencoder(torch.float32)
@@ -51,11 +51,11 @@ def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path
 
     seen: dict[str, torch.Tensor] = {}
     hooks = [_watch(language.connector, "connector", seen), _watch(sana, "sana", seen)]
-    if paths.cross:
+    if mode.cross:
         hooks.append(_watch(language.reference_connector, "reference", seen))
     dropped = recorded["bernoulli_mask"].bool()
     losses = joint_loss(
-        language, sana, batch, recorded["noise"], recorded["timesteps"], dropped, objective, paths=paths
+        language, sana, batch, recorded["noise"], recorded["timesteps"], dropped, objective, mode=mode
     )
     for hook in hooks:
         hook.remove()
@@ -64,7 +64,7 @@ def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path
     report.close("noisy latents", noisy, recorded["sana_in"][..., : noisy.shape[-1]])
     for name in ("connector_in", "connector_out", "sana_in", "sana_cond", "sana_out"):
         report.close(name.replace("_", ", "), seen[name], recorded[name])
-    for row in range(len(prompts) if paths.cross else 0):
+    for row in range(len(prompts) if mode.cross else 0):
         report.close("reference connector, out", seen["reference_out"][row], recorded[f"und_vae_connector_out_{row}"])
     report.close("loss, tokens", losses.tokens.detach(), recorded["loss_ce"])
     report.close("loss, diffusion", losses.diffusion.detach(), torch.tensor(golden["loss_diffusion"]))

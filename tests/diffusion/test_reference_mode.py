@@ -1,4 +1,4 @@
-"""References in the library: what is encoded, how strengths act, which paths there are, and masks."""
+"""References in the library: what is encoded, how strengths act, which modes there are, and masks."""
 
 import json
 
@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.diffusion import sampler as diffusion
-from blip3o_core.diffusion.reference_paths import PATHS, ReferencePaths, Strengths, predict
+from blip3o_core.diffusion.reference_mode import REFERENCE_MODES, ReferenceMode, Strengths, predict
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline, condition
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint
@@ -40,7 +40,10 @@ def edited(pipeline, references, **more) -> torch.Tensor:
 def test_strength_0_is_without_the_path_and_1_as_trained(pipeline):
     """A strength that only scales: at 0 its zeros would still draw attention, and the picture beside would be black."""
     references = pipeline.references([picture()])
-    without = {name: edited(pipeline, references, paths=PATHS[name]) for name in ("tokens", "cross", "noise", "both")}
+    without = {
+        name: edited(pipeline, references, reference_mode=REFERENCE_MODES[name])
+        for name in ("tokens", "cross", "noise", "both")
+    }
     assert torch.equal(edited(pipeline, references), without["both"])
     for name, strengths in (
         ("cross", Strengths(noise=0)),
@@ -109,7 +112,7 @@ def test_the_connector_works_where_the_latents_are(pipeline):
     x, context = torch.randn(2, 8, 4, 4), torch.randn(2, 26, 40)
     out = predict(
         pipeline.transformer, x, torch.ones(2), context, None, latents=[torch.randn(1, 8, 4, 4)],
-        null=torch.tensor([True, False]), paths=ReferencePaths(cross=True), strengths=Strengths(),
+        null=torch.tensor([True, False]), mode=ReferenceMode(cross=True), strengths=Strengths(),
         connector=Streamed(pipeline.language.reference_connector),
     )  # fmt: skip
     assert out.shape == x.shape
@@ -130,18 +133,18 @@ def test_a_switch_without_its_connector_is_named_when_the_checkpoint_is_opened(f
         open_checkpoint(broken).tables  # noqa: B018
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, "use_und_image_vae": False}))
-    assert not open_checkpoint(broken).reference_paths.cross and open_checkpoint(broken).tables
+    assert not open_checkpoint(broken).reference_mode.cross and open_checkpoint(broken).tables
 
 
-def test_paths_by_name():
+def test_modes_by_name():
     """A path that is silently left out, or a strength that does nothing."""
-    own = ReferencePaths(cross=True)
-    assert own.chosen("auto", Strengths(), "it") == ("cross", own)
-    assert own.chosen("tokens", Strengths(), "it") == ("tokens", ReferencePaths())
+    own = ReferenceMode(cross=True)
+    assert own.select("auto", Strengths(), "it") == ("cross", own)
+    assert own.select("tokens", Strengths(), "it") == ("tokens", ReferenceMode())
     with pytest.raises(Blip3oError, match="it has no noise path.*edit-VAE"):
-        own.chosen("both", Strengths(), "it")
+        own.select("both", Strengths(), "it")
     with pytest.raises(Blip3oError, match="noise strength is 0.5"):
-        own.chosen("auto", Strengths(noise=0.5), "it")
+        own.select("auto", Strengths(noise=0.5), "it")
     for wrong in (-1, 11, float("nan")):
         with pytest.raises(Blip3oError, match="strength of cross"):
             Strengths(cross=wrong)
@@ -150,21 +153,21 @@ def test_paths_by_name():
 def test_a_mask_keeps_the_latents_outside(pipeline):
     """A mask that is applied once instead of at every step, or to the wrong cells."""
     references = pipeline.references([picture()])
-    change = torch.zeros(96, 96)
-    change[:24, :24] = 1
-    made = edited(pipeline, references, change=change) / pipeline.autoencoder.config.scaling_factor
+    change_mask = torch.zeros(96, 96)
+    change_mask[:24, :24] = 1
+    made = edited(pipeline, references, change_mask=change_mask) / pipeline.autoencoder.config.scaling_factor
     known = references.latents[0]
-    cells = change.unfold(0, 12, 12).unfold(1, 12, 12).amax((-1, -2)) > 0  # 96 pixels, 8 cells
+    cells = change_mask.unfold(0, 12, 12).unfold(1, 12, 12).amax((-1, -2)) > 0  # 96 pixels, 8 cells
     assert torch.allclose(made[..., ~cells], known[..., ~cells], atol=1e-4)
     assert not torch.allclose(made[..., cells], known[..., cells], atol=1e-1)
     for wrong, words in (
-        ({"change": torch.zeros(96, 96)}, "empty"), ({"change": torch.ones(7, 200)}, "same size"),
-        ({"change": change, "size": (128, 128)}, "the size is"),
+        ({"change_mask": torch.zeros(96, 96)}, "empty"), ({"change_mask": torch.ones(7, 200)}, "same size"),
+        ({"change_mask": change_mask, "size": (128, 128)}, "the size is"),
     ):  # fmt: skip
         with pytest.raises(Blip3oError, match=words):
             edited(pipeline, references, **wrong)
     with pytest.raises(Blip3oError, match="without references"):
-        pipeline.latents(pipeline.generate_tokens(["a cat"], [0]), [0], change=change)
+        pipeline.latents(pipeline.generate_tokens(["a cat"], [0]), [0], change_mask=change_mask)
 
 
 def test_what_cannot_be_encoded_is_refused(pipeline):
@@ -181,11 +184,11 @@ def test_what_cannot_be_encoded_is_refused(pipeline):
 def test_reference_latents_of_other_numbers_of_rows_are_refused(pipeline):
     """Rows that are dropped or doubled without a word."""
     given = condition(pipeline.language, pipeline.generate_tokens(["a cat"], [0]))
-    guides = diffusion.Guides(
-        [torch.randn(3, 8, 8, 8)], ReferencePaths(cross=True), connector=pipeline.language.reference_connector
+    conditioning = diffusion.ReferenceConditioning(
+        [torch.randn(3, 8, 8, 8)], ReferenceMode(cross=True), connector=pipeline.language.reference_connector
     )
     with pytest.raises(Blip3oError, match="one row"):
         diffusion.sample(
             pipeline.transformer, torch.randn(2, 8, 8, 8), given.positive, given.negative, diffusion.sigmas(1),
-            guides=guides,
+            references=conditioning,
         )  # fmt: skip

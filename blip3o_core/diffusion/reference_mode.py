@@ -23,7 +23,7 @@ _HIDDEN = -10000.0  # what diffusers adds where attention may not look
 
 
 @dataclass(frozen=True)
-class ReferencePaths:
+class ReferenceMode:
     """The ways a checkpoint uses, as its config.json says (reference.md 6.7)."""
 
     cross: bool = False
@@ -31,21 +31,25 @@ class ReferencePaths:
     features: bool = False
 
     @classmethod
-    def of(cls, switches: dict[str, bool]) -> "ReferencePaths":
+    def from_switches(cls, switches: dict[str, bool]) -> "ReferenceMode":
         return cls(
             cross=switches["use_und_image_vae"] and not switches["only_use_und_image_vae_as_noise"],
             noise=switches["use_und_image_vae_as_noise"],
             features=switches["use_tar_siglip_features"],
         )
 
-    def chosen(self, name: str, strengths: "Strengths", where: str) -> tuple[str, "ReferencePaths"]:
-        """What a name in PATHS stands for in a checkpoint with these paths, and that name; "auto" is all of them.
+    def select(self, name: str, strengths: "Strengths", where: str) -> tuple[str, "ReferenceMode"]:
+        """The name and the meaning of an option of REFERENCE_MODES; "auto" is everything this checkpoint supports.
 
         Raises Blip3oError for a path that the checkpoint lacks, and for a strength of one that is not taken.
         """
         if name == "auto":
-            name = next(key for key, way in PATHS.items() if way and (way.cross, way.noise) == (self.cross, self.noise))
-        asked = replace(PATHS[name], features=self.features)
+            name = next(
+                key
+                for key, way in REFERENCE_MODES.items()
+                if way and (way.cross, way.noise) == (self.cross, self.noise)
+            )
+        asked = replace(REFERENCE_MODES[name], features=self.features)
         for way, switches in (
             ("cross", "use_und_image_vae without only_use_und_image_vae_as_noise"),
             ("noise", "use_und_image_vae_as_noise"),
@@ -65,9 +69,9 @@ class ReferencePaths:
 
 
 # How references reach the diffusion transformer besides as tokens, by the names that users choose from.
-PATHS = {
-    "auto": None, "tokens": ReferencePaths(), "cross": ReferencePaths(cross=True), "noise": ReferencePaths(noise=True),
-    "both": ReferencePaths(cross=True, noise=True),
+REFERENCE_MODES = {
+    "auto": None, "tokens": ReferenceMode(), "cross": ReferenceMode(cross=True), "noise": ReferenceMode(noise=True),
+    "both": ReferenceMode(cross=True, noise=True),
 }  # fmt: skip
 
 
@@ -150,7 +154,7 @@ def predict(
     *,
     latents: list[torch.Tensor],
     null: torch.Tensor,
-    paths: ReferencePaths,
+    mode: ReferenceMode,
     strengths: Strengths,
     connector: torch.nn.Module | None,
 ) -> torch.Tensor:
@@ -169,12 +173,12 @@ def predict(
     # Rows of a batch come again for the null half.
     latents = [latent.to(x).repeat(rows // len(latent), 1, 1, 1) for latent in latents]
     inputs = {"timestep": timestep, "encoder_hidden_states": context, "encoder_attention_mask": mask}
-    if latents and paths.cross and strengths.cross > 0:
+    if latents and mode.cross and strengths.cross > 0:
         parts = [reference_tokens(connector, latent[:, None]) for latent in latents]
         tokens = torch.cat(parts, dim=1).masked_fill(null[:, None, None], 0)
         inputs["encoder_hidden_states"] = extended(context, tokens)[0]
         inputs["encoder_attention_mask"] = _weighted(context, mask, tokens.shape[1], strengths.cross)
-    if not (latents and paths.noise and strengths.noise > 0):
+    if not (latents and mode.noise and strengths.noise > 0):
         return transformer(x, return_dict=False, **inputs)[0]
     together = beside(transformer, x, [_of_height(latent, x.shape[-2]) for latent in latents], **inputs)
     if strengths.noise == 1:
