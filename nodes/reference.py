@@ -48,9 +48,9 @@ class EditReferenceEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, image_tokenizer, vae, images, fit="stretch", mask=None, resolution=0):
-        from .host.reference import encode
+        from .host.reference import encode_images
 
-        reference, tokens, latent = encode(image_tokenizer, vae, images, fit, mask, resolution)
+        reference, tokens, latent = encode_images(image_tokenizer, vae, images, fit, mask, resolution)
         info = "\n".join(reference.described())
         return io.NodeOutput(reference, tokens, latent, info, ui={"text": (info,)})
 
@@ -75,6 +75,6 @@ class MaskedEdit(io.ComfyNode):
 
     @classmethod
     def execute(cls, original, edited, mask, feather=0):
-        from .host.reference import put_into
+        from .host.reference import composite_edit
 
-        return io.NodeOutput(put_into(original, edited, mask, feather))
+        return io.NodeOutput(composite_edit(original, edited, mask, feather))

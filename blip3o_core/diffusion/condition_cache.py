@@ -32,7 +32,7 @@ def cache_condition_projections(transformer: nn.Module) -> Iterator[None]:
         modules += [each for each in (attention.to_k, attention.to_v, attention.norm_k) if each is not None]
     before = [vars(module).get("forward") for module in modules]
     for module in modules:
-        module.forward = _remembering(module.forward)
+        module.forward = _cached(module.forward)
     try:
         yield
     finally:
@@ -43,12 +43,12 @@ def cache_condition_projections(transformer: nn.Module) -> Iterator[None]:
                 module.forward = forward
 
 
-def _remembering(forward):
-    known: dict[torch.Size, torch.Tensor] = {}
+def _cached(forward):
+    cache: dict[torch.Size, torch.Tensor] = {}
 
-    def answer(x: torch.Tensor, *arguments, **options) -> torch.Tensor:
-        if x.shape not in known:
-            known[x.shape] = forward(x, *arguments, **options)
-        return known[x.shape]
+    def cached_forward(x: torch.Tensor, *arguments, **options) -> torch.Tensor:
+        if x.shape not in cache:
+            cache[x.shape] = forward(x, *arguments, **options)
+        return cache[x.shape]
 
-    return answer
+    return cached_forward

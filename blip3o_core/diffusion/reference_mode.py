@@ -19,7 +19,7 @@ from ..errors import Blip3oError
 from ..models.connector import build_connector
 from ..seeds import seeded
 
-_HIDDEN = -10000.0  # what diffusers adds where attention may not look
+_MASKED = -10000.0  # what diffusers adds where attention may not look
 
 
 @dataclass(frozen=True)
@@ -103,22 +103,24 @@ def reference_tokens(connector: torch.nn.Module, latents: torch.Tensor) -> torch
     return connector(latents.movedim(2, -1).flatten(1, 3))
 
 
-def extended(
-    condition: torch.Tensor, tokens: torch.Tensor, given: torch.Tensor | None = None
+def append_reference_tokens(
+    condition: torch.Tensor, tokens: torch.Tensor, present: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Condition (B, N, width) with the references' tokens behind it, and the mask (B, N + R * h * w) of what counts.
 
-    `given` (B, R) bool: references that are there; None, and no mask, when all are. The null condition is extended by
+    `present` (B, R) bool: references that are there; None, and no mask, when all are. The null condition is extended by
     zeros, which count.
     """
     context = torch.cat([condition, tokens.to(condition.dtype)], dim=1)
-    if given is None or bool(given.all()):
+    if present is None or bool(present.all()):
         return context, None
-    own = given.new_ones(condition.shape[:2])
-    return context, torch.cat([own, given.repeat_interleave(tokens.shape[1] // given.shape[1], dim=1)], dim=1)
+    condition_mask = present.new_ones(condition.shape[:2])
+    return context, torch.cat(
+        [condition_mask, present.repeat_interleave(tokens.shape[1] // present.shape[1], dim=1)], dim=1
+    )
 
 
-def beside(transformer, x: torch.Tensor, references: list[torch.Tensor], **inputs) -> torch.Tensor:
+def predict_side_by_side(transformer, x: torch.Tensor, references: list[torch.Tensor], **inputs) -> torch.Tensor:
     """The prediction for `x` (B, C, h, w) with `references` (B, C, h, any width) to its right; `inputs` as ever.
 
     Each part has the positions of one picture: diffusers' table would be stretched over all. The published model has
@@ -128,16 +130,16 @@ def beside(transformer, x: torch.Tensor, references: list[torch.Tensor], **input
     hook = None
     if transformer.config.interpolation_scale is not None:
         widths = [part.shape[-1] for part in parts]
-        hook = transformer.patch_embed.register_forward_hook(lambda *call: _embed_parts(*call, widths))
+        hook = transformer.patch_embed.register_forward_hook(lambda *call: _embed_separately(*call, widths))
     try:
-        together = transformer(torch.cat(parts, dim=-1), return_dict=False, **inputs)[0]
+        with_references = transformer(torch.cat(parts, dim=-1), return_dict=False, **inputs)[0]
     finally:
         if hook is not None:
             hook.remove()
-    return together[..., : x.shape[-1]]
+    return with_references[..., : x.shape[-1]]
 
 
-def _embed_parts(patch_embed, arguments: tuple, _, widths: list[int]) -> torch.Tensor:
+def _embed_separately(patch_embed, arguments: tuple, _, widths: list[int]) -> torch.Tensor:
     """(B, C, h, sum of widths) -> tokens (B, h * that, D), each part embedded as a picture of its own."""
     [row] = arguments
     lines = row.shape[-2] // patch_embed.patch_size
@@ -176,25 +178,31 @@ def predict(
     if latents and mode.cross and strengths.cross > 0:
         parts = [reference_tokens(connector, latent[:, None]) for latent in latents]
         tokens = torch.cat(parts, dim=1).masked_fill(null[:, None, None], 0)
-        inputs["encoder_hidden_states"] = extended(context, tokens)[0]
-        inputs["encoder_attention_mask"] = _weighted(context, mask, tokens.shape[1], strengths.cross)
+        inputs["encoder_hidden_states"] = append_reference_tokens(context, tokens)[0]
+        inputs["encoder_attention_mask"] = _attention_bias(context, mask, tokens.shape[1], strengths.cross)
     if not (latents and mode.noise and strengths.noise > 0):
         return transformer(x, return_dict=False, **inputs)[0]
-    together = beside(transformer, x, [_of_height(latent, x.shape[-2]) for latent in latents], **inputs)
+    with_references = predict_side_by_side(
+        transformer, x, [_resize_to_height(latent, x.shape[-2]) for latent in latents], **inputs
+    )
     if strengths.noise == 1:
-        return together
-    return torch.lerp(transformer(x, return_dict=False, **inputs)[0], together, strengths.noise)
+        return with_references
+    return torch.lerp(transformer(x, return_dict=False, **inputs)[0], with_references, strengths.noise)
 
 
-def _weighted(context: torch.Tensor, mask: torch.Tensor | None, added: int, strength: float) -> torch.Tensor | None:
+def _attention_bias(
+    context: torch.Tensor, mask: torch.Tensor | None, added: int, strength: float
+) -> torch.Tensor | None:
     """What attention adds to its scores, (B, 1, N + added), so that the added tokens weigh `strength` times as much."""
     if mask is None and strength == 1:
         return None
-    own = context.new_zeros(context.shape[:2]) if mask is None else (1 - mask.to(context)) * _HIDDEN
-    return torch.cat([own, own.new_full((len(own), added), math.log(strength))], dim=1)[:, None]
+    condition_mask = context.new_zeros(context.shape[:2]) if mask is None else (1 - mask.to(context)) * _MASKED
+    return torch.cat(
+        [condition_mask, condition_mask.new_full((len(condition_mask), added), math.log(strength))], dim=1
+    )[:, None]
 
 
-def _of_height(latents: torch.Tensor, height: int) -> torch.Tensor:
+def _resize_to_height(latents: torch.Tensor, height: int) -> torch.Tensor:
     if latents.shape[-2] == height:
         return latents
     width = max(1, round(latents.shape[-1] * height / latents.shape[-2]))

@@ -8,7 +8,7 @@ _BEHIND = re.compile(rf"\b{_PICTURE}s?\s*#?\s*(\d{{1,4}}(?:\s*(?:,|and|&|to)\s*\
 _BEFORE = re.compile(rf"\bthe ({'|'.join(_ORDINALS)}|\d{{1,4}}(?:st|nd|rd|th)) {_PICTURE}\b", re.IGNORECASE)
 
 
-def unknown_numbers(instruction: str, count: int) -> list[int]:
+def missing_image_numbers(instruction: str, count: int) -> list[int]:
     """Numbers that an English instruction gives to pictures although there are only `count`, in order, once each.
 
     "image 3", "photos 1 and 4", "the second picture" name pictures, counted from 1. It is for a hint, not for an error:

@@ -16,7 +16,7 @@ from ..errors import Blip3oError
 from ..images import preprocess
 from ..models import autoencoder
 from . import masks as masking
-from .image_mentions import unknown_numbers
+from .image_mentions import missing_image_numbers
 from .references import MAX_REFERENCES
 
 KEYS = ("image", "images", "instruction", "mask", "out", "seed")
@@ -175,8 +175,10 @@ def prepare(
     if edit.mask is not None:
         files["mask"] = {"size": _text(sizes[0]), "sha256": _digest(edit.mask)}
         with _naming(edit.mask):
-            masking.feathered(open_mask(edit.mask, sizes[0]), feather)
-    return PreparedEdit(edit, size or views[0], files, length, unknown_numbers(edit.instruction, len(edit.images)))
+            masking.feather_mask(open_mask(edit.mask, sizes[0]), feather)
+    return PreparedEdit(
+        edit, size or views[0], files, length, missing_image_numbers(edit.instruction, len(edit.images))
+    )
 
 
 def opened(path: Path) -> tuple[dict, object]:

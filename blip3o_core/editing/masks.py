@@ -10,13 +10,15 @@ import torch.nn.functional as F
 from ..errors import Blip3oError
 
 MAX_FEATHER = 1024  # pixels
-_WHOLE = ("stretch", "pad")
+_FITS_WITHOUT_CROP = ("stretch", "pad")
 
 
 def check_fit(fit: str) -> None:
     """Raise Blip3oError for a fit (see `images.preprocess`) with which the autoencoder sees part of the image only."""
-    if fit not in _WHOLE:
-        raise Blip3oError(f"With a mask the fit cannot be {fit!r}, which crops the picture. Use {' or '.join(_WHOLE)}.")
+    if fit not in _FITS_WITHOUT_CROP:
+        raise Blip3oError(
+            f"With a mask the fit cannot be {fit!r}, which crops the picture. Use {' or '.join(_FITS_WITHOUT_CROP)}."
+        )
 
 
 def check_feather(feather: int) -> None:
@@ -45,27 +47,27 @@ def latent_mask(mask: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
     return F.adaptive_max_pool2d((mask > 0).float()[None, None], cells)
 
 
-def feathered(mask: torch.Tensor, feather: int) -> torch.Tensor:
+def feather_mask(mask: torch.Tensor, feather: int) -> torch.Tensor:
     """(H, W) mask -> its weights: they rise over `feather` pixels inside its edge. The picture's edge is none."""
     check_feather(feather)
     if feather == 0:
         return mask
-    reach = (feather + 1) // 2
+    radius = (feather + 1) // 2
     inside = (mask > 0).double()
-    eroded = _means(inside, reach) > 1 - 0.5 / (2 * reach + 1) ** 2
+    eroded = _box_mean(inside, radius) > 1 - 0.5 / (2 * radius + 1) ** 2
     if not bool(eroded.any()):
         raise Blip3oError(f"A feather of {feather} pixels leaves nothing of the mask: nothing may change. Use less.")
-    return mask * (_means(eroded.double(), reach).clamp(0, 1) * inside).to(mask)
+    return mask * (_box_mean(eroded.double(), radius).clamp(0, 1) * inside).to(mask)
 
 
-def _means(plane: torch.Tensor, reach: int) -> torch.Tensor:
-    """(H, W) -> the mean of the square `reach` pixels around each pixel; beyond the edges they go on.
+def _box_mean(plane: torch.Tensor, radius: int) -> torch.Tensor:
+    """(H, W) -> the mean of the square `radius` pixels around each pixel; beyond the edges they go on.
 
     By running sums: pooling by wide windows takes minutes for a photo.
     """
-    size = 2 * reach + 1
+    size = 2 * radius + 1
     for _ in range(2):
-        sums = F.pad(plane[None], (reach + 1, reach), mode="replicate")[0].cumsum(1)
+        sums = F.pad(plane[None], (radius + 1, radius), mode="replicate")[0].cumsum(1)
         plane = ((sums[:, size:] - sums[:, :-size]) / size).T
     return plane
 
@@ -76,7 +78,7 @@ def composite(original: torch.Tensor, edited: torch.Tensor, mask: torch.Tensor, 
     `feather`: pixels, inside the mask, over which the one turns into the other.
     """
     height, width = original.shape[:2]
-    mask = feathered(mask, feather)
+    mask = feather_mask(mask, feather)
     edited = edited.movedim(-1, 0)[None].to(original)
     if edited.shape[-2:] != (height, width):
         edited = F.interpolate(edited, (height, width), mode="bicubic", antialias=True, align_corners=False)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from ..decoding.engine import causal_mask
-from ..diffusion.reference_mode import ReferenceMode, beside, extended, reference_tokens
+from ..diffusion.reference_mode import ReferenceMode, append_reference_tokens, predict_side_by_side, reference_tokens
 from ..errors import Blip3oError
 from ..models.language import LanguageModel
 from ..prompts.vocabulary import PromptEncoder
@@ -163,7 +163,7 @@ def joint_loss(
             tokens = tokens + 0 * reference_tokens(connector, batch.latents[:1, None]).sum()
     elif mode.cross:
         theirs = reference_tokens(connector, batch.references).masked_fill(drop, 0)
-        context, mask = extended(context, theirs, batch.reference_mask)
+        context, mask = append_reference_tokens(context, theirs, batch.reference_mask)
     if objective.zero_null:
         context = context.masked_fill(drop, 0)
     x, velocity = add_noise(batch.latents, noise, timesteps)
@@ -180,12 +180,12 @@ def _predict(transformer, x: torch.Tensor, inputs: dict, edits: Batch | None) ->
         return transformer(x, return_dict=False, **inputs)[0]
     given, reference = edits.reference_mask[:, 0], edits.references[:, 0]
     if bool(given.all()):
-        return beside(transformer, x, [reference], **inputs)
+        return predict_side_by_side(transformer, x, [reference], **inputs)
 
     def rows(which: torch.Tensor) -> dict:
         return {name: value if value is None else value[which] for name, value in inputs.items()}
 
-    with_reference = beside(transformer, x[given], [reference[given]], **rows(given))
+    with_reference = predict_side_by_side(transformer, x[given], [reference[given]], **rows(given))
     without = transformer(x[~given], return_dict=False, **rows(~given))[0]
     back = torch.cat([given.nonzero(), (~given).nonzero()]).flatten().argsort()
     return torch.cat([with_reference, without])[back]

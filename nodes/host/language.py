@@ -18,7 +18,7 @@ from ...blip3o_core.checkpoint.checkpoint import LANGUAGE, TOKENIZER, open_check
 from ...blip3o_core.checkpoint.tatok_file import open_tatok
 from ...blip3o_core.decoding.sampling import Sampling
 from ...blip3o_core.diffusion.reference_mode import Strengths
-from ...blip3o_core.editing.image_mentions import unknown_numbers
+from ...blip3o_core.editing.image_mentions import missing_image_numbers
 from ...blip3o_core.editing.references import References, encode_references
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.prompts.vocabulary import CodesId
@@ -195,7 +195,7 @@ def describe(tokens: ImageTokens, lm: Language, reference: References | None = N
     if reference is not None:
         lines[-1] += f", {reference.codes.numel()} of them for reference pictures"
         for prompt in dict.fromkeys(tokens.prompts):
-            for number in unknown_numbers(prompt, len(reference)):
+            for number in missing_image_numbers(prompt, len(reference)):
                 lines.append(f"warning: the instruction names image {number}, there are {len(reference)}")
     return "\n".join(lines)
 

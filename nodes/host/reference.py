@@ -9,7 +9,7 @@ from ...blip3o_core.images.preprocess import to_images
 from ...blip3o_core.tokens import ImageTokens
 
 
-def encode(tatok, vae, images: dict, fit: str, mask, side: int) -> tuple[References, ImageTokens, dict]:
+def encode_images(tatok, vae, images: dict, fit: str, mask, side: int) -> tuple[References, ImageTokens, dict]:
     """IMAGE batches by name -> References, their tokens, the LATENT of the first; `mask` becomes its noise mask."""
     if tatok is None:
         raise Blip3oError(
@@ -39,7 +39,7 @@ def encode(tatok, vae, images: dict, fit: str, mask, side: int) -> tuple[Referen
     return reference, tokens, latent
 
 
-def put_into(original, edited, mask, feather: int):
+def composite_edit(original, edited, mask, feather: int):
     """IMAGE (1 or B, H, W, 3) with each of `edited` where `mask` is above 0 -> (B, H, W, 3), the rest bit for bit."""
     rows = max(len(original), len(edited))
     if {len(original), len(edited)} - {1, rows}:

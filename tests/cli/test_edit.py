@@ -273,9 +273,9 @@ def test_a_feather_as_wide_as_a_photo_is_quick():
     """Catches blurring by squares of pixels, which takes minutes for a wide feather."""
     mask = torch.zeros(800, 900)
     mask[50:-50, 50:-50] = 1
-    weights = masking.feathered(mask, 200)
+    weights = masking.feather_mask(mask, 200)
     # From nothing at the edge to all of it 200 pixels inside.
     assert not weights[49].any() and weights[50, 450] < 0.01 and abs(weights[150, 450] - 0.5) < 0.01
     assert torch.all(weights[50:249, 450].diff() > 0) and torch.all(weights[250:550, 450] == 1)
-    whole = masking.feathered(torch.ones(40, 50), 20)
+    whole = masking.feather_mask(torch.ones(40, 50), 20)
     assert torch.equal(whole, torch.ones(40, 50))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blip3o_core.editing.image_mentions import unknown_numbers
+from blip3o_core.editing.image_mentions import missing_image_numbers
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ from blip3o_core.editing.image_mentions import unknown_numbers
 )
 def test_numbers_without_a_picture_are_found(instruction, unknown):
     """A number that is missed, and numbers that count other things than pictures."""
-    assert unknown_numbers(instruction, 2) == unknown
+    assert missing_image_numbers(instruction, 2) == unknown

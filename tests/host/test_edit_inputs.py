@@ -208,9 +208,11 @@ def test_tensors_that_only_other_packs_make(tmp_path):
         images = [torch.zeros(shape) for shape in shapes] + [torch.zeros(1, 8, 8, 3, dtype=torch.uint8)]
         masks = [torch.zeros(shape) for shape in ((0, 8, 8), (1, 0, 8), (1, 1, 8, 8))]
         good = torch.zeros(1, 8, 8, 3)
-        calls = [lambda i=i: reference.encode(object(), None, {"image_1": i}, "stretch", None, 0) for i in images]
-        calls += [lambda m=m: reference.put_into(good, good, m, 0) for m in masks]
-        calls += [lambda: reference.encode(object(), None, {"image_1": None}, "stretch", None, 0)]
+        calls = [
+            lambda i=i: reference.encode_images(object(), None, {"image_1": i}, "stretch", None, 0) for i in images
+        ]
+        calls += [lambda m=m: reference.composite_edit(good, good, m, 0) for m in masks]
+        calls += [lambda: reference.encode_images(object(), None, {"image_1": None}, "stretch", None, 0)]
         for call in calls:
             try:
                 call()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from blip3o_core.__main__ import main
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.diffusion.reference_mode import beside
+from blip3o_core.diffusion.reference_mode import predict_side_by_side
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.training import trainer as loop
@@ -163,7 +163,7 @@ def test_both_halves_have_the_positions_of_one_picture(models, tmp_path, rows):
             x, reference = (one.repeat_interleave(height // 4, dim=2) for one in (rows[2][:2], rows[2][2:4]))
             hook = sana.transformer_blocks[0].register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
             context = torch.zeros(2, 3, 40)
-            out = beside(sana, x, [reference], timestep=torch.ones(2), encoder_hidden_states=context)
+            out = predict_side_by_side(sana, x, [reference], timestep=torch.ones(2), encoder_hidden_states=context)
             hook.remove()
             left, right = seen.pop().unflatten(1, (height, 8)).chunk(2, dim=2)
             assert (left.flatten(1, 2) - sana.patch_embed(x)).abs().max() < 1e-6

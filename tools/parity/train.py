@@ -54,9 +54,7 @@ def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path
     if mode.cross:
         hooks.append(_watch(language.reference_connector, "reference", seen))
     dropped = recorded["bernoulli_mask"].bool()
-    losses = joint_loss(
-        language, sana, batch, recorded["noise"], recorded["timesteps"], dropped, objective, mode=mode
-    )
+    losses = joint_loss(language, sana, batch, recorded["noise"], recorded["timesteps"], dropped, objective, mode=mode)
     for hook in hooks:
         hook.remove()
     losses.total.backward()
