@@ -8,7 +8,10 @@ WORKERS ?= -n auto --dist loadfile
 DEMO ?= output/demo.png
 LINT = $(VENV) -m ruff check . && $(VENV) -m ruff format --check .
 
-.PHONY: demo evaluate serve test test-core test-parity test-host test-browser test-oldest lint format environment workflows locales node-contract
+.PHONY: demo evaluate serve test test-fast: environment  ## the library's quick tests: for the inner loop
+	$(VENV) -m pytest -q $(WORKERS) -m "core and not slow"
+
+test-core test-parity test-host test-browser test-oldest lint format environment workflows locales node-contract
 
 demo: environment  ## draw three prompts with the bundled model, through the sample workflow in a real ComfyUI
 	$(VENV) -m tools.demo --out $(DEMO)
@@ -23,6 +26,9 @@ test:
 	$(PYTHON) tools/environment.py --browser
 	$(LINT)
 	$(VENV) -m pytest -rs $(WORKERS)
+
+test-fast: environment  ## the library's quick tests: for the inner loop
+	$(VENV) -m pytest -q $(WORKERS) -m "core and not slow"
 
 test-core test-parity test-host test-browser: test-%: environment
 	$(VENV) -m pytest -rs $(WORKERS) -m $*
