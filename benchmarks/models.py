@@ -10,7 +10,7 @@ import torch
 
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.diffusion import sampler as diffusion
+from blip3o_core.models import diffusion_transformer
 from blip3o_core.models.autoencoder import build as build_autoencoder
 from blip3o_core.models.language import LanguageModel
 from blip3o_core.prompts.vocabulary import Vocabulary
@@ -86,7 +86,7 @@ def shapes(
     with torch.device("meta"):
         language = LanguageModel(config, CROSS_WIDTH, vocabulary, GRID, True, "random")
         blocks = TRANSFORMER if render_layers is None else {**TRANSFORMER, "num_layers": render_layers}
-        return language, diffusion.build(blocks) if render else None
+        return language, diffusion_transformer.build(blocks) if render else None
 
 
 def published_autoencoder() -> torch.nn.Module:

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import torch
 
-from ..diffusion import sampler as diffusion
 from ..diffusion.reference_mode import ReferenceMode
 from ..errors import Blip3oError
-from ..models import autoencoder, image_tokenizer, meanflow
+from ..models import autoencoder, diffusion_transformer, image_tokenizer, meanflow
 from ..models.connector import build_connector
 from ..models.language import LanguageModel
 from ..prompts.vocabulary import CodesId, PromptEncoder, Vocabulary
@@ -265,7 +264,7 @@ class Checkpoint:
             ) from error
 
     def _transformer(self):
-        network = diffusion.build(self.transformer_config)
+        network = diffusion_transformer.build(self.transformer_config)
         return meanflow.add_time_embeddings(network) if self.is_meanflow else network
 
     def _language_model(self) -> LanguageModel:
@@ -313,7 +312,7 @@ class Checkpoint:
     def load_transformer(self, dtype: torch.dtype | None = None):
         """diffusers' SanaTransformer2DModel with this checkpoint's weights."""
         network = self._load(TRANSFORMER, dtype)
-        diffusion.restore_buffers(network)
+        diffusion_transformer.restore_buffers(network)
         return network
 
     def load_autoencoder(self, dtype: torch.dtype | None = None):

@@ -20,28 +20,6 @@ from .condition_cache import cache_condition_projections
 from .reference_mode import ReferenceMode, Strengths, predict
 
 
-def build(config: dict):
-    """diffusers' SanaTransformer2DModel from its config.json."""
-    from diffusers import SanaTransformer2DModel
-
-    return SanaTransformer2DModel.from_config(config)
-
-
-def restore_buffers(transformer) -> None:
-    """The table of positions is no checkpoint tensor; a network built on the meta device gets it here.
-
-    The published model has none (`interpolation_scale` null).
-    """
-    config, embed = transformer.config, transformer.patch_embed
-    if config.interpolation_scale is not None:
-        built = type(embed)(
-            height=config.sample_size, width=config.sample_size, patch_size=config.patch_size,
-            in_channels=config.in_channels, embed_dim=config.num_attention_heads * config.attention_head_dim,
-            interpolation_scale=config.interpolation_scale, pos_embed_type="sincos",
-        )  # fmt: skip
-        embed.pos_embed = built.pos_embed
-
-
 def sigmas(steps: int, shift: float = 1.0, denoise: float = 1.0) -> torch.Tensor:
     """(steps + 1,) float32: linspace(1, 1/N, N), shifted by s*x / (1 + (s-1)*x), then 0.
 

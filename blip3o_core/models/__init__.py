@@ -1,1 +1,1 @@
-"""The networks: Qwen3 with its connectors, the image tokenizer, the autoencoder, and SANA's few-step kind."""
+"""The networks: Qwen3 with its connectors, the image tokenizer, SANA with its mean-flow variant, the autoencoder."""

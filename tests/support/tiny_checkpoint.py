@@ -13,8 +13,7 @@ import torch
 from diffusers.models.normalization import AdaLayerNormSingle
 from safetensors.torch import save_file
 
-from blip3o_core.diffusion import sampler as diffusion
-from blip3o_core.models import autoencoder, image_tokenizer
+from blip3o_core.models import autoencoder, diffusion_transformer, image_tokenizer
 from blip3o_core.models.connector import build_connector
 from blip3o_core.weights.names import EDIT_CONNECTORS, SANA, VAE
 
@@ -67,7 +66,7 @@ def make_checkpoint(folder, seed=0, sizes=DEFAULT, edit=(), shards=1, dtype=torc
         parts = {
             "model.": _language(config),
             "model.diffusion_connector.": build_connector(sizes.hidden, sizes.cross_width),
-            SANA: diffusion.build(transformer),
+            SANA: diffusion_transformer.build(transformer),
             VAE: autoencoder.build(vae),
             image_tokenizer.PREFIX: _tower(config, sizes),
         }

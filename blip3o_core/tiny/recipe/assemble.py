@@ -6,9 +6,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ...diffusion import sampler as diffusion
 from ...files import atomic_write
-from ...models import autoencoder, image_tokenizer
+from ...models import autoencoder, diffusion_transformer, image_tokenizer
 from ...models.connector import build_connector
 from ...weights.names import CONNECTOR, SANA, VAE
 from . import init, model_config
@@ -38,7 +37,7 @@ def assemble(out: Path, folder: Path, dtype: torch.dtype = torch.float32, seed: 
     config = model_config.write_configs(folder, scaling_factor(out))
     with seeded_init(seed):
         connector = build_connector(model_config.LANGUAGE_WIDTH, model_config.CROSS_WIDTH)
-        transformer = diffusion.build(model_config.transformer_config())
+        transformer = diffusion_transformer.build(model_config.transformer_config())
         vae = autoencoder.build(model_config.autoencoder_config())
         language = init.language_model(config)
     init.align_cross_attention(transformer)
