@@ -24,7 +24,7 @@ from .models import autoencoder
 from .models.connector import connect
 from .models.image_tokenizer import encode_images
 from .models.language import LanguageModel, PromptFeatures
-from .prompts.vocabulary import PromptEncoder
+from .prompts.encoder import PromptEncoder
 from .tokens import ImageTokens
 
 
@@ -65,7 +65,7 @@ def generate_tokens(
     if references is not None:
         check_codes(language, references, "references")
         if as_features:
-            features = PromptFeatures(references.features.flatten(0, 1), encoder.behind_references)
+            features = PromptFeatures(references.features.flatten(0, 1), encoder.tokens_after_references)
     rows = [prompt_ids(encoder, prompt, references, parse_special, as_features) for prompt in prompts]
     negative = None
     if sampling.guidance > 1:

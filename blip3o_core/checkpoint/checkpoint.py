@@ -20,7 +20,8 @@ from ..errors import Blip3oError
 from ..models import autoencoder, diffusion_transformer, image_tokenizer, meanflow
 from ..models.connector import build_connector
 from ..models.language import LanguageModel
-from ..prompts.vocabulary import CodesId, PromptEncoder, Vocabulary
+from ..prompts.encoder import PromptEncoder
+from ..prompts.vocabulary import CodesId, Vocabulary
 from ..weights import tensors as weights
 from ..weights.names import (
     CONNECTOR,

@@ -19,7 +19,7 @@ from ..decoding.engine import causal_mask
 from ..diffusion.reference_mode import ReferenceMode, append_reference_tokens, predict_side_by_side, reference_tokens
 from ..errors import Blip3oError
 from ..models.language import LanguageModel
-from ..prompts.vocabulary import PromptEncoder
+from ..prompts.encoder import PromptEncoder
 
 IGNORED = -100
 

@@ -91,7 +91,7 @@ BAD_LINES = {
     "images are numbers": ({"images": [1], "instruction": "red"}, "line 3: the images are [1]"),
     "no instruction": ({"image": "a.png"}, "line 3: The instruction is ''"),
     "instruction is a number": ({"image": "a.png", "instruction": 3}, "line 3: instruction is 3"),
-    "half a character": ({"image": "a.png", "instruction": "a\ud800"}, "line 3: The prompt holds half a character"),
+    "half a character": ({"image": "a.png", "instruction": "a\ud800"}, "line 3: The prompt contains half a character"),
     "seed is text": ({**RED, "seed": "3"}, "line 3: seed is '3'"),
     "seed is true": ({**RED, "seed": True}, "line 3: seed is True"),
     "missing file": ({"image": "absent.png", "instruction": "red"}, "line 3: "),

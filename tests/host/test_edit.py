@@ -245,7 +245,7 @@ def test_more_references_than_the_prompt_holds(client):
     """A prompt that is cut loses the picture's start; the host would show a tensor error, or nothing."""
     graph = edit(*["square.png"] * 8, instruction="combine all of these " * 60)
     result = client.run(graph)
-    assert result.status == "error" and "8 reference pictures of 25 tokens" in result.error["exception_message"]
+    assert result.status == "error" and "8 reference images of 25 tokens" in result.error["exception_message"]
 
 
 def test_widgets_offer_what_the_library_has(client):

@@ -248,7 +248,7 @@ def test_the_bundled_model_edits_odd_files_and_counts_its_prompt(client, server,
     for name in ("grey16.png", "animated.gif", "pixel.png"):
         assert client.run(edit(name, checkpoint=NAME, steps=1)).status == "success"
     graph = edit(*["base.png"] * 8, checkpoint=NAME)
-    fails(client, server, graph, healthy, "8 reference pictures of 64 tokens", "512")
+    fails(client, server, graph, healthy, "8 reference images of 64 tokens", "512")
 
 
 def masked(mask: dict, channel: int = 0, picture: str = "base.png", fit: str = "stretch") -> dict:

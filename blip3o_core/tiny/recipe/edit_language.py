@@ -37,7 +37,7 @@ def add_layer(source: Checkpoint, folder: Path) -> None:
     shutil.copytree(source.folder, folder)
     config = {**source.config, "num_hidden_layers": source.config["num_hidden_layers"] + 1}
     # From the token that is fed to the reference's code at the place of the token that is written.
-    back = model_config.GRID**2 + source.prompt_encoder.behind_references - 1
+    back = model_config.GRID**2 + source.prompt_encoder.tokens_after_references - 1
     with seeded_init(0):
         layer = init.edit_layer(config, (back, back + 1, back - 1, back - model_config.GRID))
     tensors = {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...prompts.vocabulary import PromptEncoder
+from ...prompts.encoder import PromptEncoder
 from ..config import TrainingConfig
 from ..losses import IGNORED, Batch, Objective, collate, timesteps_from
 from ..optimizer import row_randomness

@@ -1,0 +1,177 @@
+"""Prompt text -> token ids, in the templates that the model was trained on.
+
+User text is plain text by default: a prompt that spells `<|im_end|>` or `<I7>` is read letter by letter. The authors'
+tokenizer call parses those as tokens; `parse_special` brings that back.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from ..errors import Blip3oError
+from .vocabulary import Vocabulary
+
+SYSTEM_PROMPT = "You are a helpful assistant."
+TEXT_TO_IMAGE = "Please generate image based on the following caption: {prompt}"
+EDIT = "Please edit {these} according to the following instruction: {instruction}.\n"
+
+
+class PromptEncoder:
+    """Prompts and edit instructions -> token ids, with the checkpoint's own `tokenizer.json`."""
+
+    def __init__(self, folder: Path, vocabulary: Vocabulary, limit: int):
+        """`limit`: the longest prompt in tokens, scale token included (the tokenizer's `model_max_length`).
+
+        Raises Blip3oError when the tokenizer is missing, damaged, or that of another checkpoint.
+        """
+        from tokenizers import Tokenizer
+
+        self.vocabulary, self.limit = vocabulary, limit
+        self._path = folder / "tokenizer.json"
+        try:
+            text = _tokenizer_json(folder)
+            self._full = Tokenizer.from_str(text)
+            self._plain = Tokenizer.from_str(json.dumps({**json.loads(text), "added_tokens": []}))
+        except Blip3oError:
+            raise
+        except Exception as error:  # the tokenizers library raises bare Exceptions
+            raise Blip3oError(
+                f"Cannot read the tokenizer {self._path}: {error}. Copy it again from where the checkpoint came from."
+            ) from error
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:8]
+        for tokenizer in (self._full, self._plain):
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+        chat_start, chat_end = self._special("<|im_start|>"), self._special("<|im_end|>")
+        line = self._text("\n")
+        system = [chat_start, *self._text(f"system\n{SYSTEM_PROMPT}"), chat_end, *line]
+        self._before_user = [*system, chat_start]
+        assistant = [chat_start, *self._text("assistant\n")]
+        self._after_user = [chat_end, *line, *assistant, vocabulary.image_start_tag, vocabulary.scale_start]
+        # What follows the image tokens in a training text.
+        self.closing = [vocabulary.image_end_tag, chat_end, *line]
+        self._check_ids()
+
+    def _check_ids(self) -> None:
+        """Raise Blip3oError unless tokenizer.json and config.json give the image tokens the same ids."""
+        ids = self.vocabulary
+        expected = {
+            "<im_start>": ids.image_start_tag,
+            "<S0>": ids.scale_start,
+            "<I0>": ids.image_start,
+            f"<I{ids.num_codes - 1}>": ids.image_start + ids.num_codes - 1,
+        }
+        for token, id in expected.items():
+            found = self._full.token_to_id(token)
+            if found != id:
+                has = f"gives {token} the id {found}" if found is not None else f"has no token {token}"
+                raise Blip3oError(
+                    f"The tokenizer {self._path} {has}, config.json says {id}. It lacks the image tokens of this "
+                    "checkpoint. Copy tokenizer.json again from where the checkpoint came from."
+                )
+
+    def _special(self, token: str) -> int:
+        id = self._full.token_to_id(token)
+        if id is None:
+            raise Blip3oError(
+                f"The tokenizer {self._path} has no token {token}. Copy it again from where the checkpoint came from."
+            )
+        return id
+
+    def _text(self, text: str) -> list[int]:
+        return self._plain.encode(text, add_special_tokens=False).ids
+
+    def encode(self, prompt: str, parse_special: bool = False) -> list[int]:
+        """The whole text-to-image prompt, through `<S0>`, as ids (docs/reference.md 2.1).
+
+        Raises Blip3oError when it is longer than `limit`; the authors cut it and lose `<im_start><S0>`.
+        """
+        ids = self._chat(prompt, TEXT_TO_IMAGE.format(prompt=prompt), [], parse_special)
+        if len(ids) > self.limit:
+            raise self._too_long(prompt, ids)
+        return ids
+
+    def encode_edit(
+        self,
+        instruction: str,
+        references: torch.Tensor,
+        parse_special: bool = False,
+        plural: bool = True,
+        as_features: bool = False,
+    ) -> list[int]:
+        """The prompt of an edit, with the codes (R, T) of all references as image tokens in one block.
+
+        Several references are "these images", as the authors train; their inference says "this image" (`plural` False).
+        `as_features`: placeholders in place of the tokens, for the image tokenizer's features to be put there.
+        """
+        these = "these images" if plural and len(references) > 1 else "this image"
+        user = EDIT.format(these=these, instruction=instruction)
+        tokens = (references.flatten() + self.vocabulary.image_start).tolist()
+        if as_features:
+            tokens = [self._special("<|image_pad|>")] * len(tokens)
+        block = [self._special("<|vision_start|>"), *tokens, self._special("<|vision_end|>")]
+        ids = self._chat(instruction, user, block, parse_special)
+        if len(ids) > self.limit:
+            raise self._too_long_edit(instruction, ids, len(block), len(references))
+        return ids
+
+    @property
+    def tokens_after_references(self) -> int:
+        """Ids behind the references' tokens in every prompt of `encode_edit`."""
+        return 1 + len(self._after_user)
+
+    def reference_span(self, ids: list[int], tokens: int) -> slice:
+        """Where the `tokens` image tokens of the references lie in a prompt of `encode_edit`."""
+        end = len(ids) - self.tokens_after_references
+        return slice(end - tokens, end)
+
+    def _chat(self, prompt: str, user: str, block: list[int], parse_special: bool) -> list[int]:
+        """The ids of a whole chat. `user`: the user's turn, which holds `prompt`; `block`: ids at the end of it."""
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise Blip3oError(
+                f"The prompt contains half a character at position {error.start}: {prompt[error.start]!r}. Delete it, "
+                "or type the whole character."
+            ) from None
+        if parse_special:
+            text = f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n{user}"
+            ids = self._full.encode(text, add_special_tokens=False).ids
+        else:
+            ids = [*self._before_user, *self._text(f"user\n{user}")]
+        return [*ids, *block, *self._after_user]
+
+    def _too_long(self, prompt: str, ids: list[int]) -> Blip3oError:
+        return Blip3oError(
+            f"The prompt is {len(ids)} tokens long; this model takes at most {self.limit}. Shorten it by about "
+            f"{len(ids) - self.limit} tokens. It starts with {prompt[:60]!r}."
+        )
+
+    def _too_long_edit(self, instruction: str, ids: list[int], block: int, references: int) -> Blip3oError:
+        over, each = len(ids) - self.limit, (block - 2) // references
+        size = (
+            f"The prompt is {len(ids)} tokens long, {block} of them for {references} reference images of {each} "
+            f"tokens; this model takes at most {self.limit}."
+        )
+        if over > len(ids) - block:  # no instruction is short enough
+            return Blip3oError(f"{size} Use {-(-over // each)} fewer images, or combine them into one image.")
+        return Blip3oError(
+            f"{size} Shorten the instruction by about {over} tokens. It starts with {instruction[:60]!r}."
+        )
+
+
+def _tokenizer_json(folder: Path) -> str:
+    """The fast tokenizer's JSON; transformers makes it when only vocab.json and merges.txt are there."""
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    if not (folder / "vocab.json").is_file():
+        raise Blip3oError(
+            f"{folder} has no tokenizer.json, and no vocab.json in its place. Copy tokenizer.json from where the "
+            "checkpoint came from."
+        )
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer.to_str()
