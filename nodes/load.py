@@ -58,7 +58,7 @@ class Loader(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC, lm_weights=LM_WEIGHTS[0]):
-        from .host.parts import load
+        from .host.loaders import load
 
         folder = folders.resolve(checkpoint)
         diffusion = None if diffusion_folder == folders.AUTOMATIC else folders.resolve(diffusion_folder)

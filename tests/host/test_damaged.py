@@ -251,7 +251,7 @@ def test_auto_gives_a_supported_dtype_under_every_flag_of_the_host(tmp_path, che
         for flag in ["", *flags]:
             for name in ["fp16_unet", *flags]:
                 setattr(args, name, name == flag or (name, flag) == ("fp16_unet", "force_fp16"))
-            language, model, vae, tokenizer = module(".nodes.host.parts").load(folder, None, "auto")
+            language, model, vae, tokenizer = module(".nodes.host.loaders").load(folder, None, "auto")
             parts = {"language": language.network, "model": model.model, "vae": vae.first_stage_model}
             parts["tokenizer"] = tokenizer.network
             found = {part: sorted({str(p.dtype) for p in network.parameters()}) for part, network in parts.items()}

@@ -180,7 +180,7 @@ def test_no_part_leaves_weights_behind_at_any_memory_budget(tmp_path, folder):
         ]
         for part, run in runs:
             for budget in (0.05, 0.3, 0.6, 0.9, 2.0):
-                loaded = module(".nodes.host.parts").load(folder, None, "fp32")[part]
+                loaded = module(".nodes.host.loaders").load(folder, None, "fp32")[part]
                 made = getattr(loaded, "patcher", loaded)
                 patcher = comfy.model_patcher.ModelPatcher(made.model, card, torch.device("cpu"))
                 patcher.callbacks = made.callbacks
@@ -256,7 +256,7 @@ def test_the_host_can_build_an_ordinary_patcher_again(tmp_path, folder):
 
         import torch
 
-        parts = importlib.import_module(pack.__name__ + ".nodes.host.parts").load(folder, None, "fp32")  # noqa: F821
+        parts = importlib.import_module(pack.__name__ + ".nodes.host.loaders").load(folder, None, "fp32")  # noqa: F821
         same = []
         for part in parts:
             patcher = getattr(part, "patcher", part)
@@ -377,7 +377,7 @@ def test_the_language_models_weights_lie_still(tmp_path, folder):
             pass
 
         comfy.model_patcher.CoreModelPatcher = Dynamic  # as the host does when it starts on a card
-        parts = module(".nodes.host.parts").load(folder, None, "fp32")
+        parts = module(".nodes.host.loaders").load(folder, None, "fp32")
         obstacle = module(".blip3o_core.decoding.direct").obstacle
         network, device = parts[0].network, parts[0].patcher.load_device
         kinds = [type(part).__name__ for part in (parts[0].patcher, parts[1])]

@@ -35,7 +35,7 @@ def test_weights_are_smaller_and_hidden_states_close(tmp_path):
         wanted = plain.conditionings(tokens)[0][0][0]
         expected = memory.quantised_weight_bytes(plain.network, torch.float32)
         for choice in formats:
-            part = module(".nodes.host.parts").load(folder, None, "fp32", choice)[0]
+            part = module(".nodes.host.loaders").load(folder, None, "fp32", choice)[0]
             states = part.conditionings(tokens)[0][0][0]
             start = plain.network.vocabulary.image_start
             read = [module(".blip3o_core.pipeline").read(each.network, tokens.prompt_ids, tokens.codes + start)
@@ -221,7 +221,7 @@ def test_the_estimates_are_the_ones_the_host_is_given(tmp_path, folder):
             return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
         memory = module(".blip3o_core.memory")
-        _, model, vae, _ = module(".nodes.host.parts").load(folder, None, "fp32")
+        _, model, vae, _ = module(".nodes.host.loaders").load(folder, None, "fp32")
         # The host's formula for attention that keeps no matrix of scores, two rows of 6 x 8 cells.
         rendering = model.model.memory_usage_factor * 2 * 48 * 4 * 0.01 * 2**20
         decoding = vae.memory_used_decode((1, 4, 6, 8), torch.float32)
