@@ -1,10 +1,11 @@
-"""Checkpoint folder -> the four parts the other nodes work with."""
+"""Checkpoint folder -> the four parts that the other nodes work with."""
 
 from .compat import io
 from .host import folders
-from .sockets import CATEGORY, LM, TATOK
+from .sockets import CATEGORY, IMAGE_TOKENIZER, LM
 
-LM_WEIGHTS = ["same as dtype", "int8", "fp8"]  # `host.quantised` has them too, with what they mean
+DTYPES = ["auto", "bf16", "fp32"]
+LM_WEIGHTS = ["same as dtype", "int8", "fp8"]  # `host.quantised` says what they mean
 
 
 class Loader(io.ComfyNode):
@@ -14,41 +15,58 @@ class Loader(io.ComfyNode):
             node_id="BLIP3oLoader",
             display_name="BLIP3o Loader",
             category=CATEGORY,
-            description="Loads a BLIP3o-NEXT checkpoint as four parts, which ComfyUI moves and frees like any model.",
+            description="Loads a BLIP3o-NEXT checkpoint as four parts: language model, diffusion model, VAE and image "
+            "tokenizer. ComfyUI moves them to the GPU and back like any other model.",
             search_aliases=["blip3o checkpoint", "blip3o next", "load blip3o", "sana", "qwen3 image"],
             inputs=[
                 io.Combo.Input(
-                    "checkpoint", options=folders.checkpoints(), default=folders.bundled.NAME,
-                    tooltip="The tiny model that comes with the pack, or a checkpoint folder under models/blip3o.",
+                    "checkpoint",
+                    options=folders.checkpoints(),
+                    default=folders.bundled.NAME,
+                    tooltip="A checkpoint folder in models/blip3o. The bundled tiny model needs no download.",
                 ),
                 io.Combo.Input(
-                    "dtype", options=["auto", "bf16", "fp32"], default="auto",
-                    tooltip="auto: what ComfyUI chooses for this device. No fp16: the transformer overflows it.",
+                    "dtype",
+                    options=DTYPES,
+                    default="auto",
+                    tooltip="auto lets ComfyUI choose for your device. fp16 is not offered because the diffusion "
+                    "transformer overflows in it.",
                 ),
                 io.Combo.Input(
-                    "diffusion_folder", options=folders.diffusion_folders(), default=folders.AUTOMATIC, optional=True,
+                    "diffusion_folder",
+                    options=folders.diffusion_folders(),
+                    default=folders.AUTOMATIC,
+                    optional=True,
                     advanced=True,
-                    tooltip="Folder with the transformer and vae configs. auto: inside or beside the checkpoint.",
+                    tooltip="The folder with transformer/config.json and vae/config.json. auto looks in the "
+                    "checkpoint's folder and next to it.",
                 ),
                 io.Combo.Input(
-                    "lm_weights", options=LM_WEIGHTS, default=LM_WEIGHTS[0], optional=True, advanced=True,
-                    tooltip="int8, fp8: the language model takes less memory, is slower, and writes other tokens.",
+                    "lm_weights",
+                    options=LM_WEIGHTS,
+                    default=LM_WEIGHTS[0],
+                    optional=True,
+                    advanced=True,
+                    tooltip="int8 and fp8 store the language model in less memory. It gets slower and writes other "
+                    "tokens than with 'same as dtype'.",
                 ),
             ],
             outputs=[
                 LM.Output("lm", display_name="lm", tooltip="Language model: writes the image tokens."),
-                io.Model.Output("model", display_name="model", tooltip="Diffusion transformer: renders them."),
-                io.Vae.Output("vae", display_name="vae", tooltip="Autoencoder: latents to pixels."),
-                TATOK.Output(
-                    "image_tokenizer", display_name="image_tokenizer", tooltip="TA-Tok: pictures to image tokens."
+                io.Model.Output("model", display_name="model", tooltip="Diffusion transformer: renders the tokens."),
+                io.Vae.Output("vae", display_name="vae", tooltip="Autoencoder: turns latents into pixels and back."),
+                IMAGE_TOKENIZER.Output(
+                    "image_tokenizer",
+                    display_name="image_tokenizer",
+                    tooltip="TA-Tok: turns images into image tokens. Needed for edits only.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, checkpoint):
-        """The host's own check only says that a value is not in the list."""
-        return True if checkpoint is None else folders.complaint(checkpoint) or True
+        """ComfyUI's own check only says that a value is not in the list."""
+        return True if checkpoint is None else folders.problem_with(checkpoint) or True
 
     @classmethod
     def fingerprint_inputs(
@@ -72,15 +90,20 @@ class ImageTokenizerLoader(io.ComfyNode):
             node_id="BLIP3oImageTokenizerLoader",
             display_name="BLIP3o Image Tokenizer Loader",
             category=CATEGORY,
-            description="Loads TA-Tok from its own published file (ta_tok.pth), for checkpoints that come without it.",
-            search_aliases=["ta-tok", "ta_tok.pth", "siglip", "blip3o tatok"],
+            description="Loads the image tokenizer (TA-Tok) from its own file, ta_tok.pth. You need it to edit with a "
+            "checkpoint that has no image tokenizer.",
+            search_aliases=["ta-tok", "tatok", "ta_tok.pth", "siglip", "blip3o tokenizer"],
             inputs=[
-                io.Combo.Input("file", options=folders.tatok_files(), tooltip="A .pth file under models/blip3o."),
-                io.Combo.Input("dtype", options=["auto", "bf16", "fp32"], default="auto", tooltip="As in the loader."),
+                io.Combo.Input("file", options=folders.tatok_files(), tooltip="A .pth file in models/blip3o."),
+                io.Combo.Input(
+                    "dtype", options=DTYPES, default="auto", tooltip="auto lets ComfyUI choose for your device."
+                ),
             ],
             outputs=[
-                TATOK.Output(
-                    "image_tokenizer", display_name="image_tokenizer", tooltip="For BLIP3o Edit-Reference Encoder."
+                IMAGE_TOKENIZER.Output(
+                    "image_tokenizer",
+                    display_name="image_tokenizer",
+                    tooltip="Connect it to BLIP3o Edit-Reference Encoder.",
                 )
             ],
         )

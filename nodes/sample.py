@@ -1,4 +1,4 @@
-"""Conditioning -> latents, and the exact sigmas for the stock samplers."""
+"""Conditioning -> latents, and the exact sigmas for ComfyUI's own samplers."""
 
 from .compat import io
 from .sockets import CATEGORY, decimal_input, seed_input
@@ -11,22 +11,41 @@ class DiffusionSampler(io.ComfyNode):
             node_id="BLIP3oDiffusionSampler",
             display_name="BLIP3o Diffusion Sampler",
             category=CATEGORY,
-            description="Renders the conditioning: Euler over exactly evenly spaced sigmas, as in the authors' code.",
-            search_aliases=["blip3o ksampler", "flow matching", "euler", "render tokens"],
+            description="Renders the image tokens as a latent, in exactly even Euler steps as in the authors' code.",
+            search_aliases=["blip3o ksampler", "flow matching", "euler", "render tokens", "cfg"],
             inputs=[
-                io.Model.Input("model", tooltip="Diffusion transformer from BLIP3o Loader, with LoRAs if you like."),
+                io.Model.Input("model", tooltip="From BLIP3o Loader, with or without LoRAs."),
                 io.Conditioning.Input("positive", tooltip="From BLIP3o Hidden-State Conditioner."),
-                io.Conditioning.Input("negative", tooltip="The null condition. Unused at guidance 1."),
+                io.Conditioning.Input(
+                    "negative", tooltip="From BLIP3o Hidden-State Conditioner. Unused while guidance is 1."
+                ),
                 io.Latent.Input(
                     "latent_image",
-                    tooltip="Empty Latent Image for the size, or an encoded picture. One row serves a whole batch.",
+                    tooltip="Empty Latent Image for the size, or an encoded image. One latent serves a whole batch.",
                 ),
-                seed_input("noise_seed", "Another seed renders the same tokens anew. Row k of a batch uses seed + k."),
-                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Euler steps."),
-                decimal_input("guidance", 2.0, 0.0, 30.0, 0.1, "How far to lead away from the null condition."),
-                decimal_input("denoise", 1.0, 0.01, 1.0, 0.01, "1 starts from noise; less keeps some of the latent."),
+                seed_input(
+                    "noise_seed",
+                    "A new seed renders the same tokens in another way. Further images of a batch use noise_seed + 1, "
+                    "noise_seed + 2, ...",
+                ),
+                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="The authors' code takes 30."),
+                decimal_input(
+                    "guidance",
+                    2.0,
+                    0.0,
+                    30.0,
+                    0.1,
+                    "How strongly the image follows the tokens; KSampler calls it cfg. 1 is off, and twice as fast.",
+                ),
+                decimal_input(
+                    "denoise", 1.0, 0.01, 1.0, 0.01, "1 starts from noise. Lower values keep more of latent_image."
+                ),
             ],
-            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="For VAE Decode, with the same VAE.")],
+            outputs=[
+                io.Latent.Output(
+                    "latent", display_name="latent", tooltip="Connect it to VAE Decode, with the VAE of BLIP3o Loader."
+                )
+            ],
         )
 
     @classmethod
@@ -43,14 +62,19 @@ class Scheduler(io.ComfyNode):
             node_id="BLIP3oScheduler",
             display_name="BLIP3o Scheduler",
             category=CATEGORY,
-            description="Evenly spaced sigmas for SamplerCustomAdvanced: exact at any step count, unlike 'simple'.",
+            description="Evenly spaced sigmas for SamplerCustomAdvanced. They are exact at any number of steps, which "
+            "KSampler's 'simple' is not.",
             search_aliases=["blip3o sigmas", "linspace", "flow matching scheduler"],
             inputs=[
-                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="30 in the authors' code."),
-                decimal_input("shift", 1.0, 0.01, 100.0, 0.01, "1 as trained; more spends more steps on composition."),
-                decimal_input("denoise", 1.0, 0.01, 1.0, 0.01, "Below 1: only the last part of the schedule."),
+                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="The authors' code takes 30."),
+                decimal_input(
+                    "shift", 1.0, 0.01, 100.0, 0.01, "1 is as trained. Higher values spend more steps on composition."
+                ),
+                decimal_input(
+                    "denoise", 1.0, 0.01, 1.0, 0.01, "Below 1, only the last part of a longer schedule is returned."
+                ),
             ],
-            outputs=[io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="steps + 1 values, falling to 0.")],
+            outputs=[io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="steps + 1 values; the last one is 0.")],
         )
 
     @classmethod

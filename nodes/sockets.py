@@ -1,21 +1,20 @@
 """The project's own wire types, and what always holds on them. Everything else travels on ComfyUI's types.
 
 - BLIP3O_LM: `host.language.Language`, the language model, connector and prompt encoder of one checkpoint.
-- BLIP3O_TATOK: `host.language.ImageTokenizerPart`, or None when the checkpoint holds no image tokenizer.
+- BLIP3O_TATOK: `host.language.ImageTokenizerPart`, or None when the checkpoint has no image tokenizer.
 - BLIP3O_TOKENS: `blip3o_core.tokens.ImageTokens`: codes (B, H*W) int64 in [0, K), row-major on grid (H, W), with the
-  prompt ids and seeds they were drawn with, and optionally hidden states (B, 1 + H*W, D) on the CPU. Fewer or other
-  codes only where the whole vocabulary was sampled. Never changed in place: prompts share outputs.
+  prompt ids and seeds they were generated with, and optionally hidden states (B, 1 + H*W, D) on the CPU. With the full
+  vocabulary a row may have fewer or other codes. Never changed in place: prompts share outputs.
+- BLIP3O_REFERENCE: `blip3o_core.editing.references.References`: one to eight images as codes (n, H*W), features, and
+  latents (1, C, h_i, w_i), unscaled, each at its own aspect ratio. Never changed in place.
 
-- BLIP3O_REFERENCE: `blip3o_core.editing.references.References`: one to eight pictures as codes (n, H*W), features, and
-  latents (1, C, h_i, w_i), unscaled, each at its own aspect. Never changed in place.
-
-The first two have a `.patcher`, by which the host manages their memory, and their patches if a node adds any.
+The first two have a `.patcher`, through which ComfyUI manages their memory and holds patches that a node adds.
 """
 
 from .compat import io
 
 LM = io.Custom("BLIP3O_LM")
-TATOK = io.Custom("BLIP3O_TATOK")
+IMAGE_TOKENIZER = io.Custom("BLIP3O_TATOK")
 TOKENS = io.Custom("BLIP3O_TOKENS")
 REFERENCE = io.Custom("BLIP3O_REFERENCE")
 

@@ -1,4 +1,4 @@
-"""The graphs behind `workflows/*.json`, in API format, each with its columns and the notes on top of them."""
+"""The graphs behind `workflows/*.json` in API format, with their columns and the notes above the columns."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ PREVIEW_STEPS = 4
 START = "a red circle left of a blue star"
 RECOLOUR = "change the blue star to green"
 OURS, STOCK = "BLIP3oDiffusionSampler", "KSampler"
-# Of nodes that will show a picture or a text, which the frontend makes no room for.
+# Heights for nodes that will show an image or a text: the frontend leaves no room for it.
 HEIGHTS = {
     "BLIP3oTokenGenerator": 680, OURS: 560, STOCK: 600, "SaveImage": 440, "PreviewImage": 330, "MaskPreview": 330,
     "PreviewAny": 200,
@@ -51,8 +51,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Line:
-    """Nodes from a prompt to a picture, by id."""
+class Chain:
+    """The nodes from a prompt to an image, by id."""
 
     generator: str
     conditioner: str
@@ -65,8 +65,8 @@ def load(sample: Sample) -> str:
     return sample.add("BLIP3oLoader", checkpoint=NAME, dtype="auto")
 
 
-def draw(sample: Sample, loader: str, prompt: str, encoder: str | None = None, sampler=OURS, **widgets) -> Line:
-    """From `prompt` to a picture; with an `encoder`, a reference node, an edit of its pictures."""
+def add_chain(sample: Sample, loader: str, prompt: str, encoder: str | None = None, sampler=OURS, **widgets) -> Chain:
+    """Adds the nodes from `prompt` to an image; with an `encoder` (a reference node), an edit of its images."""
     reference = {} if encoder is None else {"reference": [encoder, 0]}
     generator = sample.add(
         "BLIP3oTokenGenerator", lm=[loader, 0], prompt=prompt, seed=1, batch_size=1,
@@ -86,7 +86,7 @@ def draw(sample: Sample, loader: str, prompt: str, encoder: str | None = None, s
     else:
         rendered = sample.add(OURS, **wires, noise_seed=1, guidance=GUIDANCE)
     decode = sample.add("VAEDecode", samples=[rendered, 0], vae=[loader, 2])
-    return Line(generator, conditioner, empty, rendered, decode)
+    return Chain(generator, conditioner, empty, rendered, decode)
 
 
 def save(sample: Sample, image: str) -> list[str]:
@@ -104,26 +104,26 @@ def encode(sample: Sample, loader: str, *images: str, **more) -> str:
 def text_to_image() -> Sample:
     sample = Sample("text_to_image")
     loader = load(sample)
-    line = draw(sample, loader, START)
+    chain = add_chain(sample, loader, START)
     sample.column("Model", [loader], note=_MODEL)
     sample.column(
-        "1. Write image tokens", [line.generator],
+        "1. Write image tokens", [chain.generator],
         note=Note(
-            "The language model decides **what** is in the picture. Another `seed` gives another picture. "
-            "This is the slow part, and it runs again only when something on this node changes."
+            "The language model decides **what** is in the image. A new `seed` gives a new image. "
+            "This is the slow part. It runs again only when something on this node changes."
         ),
     )  # fmt: skip
-    sample.column("2. Condition", [line.conditioner, line.empty])
+    sample.column("2. Condition", [chain.conditioner, chain.empty])
     sample.column(
-        "3. Render", [line.sampler],
+        "3. Render", [chain.sampler],
         note=Note(
             "The diffusion transformer decides **how** it looks. Change `noise_seed`, `steps`, `guidance` or the size: "
-            "the tokens are not written again. KSampler (euler, simple, 20 steps) fits on the same wires."
+            "the tokens are kept. KSampler (euler, simple, 20 steps) works in its place."
         ),
     )  # fmt: skip
     sample.column(
-        "Picture", [line.decode, *save(sample, line.decode)],
-        note=Note("64 pixels are small on a screen: Upscale Image By only makes them larger.", height=80),
+        "Image", [chain.decode, *save(sample, chain.decode)],
+        note=_LARGER,
     )  # fmt: skip
     return sample
 
@@ -131,27 +131,29 @@ def text_to_image() -> Sample:
 def preview() -> Sample:
     sample = Sample("preview")
     loader = load(sample)
-    line = draw(sample, loader, START)
-    inputs = dict(sample.prompt[line.sampler]["inputs"])
+    chain = add_chain(sample, loader, START)
+    inputs = dict(sample.prompt[chain.sampler]["inputs"])
     quick = sample.add(OURS, **{**inputs, "steps": PREVIEW_STEPS})
-    quick_picture = sample.add("VAEDecode", samples=[quick, 0], vae=[loader, 2])
-    larger = sample.add("ImageScaleBy", image=[quick_picture, 0], upscale_method="bicubic", scale_by=float(ENLARGE))
+    quick_image = sample.add("VAEDecode", samples=[quick, 0], vae=[loader, 2])
+    larger = sample.add("ImageScaleBy", image=[quick_image, 0], upscale_method="bicubic", scale_by=float(ENLARGE))
     shown = sample.add("PreviewImage", images=[larger, 0])
     sample.column("Model", [loader], note=_MODEL)
     sample.column(
-        "1. Write image tokens", [line.generator],
-        note=Note("Change `seed` until the preview shows the picture you want. Both renderings are of these tokens."),
+        "1. Write image tokens", [chain.generator],
+        note=Note("Change `seed` until you like the preview. Both images are rendered from these tokens."),
     )  # fmt: skip
-    sample.column("2. Condition", [line.conditioner, line.empty])
+    sample.column("2. Condition", [chain.conditioner, chain.empty])
     sample.column(
-        "3. Preview", [quick, quick_picture, larger, shown],
-        note=Note("Four steps: what will be in the picture, in a fifth of the time. Same `noise_seed` as beside it."),
-    )  # fmt: skip
-    sample.column(
-        "4. Render", [line.sampler, line.decode, *save(sample, line.decode)],
+        "3. Preview", [quick, quick_image, larger, shown],
         note=Note(
-            "All steps. Mute this branch (Ctrl+M) while you look for a seed; then unmute it and queue again: no token "
-            "is written again."
+            "Four steps show what will be in the image, in a fifth of the time. Keep `noise_seed` the same on both."
+        ),
+    )  # fmt: skip
+    sample.column(
+        "4. Render", [chain.sampler, chain.decode, *save(sample, chain.decode)],
+        note=Note(
+            "All steps. Mute these nodes (Ctrl+M) while you look for a seed. Then unmute them and queue again: the "
+            "tokens are kept."
         ),
     )  # fmt: skip
     return sample
@@ -160,8 +162,8 @@ def preview() -> Sample:
 def edit() -> Sample:
     sample, loader, start = _started("edit")
     encoder = encode(sample, loader, start)
-    line = _edited(sample, loader, RECOLOUR, encoder)
-    sample.column("Picture", [line.decode, *save(sample, line.decode)], note=_LARGER)
+    chain = _edited(sample, loader, RECOLOUR, encoder)
+    sample.column("Image", [chain.decode, *save(sample, chain.decode)], note=_LARGER)
     return sample
 
 
@@ -176,22 +178,22 @@ def masked_edit() -> Sample:
     sample.column(
         "What may change", [black, white, mask, shown],
         note=Note(
-            "White may change, black stays. Here it is the right half, where the star is.\n\n"
-            "With Load Image, paint the mask instead: right-click the picture, **Open in Mask Editor**, and connect "
-            "its MASK in place of this one.",
+            "White may change, black stays. Here the right half is white, where the star is.\n\n"
+            "With Load Image you paint the mask: right-click the image, choose **Open in Mask Editor**, and connect "
+            "its MASK instead of this one.",
             height=170,
         ),
     )  # fmt: skip
     encoder = encode(sample, loader, start, mask=[mask, 0])
-    line = _edited(sample, loader, RECOLOUR, encoder)
+    chain = _edited(sample, loader, RECOLOUR, encoder)
     whole = sample.add(
-        "BLIP3oMaskedEdit", original=[start, 0], edited=[line.decode, 0], mask=[mask, 0], feather=0
+        "BLIP3oMaskedEdit", original=[start, 0], edited=[chain.decode, 0], mask=[mask, 0], feather=0
     )  # fmt: skip
     sample.column(
-        "Picture", [line.decode, whole, *save(sample, whole)],
+        "Image", [chain.decode, whole, *save(sample, whole)],
         note=Note(
-            "BLIP3o Masked Edit puts the edit into the original. Black in the mask: **every pixel is the original's**. "
-            "`feather` softens the edge, on the white side only.\n\nUpscale Image By only makes it larger.",
+            "BLIP3o Masked Edit puts the edit into the original. Where the mask is black, **every pixel stays as it "
+            "was**. `feather` softens the edge, on the white side only.\n\nUpscale Image By only enlarges the image.",
             height=150,
         ),
     )  # fmt: skip
@@ -201,24 +203,24 @@ def masked_edit() -> Sample:
 def two_references() -> Sample:
     sample, loader, first, second = _started_twice("two_references")
     encoder = encode(sample, loader, first, second)
-    line = _edited(
+    chain = _edited(
         sample, loader, "put the star of image 2 into image 1", encoder,
         Note(
-            "Say **image 1**, **image 2** or **the first image**: numbers follow the sockets. A new socket appears "
-            "when the last one is taken, up to eight.\n\n"
+            "Write **image 1**, **image 2** or **the first image** in the prompt: the sockets have these numbers. "
+            "A new socket appears when you connect the last one, up to eight.\n\n"
             "The result is as large as image 1.",
             height=150,
         ),
         Note(
-            "Each reference takes its share of the prompt: 64 tokens of 512 with the tiny model, 729 with the "
-            "published ones. After a run you read it below. What does not fit is refused, never cut.\n\n"
-            "The tiny model met only **one** reference in training, so do not expect it to combine two. "
-            "Composition is what the published edit checkpoints are for.",
+            "Each reference takes up part of the prompt: 64 of 512 tokens with the tiny model, 729 with the published "
+            "ones. The text below shows the count after a run. A prompt that does not fit is refused, never cut.\n\n"
+            "The tiny model was trained with **one** reference, so it does not combine two well. Use a published edit "
+            "checkpoint for that.",
             height=190,
         ),
         info=True,
     )  # fmt: skip
-    sample.column("Picture", [line.decode, *save(sample, line.decode)], note=_LARGER)
+    sample.column("Image", [chain.decode, *save(sample, chain.decode)], note=_LARGER)
     return sample
 
 
@@ -228,24 +230,24 @@ def wide_edit() -> Sample:
                       spacing_width=0, spacing_color="white")  # fmt: skip
     preview = sample.add("PreviewImage", images=[wide, 0])
     sample.column(
-        "Side by side", [wide, preview], note=Note("A picture twice as wide as high: 128 x 64 pixels.", height=80)
+        "Side by side", [wide, preview], note=Note("An image twice as wide as high: 128 x 64 pixels.", height=80)
     )  # fmt: skip
     encoder = encode(sample, loader, wide)
     info = sample.add("PreviewAny", source=[encoder, 3])
-    line = _edited(
+    chain = _edited(
         sample, loader, RECOLOUR, encoder,
         Note(
-            "The language model sees a square, so the picture is squeezed into one; `fit` offers other ways. The "
-            "diffusion transformer sees the whole picture at its own aspect, at about as many pixels as it draws.\n\n"
-            "After a run the numbers stand below.",
+            "The language model sees a square, so the image is stretched into one; `fit` has other options. The "
+            "diffusion transformer sees the whole image at its own aspect ratio.\n\n"
+            "The text below shows the sizes after a run.",
             height=180,
         ),
         below=[info],
     )  # fmt: skip
     sample.column(
-        "Picture", [line.decode, *save(sample, line.decode)],
-        note=Note("The edit is wide, too: the encoder's `latent` gives it its size. For more pixels raise "
-                  "`resolution` on the encoder. Upscale Image By only enlarges.", height=130),
+        "Image", [chain.decode, *save(sample, chain.decode)],
+        note=Note("The edit is wide, too: its size comes from the encoder's `latent`. Raise `resolution` on the "
+                  "encoder for more pixels. Upscale Image By only enlarges the image.", height=130),
     )  # fmt: skip
     return sample
 
@@ -253,40 +255,40 @@ def wide_edit() -> Sample:
 def edit_another_models_output() -> Sample:
     sample = Sample("edit_another_models_output")
     stand_in = load(sample)
-    line = draw(sample, stand_in, START, sampler=STOCK)
-    preview = sample.add("PreviewImage", images=[line.decode, 0])
+    chain = add_chain(sample, stand_in, START, sampler=STOCK)
+    preview = sample.add("PreviewImage", images=[chain.decode, 0])
     sample.column(
-        "Any other model", [stand_in, line.generator], [line.conditioner, line.empty, line.sampler],
-        [line.decode, preview],
+        "Any other model", [stand_in, chain.generator], [chain.conditioner, chain.empty, chain.sampler],
+        [chain.decode, preview],
         note=Note(
-            "This group stands for **any model you like**: SDXL, Flux, Qwen-Image, a frame of a video. All that leaves "
-            "it is an IMAGE.\n\nSo that the workflow runs at once, the tiny model is the stand-in here, rendered by "
-            "the stock KSampler. Delete the group, put yours there and connect its IMAGE to `image_1`.",
+            "This group stands for **any model you like**: SDXL, Flux, Qwen-Image or a frame of a video. It only has "
+            "to give an IMAGE.\n\nHere the tiny model with KSampler takes that place, so that the workflow runs at "
+            "once. Delete the group, add your own nodes and connect their IMAGE to `image_1`.",
             height=190,
         ),
     )  # fmt: skip
     loader = load(sample)
     sample.column("Model that edits", [loader], note=_EDIT_MODEL)
-    encoder = encode(sample, loader, line.decode)
+    encoder = encode(sample, loader, chain.decode)
     edited = _edited(sample, loader, RECOLOUR, encoder)
-    sample.column("Picture", [edited.decode, *save(sample, edited.decode)], note=_LARGER)
+    sample.column("Image", [edited.decode, *save(sample, edited.decode)], note=_LARGER)
     return sample
 
 
 def keep_unchanged() -> Sample:
     sample, loader, start = _started("keep_unchanged")
     encoder = encode(sample, loader, start)
-    line = _edited(
+    chain = _edited(
         sample, loader, "Keep the image unchanged.", encoder,
-        what=Note("The sentence the authors trained with. Nothing should happen.", height=80),
+        what=Note("The authors trained with this sentence. The image should not change.", height=80),
     )  # fmt: skip
-    both = sample.add("ImageStitch", image1=[start, 0], image2=[line.decode, 0], direction="right",
+    both = sample.add("ImageStitch", image1=[start, 0], image2=[chain.decode, 0], direction="right",
                       match_image_size=True, spacing_width=2, spacing_color="black")  # fmt: skip
     sample.column(
-        "Before | after", [line.decode, both, *save(sample, both)],
+        "Before | after", [chain.decode, both, *save(sample, both)],
         note=Note(
-            "A self-test: left the picture before, right after. The more alike they are, the more an edit will leave "
-            "alone. Run it with a new checkpoint before you trust it with a photograph.",
+            "A self-test: the image before is on the left, after on the right. The more alike they are, the less an "
+            "edit changes by accident. Run it with every new checkpoint.",
             height=130,
         ),
     )  # fmt: skip
@@ -294,38 +296,38 @@ def keep_unchanged() -> Sample:
 
 
 def _started(name: str) -> tuple[Sample, str, str]:
-    """A sample with a picture to edit, drawn by the model; the loader and the node that gives the picture."""
+    """A sample that starts with an image to edit, its loader, and the node that gives the image."""
     sample = Sample(name)
     loader = load(sample)
-    line = draw(sample, loader, START)
-    preview = sample.add("PreviewImage", images=[line.decode, 0])
+    chain = add_chain(sample, loader, START)
+    preview = sample.add("PreviewImage", images=[chain.decode, 0])
     sample.column("Model", [loader], note=_EDIT_MODEL)
     sample.column(
-        "A picture to edit", [line.generator], [line.conditioner, line.empty, line.sampler], [line.decode, preview],
+        "An image to edit", [chain.generator], [chain.conditioner, chain.empty, chain.sampler], [chain.decode, preview],
         note=Note(
-            "The model draws a picture first, so that there is something to edit. **For a picture of your own** delete "
-            "this group and put Load Image in its place.",
+            "The model makes an image first, so that there is something to edit. **To edit your own image** delete "
+            "this group and add Load Image in its place.",
         ),
     )  # fmt: skip
-    return sample, loader, line.decode
+    return sample, loader, chain.decode
 
 
 def _started_twice(name: str) -> tuple[Sample, str, str, str]:
-    """Two pictures, drawn as one batch."""
+    """A sample that starts with two images, made as one batch, its loader, and the nodes that give them."""
     sample = Sample(name)
     loader = load(sample)
-    line = draw(sample, loader, "a red circle\na blue star", prompt_lines="one per line")
+    chain = add_chain(sample, loader, "a red circle\na blue star", prompt_lines="one per line")
     first, second = (
-        sample.add("ImageFromBatch", image=[line.decode, 0], batch_index=k, length=1) for k in range(2)
+        sample.add("ImageFromBatch", image=[chain.decode, 0], batch_index=k, length=1) for k in range(2)
     )  # fmt: skip
-    preview = sample.add("PreviewImage", images=[line.decode, 0])
+    preview = sample.add("PreviewImage", images=[chain.decode, 0])
     sample.column("Model", [loader], note=_EDIT_MODEL)
     sample.column(
-        "Two pictures", [line.generator], [line.conditioner, line.empty, line.sampler],
-        [line.decode, first, second, preview],
+        "Two images", [chain.generator], [chain.conditioner, chain.empty, chain.sampler],
+        [chain.decode, first, second, preview],
         note=Note(
-            "Every line of the prompt is a picture of its own (`prompt_lines`). **For pictures of your own** delete "
-            "this group and put two Load Image nodes in its place.",
+            "Every line of the prompt becomes an image (`prompt_lines`). **To use your own images** delete this group "
+            "and add two Load Image nodes in its place.",
         ),
     )  # fmt: skip
     return sample, loader, first, second
@@ -334,48 +336,49 @@ def _started_twice(name: str) -> tuple[Sample, str, str, str]:
 def _edited(
     sample: Sample, loader: str, instruction: str, encoder: str, read: Note | None = None, what: Note | None = None,
     below: list[str] = (), info: bool = False,
-) -> Line:  # fmt: skip
+) -> Chain:  # fmt: skip
     """The three columns of an edit. `below`: nodes under the encoder; `info`: the generator's is shown."""
-    line = draw(sample, loader, instruction, encoder)
-    told = [sample.add("PreviewAny", source=[line.generator, 1])] if info else []
+    chain = add_chain(sample, loader, instruction, encoder)
+    info_text = [sample.add("PreviewAny", source=[chain.generator, 1])] if info else []
     read = read or Note(
-        "The picture goes in twice: as image tokens, which say what is in it, and as latents, which keep its details. "
-        "Done once: a new instruction or seed does not repeat it."
+        "The image is encoded twice: as image tokens, which say what is in it, and as latents, which keep its details. "
+        "A new prompt or seed does not encode it again."
     )
     what = what or Note(
-        "Say in a sentence **what should change**. Another `seed` is another try. The tiny model can recolour, remove, "
+        "Say in one sentence **what should change**. A new `seed` is another try. The tiny model can recolour, remove, "
         "replace or add a shape, and change the background."
     )
-    sample.column("1. Read the picture", [encoder, *below], note=read)
-    sample.column("2. Say what to change", [line.generator, *told], note=what)
-    sample.column("3. Render", [line.conditioner, line.sampler], note=_RENDER)
-    return line
+    sample.column("1. Encode the image", [encoder, *below], note=read)
+    sample.column("2. Say what to change", [chain.generator, *info_text], note=what)
+    sample.column("3. Render", [chain.conditioner, chain.sampler], note=_RENDER)
+    return chain
 
 
+_TINY = (
+    "The bundled tiny model makes images of up to four coloured shapes (circle, square, triangle, star, ring, cross), "
+    "64 x 64 pixels.\n\n"
+)
+_SANA = (
+    "and next to it a folder with `transformer/config.json` and `vae/config.json` of "
+    "[SANA1.5](https://huggingface.co/Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers). "
+)
 _MODEL = Note(
-    "The bundled tiny model draws up to four shapes (circle, square, triangle, star, ring, cross) in eight "
-    "colours, 64 pixels to the side.\n\n"
-    "For photographs put a BLIP3o-NEXT checkpoint folder into `ComfyUI/models/blip3o`, for example "
-    "[BLIP3o-NEXT-GRPO-TexT-3B](https://huggingface.co/BLIP3o/BLIP3o-NEXT-GRPO-TexT-3B), and beside it a "
-    "folder with `transformer/config.json` and `vae/config.json` of "
-    "[SANA1.5](https://huggingface.co/Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers), "
-    "which say how the diffusion transformer is built. Choose it here, set 1024 x 1024 and 30 steps, and "
-    "bypass Upscale Image By.",
+    f"{_TINY}**For photographs** put a checkpoint into `ComfyUI/models/blip3o`, for example "
+    "[BLIP3o-NEXT-GRPO-TexT-3B](https://huggingface.co/BLIP3o/BLIP3o-NEXT-GRPO-TexT-3B), "
+    f"{_SANA}Press R, choose it here, set 1024 x 1024 and 30 steps, and bypass Upscale Image By.",
     height=250,
 )
 _EDIT_MODEL = Note(
-    "The bundled tiny model edits pictures of coloured shapes, 64 pixels to the side.\n\n"
-    "For photographs put [BLIP3o-NEXT-edit-VAE](https://huggingface.co/BLIP3o/BLIP3o-NEXT-edit-VAE) into "
-    "`ComfyUI/models/blip3o`, and beside it a folder with `transformer/config.json` and `vae/config.json` of "
-    "[SANA1.5](https://huggingface.co/Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers). Choose it here, "
-    "set 30 steps, load a picture of your own, and bypass Upscale Image By.",
+    f"{_TINY}**For photographs** put "
+    "[BLIP3o-NEXT-edit-VAE](https://huggingface.co/BLIP3o/BLIP3o-NEXT-edit-VAE) into `ComfyUI/models/blip3o`, "
+    f"{_SANA}Press R, choose it here, set 30 steps, load an image of your own, and bypass Upscale Image By.",
     height=250,
 )
 _RENDER = Note(
-    "Drawn from the tokens and with an eye on the original. Less `cross_strength` or `noise_strength` frees the "
-    "picture from it; `noise_seed` renders the same idea anew.",
+    "Rendered from the tokens and from the original. Lower `cross_strength` or `noise_strength` to move away from the "
+    "original. A new `noise_seed` renders the same tokens in another way.",
 )
-_LARGER = Note("64 pixels are small on a screen: Upscale Image By only makes them larger.", height=80)
+_LARGER = Note("64 pixels are small on a screen. Upscale Image By only enlarges the image.", height=80)
 
 SAMPLES = [
     make()

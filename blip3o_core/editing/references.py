@@ -61,7 +61,7 @@ def encode_references(
     if not multiple <= side <= MAX_SIDE or side % multiple:
         nearest = min(max(multiple, round(side / multiple) * multiple), MAX_SIDE // multiple * multiple)
         raise Blip3oError(
-            f"side is {side}; it must be a multiple of {multiple} pixels, at most {MAX_SIDE}. Nearest: {nearest}."
+            f"resolution is {side}; it must be a multiple of {multiple} pixels, at most {MAX_SIDE}. Nearest: {nearest}."
         )
     # Sizes first: nothing is encoded when one of them cannot be.
     views = [vae_input(picture, fit, side, multiple) for picture in pictures]

@@ -1,4 +1,4 @@
-"""Where checkpoints are: the bundled one in the pack, others in the `blip3o` folder and what the user's YAML adds."""
+"""Where checkpoints are: the bundled one in the pack, others in `models/blip3o` and in extra_model_paths.yaml."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ AUTOMATIC = "auto"
 
 
 def register() -> None:
-    """Make the model folder known; paths that the user's YAML gave earlier stay in front."""
+    """Make the model folder known. Paths from the user's extra_model_paths.yaml stay in front of it."""
     folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir, FOLDER)))
 
 
@@ -22,7 +22,7 @@ def _roots() -> list[Path]:
 
 
 def checkpoints() -> list[str]:
-    """Names for the loader's combo, relative, with '/' on every system, the bundled one first. Cheap; never raises."""
+    """Names for the loader's combo: relative paths with '/', the bundled checkpoint first. Fast; never raises."""
     return list(dict.fromkeys([bundled.NAME, *(name for root in _roots() for name in find_checkpoints(root))]))
 
 
@@ -40,7 +40,7 @@ def diffusion_folders() -> list[str]:
 
 
 def resolve(name: str) -> str:
-    """A name from a combo -> its folder. Raises Blip3oError for names that leave the model folders or do not exist."""
+    """A name from a combo -> its folder. Raises Blip3oError if it does not exist or leaves the model folders."""
     if name == bundled.NAME:
         return str(bundled.resolve_checkpoint(None))
     roots = _roots()
@@ -54,13 +54,13 @@ def resolve(name: str) -> str:
         return str(folder)
     looked = ", ".join(map(str, roots))
     raise Blip3oError(
-        f"{name!r} is no folder in {looked}. Put the checkpoint's folder (config.json, tokenizer and .safetensors "
-        "files) and its diffusion folder there, press R to refresh the lists, and choose again."
+        f"Cannot find the folder {name!r} in {looked}. Put the checkpoint's folder (config.json, tokenizer files and "
+        ".safetensors files) and its diffusion folder there, press R to refresh the lists, and choose again."
     )
 
 
 def tatok_files() -> list[str]:
-    """Published files of the image tokenizer alone, `.pth`, up to two levels down."""
+    """The `.pth` files up to two levels down: image tokenizers as they are published."""
     found = []
     for root in _roots():
         try:
@@ -76,11 +76,14 @@ def resolve_file(name: str) -> str:
         if name in tatok_files() and (root / name).is_file():
             return str(root / name)
     looked = ", ".join(map(str, _roots()))
-    raise Blip3oError(f"{name!r} is no .pth file in {looked}. Put ta_tok.pth there, press R, and choose it again.")
+    raise Blip3oError(
+        f"Cannot find the file {name!r} in {looked}. Put ta_tok.pth there, press R to refresh the list, and choose it "
+        "again."
+    )
 
 
-def complaint(name: str) -> str | None:
-    """Why `name` is not in the list of checkpoints and what to do; None when it is."""
+def problem_with(name: str) -> str | None:
+    """Why the checkpoint `name` cannot be loaded and what to do; None if it is in the list."""
     try:
         folder = resolve(name)
     except Blip3oError as error:
@@ -88,13 +91,13 @@ def complaint(name: str) -> str | None:
     if name in checkpoints():
         return None
     return (
-        f"{folder} is no checkpoint: config.json and model.safetensors (or model.safetensors.index.json) must both "
-        "be in it. Copy what is missing, or choose another folder."
+        f"{folder} does not contain a checkpoint. It needs config.json and model.safetensors (or "
+        "model.safetensors.index.json). Copy the missing files, or choose another folder."
     )
 
 
 def fingerprint(*names: str) -> list:
-    """Names, sizes and times of the files behind `names`: a loader runs again when one is replaced."""
+    """Paths, sizes and times of the files behind `names`. A loader runs again when one of them changes."""
     found = []
     for name in names:
         try:

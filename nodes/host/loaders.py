@@ -1,4 +1,4 @@
-"""All parts of one checkpoint, opened once."""
+"""What the loader nodes call."""
 
 from ...blip3o_core.checkpoint.checkpoint import open_checkpoint
 from .language import load_image_tokenizer, load_language
@@ -8,7 +8,10 @@ from .vae import load_vae
 
 
 def load(folder: str, diffusion: str | None, dtype: str, lm_weights: str = PLAIN):
-    """(language, diffusion patcher, VAE, image tokenizer or None). `lm_weights`: see `quantised`."""
+    """The parts of one checkpoint: (language model, diffusion patcher, VAE, image tokenizer or None).
+
+    `lm_weights`: see `quantised`.
+    """
     checkpoint = open_checkpoint(folder, diffusion)
     language = load_language(folder, diffusion, dtype, lm_weights, checkpoint=checkpoint)
     vae = load_vae(folder, diffusion, dtype, checkpoint=checkpoint)

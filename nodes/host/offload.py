@@ -1,9 +1,9 @@
-"""Swap the leaves of a library network for ones the host can stream, cast and patch, and hand it to a patcher.
+"""Swap the leaves of a library network for ones that ComfyUI can stream, cast and patch, and give it a patcher.
 
-ComfyUI moves weights leaf by leaf and only through modules that carry its cast operations; a leaf without them stays on
-the CPU as soon as a model does not fit. So the swap must be complete: `unswapped` lists what was missed. Parameters and
-buffers that belong to no leaf (SANA's scale_shift_table, rotary tables) are a few kilobytes; they follow the model to
-its device whenever the host loads it, wholly or in part.
+ComfyUI moves weights leaf by leaf, and only through modules with its cast operations. A leaf without them stays on the
+CPU when a model does not fit, and the run fails. So the swap must be complete: `unswapped` lists what was missed.
+Parameters and buffers outside of leaves (SANA's scale_shift_table, rotary tables) are a few kilobytes. They move to the
+device whenever ComfyUI loads the model, wholly or in part.
 """
 
 from collections.abc import Callable
@@ -20,21 +20,21 @@ _ops = comfy.ops.disable_weight_init
 
 
 class _Stored:
-    """A leaf whose weight the library may read where it lies, when the host does nothing to it on the way."""
+    """A leaf whose weight the library may read in place."""
 
     def stored(self) -> tuple[torch.Tensor, None] | None:
-        """The weight, and no scales; None where it is streamed in, or has a bias."""
-        # A leaf whose weights the host streams in has no address that stays.
+        """(weight, no scales); None if the weight is streamed in or the leaf has a bias."""
+        # The address of a weight that ComfyUI streams in changes.
         return None if hasattr(self, "_v") or self.bias is not None else (self.weight, None)
 
 
 class _Readable(_Stored):
-    """A leaf whose weight may be read: the output matrix of the language model, a codebook."""
+    """A leaf whose weight is read outside of its `forward`: the language model's output matrix, a codebook."""
 
     def weight_for(self, like: torch.Tensor, rows: slice) -> torch.Tensor:
-        """Rows of the weight, patched, on `like`'s device and dtype; the caller may keep them for a whole run."""
+        """Rows of the weight with its patches, in the device and dtype of `like`. Valid for a whole run."""
         weight, bias, stream = comfy.ops.cast_bias_weight(self, dtype=like.dtype, device=like.device, offloadable=True)
-        # A weight that was streamed in lies in a buffer the next leaf will overwrite.
+        # The next leaf overwrites the buffer of a weight that was streamed in.
         own = weight.data_ptr() == self.weight.data_ptr() or not _streamed(self, stream)
         kept = weight[rows] if own else weight[rows].clone()
         comfy.ops.uncast_bias_weight(self, weight, bias, stream)
@@ -54,7 +54,7 @@ class Embedding(_ops.Embedding, _Readable):
 
 
 class _RootMeanSquare(comfy.ops.CastWeightBiasOp, _Stored):
-    """Casting forward for the RMS norms of diffusers and of Qwen3: float32 statistics, weight in the input's dtype."""
+    """The RMS norm of diffusers and of Qwen3 with ComfyUI's casts: float32 statistics, weight in the input's dtype."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         comfy.ops.run_every_op()
@@ -95,7 +95,7 @@ def _replacements() -> dict[type, type]:
 
 
 def swap_leaves(network: nn.Module, cast: bool = False) -> nn.Module:
-    """Swap in place and return `network`. `cast`: weights are stored in another dtype than activations come in."""
+    """Swap in place and return `network`. `cast`: the dtype of the weights differs from that of the activations."""
     table = _replacements()
     for module in network.modules():
         replacement = table.get(type(module))
@@ -103,14 +103,14 @@ def swap_leaves(network: nn.Module, cast: bool = False) -> nn.Module:
             continue
         module.__class__ = replacement
         if not hasattr(module, "bias"):
-            module.register_parameter("bias", None)  # the host reads .bias of every leaf
+            module.register_parameter("bias", None)  # ComfyUI reads .bias of every leaf
         if cast:
             module.comfy_cast_weights = True
     return network
 
 
 def unswapped(network: nn.Module) -> list[str]:
-    """Names of leaves with weights that the host could not stream: must be empty."""
+    """Names of leaves with weights that ComfyUI cannot stream. Must be empty."""
     return [
         f"{name} ({type(module).__name__})"
         for name, module in network.named_modules()
@@ -121,7 +121,7 @@ def unswapped(network: nn.Module) -> list[str]:
 
 
 def carry_loose_tensors(patcher, device: torch.device, *_) -> None:
-    """Move what no castable leaf owns to `device`: a partial load of the host leaves it behind."""
+    """Move tensors outside of castable leaves to `device`: a partial load leaves them behind."""
     for module in patcher.model.modules():
         if hasattr(module, "comfy_cast_weights"):
             continue
@@ -138,11 +138,11 @@ def manage(
 ):
     """A patcher for `model`, whose leaves are swapped.
 
-    `recipe`: (function, arguments) that builds the same patcher again; called with `disable_dynamic=True` when the host
-    needs an ordinary patcher (torch.compile, hooks, several GPUs).
+    `recipe`: (function, arguments) that builds the same patcher again. ComfyUI calls it with `disable_dynamic=True` if
+    it needs an ordinary patcher (torch.compile, hooks, several GPUs).
     """
     comfy.model_management.archive_model_dtypes(model)
-    # Looked up at call time: the host rebinds the name at start-up.
+    # Looked up at call time: ComfyUI rebinds the name at start-up.
     kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = kind(model, load_device=load_device, offload_device=offload_device)
     patcher.add_callback(CallbacksMP.ON_LOAD, carry_loose_tensors)
@@ -151,16 +151,16 @@ def manage(
 
 
 def streamed(patcher) -> int:
-    """Bytes of weights that do not stay on the compute device, to be copied there at each use; 0 when all do.
+    """Bytes of weights that are copied to the compute device at each use; 0 if all of them stay there.
 
-    An ordinary patcher knows this once it is loaded, a dynamic one once every weight has been used.
+    Known once an ordinary patcher is loaded, or once a dynamic one has used every weight.
     """
     if comfy.model_management.is_device_cpu(patcher.load_device):
         return 0
     if not patcher.is_dynamic() and not patcher.model.model_lowvram:
         return 0
     away = patcher.model_size() - patcher.loaded_size()
-    # Tensors of no leaf are counted on one side only.
+    # Tensors outside of leaves are counted on one side only.
     return away if away > patcher.model_size() // 50 else 0
 
 
@@ -169,14 +169,14 @@ NAMED = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def supported(dtype: torch.dtype, device) -> torch.dtype:
-    """`dtype`, or what to take when a start-up flag made the host name one that these networks overflow in."""
+    """`dtype`, or a replacement if a start-up flag of ComfyUI asks for one that these networks overflow in."""
     if dtype in SUPPORTED:
         return dtype
     return torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
 
 
 def dtypes(choice: str, table, device) -> tuple[torch.dtype, torch.dtype]:
-    """(dtype of the weights, dtype to compute in) for a loader's widget: 'auto' (the host decides), 'bf16', 'fp32'."""
+    """(dtype of the weights, compute dtype) for the widget dtype: 'auto' (ComfyUI decides), 'bf16' or 'fp32'."""
     size = sum(torch.Size(entry.shape).numel() for entry in table.values())
     weights = NAMED.get(choice) or comfy.model_management.unet_dtype(device, size, SUPPORTED)
     weights = supported(weights, device)

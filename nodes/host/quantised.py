@@ -1,9 +1,9 @@
-"""The language model's matrices as int8 or fp8, in the host's own quantised tensors.
+"""The language model's matrices as int8 or fp8, in ComfyUI's own quantised tensors.
 
-Weights only: each matrix is turned back into the dtype to compute in when it is used, activations are never rounded.
-The host's own Linear for such tensors rounds the activations of int8 to eight bits as well, so its forward is not
-taken; its way to move, patch and round again (LoRA) is. Only the matrices of Qwen3's layers are stored so: embeddings,
-which are the output matrix too, norms and connectors keep the model's dtype.
+Only weights are rounded: each matrix is turned back into the compute dtype when it is used. ComfyUI's own Linear for
+such tensors also rounds int8 activations to eight bits, so its `forward` is replaced; what it does to move and patch
+weights (LoRA) is kept. Only the matrices of Qwen3's layers are quantised. Embeddings, which are also the output matrix,
+norms and connectors keep the model's dtype.
 """
 
 from functools import cache
@@ -16,7 +16,7 @@ from torch import nn
 from ...blip3o_core.errors import Blip3oError
 
 PLAIN = "same as dtype"
-FORMATS = {"int8": "int8_tensorwise", "fp8": "float8_e4m3fn"}  # as the host names them
+FORMATS = {"int8": "int8_tensorwise", "fp8": "float8_e4m3fn"}  # ComfyUI's names for them
 
 
 @cache
@@ -25,40 +25,40 @@ def _leaf() -> type:
         def forward(self, input: torch.Tensor) -> torch.Tensor:
             comfy.ops.run_every_op()
             weight, bias, stream = comfy.ops.cast_bias_weight(self, input, offloadable=True)
-            # With a patch on a streamed weight the host has done this already.
+            # A patched weight that was streamed in has been dequantized already.
             matrix = weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
             out = nn.functional.linear(input, matrix, bias)
             comfy.ops.uncast_bias_weight(self, weight, bias, stream)
             return out
 
         def stored(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-            """The numbers, a byte each, and their scale, of rows or of all; None where the library cannot read them."""
+            """(weight as bytes, scale of each row or of all); None if the library cannot read them in place."""
             weight = self.weight
             if hasattr(self, "_v") or self.bias is not None or not isinstance(weight, QuantizedTensor):
                 return None
-            numbers = weight._qdata  # the host's tensors have no public name for it
+            numbers = weight._qdata  # QuantizedTensor has no public name for it
             return (numbers, weight.params.scale) if numbers.shape == weight.shape else None
 
     return QuantisedLinear
 
 
 def check(choice: str) -> None:
-    """Raise Blip3oError unless `choice` is a format that this host has."""
+    """Raises Blip3oError unless this ComfyUI can store weights in the format `choice`."""
     if choice != PLAIN and choice not in FORMATS:
-        raise Blip3oError(f"lm_weights is {choice!r}; choose {PLAIN!r}, {', '.join(map(repr, FORMATS))}.")
+        raise Blip3oError(f"lm_weights is {choice!r}. Choose {PLAIN!r}, {' or '.join(map(repr, FORMATS))}.")
     algorithm = QUANT_ALGOS.get(FORMATS.get(choice))
     if choice != PLAIN and (algorithm is None or get_layout_class(algorithm["comfy_tensor_layout"]) is None):
         raise Blip3oError(
-            f"lm_weights is {choice!r}, but this ComfyUI cannot store weights so: it is too old, or comfy-kitchen, "
-            f"which its requirements.txt lists, is not installed. Update ComfyUI, or choose {PLAIN!r}."
+            f"lm_weights is {choice!r}, but this ComfyUI cannot store weights in that format. Update ComfyUI and "
+            f"install its requirements.txt, which has comfy-kitchen, or set lm_weights to {PLAIN!r}."
         )
 
 
 def quantise(network, choice: str, dtype: torch.dtype):
-    """Store the matrices of a LanguageModel's layers in `choice`, everything else in `dtype`; in place, returned.
+    """Store the matrices of a LanguageModel's layers as `choice` and everything else in `dtype`; returns `network`.
 
-    int8 has a scale for each row of a matrix, fp8 (e4m3) one for the whole: the finest of the host's two formats.
-    Matrix by matrix, from the dtype it comes in: beside the result never more than one of them is in memory.
+    int8 has a scale for each row of a matrix, fp8 (e4m3) one for the whole matrix: the finest that ComfyUI offers.
+    Works in place and on one matrix at a time, so that the model is never in memory twice.
     """
     name = FORMATS[choice]
     layout = QUANT_ALGOS[name]["comfy_tensor_layout"]
@@ -73,7 +73,7 @@ def quantise(network, choice: str, dtype: torch.dtype):
 
 
 def _swap(leaf: nn.Linear, name: str, layout: str, dtype: torch.dtype) -> None:
-    # In float32: the host's rounding to fp8 multiplies by a scale in the dtype it is given.
+    # In float32: ComfyUI's rounding to fp8 multiplies by a scale in the dtype of its input.
     values = leaf.weight.detach().float()
     options = {"per_channel": True} if name == "int8_tensorwise" else {"scale": _power_of_two(values)}
     stored = QuantizedTensor.from_float(values, layout, **options).to(dtype=dtype)
@@ -85,12 +85,12 @@ def _swap(leaf: nn.Linear, name: str, layout: str, dtype: torch.dtype) -> None:
 
 
 def _power_of_two(values: torch.Tensor) -> torch.Tensor:
-    """A scale that bfloat16 holds exactly; any other would make the whole matrix a little too long or too short."""
+    """A scale that bfloat16 holds exactly. A rounded scale would change the length of the whole matrix."""
     largest = values.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
     return torch.exp2(torch.ceil(torch.log2(largest / torch.finfo(torch.float8_e4m3fn).max)))
 
 
 def scratch(network, dtype: torch.dtype) -> int:
-    """Bytes for one matrix while it is used: in the dtype to compute in, and in float32 on the way there."""
+    """Bytes for one matrix while it is used: in float32 while it is dequantized, and in the compute dtype."""
     sizes = (p.numel() for p in network.parameters() if isinstance(p, QuantizedTensor))
     return max(sizes, default=0) * (dtype.itemsize + torch.float32.itemsize)

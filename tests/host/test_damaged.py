@@ -149,7 +149,7 @@ def test_a_checkpoint_whose_weights_are_gone_is_no_longer_offered(client, server
     assert same(picture(server, client, client.run(text_to_image("late/one"))), healthy)
     (folder / WEIGHTS).unlink()
     assert "late/one" not in offered()
-    with pytest.raises(Refused, match="late/one is no checkpoint.*Copy what is missing"):
+    with pytest.raises(Refused, match="late/one does not contain a checkpoint.*Copy the missing files"):
         client.run(text_to_image("late/one"))
     assert same(picture(server, client, client.run(text_to_image())), healthy)
 

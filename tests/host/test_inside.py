@@ -121,12 +121,12 @@ def test_the_bundled_model_is_found_and_watched(tmp_path, folder):
         folders = importlib.import_module(pack.__name__ + ".nodes.host.folders")  # noqa: F821
         bundled = folders.bundled
         bundled.BUNDLED = Path(folder)
-        found = folders.resolve(bundled.NAME), folders.complaint(bundled.NAME)
+        found = folders.resolve(bundled.NAME), folders.problem_with(bundled.NAME)
         before = folders.fingerprint(bundled.NAME)
         os.utime(Path(folder, "model.safetensors"), (1, 1))
         after = folders.fingerprint(bundled.NAME)
         bundled.BUNDLED = Path(folder, "absent")
-        missing = folders.complaint(bundled.NAME), folders.checkpoints()
+        missing = folders.problem_with(bundled.NAME), folders.checkpoints()
         return [found, before != after, before == folders.fingerprint(bundled.NAME), missing]
 
     found, changed, same, (complaint, names) = in_host(look, base=tmp_path, folder=folder)
