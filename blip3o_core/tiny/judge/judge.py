@@ -17,7 +17,7 @@ from ...errors import Blip3oError
 from ..scenes.edits import Edit, may_change, spec_after
 from ..scenes.rasterize import rasterize
 from ..scenes.shapes import AREAS, SHAPES
-from ..scenes.spec import PLACE_TOLERANCE, Detected, Detection, Spec, Verdict, centre, compare
+from ..scenes.spec import POSITION_TOLERANCE, Detected, Detection, Spec, Verdict, box_centre, compare
 from ..scenes.world import PALETTE, UNITS, Scene, SceneObject
 from .ocr import read_word
 
@@ -76,8 +76,8 @@ def _free_new_places(free: np.ndarray, detection: Detection, source: Scene) -> N
     """An added object may be anywhere: where it was put may change."""
     scale = len(free) / UNITS
     for obj in detection.objects:
-        places = (centre(old) for old in source.objects)
-        if all(max(abs(obj.x - x), abs(obj.y - y)) > PLACE_TOLERANCE for x, y in places):
+        places = (box_centre(old) for old in source.objects)
+        if all(max(abs(obj.x - x), abs(obj.y - y)) > POSITION_TOLERANCE for x, y in places):
             reach = 1.25 * obj.radius
             rows, columns = (
                 slice(max(math.floor((middle - reach) * scale), 0), math.ceil((middle + reach) * scale))

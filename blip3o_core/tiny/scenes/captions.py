@@ -27,7 +27,7 @@ OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "be
 PLAIN_SHARE = 0.4  # of captions in the plain grammar, when others may be
 
 
-def a(words: str) -> str:
+def with_article(words: str) -> str:
     """With its article."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
@@ -66,12 +66,12 @@ def _compose(scene: Scene, body: str, opening: str, ground: str) -> str:
         ground = "{opening}{body}"
     if ground[0] != "{":
         opening = ""
-    text = ground.replace("a {colour}", a(scene.background)).replace("{colour}", scene.background)
+    text = ground.replace("a {colour}", with_article(scene.background)).replace("{colour}", scene.background)
     text = text.replace("{opening}", opening).replace("{body}", body)
     return text.replace("{is}", "are" if scene.category == "counting" else "is")
 
 
-def name(obj: SceneObject, coloured: bool) -> str:
+def noun(obj: SceneObject, coloured: bool) -> str:
     return f"{obj.colour} {obj.shape}" if coloured else obj.shape
 
 
@@ -81,7 +81,7 @@ def _bodies(scene: Scene) -> list[str]:
     if scene.category == "counting":
         return _counting_bodies(scene)
     objects = scene.objects
-    named = [a(name(obj, scene.colours_named)) for obj in objects]
+    named = [with_article(noun(obj, scene.colours_named)) for obj in objects]
     if scene.size:
         return _size_bodies(objects[0], scene.size)
     if scene.relation:
@@ -110,8 +110,8 @@ def _coloured(obj: SceneObject) -> list[str]:
 
 
 def _size_bodies(obj: SceneObject, size: str) -> list[str]:
-    bodies = [a(f"{word} {obj.colour} {obj.shape}") for word in SIZES[size]]
-    return bodies + [f"{a(name(obj, True))} that is {size}", f"a {size} {obj.shape} in {obj.colour}"]
+    bodies = [with_article(f"{word} {obj.colour} {obj.shape}") for word in SIZES[size]]
+    return bodies + [f"{with_article(noun(obj, True))} that is {size}", f"a {size} {obj.shape} in {obj.colour}"]
 
 
 def _position_bodies(named: list[str], relation: str) -> list[str]:
@@ -145,7 +145,7 @@ def _word_bodies(scene: Scene) -> list[str]:
     ]
     if len(scene.word.text) == 1:
         kind = "number" if scene.word.text.isdigit() else "letter"
-        bodies += [f"the {kind} {text} in {colour}", f"{a(colour)} {text}"]
+        bodies += [f"the {kind} {text} in {colour}", f"{with_article(colour)} {text}"]
     elif scene.word.text.isdigit():
         bodies.append(f"the number {text} in {colour}")
     return bodies

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-from .captions import RELATION_WORDS, a, name
+from .captions import RELATION_WORDS, noun, with_article
 from .rasterize import DEFAULT_SIDE, footprint
 from .shapes import SHAPES
-from .spec import Expected, Spec, centre
+from .spec import Expected, Spec, box_centre
 from .world import (
     BACKGROUNDS,
     EDIT,
@@ -183,11 +183,11 @@ def instructions(edit: Edit) -> dict[str, None]:
 def _fill(wording: str, edit: Edit, it: str, where: str) -> str:
     new, colour = "", edit.target.background
     if edit.kind == "add":
-        new = a(name(edit.target.objects[-1], True))
+        new = with_article(noun(edit.target.objects[-1], True))
     elif edit.kind in ("recolour", "replace"):
         changed = edit.target.objects[edit.index]
-        new, colour = a(changed.shape), changed.colour
-    return wording.format(it=it, new=new, colour=colour, a_colour=a(colour), where=where)
+        new, colour = with_article(changed.shape), changed.colour
+    return wording.format(it=it, new=new, colour=colour, a_colour=with_article(colour), where=where)
 
 
 def _names(edit: Edit) -> list[str]:
@@ -198,7 +198,7 @@ def _names(edit: Edit) -> list[str]:
 def _calls(scene: Scene, index: int) -> list[str]:
     obj = scene.objects[index]
     alone = [other.shape for other in scene.objects].count(obj.shape) == 1
-    return [obj.shape] * alone + [name(obj, True)]
+    return [obj.shape] * alone + [noun(obj, True)]
 
 
 def _wheres(edit: Edit) -> list[str]:
@@ -210,10 +210,10 @@ def _wheres(edit: Edit) -> list[str]:
 
 def spec_after(edit: Edit) -> Spec:
     """All of the target: what was changed, and every other object as and where it was."""
-    objects = [Expected(obj.shape, obj.colour, None, centre(obj)) for obj in edit.target.objects]
+    objects = [Expected(obj.shape, obj.colour, None, box_centre(obj)) for obj in edit.target.objects]
     relation = None
     if edit.kind == "add":  # its place was not told, or only by a relation
-        objects[-1] = replace(objects[-1], place=None)
+        objects[-1] = replace(objects[-1], position=None)
         relation = edit.relation and (len(objects) - 1, edit.relation, edit.reference)
     return Spec(tuple(objects), edit.target.background, relation)
 

@@ -1,48 +1,63 @@
-"""What a caption demands, what was seen, and whether the second is the first.
+"""What a caption asks for, what was detected in an image, and whether the two agree.
 
-A picture is right when the named objects, and no others, are there whole, with shape, named colour, number, relation,
-size class and background. This file knows nothing of pixels: it also says of a drawn scene whether it is right.
+An image is right when it shows the named objects and no others, whole, with the right shape, named colour, number,
+relation, size class and background. Nothing here reads pixels: `detection_of` gives the perfect detection of a scene,
+so `compare` also tells whether a scene is right.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
+from typing import NamedTuple
 
-from .captions import a
+from .captions import with_article
 from .world import DEFAULT_BACKGROUND, MARGIN, UNITS, Scene, SceneObject, relation_offsets
 
 SIZE_BORDER = 20  # units of radius: small below, large from here on
-PLACE_TOLERANCE = 8  # units from the centre of an object that must be at a place
-SIDEWAYS = 1.0  # a relation holds up to this ratio of the other axis to its own; truth has 0.6
-_GROUND, _NUMBER, _RELATION, _OBJECTS = 1.0, 1.5, 1.5, 4.0  # weights of the credit's parts
-MOST = 6  # objects looked at: more are too many in any case
+POSITION_TOLERANCE = 8  # units between the centre of an object and where it must be
+MAX_SIDEWAYS = 1.0  # offset across a relation's axis, as a share of the one along it; scenes are made with at most 0.6
+MAX_OBJECTS = 6  # detected objects that are compared: more are too many in any case
+
+# Weights of the parts of the credit
+_BACKGROUND, _NUMBER, _RELATION, _OBJECTS = 1.0, 1.5, 1.5, 4.0
+_WORD_COLOUR, _WORD_WHOLE, _WORD_TEXT = 1.0, 0.5, 4.0
 
 
 @dataclass(frozen=True)
 class Expected:
+    """An object that must be there. None allows anything."""
+
     shape: str
-    colour: str | None = None  # None: any, here and below
-    size: str | None = None
-    place: tuple[float, float] | None = None  # centre of the box
+    colour: str | None = None
+    size: str | None = None  # "small" or "large"
+    position: tuple[float, float] | None = None  # centre of the box, in units
+
+    def __str__(self) -> str:
+        return " ".join(["the", *(word for word in (self.size, self.colour, self.shape) if word)])
 
 
 @dataclass(frozen=True)
 class Spec:
+    """What an image must show: objects, or one word."""
+
     objects: tuple[Expected, ...] = ()
     background: str = DEFAULT_BACKGROUND
-    relation: tuple[int, str, int] | None = None  # objects[0th] is 1st objects[2nd]
-    word: str | None = None  # then there are no objects
+    relation: tuple[int, str, int] | None = None  # objects[first] is "left of" objects[second]
+    word: str | None = None
     word_colour: str | None = None
 
 
 @dataclass(frozen=True)
 class Detected:
-    shape: str | None  # None: like nothing, here and below
+    """An object found in an image. None means that nothing fits."""
+
+    shape: str | None
     colour: str | None
-    x: float  # centre of the box
+    x: float  # centre of the box, in units
     y: float
     radius: float
-    cut: bool = False  # by the frame
-    likeness: dict[str, float] = field(default_factory=dict, compare=False)  # to each shape, 0 to 1
+    cut: bool = False  # by the edge of the image
+    similarity: dict[str, float] = field(default_factory=dict, compare=False)  # to each shape, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,8 @@ class DetectedWord:
 
 @dataclass(frozen=True)
 class Detection:
+    """Everything found in an image."""
+
     background: str | None
     objects: tuple[Detected, ...] = ()
     word: DetectedWord | None = None
@@ -62,16 +79,16 @@ class Detection:
 @dataclass(frozen=True)
 class Verdict:
     strict: bool  # everything is right
-    layout: bool  # blind to shape and size: number, named colours, places, background; of a word its length and colours
+    layout: bool  # number, named colours, positions and background are right; of a word its length and colours
     credit: float  # 0 to 1, for reinforcement learning; 1 exactly when strict
-    reasons: tuple[str, ...]  # what is wrong, in words; none exactly when strict
+    reasons: tuple[str, ...]  # what is wrong, in words; empty exactly when strict
     detection: Detection
     letters_off: int | None = None  # edit distance of the word
     outside: float | None = None  # of an edit: mean absolute error, of 255, over pixels that must not change
 
 
 def spec_of(scene: Scene) -> Spec:
-    """What the scene's caption says, no more."""
+    """What the scene's caption says, and no more."""
     if scene.word:
         return Spec((), scene.background, None, scene.word.text, scene.word.colour)
     objects = [Expected(obj.shape, obj.colour if scene.colours_named else None) for obj in scene.objects]
@@ -81,158 +98,215 @@ def spec_of(scene: Scene) -> Spec:
 
 
 def detection_of(scene: Scene) -> Detection:
-    """What a perfect eye would see."""
-    word = scene.word and DetectedWord(scene.word.text, scene.word.colour, _cut(scene.word.box))
-    return Detection(scene.background, tuple(_seen(obj) for obj in scene.objects), word)
+    """The detection that a perfect detector would return for the scene."""
+    word = scene.word and DetectedWord(scene.word.text, scene.word.colour, _is_cut(scene.word.box))
+    objects = tuple(
+        Detected(obj.shape, obj.colour, *box_centre(obj), obj.radius, _is_cut(obj.box)) for obj in scene.objects
+    )
+    return Detection(scene.background, objects, word)
 
 
-def _seen(obj: SceneObject) -> Detected:
-    return Detected(obj.shape, obj.colour, *centre(obj), obj.radius, _cut(obj.box))
-
-
-def centre(obj: SceneObject) -> tuple[float, float]:
-    """Of its box: what an eye finds before it knows the shape."""
+def box_centre(obj: SceneObject) -> tuple[float, float]:
+    """Centre of the object's box, which a detector knows before it knows the shape."""
     left, top, right, bottom = obj.box
     return (left + right) / 2, (top + bottom) / 2
 
 
-def _cut(box) -> bool:
+def _is_cut(box) -> bool:
     return min(box[:2]) <= 0 or max(box[2:]) >= UNITS
 
 
+class Check(NamedTuple):
+    """One thing that must be right."""
+
+    weight: float  # in the credit
+    credit: float  # 0 to 1
+    reasons: list[str]  # what is wrong
+
+
 def compare(detection: Detection, spec: Spec) -> Verdict:
-    return _compare_word(detection, spec) if spec.word is not None else _compare_objects(detection, spec)
+    if spec.word is not None:
+        return _compare_word(detection, spec)
+    return _compare_objects(detection, spec)
 
 
 def _compare_objects(detection: Detection, spec: Spec) -> Verdict:
-    wanted = spec.objects
-    seen = sorted(detection.objects, key=lambda obj: -obj.radius)[:MOST]
-    slots = [*range(len(seen)), *[None] * max(len(wanted) - len(seen), 0)]
-    fits = [{slot: 0.0 if slot is None else _fit(want, seen[slot]) for slot in slots} for want in wanted]
+    largest = sorted(detection.objects, key=lambda obj: -obj.radius)[:MAX_OBJECTS]
+    assigned = best_assignment(largest, spec)
+    background = _check_background(detection, spec)
+    number = _check_number(detection, spec)
+    objects = _check_objects(assigned, spec)
+    relation = _check_relation(assigned, spec)
+    reasons = (*number.reasons, *objects.reasons, *relation.reasons, *background.reasons)
+    layout = not background.reasons and not number.reasons and _layout_is_right(largest, spec)
+    return Verdict(not reasons, layout, _credit(background, number, objects, relation), reasons, detection)
 
-    def score(order) -> float:
-        total = sum(fit[slot] for fit, slot in zip(fits, order, strict=True))
-        return total / len(wanted) * _OBJECTS + _relation_holds(spec, seen, order) * _RELATION
 
-    orders = list(permutations(slots, len(wanted)))  # of what was seen, to be what is wanted
-    best = max(orders, key=score) if wanted else ()  # a wholly right order has the highest score there is
-    numbers = len(detection.objects), len(wanted)
-    reasons = []
-    if numbers[0] != numbers[1]:
-        reasons.append(f"{numbers[0] or 'no'} object{'s' * (numbers[0] != 1)} instead of {numbers[1]}")
-    for want, slot in zip(wanted, best, strict=True):
-        reasons += [f"{describe(want)} is missing"] if slot is None else _faults(want, seen[slot])
-    holds = _relation_holds(spec, seen, best)
-    if not holds:
-        first, relation, second = spec.relation
-        reasons.append(f"{describe(wanted[first])} is not {relation} {describe(wanted[second])}")
-    ground = detection.background == spec.background
-    if not ground:
-        reasons.append(_background_fault(detection, spec))
+def best_assignment(detected: Sequence[Detected], spec: Spec) -> tuple[Detected | None, ...]:
+    """The detected object for each expected one, None where one is missing: of all assignments the one of most credit.
 
-    # credit: the mean of the parts there are, so that each mended fault raises it
-    parts = [(_GROUND, float(ground)), (_NUMBER, min(numbers) / max(*numbers, 1) if any(numbers) else 1.0)]
-    if wanted:
-        parts.append((_OBJECTS, sum(fit[slot] for fit, slot in zip(fits, best, strict=True)) / len(wanted)))
-    if spec.relation:
-        parts.append((_RELATION, float(holds)))
+    The relation couples the objects, so every assignment is tried. One that is right throughout scores highest.
+    """
+    if not spec.objects:
+        return ()
+    candidates = [*detected, *[None] * max(len(spec.objects) - len(detected), 0)]
+    credits = [[_object_credit(expected, obj) for obj in candidates] for expected in spec.objects]
 
-    def placed(order) -> bool:
-        pairs = ((want, seen[slot]) for want, slot in zip(wanted, order, strict=True))
-        right = all(_near(want, obj) and want.colour in (None, obj.colour) for want, obj in pairs)
-        return right and _relation_holds(spec, seen, order)
+    def score(order: tuple[int, ...]) -> float:
+        total = sum(row[k] for row, k in zip(credits, order, strict=True))
+        related = _is_related([candidates[k] for k in order], spec)
+        return total / len(spec.objects) * _OBJECTS + related * _RELATION
 
-    layout = ground and numbers[0] == numbers[1] and any(map(placed, orders))
-    return Verdict(not reasons, layout, _mean(parts), tuple(reasons), detection)
+    best = max(permutations(range(len(candidates)), len(spec.objects)), key=score)
+    return tuple(candidates[k] for k in best)
+
+
+def _layout_is_right(detected: Sequence[Detected], spec: Spec) -> bool:
+    """Whether some assignment has all named colours, positions and the relation right, whatever the shapes."""
+
+    def fits(expected: Expected, obj: Detected) -> bool:
+        return _is_in_position(expected, obj) and expected.colour in (None, obj.colour)
+
+    return any(
+        all(map(fits, spec.objects, assigned)) and _is_related(assigned, spec)
+        for assigned in permutations(detected, len(spec.objects))
+    )
+
+
+# ---- checks
+
+
+def _check_background(detection: Detection, spec: Spec) -> Check:
+    if detection.background == spec.background:
+        return Check(_BACKGROUND, 1.0, [])
+    reason = f"the background is {detection.background or 'of no clear colour'}, not {spec.background}"
+    return Check(_BACKGROUND, 0.0, [reason])
+
+
+def _check_number(detection: Detection, spec: Spec) -> Check:
+    detected, expected = len(detection.objects), len(spec.objects)
+    if detected == expected:
+        return Check(_NUMBER, 1.0, [])
+    reason = f"{detected or 'no'} object{'s' * (detected != 1)} instead of {expected}"
+    return Check(_NUMBER, min(detected, expected) / max(detected, expected), [reason])
+
+
+def _check_objects(assigned: Sequence[Detected | None], spec: Spec) -> Check:
+    if not spec.objects:
+        return Check(0.0, 0.0, [])
+    credits = [_object_credit(expected, obj) for expected, obj in zip(spec.objects, assigned, strict=True)]
+    reasons = [
+        reason
+        for expected, obj in zip(spec.objects, assigned, strict=True)
+        for reason in (_object_reasons(expected, obj) if obj else [f"{expected} is missing"])
+    ]
+    return Check(_OBJECTS, sum(credits) / len(credits), reasons)
+
+
+def _check_relation(assigned: Sequence[Detected | None], spec: Spec) -> Check:
+    if spec.relation is None:
+        return Check(0.0, 0.0, [])
+    if _is_related(assigned, spec):
+        return Check(_RELATION, 1.0, [])
+    first, relation, second = spec.relation
+    return Check(_RELATION, 0.0, [f"{spec.objects[first]} is not {relation} {spec.objects[second]}"])
 
 
 def _compare_word(detection: Detection, spec: Spec) -> Verdict:
-    word, reasons = detection.word, []
+    word = detection.word
+    background = _check_background(detection, spec)
     if word is None:
-        off = len(spec.word)
-        reasons.append(f'no word instead of "{spec.word}"')
+        letters_off, longest = len(spec.word), max(len(spec.word), 1)
+        reasons, coloured, whole = [f'no word instead of "{spec.word}"'], False, False
     else:
-        off = edit_distance(word.text, spec.word)
-        if off:
-            reasons.append(f'"{word.text}" instead of "{spec.word}", {off} letter{"s" * (off > 1)} off')
-        if word.colour != spec.word_colour:
+        letters_off, longest = edit_distance(word.text, spec.word), max(len(spec.word), len(word.text), 1)
+        reasons, coloured, whole = [], word.colour == spec.word_colour, not word.cut
+        if letters_off:
+            letters = f"letter{'s' * (letters_off > 1)}"
+            reasons.append(f'"{word.text}" instead of "{spec.word}", {letters_off} {letters} off')
+        if not coloured:
             reasons.append(f"the word is {word.colour or 'of no clear colour'}, not {spec.word_colour}")
-        if word.cut:
+        if not whole:
             reasons.append("the word is cut off at the edge")
-    ground = detection.background == spec.background
-    if not ground:
-        reasons.append(_background_fault(detection, spec))
-    coloured = word is not None and word.colour == spec.word_colour
-    longest = max(len(spec.word), len(word.text) if word else 0, 1)
-    whole = word is not None and not word.cut
-    parts = (_GROUND, float(ground)), (1.0, float(coloured)), (0.5, float(whole)), (_OBJECTS, 1 - off / longest)
-    layout = ground and coloured and len(word.text) == len(spec.word)
-    return Verdict(not reasons, layout, _mean(parts), tuple(reasons), detection, off)
+    credit = _credit(
+        background,
+        Check(_WORD_COLOUR, float(coloured), []),
+        Check(_WORD_WHOLE, float(whole), []),
+        Check(_WORD_TEXT, 1 - letters_off / longest, []),
+    )
+    reasons += background.reasons
+    layout = not background.reasons and coloured and len(word.text) == len(spec.word)
+    return Verdict(not reasons, layout, credit, tuple(reasons), detection, letters_off)
 
 
-def _mean(parts) -> float:
-    """Of (weight, value): 1 only where all are, since the others are clearly less."""
-    return sum(weight * part for weight, part in parts) / sum(weight for weight, _ in parts)
+def _credit(*checks: Check) -> float:
+    """The weighted mean, so that every fault that is mended raises it."""
+    return _weighted_mean([(check.weight, check.credit) for check in checks])
 
 
-def _size(radius: float) -> str:
-    return "small" if radius < SIZE_BORDER else "large"
+def _weighted_mean(parts: Sequence[tuple[float, float]]) -> float:
+    """Mean of (weight, value) pairs."""
+    return sum(weight * value for weight, value in parts) / sum(weight for weight, _ in parts)
 
 
-def _near(want: Expected, seen: Detected) -> bool:
-    return want.place is None or max(abs(seen.x - want.place[0]), abs(seen.y - want.place[1])) <= PLACE_TOLERANCE
+# ---- one object
 
 
-def _fit(want: Expected, seen: Detected) -> float:
-    """Share of what is wanted of one object; an unclear shape earns half its likeness."""
-    shape = 1.0 if seen.shape == want.shape else 0.5 * seen.likeness.get(want.shape, 0.0)
-    parts = [(2.0, shape), (1.0, float(not seen.cut))]
-    if want.colour:
-        parts.append((2.0, float(seen.colour == want.colour)))
-    if want.size:
-        parts.append((1.0, float(_size(seen.radius) == want.size)))
-    if want.place:
-        parts.append((1.0, float(_near(want, seen))))
-    return _mean(parts)
+def _object_credit(expected: Expected, obj: Detected | None) -> float:
+    """0 to 1: the share of what is expected that the object has. A wrong shape earns half of its similarity."""
+    if obj is None:
+        return 0.0
+    shape = 1.0 if obj.shape == expected.shape else 0.5 * obj.similarity.get(expected.shape, 0.0)
+    parts = [(2.0, shape), (1.0, float(not obj.cut))]
+    if expected.colour:
+        parts.append((2.0, float(obj.colour == expected.colour)))
+    if expected.size:
+        parts.append((1.0, float(_size_class(obj) == expected.size)))
+    if expected.position:
+        parts.append((1.0, float(_is_in_position(expected, obj))))
+    return _weighted_mean(parts)
 
 
-def _faults(want: Expected, seen: Detected) -> list[str]:
-    faults = []
-    if seen.shape != want.shape:
-        found = a(seen.shape) if seen.shape else "something of no clear shape"
-        faults.append(f"{found} instead of {describe(want)}")
-    if want.colour and seen.colour != want.colour:
-        faults.append(f"{describe(want)} is {seen.colour or 'of no clear colour'}")
-    if want.size and _size(seen.radius) != want.size:
-        faults.append(f"{describe(want)} is {_size(seen.radius)} (radius {seen.radius:.0f} of {UNITS})")
-    if not _near(want, seen):
-        faults.append(f"{describe(want)} is not at its place ({want.place[0]:.0f}, {want.place[1]:.0f})")
-    if seen.cut:
-        faults.append(f"{describe(want)} is cut off at the edge")
-    return faults
+def _object_reasons(expected: Expected, obj: Detected) -> list[str]:
+    reasons = []
+    if obj.shape != expected.shape:
+        found = with_article(obj.shape) if obj.shape else "something of no clear shape"
+        reasons.append(f"{found} instead of {expected}")
+    if expected.colour and obj.colour != expected.colour:
+        reasons.append(f"{expected} is {obj.colour or 'of no clear colour'}")
+    if expected.size and _size_class(obj) != expected.size:
+        reasons.append(f"{expected} is {_size_class(obj)} (radius {obj.radius:.0f} of {UNITS})")
+    if not _is_in_position(expected, obj):
+        x, y = expected.position
+        reasons.append(f"{expected} is not at its place ({x:.0f}, {y:.0f})")
+    if obj.cut:
+        reasons.append(f"{expected} is cut off at the edge")
+    return reasons
 
 
-def _relation_holds(spec: Spec, seen, order) -> bool:
+def _size_class(obj: Detected) -> str:
+    return "small" if obj.radius < SIZE_BORDER else "large"
+
+
+def _is_in_position(expected: Expected, obj: Detected) -> bool:
+    if expected.position is None:
+        return True
+    x, y = expected.position
+    return max(abs(obj.x - x), abs(obj.y - y)) <= POSITION_TOLERANCE
+
+
+def _is_related(assigned: Sequence[Detected | None], spec: Spec) -> bool:
     if spec.relation is None:
         return True
     first, relation, second = spec.relation
-    if order[first] is None or order[second] is None:
-        return False
-    return relation_holds(relation, seen[order[first]], seen[order[second]])
+    a, b = assigned[first], assigned[second]
+    return a is not None and b is not None and relation_holds(relation, a, b)
 
 
 def relation_holds(relation: str, a: Detected, b: Detected) -> bool:
-    """More along the axis than across it, and more than nothing."""
+    """Whether a is farther along the relation's axis than aside, and farther than the margin."""
     along, across = relation_offsets(relation, b.x - a.x, b.y - a.y)
-    return along > MARGIN and abs(across) <= SIDEWAYS * along
-
-
-def _background_fault(detection: Detection, spec: Spec) -> str:
-    return f"the background is {detection.background or 'of no clear colour'}, not {spec.background}"
-
-
-def describe(want: Expected) -> str:
-    return " ".join(["the", *(word for word in (want.size, want.colour, want.shape) if word)])
+    return along > MARGIN and abs(across) <= MAX_SIDEWAYS * along
 
 
 def edit_distance(a: str, b: str) -> int:
