@@ -12,11 +12,11 @@ from .scenes.world import World
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m blip3o_core.tiny", description="The tiny world and its judge.")
     commands = parser.add_subparsers(dest="command", required=True)
-    report = commands.add_parser("report", help="measure the judge on true pictures and on planted wrong ones")
+    report = commands.add_parser("report", help="measure the judge on true images and on corrupted ones")
     report.add_argument("--count", type=int, default=2400, help="pictures of each kind and softness (default 2400)")
     sheet = commands.add_parser("sheet", help="write a grid of pictures with their captions")
     sheet.add_argument("out", type=Path, help="PNG to write")
-    sheet.add_argument("--what", choices=("scenes", "text", "edits", "faults", "soft"), default="scenes")
+    sheet.add_argument("--what", choices=("scenes", "text", "edits", "corruptions", "degraded"), default="scenes")
     for command in (report, sheet):
         command.add_argument("--side", type=int, default=DEFAULT_SIDE, help=f"pixels (default {DEFAULT_SIDE})")
         command.add_argument("--seed", type=int, default=0)

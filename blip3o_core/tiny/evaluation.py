@@ -210,13 +210,13 @@ def _draw(pipeline, way: str, group: list[Prompt], seeds: list[int], settings: S
 
 
 _KINDS = {
-    "shape unclear": r"^something of no clear shape instead of ",
+    "shape unclear": r"^an unclear shape instead of ",
     "another shape": r"^an? [a-z]+ instead of the ",
     "background": r"^the background is ",
     "cut off": r" is cut off at the edge$",
     "size": r" is (small|large) \(radius ",
     "position": r" is not (left of|right of|above|below) ",
-    "colour unclear": r" is of no clear colour$",
+    "colour unclear": r" is an unclear colour$",
     "another colour": r"^the [a-z ]+ is [a-z]+$",
 }
 OTHER = "other"

@@ -346,7 +346,7 @@ def test_captions_of_a_seed_are_fixed_and_varied():
         (lambda: World(coloured=40), "40"),
         (lambda: World(weights=(("shapes", 1.0),)), "shapes"),
         (lambda: World(weights=(("size", -1.0),)), "-1"),
-        (lambda: World(weights=(("size", 0.0),)), "weigh 0"),
+        (lambda: World(weights=(("size", 0.0),)), "weight 0"),
         (lambda: rasterize(make_scene(0, "train", 0), 8), "8"),
     ],
 )
@@ -356,7 +356,7 @@ def test_a_wrong_argument_is_named(call, word):
         call()
 
 
-@pytest.mark.parametrize("what", ["scenes", "text", "edits", "faults", "soft"])
+@pytest.mark.parametrize("what", ["scenes", "text", "edits", "corruptions", "degraded"])
 def test_a_sheet_shows_every_picture(what):
     """Catches a sheet that loses pictures or captions, or fails on those of another shape."""
     pictures, texts = examples(what, 32)

@@ -1,4 +1,4 @@
-"""Grids of pictures with their captions, to look at."""
+"""Contact sheets: grids of images with their captions, to look at."""
 
 import textwrap
 
@@ -16,30 +16,32 @@ from .degradation import degrade
 from .judge import judge_image
 from .report import degradations
 
+EXAMPLES = 36  # on a sheet
 
-def make_contact_sheet(pictures, captions, columns: int = 6, width: int = 192, letters: int = 10) -> np.ndarray:
-    """(H, W, 3) uint8 pictures of any size -> one picture, each `width` px wide over its caption, `letters` px high."""
-    pictures, line_height = list(pictures), round(1.1 * letters)
+
+def make_contact_sheet(images, captions, columns: int = 6, width: int = 192, letters: int = 10) -> np.ndarray:
+    """(H, W, 3) uint8 images of any size -> one image, each `width` px wide over its caption of `letters` px height."""
+    images, line_height = list(images), round(1.1 * letters)
     texts = [textwrap.wrap(text, int((width - 4) / (0.6 * letters))) for text in captions]
     lines = max(len(text) for text in texts)
-    heights = [round(width * picture.shape[0] / picture.shape[1]) for picture in pictures]
+    heights = [round(width * image.shape[0] / image.shape[1]) for image in images]
     cell = width + 8, max(heights) + line_height * lines + letters
-    rows = -(-len(pictures) // columns)
-    page = Image.new("RGB", (cell[0] * min(columns, len(pictures)), cell[1] * rows), "white")
+    rows = -(-len(images) // columns)
+    page = Image.new("RGB", (cell[0] * min(columns, len(images)), cell[1] * rows), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(letters)
-    for index, (picture, text, height) in enumerate(zip(pictures, texts, heights, strict=True)):
+    for index, (image, text, height) in enumerate(zip(images, texts, heights, strict=True)):
         left, top = cell[0] * (index % columns) + 4, cell[1] * (index // columns) + 4
-        page.paste(Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST), (left, top))
+        page.paste(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST), (left, top))
         for number, line in enumerate(text):
             pen.text((left, top + height + 2 + line_height * number), line, "black", font)
     return np.asarray(page)
 
 
 def examples(what: str, side: int = DEFAULT_SIDE, seed: int = 0, world: World | None = None):
-    """36 pictures and captions for a sheet: scenes, text, edits, faults or soft."""
+    """Images and captions for a contact sheet of scenes, text, edits, corruptions or degraded images."""
     world = world or World()
-    show = {"edits": _edit, "faults": _fault, "soft": _soft}.get(what, _scene)
-    return zip(*(show(what, index, side, seed, world) for index in range(36)), strict=True)
+    make = {"edits": _edit, "corruptions": _corrupted, "degraded": _degraded}.get(what, _scene)
+    return zip(*(make(what, index, side, seed, world) for index in range(EXAMPLES)), strict=True)
 
 
 def _scene(what: str, index: int, side: int, seed: int, world: World):
@@ -48,26 +50,27 @@ def _scene(what: str, index: int, side: int, seed: int, world: World):
     return rasterize(scene, side), caption(scene, index)
 
 
-def _soft(what: str, index: int, side: int, seed: int, world: World):
-    picture, text = _scene(what, index, side, seed, world)
-    return degrade(picture, degradations(side, world)["32 dB, 10 % off"], np.random.default_rng(index)), text
+def _degraded(what: str, index: int, side: int, seed: int, world: World):
+    image, text = _scene(what, index, side, seed, world)
+    return degrade(image, degradations(side, world)["32 dB, 10 % off"], np.random.default_rng(index)), text
 
 
 def _edit(what: str, index: int, side: int, seed: int, world: World):
-    """Before, after, and after with the pixels dimmed that must not change."""
+    """Before, after, and after with the pixels that must not change dimmed."""
     edit = make_edit(seed, "train", index, world, EDIT_KINDS[index % len(EDIT_KINDS)])
     source, target = rasterize(edit.source, side), rasterize(edit.target, side)
     dimmed = np.where(may_change(edit, side)[..., None], target, 128 + target // 8).astype(np.uint8)
     return np.hstack([source, target, dimmed]), instruction(edit, index)
 
 
-def _fault(what: str, index: int, side: int, seed: int, world: World):
-    """A wrong picture with the judge's reasons."""
-    fault = list(CORRUPTIONS)[index % len(CORRUPTIONS)]
-    for number in range(index, 37 * 200, 37):  # 37 turns all categories over
+def _corrupted(what: str, index: int, side: int, seed: int, world: World):
+    """A wrong image with the judge's reasons."""
+    corruption = list(CORRUPTIONS)[index % len(CORRUPTIONS)]
+    for number in range(index, 37 * 200, 37):  # steps of 37 pass through all nine categories
         scene = make_scene(seed, "train", number, world, (*CATEGORIES, TEXT)[number % 9])
-        wrong = corrupt(scene, fault, index)
+        wrong = corrupt(scene, corruption, index)
         if wrong is not None:
-            picture = rasterize(wrong, side)
-            return picture, f"{caption(scene, index)} [{'; '.join(judge_image(picture, spec_of(scene)).reasons)}]"
-    raise Blip3oError(f"No scene was found that {fault!r} makes wrong. Is its demand still checked?")
+            image = rasterize(wrong, side)
+            reasons = judge_image(image, spec_of(scene)).reasons
+            return image, f"{caption(scene, index)} [{'; '.join(reasons)}]"
+    raise Blip3oError(f"No scene was found for {corruption!r}. Check that the judge still looks for it.")

@@ -1,7 +1,7 @@
-"""Wrong pictures made on purpose: a scene with one fault that its caption's demand rules out.
+"""Scenes made wrong on purpose: each has one fault that contradicts its caption.
 
-Every fault returns a changed scene, or None where it does not apply; `corrupt` returns only scenes that really violate
-the spec, by exact comparison of the scene itself.
+A corruption returns the changed scene, or None where it does not apply. `corrupt` returns only scenes that violate the
+spec, by exact comparison of the scenes themselves.
 """
 
 from dataclasses import replace
@@ -26,23 +26,23 @@ from ..scenes.world import (
 _WORLD = World()
 
 
-def corrupt(scene: Scene, fault: str, seed: int) -> Scene | None:
-    """The scene with the fault; None where the caption does not rule it out, or it finds no room."""
-    rng = KeyedRandom("fault", fault, seed)
+def corrupt(scene: Scene, corruption: str, seed: int) -> Scene | None:
+    """The scene with the corruption, None if the caption allows it or no position is free for it."""
+    rng = KeyedRandom("fault", corruption, seed)  # the key decides the corrupted scenes: do not rename it
     for _ in range(20):
-        wrong = CORRUPTIONS[fault](rng, scene)
+        wrong = CORRUPTIONS[corruption](rng, scene)
         if wrong is not None and not compare(detection_of(wrong), spec_of(scene)).strict:
             return wrong
     return None
 
 
-def _with(scene: Scene, index: int, obj: SceneObject) -> Scene | None:
+def _replace_object(scene: Scene, index: int, obj: SceneObject) -> Scene | None:
     objects = scene.objects[:index] + (obj,) + scene.objects[index + 1 :]
-    return replace(scene, objects=objects) if _stands(objects) else None
+    return replace(scene, objects=objects) if _is_valid(objects) else None
 
 
-def _stands(objects) -> bool:
-    """Wholly inside and apart: no fault but the one meant."""
+def _is_valid(objects) -> bool:
+    """Whether all objects are inside and have gaps between them, so that only the intended fault is there."""
     pairs = ((a, b) for i, a in enumerate(objects) for b in objects[:i])
     return all(is_inside(obj) for obj in objects) and all(has_gap(a, b) for a, b in pairs)
 
@@ -51,7 +51,7 @@ def _wrong_shape(rng: KeyedRandom, scene: Scene) -> Scene | None:
     if not scene.objects:
         return None
     index = rng.below(len(scene.objects))
-    return _with(scene, index, replace(scene.objects[index], shape=rng.choice(SHAPES)))
+    return _replace_object(scene, index, replace(scene.objects[index], shape=rng.choice(SHAPES)))
 
 
 def _wrong_colour(rng: KeyedRandom, scene: Scene) -> Scene | None:
@@ -61,7 +61,7 @@ def _wrong_colour(rng: KeyedRandom, scene: Scene) -> Scene | None:
     if not scene.colours_named:
         return None
     index = rng.below(len(scene.objects))
-    return _with(scene, index, replace(scene.objects[index], colour=colour))
+    return _replace_object(scene, index, replace(scene.objects[index], colour=colour))
 
 
 def _missing_object(rng: KeyedRandom, scene: Scene) -> Scene | None:
@@ -74,18 +74,18 @@ def _extra_object(rng: KeyedRandom, scene: Scene) -> Scene | None:
         return None
     obj = place_object(rng, rng.choice(SHAPES), rng.choice(visible_colours(scene.background, _WORLD)), 16, _WORLD)
     objects = (*scene.objects, obj)
-    return replace(scene, objects=objects) if _stands(objects) else None
+    return replace(scene, objects=objects) if _is_valid(objects) else None
 
 
 def _wrong_count(rng: KeyedRandom, scene: Scene) -> Scene | None:
-    """One of the same more, or fewer."""
+    """One object of the same kind more, or one fewer."""
     if scene.category != "counting":
         return None
     if rng.chance(0.5):
         return _missing_object(rng, scene)
     like = scene.objects[0]
     objects = (*scene.objects, place_object(rng, like.shape, like.colour, like.radius, _WORLD))
-    return replace(scene, objects=objects) if _stands(objects) else None
+    return replace(scene, objects=objects) if _is_valid(objects) else None
 
 
 def _swapped_relation(rng: KeyedRandom, scene: Scene) -> Scene | None:
@@ -93,7 +93,7 @@ def _swapped_relation(rng: KeyedRandom, scene: Scene) -> Scene | None:
         return None
     first, second = scene.objects
     objects = replace(first, x=second.x, y=second.y), replace(second, x=first.x, y=first.y)
-    return replace(scene, objects=objects) if _stands(objects) else None
+    return replace(scene, objects=objects) if _is_valid(objects) else None
 
 
 def _wrong_size(rng: KeyedRandom, scene: Scene) -> Scene | None:
@@ -107,13 +107,12 @@ def _wrong_size(rng: KeyedRandom, scene: Scene) -> Scene | None:
 def _wrong_background(rng: KeyedRandom, scene: Scene) -> Scene | None:
     background = rng.choice(tuple(PALETTE))
     items = scene.objects or (scene.word,)
-    return (
-        replace(scene, background=background) if all(is_visible(i.colour, background, _WORLD) for i in items) else None
-    )
+    visible = all(is_visible(item.colour, background, _WORLD) for item in items)
+    return replace(scene, background=background) if visible else None
 
 
 def _cut_object(rng: KeyedRandom, scene: Scene) -> Scene | None:
-    """A fifth to a half of an object lies beyond the frame."""
+    """A fifth to a half of an object lies outside the image."""
     if not scene.objects:
         return None
     index, side = rng.below(len(scene.objects)), rng.below(4)

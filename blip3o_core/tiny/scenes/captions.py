@@ -1,13 +1,13 @@
-"""Scenes to words: a small grammar, and more ways to say the same.
+"""Scenes in words: a plain grammar, and other phrasings of the same.
 
-The first form in every list is the plain grammar's; `plain` captions use nothing else, so that scores compare.
+The first form in every list belongs to the plain grammar. `plain` captions use nothing else, so that scores compare.
 """
 
 from .world import DEFAULT_BACKGROUND, TEXT, KeyedRandom, Scene, SceneObject
 
-OPENINGS = ("", "a picture of ", "an image of ")  # the plain grammar's
+OPENINGS = ("", "a picture of ", "an image of ")  # of the plain grammar
 MORE_OPENINGS = ("a drawing of ", "draw ", "show ", "there {is} ")
-GROUNDS = (
+BACKGROUND_TEMPLATES = (
     "{opening}{body} on a {colour} background",
     "{opening}{body} against a {colour} background",
     "{opening}{body} on {colour}",
@@ -24,11 +24,11 @@ RELATION_WORDS = {
     "below": ("below", "under", "lower than"),
 }
 OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-PLAIN_SHARE = 0.4  # of captions in the plain grammar, when others may be
+PLAIN_SHARE = 0.4  # of captions that use the plain grammar, when any phrasing is allowed
 
 
 def with_article(words: str) -> str:
-    """With its article."""
+    """The words after "a" or "an"."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
@@ -37,7 +37,7 @@ def plural(shape: str) -> str:
 
 
 def caption(scene: Scene, seed: int | None = None, plain: bool = False) -> str:
-    """One way to say it: the shortest plain one without a seed, else any, or with `plain` any plain one."""
+    """A caption of the scene: the shortest without a seed, else a random one, with `plain` of the plain grammar."""
     if seed is None:
         return next(iter(phrasings(scene)))
     rng = KeyedRandom("caption", seed)
@@ -45,28 +45,28 @@ def caption(scene: Scene, seed: int | None = None, plain: bool = False) -> str:
     bodies = _bodies(scene)
     body = bodies[0] if plain else rng.choice(bodies)
     opening = rng.choice(OPENINGS if plain else OPENINGS + MORE_OPENINGS)
-    ground = GROUNDS[0] if plain else rng.choice(GROUNDS)
-    return _compose(scene, body, opening, ground)
+    template = BACKGROUND_TEMPLATES[0] if plain else rng.choice(BACKGROUND_TEMPLATES)
+    return _compose(scene, body, opening, template)
 
 
 def phrasings(scene: Scene) -> dict[str, None]:
-    """Every way to say it, in a fixed order, each once."""
+    """Every caption of the scene, once each, in a fixed order. A dict, because a set has no order."""
     return {
-        _compose(scene, body, opening, ground): None
-        for ground in (GROUNDS if scene.background != DEFAULT_BACKGROUND else GROUNDS[:1])
+        _compose(scene, body, opening, template): None
+        for template in (BACKGROUND_TEMPLATES if scene.background != DEFAULT_BACKGROUND else BACKGROUND_TEMPLATES[:1])
         for body in _bodies(scene)
         for opening in OPENINGS + MORE_OPENINGS
     }
 
 
-def _compose(scene: Scene, body: str, opening: str, ground: str) -> str:
-    if body.startswith("="):  # a sentence of its own takes no opening and no ground before it
-        body, opening, ground = body[1:], "", GROUNDS[0]
+def _compose(scene: Scene, body: str, opening: str, template: str) -> str:
+    if body.startswith("="):  # a whole sentence: no opening, and no background in front
+        body, opening, template = body[1:], "", BACKGROUND_TEMPLATES[0]
     if scene.background == DEFAULT_BACKGROUND:
-        ground = "{opening}{body}"
-    if ground[0] != "{":
+        template = "{opening}{body}"
+    if template[0] != "{":
         opening = ""
-    text = ground.replace("a {colour}", with_article(scene.background)).replace("{colour}", scene.background)
+    text = template.replace("a {colour}", with_article(scene.background)).replace("{colour}", scene.background)
     text = text.replace("{opening}", opening).replace("{body}", body)
     return text.replace("{is}", "are" if scene.category == "counting" else "is")
 
@@ -87,7 +87,7 @@ def _bodies(scene: Scene) -> list[str]:
     if scene.relation:
         return _position_bodies(named, scene.relation)
     if len(objects) == 1:
-        return [named[0], *(_coloured(objects[0]) if scene.colours_named else [f"one {objects[0].shape}"])]
+        return [named[0], *(_with_colour(objects[0]) if scene.colours_named else [f"one {objects[0].shape}"])]
     if len(objects) == 2:
         first, second = named
         bodies = [
@@ -99,13 +99,13 @@ def _bodies(scene: Scene) -> list[str]:
             f"{second} next to {first}",
         ]
         if scene.colours_named:
-            bodies += [f"{one} and {two}" for one, two in zip(*map(_coloured, objects), strict=True)]
+            bodies += [f"{one} and {two}" for one, two in zip(*map(_with_colour, objects), strict=True)]
         return bodies
     listed = f"{', '.join(named[:-1])} and {named[-1]}"
     return [listed, f"{', '.join(reversed(named[1:]))} and {named[0]}", listed.replace(", ", " and ")]
 
 
-def _coloured(obj: SceneObject) -> list[str]:
+def _with_colour(obj: SceneObject) -> list[str]:
     return [f"a {obj.shape} in {obj.colour}", f"a {obj.shape} that is {obj.colour}"]
 
 

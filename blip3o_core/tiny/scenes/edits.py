@@ -1,6 +1,6 @@
-"""Edits: a scene, an instruction, the exact scene it should become, and the pixels that may change.
+"""Edits: a scene, an instruction, the exact scene it must become, and the pixels that may change.
 
-No picture of one split's edits, before or after, is in the other split.
+No image of one split, before or after the edit, occurs in the other split.
 """
 
 from dataclasses import dataclass, replace
@@ -33,9 +33,9 @@ from .world import (
 )
 
 EDIT_KINDS = ("recolour", "remove", "replace", "background", "add", "keep")
-PLAIN_SHARE = 0.4  # of instructions in the first wordings, when others may be
+PLAIN_SHARE = 0.4  # of instructions in a plain wording, when any wording is allowed
 
-# The plain wordings first, then more; {it} comes with its article dropped, {new} with one
+# For each kind the plain wordings, then the others. {it} has no article, {new} has one.
 _WORDINGS = {
     "recolour": (
         ("change the {it} to {colour}", "make the {it} {colour}"),
@@ -98,14 +98,14 @@ _WORDINGS = {
 class Edit:
     kind: str
     source: Scene
-    target: Scene  # the objects that stay are the source's, in its order; an added one comes last
+    target: Scene  # unchanged objects as in the source and in its order; an added one comes last
     index: int | None = None  # of the changed object in source.objects
-    relation: str | None = None  # of the added object to source.objects[reference]; None: it may go anywhere
+    relation: str | None = None  # of the added object to source.objects[reference]; None: it may be anywhere
     reference: int | None = None
 
 
 def make_edit(seed: int, split: str, index: int, world: World | None = None, kind: str | None = None) -> Edit:
-    """The same arguments give the same edit. All kinds are equally common unless one is asked for."""
+    """The edit that the arguments decide. Kinds are equally common unless `kind` names one."""
     world = world or World()
     check_choice("split", split, SPLITS)
     rng = KeyedRandom("edit", seed, split, index, kind)
@@ -122,14 +122,18 @@ def make_edit(seed: int, split: str, index: int, world: World | None = None, kin
 
 
 def _change(rng: KeyedRandom, kind: str, source: Scene, world: World) -> Edit | None:
-    """None where this scene does not allow it."""
+    """The edit of this kind, or None if the scene does not allow it."""
     objects = source.objects
     if kind == "keep":
         return Edit(kind, source, source)
     if kind == "background":
-        grounds = [ground for ground in BACKGROUNDS if ground != source.background]
-        grounds = [ground for ground in grounds if all(is_visible(obj.colour, ground, world) for obj in objects)]
-        return Edit(kind, source, replace(source, background=rng.choice(grounds)))
+        backgrounds = [background for background in BACKGROUNDS if background != source.background]
+        backgrounds = [
+            background
+            for background in backgrounds
+            if all(is_visible(obj.colour, background, world) for obj in objects)
+        ]
+        return Edit(kind, source, replace(source, background=rng.choice(backgrounds)))
     taken = {obj.colour for obj in objects}
     colours = [colour for colour in visible_colours(source.background, world) if colour not in taken]
     if kind == "add":
@@ -153,30 +157,35 @@ def _add(rng: KeyedRandom, source: Scene, colours, world: World) -> Edit | None:
     new = place_object(rng, rng.choice(SHAPES), rng.choice(colours), radius, world)
     if not all(has_gap(new, obj) for obj in objects):
         return None
-    places = [(word, k) for word in RELATIONS for k in range(len(objects)) if clearly_related(word, new, objects[k])]
-    relation, reference = rng.choice(places) if places and rng.chance(0.7) else (None, None)
+    relations = [(word, k) for word in RELATIONS for k in range(len(objects)) if clearly_related(word, new, objects[k])]
+    relation, reference = rng.choice(relations) if relations and rng.chance(0.7) else (None, None)
     return Edit("add", source, replace(source, objects=(*objects, new)), None, relation, reference)
 
 
 def instruction(edit: Edit, seed: int | None = None, plain: bool = False) -> str:
-    """One way to ask for it: the shortest plain one without a seed, else any, or with `plain` any plain one."""
+    """An instruction: the shortest without a seed, else a random one, with `plain` one of the plain wordings."""
     if seed is None:
         return next(iter(instructions(edit)))
     rng = KeyedRandom("instruction", seed)
     first, more = _WORDINGS[edit.kind]
     plain = plain or rng.chance(PLAIN_SHARE)
     wording = rng.choice(first if plain else first + more)
-    return _fill(wording, edit, rng.choice(_names(edit)), rng.choice(_wheres(edit)[: 1 if plain else None]))
+    return _fill(
+        wording,
+        edit,
+        rng.choice(_changed_object_names(edit)),
+        rng.choice(_location_phrases(edit)[: 1 if plain else None]),
+    )
 
 
 def instructions(edit: Edit) -> dict[str, None]:
-    """Every way to ask for it, in a fixed order, each once."""
+    """Every instruction for the edit, once each, in a fixed order."""
     first, more = _WORDINGS[edit.kind]
     return {
         _fill(wording, edit, it, where): None
         for wording in first + more
-        for where in _wheres(edit)
-        for it in _names(edit)
+        for where in _location_phrases(edit)
+        for it in _changed_object_names(edit)
     }
 
 
@@ -190,36 +199,39 @@ def _fill(wording: str, edit: Edit, it: str, where: str) -> str:
     return wording.format(it=it, new=new, colour=colour, a_colour=with_article(colour), where=where)
 
 
-def _names(edit: Edit) -> list[str]:
-    """What the changed object can be called so that no other is meant."""
-    return [""] if edit.index is None else _calls(edit.source, edit.index)
+def _changed_object_names(edit: Edit) -> list[str]:
+    """Names of the changed object that fit no other object."""
+    return [""] if edit.index is None else _object_names(edit.source, edit.index)
 
 
-def _calls(scene: Scene, index: int) -> list[str]:
+def _object_names(scene: Scene, index: int) -> list[str]:
     obj = scene.objects[index]
-    alone = [other.shape for other in scene.objects].count(obj.shape) == 1
-    return [obj.shape] * alone + [noun(obj, True)]
+    is_only_one = [other.shape for other in scene.objects].count(obj.shape) == 1
+    return [obj.shape] * is_only_one + [noun(obj, True)]
 
 
-def _wheres(edit: Edit) -> list[str]:
+def _location_phrases(edit: Edit) -> list[str]:
     if edit.relation is None:
         return [""]
-    calls = _calls(edit.source, edit.reference)
-    return [f" {words} the {call}" for words in RELATION_WORDS[edit.relation] for call in calls]
+    names = _object_names(edit.source, edit.reference)
+    return [f" {words} the {name}" for words in RELATION_WORDS[edit.relation] for name in names]
 
 
 def spec_after(edit: Edit) -> Spec:
-    """All of the target: what was changed, and every other object as and where it was."""
+    """What the edited image must show: the change, and every other object as and where it was."""
     objects = [Expected(obj.shape, obj.colour, None, box_centre(obj)) for obj in edit.target.objects]
     relation = None
-    if edit.kind == "add":  # its place was not told, or only by a relation
+    if edit.kind == "add":  # the instruction does not tell its position, or only by a relation
         objects[-1] = replace(objects[-1], position=None)
         relation = edit.relation and (len(objects) - 1, edit.relation, edit.reference)
     return Spec(tuple(objects), edit.target.background, relation)
 
 
 def may_change(edit: Edit, side: int = DEFAULT_SIDE) -> np.ndarray:
-    """(side, side) bool. Elsewhere both pictures are equal bit for bit; soft edges (1/64 of the side) are in it."""
+    """(side, side) bool, True where pixels may change: the object with its soft edge, 1/64 of the side.
+
+    Elsewhere the images before and after the edit are equal bit for bit.
+    """
     if edit.kind == "keep":
         return np.zeros((side, side), bool)
     if edit.kind == "background":

@@ -1,7 +1,7 @@
-"""A pixel font of our own for the text category: capitals and digits, every glyph exactly 5 wide and 7 high.
+"""A pixel font for the text category: capitals and digits, every glyph exactly 5 cells wide and 7 high.
 
-Full width and height for all of them lets a reader find the cells from the word's outline alone. Look-alikes are drawn
-apart (slashed 0, footed 1, barred Z): any two glyphs differ in at least four of the 35 cells.
+Because every glyph fills its cells, the cells of a word follow from its outline. Look-alikes are kept apart (slashed 0,
+footed 1, barred Z): any two glyphs differ in at least four of the 35 cells.
 """
 
 from functools import lru_cache
@@ -56,7 +56,7 @@ GLYPHS = {
 
 @lru_cache(1024)
 def cells(text: str) -> np.ndarray:
-    """(7, 6 n - 1) bool, True where ink is."""
+    """The text as (7, 6 n - 1) bool, True where there is ink."""
     gap = np.zeros((HEIGHT, PITCH - WIDTH), bool)
     parts = [part for character in text for part in (GLYPHS[character], gap)]
     return np.hstack(parts[:-1])

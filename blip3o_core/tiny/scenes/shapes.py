@@ -1,4 +1,4 @@
-"""The six shapes: where they are, how far they reach, how much they cover. All in radii; u to the right, v down."""
+"""The six shapes: which points they contain, their boxes and their areas. All in radii; u points right, v down."""
 
 import math
 from functools import lru_cache
@@ -70,9 +70,9 @@ def _inside_polygon(points, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return result
 
 
-@lru_cache(2048)  # a snapped world has a few dozen of these, so a picture costs only their pasting
+@lru_cache(2048)  # a snapped world has a few dozen stamps, so drawing an image is little more than pasting them
 def stamp(shape: str, radius: float, x: float, y: float) -> np.ndarray:
-    """Coverage (n, n) in [0, 1], n odd, of a shape of `radius` pixels; its centre lies (x, y) into the middle pixel."""
+    """Coverage (n, n) in [0, 1], n odd, of a shape of `radius` pixels centred at (x, y) in the middle pixel."""
     reach = math.ceil(1.05 * radius) + 1
     axis = (np.arange(-reach * _SUPERSAMPLING, (reach + 1) * _SUPERSAMPLING) + 0.5) / _SUPERSAMPLING
     covered = inside(shape, (axis[None] - x) / radius, (axis[:, None] - y) / radius)

@@ -179,7 +179,7 @@ def _layout_is_right(detected: Sequence[Detected], spec: Spec) -> bool:
 def _check_background(detection: Detection, spec: Spec) -> Check:
     if detection.background == spec.background:
         return Check(_BACKGROUND, 1.0, [])
-    reason = f"the background is {detection.background or 'of no clear colour'}, not {spec.background}"
+    reason = f"the background is {detection.background or 'an unclear colour'}, not {spec.background}"
     return Check(_BACKGROUND, 0.0, [reason])
 
 
@@ -225,7 +225,7 @@ def _compare_word(detection: Detection, spec: Spec) -> Verdict:
             letters = f"letter{'s' * (letters_off > 1)}"
             reasons.append(f'"{word.text}" instead of "{spec.word}", {letters_off} {letters} off')
         if not coloured:
-            reasons.append(f"the word is {word.colour or 'of no clear colour'}, not {spec.word_colour}")
+            reasons.append(f"the word is {word.colour or 'an unclear colour'}, not {spec.word_colour}")
         if not whole:
             reasons.append("the word is cut off at the edge")
     credit = _credit(
@@ -270,10 +270,10 @@ def _object_credit(expected: Expected, obj: Detected | None) -> float:
 def _object_reasons(expected: Expected, obj: Detected) -> list[str]:
     reasons = []
     if obj.shape != expected.shape:
-        found = with_article(obj.shape) if obj.shape else "something of no clear shape"
+        found = with_article(obj.shape) if obj.shape else "an unclear shape"
         reasons.append(f"{found} instead of {expected}")
     if expected.colour and obj.colour != expected.colour:
-        reasons.append(f"{expected} is {obj.colour or 'of no clear colour'}")
+        reasons.append(f"{expected} is {obj.colour or 'an unclear colour'}")
     if expected.size and _size_class(obj) != expected.size:
         reasons.append(f"{expected} is {_size_class(obj)} (radius {obj.radius:.0f} of {UNITS})")
     if not _is_in_position(expected, obj):

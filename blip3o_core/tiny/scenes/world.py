@@ -1,7 +1,7 @@
-"""The tiny world: scenes of one to four shapes, or of a short word, on plain grounds. Seeded; split without overlap.
+"""The tiny world: scenes of one to four shapes, or of a short word, on a plain background.
 
-Lengths are in units: 128 to the side whatever the picture's pixels, so a scene is the same at 64 px and at 128 px, and
-so is its split. Snapped places and radii made the tokens easier to learn in prototypes.
+A scene follows from its seed, and the training and held-back splits share no scene. Lengths are in units, 128 to the
+side of an image of any size, so a scene and its split are the same at 64 px and at 128 px.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ COLOURS = {
     "purple": (130, 50, 180),
     "pink": (250, 135, 195),
 }
-BACKGROUNDS = COLOURS | {"white": (250, 250, 250), "black": (18, 18, 18)}  # those a caption can name
-DEFAULT_BACKGROUND = "grey"  # the ground when none is named
+BACKGROUNDS = COLOURS | {"white": (250, 250, 250), "black": (18, 18, 18)}  # those that captions can name
+DEFAULT_BACKGROUND = "grey"  # captions do not mention it
 PALETTE = BACKGROUNDS | {DEFAULT_BACKGROUND: (205, 205, 205)}
 
 CATEGORIES = (
@@ -38,15 +38,15 @@ CATEGORIES = (
     "background",
     "size",
 )
-TEXT = "text"  # the ninth: the mean over the eight does not hold it
-EDIT = "edit"  # scenes that edits start from: up to three objects, all of them described
+TEXT = "text"  # the ninth category, left out of the mean over the other eight
+EDIT = "edit"  # scenes that edits start from: one to three objects, all of them described
 SPLITS = ("train", "held_back")
 RELATIONS = ("left of", "right of", "above", "below")
 
 GAP = 10  # between the boxes of two objects
-MARGIN = 4  # to the frame: two pixels at 64, so that softness does not reach it
-GRID = 8  # of snapped centres: half a patch of the 8 x 8 codes
-HELD_BACK_EVERY = 8  # one scene in so many
+MARGIN = 4  # to the edge of the image: two pixels at 64 px, so that blur does not reach the edge
+GRID = 8  # spacing of snapped centres: half a patch of the 8 x 8 codes
+HELD_BACK_EVERY = 8  # one scene in eight is held back
 LOW_CONTRAST = (("purple", "blue"), ("pink", "yellow"), ("orange", "red"), ("orange", "yellow"))
 
 _RADII = {1: (16, 30), 2: (15, 24), 3: (14, 19), 4: (14, 19), "small": (13, 16.5), "large": (24, 29)}
@@ -90,38 +90,42 @@ class Word:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in a picture, and which of it the caption tells. The ground is told unless it is plain."""
+    """What an image shows, and what its caption mentions. The background is mentioned unless it is the default."""
 
     category: str
     objects: tuple[SceneObject, ...]
     background: str = DEFAULT_BACKGROUND
     word: Word | None = None
     colours_named: bool = True
-    relation: str | None = None  # of objects[0] to objects[1]
-    size: str | None = None  # "small" or "large": of objects[0]
+    relation: str | None = None  # objects[0] is, for example, "left of" objects[1]
+    size: str | None = None  # "small" or "large", of objects[0]
 
 
 @dataclass(frozen=True)
 class World:
-    """Which scenes there are, and how often."""
+    """Which scenes occur, and how often."""
 
-    snapped: bool = True  # centres on a grid, few radii: part B's, about half the training time of a continuous world
-    low_contrast: bool = True  # False forbids the pairs of LOW_CONTRAST either way round
-    coloured: float = 0.2  # share of pictures on a coloured ground; 0.4 suits training
+    snapped: bool = True  # centres on a grid and few radii: trains in about half the time of a continuous world
+    low_contrast: bool = True  # False excludes the pairs in LOW_CONTRAST, either way round
+    coloured: float = 0.2  # share of images on a coloured background; 0.4 suits training
     weights: tuple[tuple[str, float], ...] = field(default=tuple((name, 1.0) for name in CATEGORIES))
 
     def __post_init__(self):
         if not 0 <= self.coloured <= 1:
-            raise Blip3oError(f"coloured is {self.coloured}; it is a share of pictures, so give 0 to 1.")
+            raise Blip3oError(
+                f"coloured is {self.coloured}. It is the share of images on a coloured background: give 0 to 1."
+            )
         for name, weight in self.weights:
             check_choice("category", name, (*CATEGORIES, TEXT))
             if not (weight >= 0 and math.isfinite(weight)):
-                raise Blip3oError(f"The weight of {name} is {weight}; give 0 or more.")
+                raise Blip3oError(f"The weight of category {name} is {weight}. Give 0 or more.")
         if not sum(weight for _, weight in self.weights) > 0:
-            raise Blip3oError("All categories weigh 0, so there is nothing to draw. Give one of them a weight.")
+            raise Blip3oError(
+                "All categories have weight 0, so no scene can be made. Give at least one of them a positive weight."
+            )
 
     def coloured_elsewhere(self) -> float:
-        """The chance of a coloured ground outside the background category that makes `coloured` come true overall."""
+        """Chance of a coloured background in other categories than "background", so that `coloured` holds overall."""
         total = sum(weight for _, weight in self.weights)
         always = sum(weight for name, weight in self.weights if name == "background") / total
         return 0.0 if always == 1 else min(max((self.coloured - always) / (1 - always), 0.0), 1.0)
@@ -131,7 +135,11 @@ class World:
 
 
 class KeyedRandom:
-    """Random choices from a key. Only `Random.random` is used: Python promises that stream never changes."""
+    """Random choices that follow from a key.
+
+    Only `Random.random` is used, because Python promises that its numbers never change. The keys decide every scene:
+    a changed key makes a different world.
+    """
 
     def __init__(self, *key):
         self._random = random.Random("/".join(map(str, key))).random
@@ -162,13 +170,13 @@ class KeyedRandom:
 
 def check_choice(what: str, value: str, options) -> None:
     if value not in options:
-        raise Blip3oError(f"{what} {value!r} is unknown. Choose one of {', '.join(options)}.")
+        raise Blip3oError(f"{what} {value!r} is unknown. Choose one of: {', '.join(options)}.")
 
 
 def scene_key(scene: Scene) -> str:
-    """The picture as text, places to the grid's cell and radii to four units: near-copies have one key.
+    """The image as text, with positions rounded to 8 units and radii to 4, so that near-copies share a key.
 
-    It leaves the caption out, so splits share no picture at all, and therefore no picture with a caption.
+    Captions are not part of it: the splits share no image, whatever its caption.
     """
     objects = sorted(
         f"{t.shape} {t.colour} {t.x // GRID:.0f} {t.y // GRID:.0f} {t.radius // 4:.0f}" for t in scene.objects
@@ -191,14 +199,14 @@ def make_scene(seed: int, split: str, index: int, world: World | None = None, ca
     drawn = rng.weighted(world.weights)
     category = category or drawn
     check_choice("category", category, (*CATEGORIES, TEXT, EDIT))
-    while True:  # one draw in HELD_BACK_EVERY is of the rarer split
+    while True:  # one scene in HELD_BACK_EVERY is of the rarer split
         scene = sample_scene(rng, category, world)
         if scene is not None and split_of(scene) == split:
             return scene
 
 
 def visible_colours(background: str, world: World) -> list[str]:
-    """Colours that show on a ground."""
+    """Colours that can be seen on a background."""
     return [colour for colour in COLOURS if is_visible(colour, background, world)]
 
 
@@ -219,7 +227,7 @@ def is_inside(item: SceneObject | Word) -> bool:
 
 
 def place_object(rng: KeyedRandom, shape: str, colour: str, radius: float, world: World) -> SceneObject:
-    """Somewhere wholly inside."""
+    """An object at a random position, wholly inside the image."""
     left, top, right, bottom = (radius * reach for reach in BOXES[shape])
     x = pick_coordinate(rng, MARGIN - left, UNITS - MARGIN - right, world)
     y = pick_coordinate(rng, MARGIN - top, UNITS - MARGIN - bottom, world)
@@ -241,7 +249,7 @@ def pick_radius(rng: KeyedRandom, kind: int | str, world: World) -> float:
 def place_objects(
     rng: KeyedRandom, kinds, size: int | str, world: World, relation: str | None = None
 ) -> tuple[SceneObject, ...] | None:
-    """(shape, colour) pairs -> objects apart from each other, in the relation; None where that was not found."""
+    """One object per (shape, colour), with gaps between them and in the relation. None if no arrangement was found."""
     for _ in range(20):
         objects = []
         radii = [pick_radius(rng, size, world) for _ in kinds]
@@ -259,19 +267,19 @@ def place_objects(
 
 
 def clearly_related(relation: str, a: SceneObject, b: SceneObject) -> bool:
-    """Farther along the axis than both radii reach together, the other axis within 0.6 of that."""
+    """Whether a is clearly in the relation to b: farther along its axis than both radii, aside at most 0.6 of that."""
     along, across = relation_offsets(relation, b.x - a.x, b.y - a.y)
     return along > a.radius + b.radius and abs(across) <= 0.6 * along
 
 
 def relation_offsets(relation: str, x: float, y: float) -> tuple[float, float]:
-    """What leads from a to b -> how far a is in the relation to b, and how far aside."""
+    """The vector (x, y) from a to b -> how far a is along the relation's axis, and how far aside."""
     along, across = (y, x) if relation in ("above", "below") else (x, y)
     return (-along if relation in ("right of", "below") else along), across
 
 
 def sample_scene(rng: KeyedRandom, category: str, world: World) -> Scene | None:
-    share = world.coloured if category == EDIT else world.coloured_elsewhere()  # edits are outside the mix
+    share = world.coloured if category == EDIT else world.coloured_elsewhere()  # edits are not part of the mix
     coloured = category == "background" or rng.chance(share)
     background = rng.choice(tuple(BACKGROUNDS)) if coloured else DEFAULT_BACKGROUND
     colours = visible_colours(background, world)
@@ -301,14 +309,14 @@ def sample_scene(rng: KeyedRandom, category: str, world: World) -> Scene | None:
 
 
 def _pick_kinds(rng: KeyedRandom, count: int, colours, colours_named: bool) -> list[tuple[str, str]]:
-    """Pairs the caption can tell apart: by colour where it names colours, else by shape."""
+    """(shape, colour) pairs that the caption tells apart: by colour if it names colours, else by shape."""
     if colours_named:
         return [(rng.choice(SHAPES), colour) for colour in rng.sample(colours, count)]
     return [(shape, rng.choice(colours)) for shape in rng.sample(SHAPES, count)]
 
 
 def _word_scene(rng: KeyedRandom, background: str, colours, world: World) -> Scene:
-    """Half of them words, half random characters, so that every glyph is common."""
+    """Half of the texts are words and half random characters, so that every glyph is common."""
     if rng.chance(0.5):
         text = rng.choice(WORDS)
     else:
