@@ -96,6 +96,7 @@ def measured(tiny, tmp_path_factory):
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_loading_takes_hardly_more_than_the_weights(case, measured):
     """Catches a second copy of the weights while they are read, checked or cast: at most 1.2 times their size."""

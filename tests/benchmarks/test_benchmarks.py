@@ -11,6 +11,7 @@ from benchmarks import curves, decode, machine, memory, models, picture, render,
 from benchmarks.__main__ import main
 from blip3o_core.decoding.engine import read
 
+pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 
 

@@ -29,6 +29,7 @@ def prompts(checkpoint) -> list[list[int]]:
     return [checkpoint.prompt_encoder.encode(text) for text in texts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_greedy_ids_equal_those_of_the_modules(checkpoint, dtype):
     """A joined matrix cut in the wrong place, a rotary table off by one, or a norm that rounds elsewhere."""

@@ -30,6 +30,7 @@ def interpreted():
     return {found.pop("case"): found for found in map(json.loads, done.stdout.splitlines())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["sampled", "greedy, padded rows", "guided", "bfloat16", "int8", "fp8"])
 def test_the_kernels_write_what_the_modules_write(interpreted, case):
     """A part of a layer that reads the wrong rows, a scale of another matrix, a key put away in the wrong place, a
@@ -39,11 +40,13 @@ def test_the_kernels_write_what_the_modules_write(interpreted, case):
     assert found["apart"] < (1e-6 if case in ("sampled", "greedy, padded rows", "guided") else 2e-2)
 
 
+@pytest.mark.slow
 def test_a_row_is_the_single_run_to_the_bit_in_bfloat16(interpreted):
     """Sums in another order for another number of rows, or a prompt that is read together with a longer one."""
     assert interpreted["rows"]["equal"] == [True, True]
 
 
+@pytest.mark.slow
 def test_a_wrong_first_step_is_noticed_and_another_engine_draws(interpreted):
     """A compiler's mistake that draws other pictures without a word, or is tried again at every picture."""
     found = interpreted["refused"]
@@ -75,6 +78,7 @@ def compiled(kernel, constants: dict, **options) -> dict:
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_stages": 1, **options}).asm
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets in this process")
 @pytest.mark.parametrize("changes", [{}, {"SINGLE": False, "ROWS2": 8}, {"WEIGHTS": 2, "CHUNKS": 4}], ids=str)
 def test_weights_are_read_sixteen_bytes_at_a_time(changes, tmp_path, monkeypatch):

@@ -97,6 +97,7 @@ def test_a_temperature_of_almost_nothing_is_greedy(temperature):
     assert torch.equal(chosen, logits.argmax(-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top_k", [0, 100, 1200])
 @pytest.mark.parametrize("top_p", [0.3, 0.95, 0.999])
 def test_the_likeliest_few_decide_exactly_as_all_survivors_do(top_k, top_p):
