@@ -1,11 +1,12 @@
-"""AdamW and Muon groups, the learning rate of a step, the average of the weights, and each sample's own randomness."""
+"""AdamW, and Muon for hidden matrices: the parameter groups of the trainer, and the pair that all training uses.
 
-import hashlib
-import math
-from contextlib import contextmanager
-from typing import NamedTuple
+Every group has a `peak`, its highest learning rate; the schedule scales it (see `TrainState.apply_gradients`).
+"""
+
+from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from ..errors import Blip3oError
 from ..weights.names import SANA
@@ -19,108 +20,87 @@ _HIDDEN = {
 }
 
 
-def make_optimizers(
-    parts: dict[str, dict[str, torch.nn.Parameter]], config: TrainingConfig
-) -> list[torch.optim.Optimizer]:
-    """AdamW, and behind it Muon for hidden matrices when `config.muon` is given.
+@dataclass(frozen=True)
+class MuonOptions:
+    # 'match_rms_adamw': the root mean square of a step is that of AdamW's, so that learning rates compare.
+    # 'original': a step has the size of Muon's authors, sqrt(max(1, rows / columns)) times the rate.
+    adjust_lr: str = "match_rms_adamw"
+    ns_steps: int = 5  # Newton-Schulz iterations
 
-    One group per part and kind: matrices decay, norms and biases do not. `peak` is the group's highest learning rate.
+
+def make_optimizers(parts: dict[str, dict[str, nn.Parameter]], config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, followed by Muon for hidden matrices when `config.muon` is given.
+
+    One group for each part and kind: matrices decay, norms and biases do not.
     """
     adamw, muon = [], []
     for part, parameters in parts.items():
         rate, by_muon = config.train[part], [n for n in parameters if config.muon is not None and is_hidden(n)]
         if by_muon:
-            muon.append(_group([parameters[name] for name in by_muon], rate * config.muon, config.weight_decay))
+            muon.append(group([parameters[name] for name in by_muon], rate * config.muon, config.weight_decay))
         others = [parameter for name, parameter in parameters.items() if name not in by_muon]
         for decays in (True, False):
             mine = [p for p in others if (p.ndim >= 2) == decays]
             if mine:
-                adamw.append(_group(mine, rate, config.weight_decay if decays else 0.0))
-    optimizers = [torch.optim.AdamW(adamw, betas=config.betas)]
-    if config.muon is not None:
-        optimizers.append(_muon(muon, config))
+                adamw.append(group(mine, rate, config.weight_decay if decays else 0.0))
+    if config.muon is not None and not muon:
+        besides = " besides adapters" if config.lora else ""
+        raise Blip3oError(
+            f"muon is {config.muon}, but {', '.join(config.train)} have no hidden matrices{besides}. "
+            "Remove muon, or train language or sana."
+        )
+    return adamw_and_muon(adamw, muon, config.betas)
+
+
+def group(parameters: list[nn.Parameter], peak: float, decay: float = 0.0) -> dict:
+    """A parameter group whose learning rate the schedule sets from `peak`."""
+    return {"params": parameters, "lr": 0.0, "peak": peak, "weight_decay": decay}
+
+
+def adamw_and_muon(
+    adamw: list[dict], muon: list[dict], betas: tuple[float, ...], options: MuonOptions | None = None
+) -> list[torch.optim.Optimizer]:
+    """AdamW for the groups of `adamw`, and Muon behind it when there are groups of `muon`."""
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(adamw, betas=tuple(betas))]
+    if muon:
+        if not hasattr(torch.optim, "Muon"):
+            raise Blip3oError(f"muon needs torch 2.9 or newer; this is torch {torch.__version__}. Remove muon.")
+        optimizers.append(Muon(muon, options or MuonOptions()))
     return optimizers
 
 
 def is_hidden(name: str) -> bool:
     """Whether a JointModel's parameter is a matrix between hidden states, which is what Muon is for.
 
-    Not embeddings, heads, modulation tables, convolutions, connectors and adapters. SANA's cross-attention queries and
-    keys are not either: small models are started with these two aligned, which orthogonal steps undo.
+    Embeddings, heads, modulation tables, convolutions, connectors and adapters are not. Nor are the queries and keys of
+    SANA's cross-attention: small models start with these two aligned, which orthogonal steps undo.
     """
     published = published_name(name)
     return any(published.startswith(part) and published.endswith(_HIDDEN[part]) for part in _HIDDEN)
 
 
-def _group(parameters: list, peak: float, decay: float) -> dict:
-    return {"params": parameters, "lr": 0.0, "peak": peak, "weight_decay": decay}
+class Muon(getattr(torch.optim, "Muon", torch.optim.Optimizer)):
+    """torch's Muon takes matrices only: it gets a convolution's kernel as a flat view that shares its memory."""
 
-
-def _muon(groups: list[dict], config: TrainingConfig) -> torch.optim.Optimizer:
-    if not groups:
-        raise Blip3oError(
-            f"muon is {config.muon}, but no hidden matrix is trained: {', '.join(config.train)} have none"
-            f"{' besides adapters' if config.lora else ''}. Leave it out, or train language or sana."
+    def __init__(self, groups: list[dict], options: MuonOptions):
+        self._views: list[tuple[nn.Parameter, nn.Parameter]] = []  # kernel, its (out, in * h * w) view
+        groups = [{**one, "params": [self._matrix(p) for p in one["params"]]} for one in groups]
+        super().__init__(
+            groups, momentum=0.95, nesterov=True, ns_steps=options.ns_steps, adjust_lr_fn=options.adjust_lr
         )
-    if not hasattr(torch.optim, "Muon"):
-        raise Blip3oError(f"muon needs torch 2.9 or newer; this is torch {torch.__version__}. Leave it out.")
-    # An orthogonal step with the size (RMS) of AdamW's, so that rates compare.
-    return torch.optim.Muon(groups, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw")
 
+    def _matrix(self, parameter: nn.Parameter) -> nn.Parameter:
+        if parameter.ndim == 2:
+            return parameter
+        self._views.append((parameter, nn.Parameter(parameter.data.flatten(1))))
+        return self._views[-1][1]
 
-def lr_scale(step: int, config: TrainingConfig) -> float:
-    """Share of the peak learning rate at a step counted from 0: linear warm-up, then a cosine to `final_lr`."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    def step(self, closure=None):
+        for kernel, view in self._views:
+            view.grad = None if kernel.grad is None else kernel.grad.flatten(1)
+        return super().step(closure)
 
-
-class EMA:
-    """Exponential moving average of the trained parameters, float32, beside them."""
-
-    def __init__(self, parameters: dict[str, torch.nn.Parameter], decay: float):
-        self.parameters, self.decay = parameters, decay
-        self.shadow = {name: p.detach().clone() for name, p in parameters.items()}
-
-    @torch.no_grad()
-    def update(self) -> None:
-        for name, parameter in self.parameters.items():
-            self.shadow[name].lerp_(parameter, 1 - self.decay)
-
-    @contextmanager
-    def applied(self):
-        """The model with averaged weights, for the length of the block."""
-        kept = {name: p.detach().clone() for name, p in self.parameters.items()}
-        _copy(self.shadow, self.parameters)
-        try:
-            yield
-        finally:
-            _copy(kept, self.parameters)
-
-
-@torch.no_grad()
-def _copy(source: dict, target: dict) -> None:
-    for name, tensor in target.items():
-        tensor.copy_(source[name])
-
-
-class RowRandomness(NamedTuple):
-    """What is drawn for one row; numbers are in [0, 1)."""
-
-    timestep: float
-    dropout: float
-    caption: float  # which of several
-    noise: torch.Tensor  # (C, h, w)
-
-
-def row_randomness(seed: int, step: int, row: int, shape: tuple[int, ...]) -> RowRandomness:
-    """For row `row` of all rows of a step, with noise (C, h, w).
-
-    The key knows nothing of processes or passes: however a batch is divided, a row sees the same noise.
-    """
-    digest = hashlib.sha256(f"{seed}/{step}/{row}".encode()).digest()
-    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "big"))
-    timestep, dropout = torch.rand(2, generator=generator).tolist()
-    noise = torch.randn(shape, generator=generator)
-    return RowRandomness(timestep, dropout, float(torch.rand(1, generator=generator)), noise)
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for kernel, _ in self._views:
+            kernel.grad = None

@@ -10,11 +10,10 @@ import os
 import shutil
 from pathlib import Path
 
-import torch
-
 from ..errors import Blip3oError
-from ..files import atomic_write
+from ..files import atomic_write, sync
 from ..weights.tensors import read_json
+from .train_state import read_state
 
 _STEP = "step-"
 
@@ -89,10 +88,10 @@ class RunFolder:
         (staging / "training" / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         for file in staging.rglob("*"):
             if file.is_file():
-                _sync(file)
+                sync(file)
         final = self.path / staging.name.removeprefix(".")
         os.replace(staging, final)
-        _sync(self.path)
+        sync(self.path)
         for old in self.checkpoints[:-keep]:
             # Renamed first: a half-removed checkpoint must not look like one.
             gone = old.with_name("." + old.name)
@@ -102,22 +101,6 @@ class RunFolder:
 
 
 def load_state(checkpoint: Path) -> dict:
-    """What `training/state.pt` holds; Blip3oError when it cannot be read."""
-    path = checkpoint / "training" / "state.pt"
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the pickle or the zip file brings up
-        raise Blip3oError(
-            f"{path} cannot be read: {error}. Remove {checkpoint} to resume from the one before it."
-        ) from error
-
-
-def _sync(path: Path) -> None:
-    """To the disk itself, so that a renamed checkpoint is whole after a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass  # some network file systems cannot sync folders
-    finally:
-        os.close(handle)
+    """The trainer's state in `training/state.pt` of a checkpoint. Raises Blip3oError when it cannot be read."""
+    remedy = f"Remove {checkpoint} to resume from the checkpoint before it."
+    return read_state(checkpoint / "training" / "state.pt", remedy)

@@ -20,15 +20,15 @@ from .data.batches import Batches
 from .data.items import find_items
 from .data.latent_cache import ImageEncoder
 from .edit_checkpoint import check_edits
-from .fsdp import full_tensor, load_optimizer_state, optimizer_state, shard_like
 from .joint_model import JointModel, add_lora, choose_parts
-from .optimizer import EMA, lr_scale, make_optimizers
+from .optimizer import make_optimizers
 from .run_folder import RunFolder, load_state
 from .samples import save_samples
 from .save import save_adapter, save_checkpoint, trained_tensors
+from .schedule import WarmupCosine
+from .train_state import TrainState, gather
 
 Report = Callable[[dict], None]
-_OPTIMIZERS = ("optimizer", "muon")  # their names in state.pt
 
 
 def train(config: TrainingConfig, resume: bool = False, report: Report | None = None) -> Path:
@@ -70,33 +70,34 @@ class Trainer:
             config.gradient_checkpointing, checkpoint.reference_mode,
         ).eval()  # fmt: skip
         parts = choose_parts(self.network, config.train, config.lora is not None)
-        self.parameters = {name: p for named in parts.values() for name, p in named.items()}
-        self.model, *self.optimizers = accelerator.prepare(self.network, *make_optimizers(parts, config))
+        parameters = {name: p for named in parts.values() for name, p in named.items()}
+        self.model, *optimizers = accelerator.prepare(self.network, *make_optimizers(parts, config))
         if self.sharded:
             # FSDP puts shards in the parameters' places.
             self.network = accelerator.unwrap_model(self.model)
             now = dict(self.network.named_parameters())
-            self.parameters = {name: now[name] for name in self.parameters}
-        decay = config.ema_decay
-        self.ema = EMA(self.parameters, decay) if decay is not None else None
-        self.step = self._restore() if self.source else 0
+            parameters = {name: now[name] for name in parameters}
+        schedule = WarmupCosine(config.steps, config.warmup, config.final_lr)
+        self.state = TrainState(parameters, optimizers, schedule, config.ema_decay)
+        if self.source:
+            self.state.load_state_dict(load_state(self.source))
         # Every process has looked at the folder before one of them changes it.
         accelerator.wait_for_everyone()
         self.writer = None
         if accelerator.is_main_process:
-            self.folder.remove_leftovers(self.step)
-            self.writer = _tensorboard(self.folder.path / "tensorboard", self.step)
+            self.folder.remove_leftovers(self.state.step)
+            self.writer = _tensorboard(self.folder.path / "tensorboard", self.state.step)
 
     def run(self, report: Report | None = None) -> Path:
         config, main = self.config, self.accelerator.is_main_process
-        while self.step < config.steps:
+        while self.state.step < config.steps:
             began = time.perf_counter()
             entry = self.train_step()
-            if main and (self.step % config.log_every == 0 or self.step == config.steps):
+            if main and (self.state.step % config.log_every == 0 or self.state.step == config.steps):
                 self._log(entry, time.perf_counter() - began, report)
-            if config.sample_every and self.step % config.sample_every == 0 and main:
+            if config.sample_every and self.state.step % config.sample_every == 0 and main:
                 self._sample()
-            if self.step % config.save_every == 0 or self.step == config.steps:
+            if self.state.step % config.save_every == 0 or self.state.step == config.steps:
                 self._save()
         return self.folder.last
 
@@ -108,7 +109,7 @@ class Trainer:
     def train_step(self) -> dict:
         """One optimizer step. Raises Blip3oError, weights untouched, when a loss or the gradient is not finite."""
         accelerator, device = self.accelerator, self.accelerator.device
-        passes = self.batches.microbatches(self.step)
+        passes = self.batches.microbatches(self.state.step)
         labels = torch.tensor(sum(p.labels for p in passes), device=device)
         labels = max(1, int(accelerator.reduce(labels, "sum")))
         # DDP averages over processes; sums over rows are wanted.
@@ -123,88 +124,51 @@ class Trainer:
                 accelerator.backward(tokens + diffusion)
             losses += torch.stack([tokens, diffusion]).detach()
         tokens, diffusion = accelerator.reduce(losses, "mean").tolist()
-        norm = float(accelerator.clip_grad_norm_(list(self.parameters.values()), self.config.clip))
+        norm = float(accelerator.clip_grad_norm_(list(self.state.parameters.values()), self.config.clip))
         if not all(map(math.isfinite, (tokens, diffusion, norm))):
             raise Blip3oError(
-                f"Step {self.step + 1} stopped: token loss {tokens}, diffusion loss {diffusion}, gradient norm {norm}. "
+                f"Step {self.state.step + 1} stopped: token loss {tokens}, diffusion loss {diffusion}, gradient norm "
+                f"{norm}. "
                 f"The last good checkpoint is {self.folder.last or 'none, no step was saved yet'}. Start a new run "
                 "from it with a lower learning rate or clip, or without bf16, or look at the step's pictures."
             )
-        scale = lr_scale(self.step, self.config)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * scale
-            optimizer.step()
-            optimizer.zero_grad()
-        if self.ema is not None:
-            self.ema.update()
-        self.step += 1
-        return {"step": self.step, "loss": tokens + diffusion, "tokens": tokens, "diffusion": diffusion,
+        scale = self.state.apply_gradients()
+        return {"step": self.state.step, "loss": tokens + diffusion, "tokens": tokens, "diffusion": diffusion,
                 "gradient_norm": norm, "lr_scale": scale}  # fmt: skip
 
     def _log(self, entry: dict, seconds: float, report: Report | None) -> None:
         self.folder.append_log(entry)
         for name, value in {**entry, "seconds": seconds}.items():
             if name != "step":
-                self.writer.add_scalar(name, value, self.step)
+                self.writer.add_scalar(name, value, self.state.step)
         if report is not None:
             report({**entry, "seconds": seconds})
 
-    def _ema_weights(self):
-        return self.ema.applied() if self.ema is not None else nullcontext()
-
     def _sample(self) -> None:
-        path = self.folder.path / "samples" / f"step-{self.step:08d}.png"
-        with self._ema_weights():
-            row = save_samples(path, self.network, self.pictures, self.config, self.step)
-        self.writer.add_image("samples", row, self.step, dataformats="HWC")
+        path = self.folder.path / "samples" / f"step-{self.state.step:08d}.png"
+        with self.state.ema_applied():
+            row = save_samples(path, self.network, self.pictures, self.config, self.state.step)
+        self.writer.add_image("samples", row, self.state.step, dataformats="HWC")
 
     def _save(self) -> None:
         """A complete checkpoint, written by the main process; all take part, each may hold a share of the tensors."""
         config, accelerator = self.config, self.accelerator
         main = accelerator.is_main_process
-        with self._ema_weights():
+        with self.state.ema_applied():
             named = self.network.named_parameters()
-            trained = self._whole({n: p for n, p in named if n in self.parameters or ".base_layer." in n})
+            trained = gather({n: p for n, p in named if n in self.state.parameters or ".base_layer." in n}, main)
             # The tensors of one process are the model's own: they are written before the average is taken off again.
             if main:
-                staging = self.folder.staging_dir(self.step)
+                staging = self.folder.staging_dir(self.state.step)
                 tensors = trained_tensors(trained, config.lora)
                 save_checkpoint(staging, self.checkpoint, tensors, int(config.shard_gb * 1e9))
                 if config.lora is not None and config.lora.save == "adapter":
                     save_adapter(staging / "adapter", trained, config.lora)
-        state = self._state()
+        state = self.state.state_dict(main)
         if main:
             torch.save(state, staging / "training" / "state.pt")
-            self.folder.commit(staging, self.step, self.fingerprint, config.keep)
+            self.folder.commit(staging, self.state.step, self.fingerprint, config.keep)
         accelerator.wait_for_everyone()
-
-    def _whole(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """On the main process; the others help and keep nothing."""
-        main = self.accelerator.is_main_process
-        pairs = ((name, full_tensor(tensor)) for name, tensor in tensors.items())
-        return dict(pairs) if main else {name: None for name, _ in pairs}
-
-    def _state(self) -> dict:
-        """All that the next step depends on, float32 weights included: a checkpoint's own may be rounded."""
-        return {
-            "step": self.step,
-            "parameters": self._whole(self.parameters),
-            **{name: optimizer_state(one) for name, one in zip(_OPTIMIZERS, self.optimizers, strict=False)},
-            "ema": self._whole(self.ema.shadow) if self.ema is not None else None,
-        }
-
-    def _restore(self) -> int:
-        state = load_state(self.source)
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(shard_like(state["parameters"][name], parameter))
-            if self.ema is not None:
-                for name, shadow in self.ema.shadow.items():
-                    shadow.copy_(shard_like(state["ema"][name], shadow))
-        for name, optimizer in zip(_OPTIMIZERS, self.optimizers, strict=False):
-            load_optimizer_state(optimizer, state[name])
-        return state["step"]
 
 
 def _accelerator(config: TrainingConfig):

@@ -27,8 +27,9 @@ class OnCpu(accelerate.state.AcceleratorState):
 
 class Watched(Trainer):
     def run(self, report=None):
-        divided = [parameter for parameter in self.parameters.values() if hasattr(parameter, "full_tensor")]
-        print(f"divided: {len(divided)} of {len(self.parameters)}")
+        parameters = self.state.parameters.values()
+        divided = [parameter for parameter in parameters if hasattr(parameter, "full_tensor")]
+        print(f"divided: {len(divided)} of {len(parameters)}")
         return super().run(report)
 
 

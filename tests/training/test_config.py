@@ -5,7 +5,7 @@ import pytest
 from blip3o_core.__main__ import main
 from blip3o_core.errors import Blip3oError
 from blip3o_core.training.config import Lora, config_from, load_config
-from blip3o_core.training.optimizer import lr_scale
+from blip3o_core.training.schedule import WarmupCosine
 
 LEAST = {"checkpoint": "model", "out": "run", "data": "data", "train": {"connector": 1e-3}, "steps": 10}
 
@@ -86,9 +86,9 @@ def test_mistakes_on_the_command_line_are_said(tmp_path, capsys):
 
 def test_the_learning_rate_rises_and_falls():
     """Catches a first step without effect, a peak that is never reached, and an end that is not the one asked for."""
-    config = config_from({**LEAST, "steps": 12, "warmup": 4, "final_lr": 0.1})
-    scales = [lr_scale(step, config) for step in range(12)]
+    schedule = WarmupCosine(steps=12, warmup=4, final=0.1)
+    scales = [schedule.scale(step) for step in range(12)]
     assert scales[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert scales[4:] == sorted(scales[4:], reverse=True)
-    assert lr_scale(12, config) == pytest.approx(0.1)
-    assert lr_scale(8, config) == pytest.approx(0.55)
+    assert schedule.scale(12) == pytest.approx(0.1)
+    assert schedule.scale(8) == pytest.approx(0.55)

@@ -24,11 +24,11 @@ def test_hidden_matrices_and_no_others_are_moved_by_muon(world):
     """
     trainer = Trainer(world.config(train=RATES, muon=0.5, weight_decay=0.1))
     trainer.train_step()
-    assert all(parameter.grad is None for parameter in trainer.parameters.values())
-    names = {id(parameter): published_name(name) for name, parameter in trainer.parameters.items()}
+    assert all(parameter.grad is None for parameter in trainer.state.parameters.values())
+    names = {id(parameter): published_name(name) for name, parameter in trainer.state.parameters.items()}
     adamw, muon = (
         {names[id(p)]: (group["lr"], group["weight_decay"]) for group in one.param_groups for p in group["params"]}
-        for one in trainer.optimizers
+        for one in trainer.state.optimizers
     )
     language = [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
     sana = [f"attn1.to_{x}" for x in ("q", "k", "v", "out.0")] + [f"attn2.to_{x}" for x in ("v", "out.0")]
@@ -43,8 +43,8 @@ def test_hidden_matrices_and_no_others_are_moved_by_muon(world):
     assert adamw["model.sana.transformer_blocks.0.attn2.to_q.weight"] == (4e-3, 0.1)
     assert not set(adamw) & set(muon) and set(adamw) | set(muon) == set(names.values())
     adapted = Trainer(world.config(train=RATES, muon=0.5, lora={"rank": 2}))
-    taken = {id(p) for group in adapted.optimizers[1].param_groups for p in group["params"]}
-    assert not any("lora" in name for name, parameter in adapted.parameters.items() if id(parameter) in taken)
+    taken = {id(p) for group in adapted.state.optimizers[1].param_groups for p in group["params"]}
+    assert not any("lora" in name for name, parameter in adapted.state.parameters.items() if id(parameter) in taken)
 
 
 def test_a_step_is_orthogonal_and_as_long_as_adamws(world):

@@ -72,7 +72,7 @@ def test_weights_that_are_no_numbers_are_not_saved(world, tmp_path):
     world.train(steps=2, save_every=1)
     trainer = Trainer(world.config(steps=3, save_every=1), resume=True)
     with torch.no_grad():
-        next(iter(trainer.parameters.values())).fill_(float("nan"))
+        next(iter(trainer.state.parameters.values())).fill_(float("nan"))
     with pytest.raises(Blip3oError, match="NaN"):
         trainer._save()
     assert trainer.folder.last.name == "step-00000002"
@@ -139,9 +139,9 @@ def test_small_norms_and_biases_do_not_decay(world):
     rates = {"language": 1e-3, "connector": 2e-3, "caption_projection": 3e-3, "sana": 4e-3}
     trainer = Trainer(world.config(train=rates, weight_decay=0.1))
     trainer.train_step()
-    names = {id(p): name for name, p in trainer.parameters.items()}
+    names = {id(p): name for name, p in trainer.state.parameters.items()}
     seen = {}
-    for group in trainer.optimizers[0].param_groups:
+    for group in trainer.state.optimizers[0].param_groups:
         for parameter in group["params"]:
             seen[names[id(parameter)]] = group["lr"], group["weight_decay"]
             assert group["weight_decay"] == (0.1 if parameter.ndim >= 2 else 0)
@@ -149,8 +149,8 @@ def test_small_norms_and_biases_do_not_decay(world):
     assert seen["language.model.diffusion_connector.0.weight"] == (2e-3, 0.1)
     assert seen["transformer.caption_projection.linear_1.weight"] == (3e-3, 0.1)
     assert seen["transformer.proj_out.bias"] == (4e-3, 0)
-    groups = trainer.optimizers[0].param_groups
-    assert len(seen) == len(trainer.parameters) == sum(len(group["params"]) for group in groups)
+    groups = trainer.state.optimizers[0].param_groups
+    assert len(seen) == len(trainer.state.parameters) == sum(len(group["params"]) for group in groups)
 
 
 def test_samples_are_drawn_and_change_nothing(world, tmp_path):

@@ -1,12 +1,12 @@
-"""The optimization loop of the parts' own training: Muon on hidden matrices, AdamW on the rest, exact resume.
+"""Trains one part of the tiny model: Muon on hidden matrices, AdamW on the rest, exact resume.
 
-The general trainer (`blip3o_core/training`) trains whole checkpoints; a part is trained before there is one.
+The general trainer (`blip3o_core/training`) trains whole checkpoints; a part is trained before there is one. Both share
+optimizers, schedule, average and the state file.
 """
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ...checks import is_finite
 from ...errors import Blip3oError
 from ...files import atomic_write
 from ...seeds import seeded
-from ...training.optimizer import EMA
+from ...training.optimizer import MuonOptions, adamw_and_muon, group
+from ...training.schedule import WarmupCosine
+from ...training.train_state import TrainState, read_state
 
 Report = Callable[[dict], None]
+# The recipe's rates were found with steps of the size that Muon's authors give them, and one iteration less.
+_MUON = MuonOptions(adjust_lr="original", ns_steps=4)
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,8 @@ class FitSettings:
     batch: int = 48
     warmup: int = 20
     final_lr: float = 0.0  # where the cosine ends, as a share of the peak
-    weight_decay: float = 0.0
-    clip: float = 1.0
+    weight_decay: float = 0.0  # of Muon's matrices
+    clip: float = 1.0  # largest norm of the gradient
     ema_decay: float | None = None  # when given, the network ends with the exponential moving average of its weights
     bf16: bool = True
     seed: int = 0
@@ -40,63 +45,35 @@ class FitSettings:
 
 @contextmanager
 def seeded_init(seed: int) -> Iterator[None]:
-    """Modules that are built in the block get the starting values of `seed`; the process's random state stays."""
+    """Modules built in the block get the starting values of `seed`. The process's random state does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
 
 
-class Optimizers:
-    """torch's Muon takes matrices; a convolution gives it a flat view that shares its memory."""
+def split_parameters(
+    network: nn.Module, excluded: tuple[str, ...]
+) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """Trainable parameters by name -> hidden matrices (and full convolutions) for Muon, and all others.
 
-    def __init__(self, matrices: Iterable[nn.Parameter], others: Iterable[nn.Parameter], settings: FitSettings):
-        self.settings = settings
-        self.matrices, self.others = list(matrices), list(others)
-        self.flat = [nn.Parameter(p.data.flatten(1)) if p.ndim > 2 else p for p in self.matrices]
-        self.optimizers = [torch.optim.AdamW(self.others, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0)]
-        if self.flat:
-            muon = torch.optim.Muon(self.flat, lr=0.0, weight_decay=settings.weight_decay, ns_steps=4)
-            self.optimizers.append(muon)
-
-    def step(self, step: int) -> float:
-        """One update at the learning rates of `step` -> the gradient's norm before it was clipped."""
-        settings = self.settings
-        norm = nn.utils.clip_grad_norm_(self.matrices + self.others, settings.clip)
-        for flat, p in zip(self.flat, self.matrices, strict=True):
-            if flat is not p:
-                flat.grad = p.grad.flatten(1)
-        scale = (step + 1) / settings.warmup
-        if step >= settings.warmup:
-            progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-            scale = settings.final_lr + (1 - settings.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-        for optimizer, peak in zip(self.optimizers, (settings.lr, settings.muon), strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * scale
-            optimizer.step()
-            optimizer.zero_grad()
-        for p in self.matrices:
-            p.grad = None
-        return float(norm)
-
-    def state(self) -> list[dict]:
-        return [optimizer.state_dict() for optimizer in self.optimizers]
-
-    def load(self, states: list[dict]) -> None:
-        for optimizer, state in zip(self.optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
-
-
-def split_parameters(network: nn.Module, excluded: tuple[str, ...]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters -> hidden matrices (and full convolutions) for Muon, all others.
-
-    `excluded`: parts of names that AdamW keeps: embeddings, heads, and matrices whose starting value is to be kept.
+    `excluded` lists parts of names that AdamW keeps: embeddings, heads, and matrices whose starting value must stay
+    recognisable.
     """
-    matrices, others = [], []
+    matrices, others = {}, {}
     for name, p in network.named_parameters():
         if p.requires_grad:
             hidden = p.ndim >= 2 and p.shape[1] > 1 and not any(part in name for part in excluded)
-            (matrices if hidden else others).append(p)
+            (matrices if hidden else others)[name] = p
     return matrices, others
+
+
+def train_state(network: nn.Module, settings: FitSettings, excluded: tuple[str, ...] = ()) -> TrainState:
+    """The trainable parameters of `network` with fresh optimizers."""
+    matrices, others = split_parameters(network, excluded)
+    muon = [group(list(matrices.values()), settings.muon, settings.weight_decay)] if matrices else []
+    optimizers = adamw_and_muon([group(list(others.values()), settings.lr)], muon, (0.9, 0.95), _MUON)
+    schedule = WarmupCosine(settings.steps, settings.warmup, settings.final_lr)
+    return TrainState({**matrices, **others}, optimizers, schedule, settings.ema_decay)
 
 
 def fit(
@@ -108,57 +85,48 @@ def fit(
     report: Report | None = None,
     every: int = 50,
 ) -> None:
-    """Train `network` in place to the last step; a second call after a cut-off goes on from the last saved state.
+    """Train `network` in place to the last step. A second call continues an interrupted one from its last saved state.
 
-    `loss(step, generator)` draws everything random from the generator, which is keyed by seed and step: a run that was
-    resumed takes the same steps. Raises Blip3oError, the last saved state untouched, when a loss is not finite.
+    `loss(step, generator)` must take all random numbers from the generator, whose seed is a function of the run's seed
+    and the step: a resumed run then takes the same steps. Every `every`-th step is logged to `folder`/log.jsonl. Raises
+    Blip3oError, and leaves the last saved state alone, when a loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    optimizers = Optimizers(*split_parameters(network, excluded), settings)
-    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    ema = EMA(trained, settings.ema_decay) if settings.ema_decay is not None else None
-    saved, step = folder / "state.pt", 0
+    state, saved = train_state(network, settings, excluded), folder / "state.pt"
     if saved.is_file():
-        state = torch.load(saved, map_location="cpu", weights_only=True)
-        step = state["step"]
-        with torch.no_grad():
-            for name, p in trained.items():
-                p.copy_(state["parameters"][name])
-        optimizers.load(state["optimizers"])
-        if ema is not None:
-            ema.shadow = state["ema"]
+        state.load_state_dict(read_state(saved, f"Delete {folder} to train this part from the start."))
     network.train()
     began, spent = time.perf_counter(), time.process_time()
-    while step < settings.steps:
-        generator = seeded(settings.seed * 1_000_003 + step)
+    while state.step < settings.steps:
+        generator = seeded(settings.seed * 1_000_003 + state.step)
         with torch.autocast("cpu", torch.bfloat16) if settings.bf16 else nullcontext():
-            value, numbers = loss(step, generator)
-        if not bool(torch.isfinite(value)):
+            value, numbers = loss(state.step, generator)
+        if not is_finite(value):
             raise Blip3oError(
-                f"Step {step + 1} of {folder.name} stopped: the loss is {value.item()}. The last good state is in "
-                f"{saved}; lower the learning rates ({settings.lr}, {settings.muon}) or set bf16 to false."
+                f"Step {state.step + 1} of {folder.name} stopped: the loss is {value.item()}. The last good state is "
+                f"in {saved}. Lower the learning rates ({settings.lr}, {settings.muon}) or set bf16 to false."
             )
         value.backward()
-        norm = optimizers.step(step)
-        if ema is not None:
-            ema.update()
-        step += 1
-        if step == 1 or step % every == 0 or step == settings.steps:
-            entry = {"step": step, "loss": value.item(), **numbers, "gradient_norm": norm,
-                     "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - spent}  # fmt: skip
+        norm = float(nn.utils.clip_grad_norm_(state.parameters.values(), settings.clip))
+        state.apply_gradients()
+        if state.step == 1 or state.step % every == 0 or state.step == settings.steps:
+            entry = {
+                "step": state.step,
+                "loss": value.item(),
+                **numbers,
+                "gradient_norm": norm,
+                "seconds": time.perf_counter() - began,
+                "cpu_seconds": time.process_time() - spent,
+            }
             with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
                 log.write(json.dumps(entry) + "\n")
             if report is not None:
                 report({"stage": folder.name, **entry})
-        if step % settings.save_every == 0 or step == settings.steps:
-            state = {"step": step, "parameters": {n: p.detach() for n, p in trained.items()},
-                     "optimizers": optimizers.state(), "ema": ema.shadow if ema else None}  # fmt: skip
+        if state.step % settings.save_every == 0 or state.step == settings.steps:
             with atomic_write(saved) as scratch, open(scratch, "wb") as file:
-                torch.save(state, file)
-    if ema is not None:
-        with torch.no_grad():
-            for name, p in trained.items():
-                p.copy_(ema.shadow[name])
+                torch.save(state.state_dict(), file)
+    if state.ema is not None:
+        state.ema.copy_to_parameters()
     network.eval()
 
 

@@ -12,10 +12,10 @@ import torch
 from ...prompts.encoder import PromptEncoder
 from ..config import TrainingConfig
 from ..losses import IGNORED, Batch, Objective, collate, timesteps_from
-from ..optimizer import row_randomness
 from .items import Item, ShuffledOrder
 from .latent_cache import ImageEncoder
 from .packed import PackedItem
+from .row_randomness import row_randomness
 
 
 @dataclass(frozen=True)
