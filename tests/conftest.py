@@ -186,7 +186,7 @@ def faulty(place) -> Path:
 @pytest.fixture
 def edit(editor, place):
     """edit with that checkpoint and few steps; {here} is the folder of pictures -> exit status."""
-    from blip3o_core.__main__ import main
+    from blip3o_core.cli.main import main
 
     def run(*arguments, model=editor) -> int:
         words = [str(argument).replace("{here}", str(place)) for argument in arguments]

@@ -1,208 +1,260 @@
-"""`python -m blip3o_core edit`: pictures changed as an instruction says, one or a list of them."""
+"""`blip3o edit`: images changed as an instruction says, one or a list of them."""
 
 import argparse
-import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..diffusion.reference_mode import REFERENCE_MODES, ReferenceMode, Strengths
 from ..errors import Blip3oError
-from ..images.preprocess import FITS
-from .common import (
-    Bar,
+from .arguments import (
+    FITS,
+    REFERENCE_MODES,
+    UsageError,
     add_interval_option,
     add_model_options,
     add_rendering_options,
     add_sampling_options,
     add_seed_options,
-    check_picture_name,
+    add_token_guidance_options,
+    check_png_out,
+    number,
+    strength,
+)
+from .common import (
+    CANCELLED,
+    Bar,
     device_of,
-    dtype_of,
-    interval_of,
-    interval_settings,
-    parse_size,
+    generation_settings,
+    load_pipeline,
+    open_checkpoint,
+    option_words,
     sampling_of,
+    say,
     stored_settings,
 )
 
 _STRENGTHS = {
-    "text": "of what the language model says, 0 to 10",
-    "cross": "of the references in cross-attention",
-    "noise": "of the references beside the noise",
+    "text": "strength of the instruction, from 0 (ignore it) to 10",
+    "cross": "strength of the references in cross-attention, from 0 to 10",
+    "noise": "strength of the reference next to the noise, from 0 to 10",
 }
 
 
-def add_edit_command(commands) -> None:
-    edit = commands.add_parser(
+def add_command(commands) -> None:
+    parser = commands.add_parser(
         "edit",
-        help="change pictures as an instruction says",
-        description="Draw a picture from one to eight pictures and an instruction, or one per line of a list. "
+        help="change images as an instruction says",
+        description="Make an image from one to eight images and an instruction, or one for each line of a list. "
         "docs/editing.md says more.",
-        epilog="example: python -m blip3o_core edit --image circle.png --instruction "
-        '"make the circle blue" --out blue.png',
+        epilog='example: blip3o edit --image circle.png --instruction "make the circle blue" --out blue.png',
     )
-    edit.add_argument(
-        "--image", type=Path, action="append", metavar="FILE", help="picture to start from; again for each further one"
+    parser.add_argument(
+        "--image", type=Path, action="append", metavar="FILE", help="image to start from; repeat it for further images"
     )
-    edit.add_argument("--instruction", help='what to change; "image 2" is the second --image')
-    edit.add_argument(
-        "--list", type=Path, metavar="FILE.jsonl", help="instead: one JSON object a line, with image or images, "
-        "instruction, and where wanted mask, out, seed; pictures already there are skipped",
-    )  # fmt: skip
-    edit.add_argument(
-        "--out", type=Path, required=True, help="PNG to write; with --list a folder for 00000.png, 00001.png, ..."
+    parser.add_argument("--instruction", help='what to change; "image 2" means the second --image')
+    parser.add_argument(
+        "--list",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="instead of --image and --instruction: a file with a JSON object on each line that has image or images, "
+        "instruction, and if wanted mask, out and seed. Images that exist already are skipped",
     )
-    edit.add_argument(
-        "--mask", type=Path, metavar="FILE",
-        help="picture as large as the first image, white where it may change; everything else stays as it is",
-    )  # fmt: skip
-    edit.add_argument(
-        "--feather", type=int, default=0, metavar="N", help="pixels inside the mask to blend over (default 0)"
+    parser.add_argument(
+        "--out", type=Path, required=True, help="PNG file to write; with --list a folder for 00000.png, 00001.png, ..."
     )
-    edit.add_argument(
-        "--fit", choices=FITS, default="stretch", help="how pictures become square for the tokens (default stretch)"
+    parser.add_argument(
+        "--mask",
+        type=Path,
+        metavar="FILE",
+        help="image as large as the first --image, white where it may change; the rest stays as it is",
     )
-    edit.add_argument(
-        "--reference-mode", choices=REFERENCE_MODES, default="auto",
-        help="how the diffusion sees the pictures: by the tokens alone, in cross-attention, beside the noise, or both "
-        "(auto: all that the checkpoint has)",
-    )  # fmt: skip
+    parser.add_argument(
+        "--feather",
+        type=number(int, "from 0 to 1024", lambda value: 0 <= value <= 1024),
+        default=0,
+        metavar="N",
+        help="width of the soft edge inside the mask, in pixels (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fit",
+        choices=FITS,
+        default="stretch",
+        help="how images are made square for the image tokens (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--reference-mode",
+        choices=REFERENCE_MODES,
+        default="auto",
+        help="how the diffusion model sees the images: only through the image tokens (tokens), in cross-attention "
+        "(cross), next to the noise (noise), or both; auto: all that the checkpoint supports (default: %(default)s)",
+    )
     for name, what in _STRENGTHS.items():
-        edit.add_argument(f"--{name}-strength", type=float, default=1.0, metavar="X", help=f"{what} (default 1)")
-    add_model_options(edit)
-    add_seed_options(edit)
-    add_rendering_options(edit, "the first image's shape, at as many pixels as the model was trained at")
-    add_interval_option(edit)
-    add_sampling_options(edit)
-    edit.set_defaults(run=run_edit)
+        parser.add_argument(
+            f"--{name}-strength", type=strength, default=1.0, metavar="X", help=f"{what} (default: %(default)s)"
+        )
+    add_model_options(parser)
+    add_seed_options(parser)
+    add_rendering_options(parser, "the first image's shape, with as many pixels as the model was trained at")
+    add_interval_option(parser)
+    add_sampling_options(parser)
+    add_token_guidance_options(parser)
+    parser.set_defaults(run=run, parser=parser, cancelled=CANCELLED)
 
 
-def run_edit(arguments: argparse.Namespace) -> None:
-    from ..checkpoint.bundled import resolve_checkpoint
-    from ..checkpoint.checkpoint import open_checkpoint
-    from ..editing.jobs import prepare_all
+def run(arguments: argparse.Namespace) -> None:
+    _check(arguments)
+    from ..diffusion.reference_mode import Strengths
+    from ..editing.jobs import EditSettings, prepare_all
     from ..images.png import check_writable
-    from ..pipeline import Pipeline, check_rendering
+    from ..pipeline import check_rendering
 
-    edits = _edits(arguments)
-    size, sampling = parse_size(arguments.size), sampling_of(arguments)
+    jobs = _jobs(arguments)
+    sampling, interval = sampling_of(arguments, arguments.token_guidance), arguments.guidance_interval
     strengths = Strengths(arguments.text_strength, arguments.cross_strength, arguments.noise_strength)
-    device = device_of(arguments.device)
-    checkpoint = open_checkpoint(resolve_checkpoint(arguments.checkpoint), arguments.diffusion_folder)
-    interval = interval_of(arguments)
-    check_rendering(checkpoint, size, arguments.steps, arguments.guidance, interval)
+    device, checkpoint = device_of(arguments.device), open_checkpoint(arguments)
+    check_rendering(checkpoint, arguments.size, arguments.steps, arguments.guidance, interval)
     name, mode = checkpoint.reference_mode.select(arguments.reference_mode, strengths, str(checkpoint.folder))
     negative = (arguments.negative_prompt or "") if sampling.guidance > 1 else None
-    prepared = prepare_all(
-        edits, arguments.list, checkpoint, fit=arguments.fit, size=size, feather=arguments.feather, negative=negative
-    )
-    for one in prepared:
-        for number in one.unknown:
-            where = "" if one.job.line is None else f"line {one.job.line}: "
-            _say(f"warning: {where}the instruction names image {number}; images given: {len(one.job.images)}")
-    planned = [(one, _settings(arguments, checkpoint, one, k, device, name)) for k, one in enumerate(prepared)]
+    shared = EditSettings(arguments.fit, arguments.size, arguments.feather, negative)
+    prepared = prepare_all(jobs, arguments.list, checkpoint, shared)
+    for edit in prepared:
+        _warn_of_unknown_images(edit)
+    planned = [(edit, _settings(arguments, checkpoint, edit, k, device, name)) for k, edit in enumerate(prepared)]
     if arguments.list is not None:
-        planned = [plan for plan in planned if not _is_there(*plan)]
+        planned = [plan for plan in planned if not _exists(*plan)]
     if not planned:
         return
     check_writable(planned[0][0].job.out.parent)
-    pipeline = Pipeline(checkpoint, device, dtype_of(arguments.dtype))
-    for k, (one, settings) in enumerate(planned, 1):
-        label = f"{k}/{len(planned)} " if len(planned) > 1 else ""
-        _draw(pipeline, one, settings, sampling, interval, strengths, mode, label)
-        print(one.job.out)
+    editor = Editor(load_pipeline(arguments, checkpoint, device), sampling, interval, strengths, mode)
+    for k, (edit, settings) in enumerate(planned, 1):
+        run_edit(editor, edit, settings, f"{k}/{len(planned)} " if len(planned) > 1 else "")
+        print(edit.job.out)
 
 
-def _edits(arguments: argparse.Namespace) -> list:
-    """What is asked for, one edit or those of the list."""
-    from ..editing.jobs import EditJob, read_list
-    from ..editing.masks import check_feather
-
-    check_feather(arguments.feather)
-    if arguments.list is None:
-        if not arguments.image:
-            raise Blip3oError("There is no image to edit. Give --image FILE, once for each picture, or --list FILE.")
-        if arguments.instruction is None:
-            raise Blip3oError("There is no instruction. Say what should change with --instruction TEXT.")
-        check_picture_name(arguments.out, "edit")
-        edits = [EditJob(arguments.image, arguments.instruction, arguments.out, arguments.mask)]
-    else:
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for options that contradict each other."""
+    if arguments.list is not None:
         for option in ("image", "instruction", "mask"):
             if getattr(arguments, option) is not None:
-                raise Blip3oError(f'--{option} does not go with --list. Write "{option}" into the lines of the list.')
-        edits = read_list(arguments.list, arguments.out)
-    if arguments.feather and not any(edit.mask for edit in edits):
-        raise Blip3oError(f"--feather is {arguments.feather}, but there is no mask. Give a mask, or leave it out.")
-    return edits
+                raise UsageError(f'--{option} cannot be used with --list. Write "{option}" into the lines of the list.')
+        return
+    if not arguments.image:
+        raise UsageError("There is no image to edit. Give --image FILE, once for each image, or --list FILE.")
+    if arguments.instruction is None:
+        raise UsageError("There is no instruction. Say what should change with --instruction TEXT.")
+    if arguments.feather and arguments.mask is None:
+        raise UsageError(f"--feather is {arguments.feather}, but there is no mask. Give --mask or leave it out.")
+    if arguments.mask is not None and arguments.size is not None:
+        raise UsageError("--size cannot be used with --mask: the result is as large as the first image. Leave one out.")
+    check_png_out(arguments.out)
 
 
-def _settings(arguments, checkpoint, one, index: int, device, mode: str) -> dict:
-    """Everything that decides the picture, and the command that draws it alone. `index`: of the line in a list."""
+def _jobs(arguments: argparse.Namespace) -> list:
+    from ..editing.jobs import EditJob, read_list
+
+    if arguments.list is None:
+        return [EditJob(arguments.image, arguments.instruction, arguments.out, arguments.mask)]
+    jobs = read_list(arguments.list, arguments.out)
+    if arguments.feather and not any(job.mask for job in jobs):
+        raise Blip3oError(
+            f"--feather is {arguments.feather}, but no line of {arguments.list} has a mask. Leave --feather out."
+        )
+    return jobs
+
+
+def _warn_of_unknown_images(edit) -> None:
+    where = "" if edit.job.line is None else f"line {edit.job.line}: "
+    for number_ in edit.unknown:
+        say(f"warning: {where}the instruction names image {number_}; images given: {len(edit.job.images)}")
+
+
+def _settings(arguments, checkpoint, edit, index: int, device, mode: str) -> dict:
+    """Everything that decides the image, and the command that makes it alone. `index`: of the line in a list."""
     from ..seeds import row_seeds
 
-    edit = one.job
-    [seed] = row_seeds(arguments.seed, 1, index) if edit.seed is None else row_seeds(edit.seed, 1)
+    job = edit.job
+    [seed] = row_seeds(arguments.seed, 1, index) if job.seed is None else row_seeds(job.seed, 1)
     [noise_seed] = [seed] if arguments.noise_seed is None else row_seeds(arguments.noise_seed, 1, index)
-    options = {
-        "instruction": edit.instruction, "fit": arguments.fit, "reference_mode": mode,
+    settings = {
+        "instruction": job.instruction,
+        "fit": arguments.fit,
+        "reference_mode": mode,
         **{f"{name}_strength": getattr(arguments, f"{name}_strength") for name in _STRENGTHS},
-        "seed": seed, "noise_seed": noise_seed, "steps": arguments.steps, "guidance": arguments.guidance,
-        "top_k": arguments.top_k, "top_p": arguments.top_p, "temperature": arguments.temperature,
-        "token_guidance": arguments.token_guidance, "dtype": arguments.dtype, "device": str(device),
-        **interval_settings(arguments),
-    }  # fmt: skip
+        "seed": seed,
+        "noise_seed": noise_seed,
+        **generation_settings(arguments),
+        "device": str(device),
+    }
     # With a mask the size follows from the first image.
-    options |= {"feather": arguments.feather} if edit.mask else {"size": f"{one.size[0]}x{one.size[1]}"}
-    if arguments.negative_prompt is not None:
-        options["negative_prompt"] = arguments.negative_prompt
-    return stored_settings(arguments, checkpoint, "edit", options, one.files)
+    settings |= {"feather": arguments.feather} if job.mask else {"size": f"{edit.size[0]}x{edit.size[1]}"}
+    inputs = [f"--image=IMAGE{k}" for k in range(1, len(job.images) + 1)] + ["--mask=MASK"] * (job.mask is not None)
+    return stored_settings(arguments, checkpoint, settings, edit.files, ["edit", *inputs, *option_words(settings)])
 
 
-def _is_there(one, settings: dict) -> bool:
-    """Whether a whole picture with these settings is where this one would be written; then its name is said."""
+def _exists(edit, settings: dict) -> bool:
+    """Whether the edit was made already, with these settings; if so, say it."""
     from ..images.png import is_made_with
 
-    there = is_made_with(one.job.out, settings)
-    if there:
-        _say(f"skipped {one.job.out}: it is there, with the same settings")
-    return there
+    exists = is_made_with(edit.job.out, settings)
+    if exists:
+        say(f"skipped {edit.job.out}: it exists, with the same settings")
+    return exists
 
 
-def _draw(
-    pipeline, one, settings: dict, sampling, interval, strengths: Strengths, reference_mode: ReferenceMode, label: str
-) -> None:
-    from ..editing import masks as masking
+@dataclass(frozen=True)
+class Editor:
+    """A loaded pipeline, and what all edits of a run share."""
+
+    pipeline: Any  # Pipeline
+    sampling: Any  # Sampling
+    interval: tuple[float, float]
+    strengths: Any  # Strengths
+    reference_mode: Any  # ReferenceMode
+
+
+def run_edit(editor: Editor, edit, settings: dict, label: str) -> None:
+    """Make one prepared edit and write it. `label`: words before each line that is said about it."""
+    from ..editing import masks
     from ..editing.jobs import open_mask, opened
     from ..images.png import save_png
     from ..images.preprocess import to_tensor
 
-    edit = one.job
-    read = [opened(path) for path in edit.images]
+    job, pipeline = edit.job, editor.pipeline
+    read = [opened(path) for path in job.images]
     if [facts for facts, _ in read] != settings["images"]:
-        raise Blip3oError(f"{edit.images[0]} or another image of {edit.out} changed during the run. Run it again.")
-    pictures = [picture for _, picture in read]
-    mask = None if edit.mask is None else open_mask(edit.mask, pictures[0].size)
-    references = pipeline.references(pictures, settings["fit"])
+        raise Blip3oError(f"{job.images[0]} or another image of {job.out} changed during the run. Run it again.")
+    images = [image for _, image in read]
+    mask = None if job.mask is None else open_mask(job.mask, images[0].size)
+    references = pipeline.references(images, settings["fit"])
     for line in references.described():
-        _say(label + line)
+        say(label + line)
     limit, count = pipeline.checkpoint.prompt_limit, len(references)
     several = "reference" if count == 1 else "references"
     each = references.codes.shape[1]
-    _say(f"{label}prompt {one.prompt_tokens:,} of {limit:,} tokens, {count} {several} x {each:,}")
+    say(f"{label}prompt {edit.prompt_tokens:,} of {limit:,} tokens, {count} {several} x {each:,}")
     with Bar(f"{label}tokens") as bar:
         tokens = pipeline.generate_tokens(
-            [edit.instruction], [settings["seed"]], sampling, references=references, callback=bar,
+            [job.instruction],
+            [settings["seed"]],
+            editor.sampling,
+            references=references,
+            callback=bar,
             negative_prompt=settings.get("negative_prompt"),
-        )  # fmt: skip
+        )
     with Bar(f"{label}diffusion") as bar:
-        [image] = pipeline.render(
-            tokens, [settings["noise_seed"]], one.size, settings["steps"], settings["guidance"], bar,
-            references=references, strengths=strengths, reference_mode=reference_mode, change_mask=mask,
-            interval=interval,
-        )  # fmt: skip
+        [made] = pipeline.render(
+            tokens,
+            [settings["noise_seed"]],
+            edit.size,
+            settings["steps"],
+            settings["guidance"],
+            bar,
+            references=references,
+            strengths=editor.strengths,
+            reference_mode=editor.reference_mode,
+            change_mask=mask,
+            interval=editor.interval,
+        )
     if mask is not None:
-        image = masking.composite(to_tensor(pictures[0])[0], image.cpu(), mask, settings["feather"])
-    save_png(edit.out, image, settings)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+        made = masks.composite(to_tensor(images[0])[0], made.cpu(), mask, settings["feather"])
+    save_png(job.out, made, settings)

@@ -1,6 +1,6 @@
-"""What a run of edits will draw, checked as far as can be before any weight is loaded.
+"""The edits of a run, checked as far as possible before any weight is loaded.
 
-A list of edits is a file of JSON objects, one a line; paths in it are relative to its folder.
+A list of edits is a file with a JSON object on each line. Paths in it are relative to the list's folder.
 """
 
 import contextlib
@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..errors import Blip3oError
+from ..errors import Blip3oError, bullet_list
 from ..images import preprocess
 from ..models import autoencoder
-from . import masks as masking
+from . import masks
 from .image_mentions import missing_image_numbers
 from .references import MAX_REFERENCES
 
 KEYS = ("image", "images", "instruction", "mask", "out", "seed")
-_SHOWN = 10  # faults of a list that are named at once
+_MOST = 10  # faulty lines of a list that are named at once
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,33 @@ class EditJob:
     instruction: str
     out: Path
     mask: Path | None = None
-    seed: int | None = None  # None: the run's
-    line: int | None = None  # of the list, counted from 1
+    seed: int | None = None  # None: --seed plus the number of the edit
+    line: int | None = None  # in the list, counted from 1
+
+
+@dataclass(frozen=True)
+class EditSettings:
+    """What all edits of a run share."""
+
+    fit: str = "stretch"
+    size: tuple[int, int] | None = None  # (width, height) in pixels; None: the first image's view
+    feather: int = 0  # pixels
+    negative: str | None = None  # None: tokens are not guided
 
 
 @dataclass(frozen=True)
 class PreparedEdit:
-    """An edit that can be drawn with the checkpoint it was checked for."""
+    """An edit whose files were read and that the checkpoint can make."""
 
     job: EditJob
-    size: tuple[int, int]  # (width, height) in pixels that is drawn; with a mask it is put into the first image
-    files: dict  # what is known of the files, to be stored
+    size: tuple[int, int]  # (width, height) in pixels that is rendered; with a mask it is put into the first image
+    files: dict  # size and sha256 of each input file, to be stored
     prompt_tokens: int
-    unknown: list[int]  # numbers of images that the instruction names and that are not there
+    unknown: list[int]  # numbers of images that the instruction names and that were not given
 
 
 def read_list(path: Path, folder: Path) -> list[EditJob]:
-    """The edits in a list, pictures to be written into `folder`. All faulty lines are in one Blip3oError."""
+    """The edits in a list; images are written into `folder`. One Blip3oError names all faulty lines."""
     try:
         # Not splitlines(): it also cuts at characters that an instruction may hold, like U+2028.
         lines = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
@@ -56,36 +66,36 @@ def read_list(path: Path, folder: Path) -> list[EditJob]:
     entries = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not entries:
         raise Blip3oError(
-            f'--list {path} holds no edit: every line is empty. Write one a line, like {{"image": "a.png", '
+            f'--list {path} is empty. Write an edit on each line, like {{"image": "a.png", '
             '"instruction": "make it red"}.'
         )
-    edits, faults = [], []
+    jobs, faults = [], []
     for index, (number, line) in enumerate(entries):
         try:
-            edits.append(_edit(line, number, path.parent, folder, f"{index:05d}.png"))
+            jobs.append(_job(line, number, path.parent, folder, f"{index:05d}.png"))
         except Blip3oError as error:
             faults.append(f"line {number}: {error}")
     taken: dict[str, int] = {}
-    for edit in edits:
+    for job in jobs:
         # Names that differ only in case are one file on some systems.
-        first = taken.setdefault(edit.out.name.casefold(), edit.line)
-        if first != edit.line:
-            faults.append(f'line {edit.line}: {edit.out.name} is written by line {first}. Give it another "out".')
-    _raise(path, faults)
-    return edits
+        first = taken.setdefault(job.out.name.casefold(), job.line)
+        if first != job.line:
+            faults.append(f'line {job.line}: line {first} writes {job.out.name}, too. Give it another "out".')
+    _raise_faults(path, faults)
+    return jobs
 
 
-def _edit(line: str, number: int, base: Path, folder: Path, name: str) -> EditJob:
+def _job(line: str, number: int, base: Path, folder: Path, name: str) -> EditJob:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise Blip3oError(f"this is no JSON: {error}. It starts {line[:40]!r}.") from error
+        raise Blip3oError(f"the line is not valid JSON: {error}. It starts with {line[:40]!r}.") from error
     if not isinstance(entry, dict):
-        raise Blip3oError(f"{line[:40]!r} is no JSON object. Write {{...}} with {', '.join(KEYS)}.")
+        raise Blip3oError(f"{line[:40]!r} is not a JSON object. Write {{...}} with {', '.join(KEYS)}.")
     if unknown := [key for key in entry if key not in KEYS]:
-        raise Blip3oError(f"{unknown[0]!r} is not known here. A line has {', '.join(KEYS)}.")
+        raise Blip3oError(f"unknown key {unknown[0]!r}. A line can have {', '.join(KEYS)}.")
     if ("image" in entry) == ("images" in entry):
-        raise Blip3oError('it must have either "image", a path, or "images", a list of paths.')
+        raise Blip3oError('give either "image", a path, or "images", a list of paths.')
     images = entry["images"] if "images" in entry else [entry["image"]]
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
         raise Blip3oError(f'the images are {images!r}. Give paths as text: "image": "a.png".')
@@ -102,100 +112,103 @@ def _edit(line: str, number: int, base: Path, folder: Path, name: str) -> EditJo
     return EditJob([base / image for image in images], entry.get("instruction", ""), folder / out, mask, seed, number)
 
 
-def prepare_all(edits: list[EditJob], source: Path | None, checkpoint: Checkpoint, **settings) -> list[PreparedEdit]:
-    """Every edit, see `prepare`. `source`: the list they come from, whose faulty lines are in one Blip3oError."""
-    check_sees(checkpoint)
-    inputs = {canonical_path(path) for edit in edits for path in (*edit.images, edit.mask) if path is not None}
+def prepare_all(
+    jobs: list[EditJob], source: Path | None, checkpoint: Checkpoint, settings: EditSettings
+) -> list[PreparedEdit]:
+    """`prepare` for every job. `source`: the list they come from; one Blip3oError names all its faulty lines."""
+    require_image_tokenizer(checkpoint)
+    inputs = {canonical_path(path) for job in jobs for path in (*job.images, job.mask) if path is not None}
     prepared, faults = [], []
-    for edit in edits:
+    for job in jobs:
         try:
-            check_apart(edit.out, inputs)
-            prepared.append(prepare(edit, checkpoint, **settings))
+            check_output(job.out, inputs)
+            prepared.append(prepare(job, checkpoint, settings))
         except Blip3oError as error:
             if source is None:
                 raise
-            faults.append(f"line {edit.line}: {error}")
-    _raise(source, faults)
+            faults.append(f"line {job.line}: {error}")
+    _raise_faults(source, faults)
     return prepared
 
 
-def check_sees(checkpoint: Checkpoint) -> None:
+def require_image_tokenizer(checkpoint: Checkpoint) -> None:
     if checkpoint.tower is None:
         raise Blip3oError(
-            f"{checkpoint.folder} holds no image tokenizer (TA-Tok), so it sees no pictures. Use one with it."
+            f"{checkpoint.folder} has no image tokenizer (TA-Tok), so it cannot read images. Use a checkpoint that has "
+            "one."
         )
 
 
-def check_apart(out: Path, places: set[str]) -> None:
-    """Raise Blip3oError if `out` is among `places`, see `canonical_path`, that are read."""
-    if canonical_path(out) in places:
-        raise Blip3oError(f"--out {out} is read, too, and would be overwritten. Choose another name to write.")
+def check_output(out: Path, inputs: set[str]) -> None:
+    """Raise Blip3oError if `out` is one of the `inputs`, given as canonical paths."""
+    if canonical_path(out) in inputs:
+        raise Blip3oError(f"--out {out} is also an input and would be overwritten. Choose another name.")
 
 
-def prepare(
-    edit: EditJob,
-    checkpoint: Checkpoint,
-    fit: str,
-    size: tuple[int, int] | None,
-    feather: int = 0,
-    negative: str | None = None,
-) -> PreparedEdit:
-    """Read all files and measure the prompt. `negative`: None when tokens are not guided.
+def prepare(job: EditJob, checkpoint: Checkpoint, settings: EditSettings) -> PreparedEdit:
+    """Read all files and measure the prompt.
 
-    The size is `size`, else the first image's view; with a mask it is the view's in any case.
+    The image gets `settings.size`, else the size of the first image's view; with a mask always the view's.
     """
-    if not edit.instruction.strip():
-        raise Blip3oError(f"The instruction is {edit.instruction!r}: nothing is asked for. Say what should change.")
-    if not 1 <= len(edit.images) <= MAX_REFERENCES:
+    if not job.instruction.strip():
+        raise Blip3oError(f"The instruction is {job.instruction!r}. Say what should change.")
+    if not 1 <= len(job.images) <= MAX_REFERENCES:
         raise Blip3oError(
-            f"{len(edit.images)} images: an edit takes 1 to {MAX_REFERENCES}. Put several into one picture if needed."
+            f"There are {len(job.images)} images; an edit takes 1 to {MAX_REFERENCES}. Put several into one image if "
+            "needed."
         )
-    if edit.mask is not None:
-        masking.check_fit(fit)
-        if size is not None:
-            raise Blip3oError("--size does not go with a mask: the result has the first image's size. Leave one out.")
-    if size is not None:
-        autoencoder.check_size(*size, checkpoint.latent_multiple)
-    # A prompt's length does not depend on what the codes are.
-    codes = torch.zeros(len(edit.images), checkpoint.grid[0] * checkpoint.grid[1], dtype=torch.int64)
+    if job.mask is not None:
+        masks.check_fit(settings.fit)
+        if settings.size is not None:
+            raise Blip3oError(
+                "--size cannot be used with a mask: the result is as large as the first image. Leave one out."
+            )
+    if settings.size is not None:
+        autoencoder.check_size(*settings.size, checkpoint.latent_multiple)
+    length = _prompt_length(job, checkpoint, settings.negative)
+    facts, sizes, views = [], [], []
+    for path in job.images:
+        known, image = opened(path)
+        with _naming(path):
+            # Made and thrown away: this refuses an image that cannot be used.
+            view = preprocess.vae_input(image, settings.fit, checkpoint.trained_side, checkpoint.latent_multiple)
+        facts.append(known)
+        sizes.append(image.size)
+        views.append((view.shape[2], view.shape[1]))
+    files = {"images": facts}
+    if job.mask is not None:
+        files["mask"] = {"size": _text(sizes[0]), "sha256": _digest(job.mask)}
+        with _naming(job.mask):
+            masks.feather_mask(open_mask(job.mask, sizes[0]), settings.feather)
+    unknown = missing_image_numbers(job.instruction, len(job.images))
+    return PreparedEdit(job, settings.size or views[0], files, length, unknown)
+
+
+def _prompt_length(job: EditJob, checkpoint: Checkpoint, negative: str | None) -> int:
+    """Tokens of the prompt. Raises Blip3oError when it, or the negative one, is too long for the model."""
+    # The length does not depend on what the codes are.
+    codes = torch.zeros(len(job.images), checkpoint.grid[0] * checkpoint.grid[1], dtype=torch.int64)
     encode, features = checkpoint.prompt_encoder.encode_edit, checkpoint.reference_mode.features
     if negative is not None:
         encode(negative, codes, as_features=features)
-    length = len(encode(edit.instruction, codes, as_features=features))
-    images, sizes, views = [], [], []
-    for path in edit.images:
-        facts, picture = opened(path)
-        with _naming(path):
-            # Made and thrown away: it refuses what cannot be made.
-            view = preprocess.vae_input(picture, fit, checkpoint.trained_side, checkpoint.latent_multiple)
-        images.append(facts)
-        sizes.append(picture.size)
-        views.append((view.shape[2], view.shape[1]))
-    files = {"images": images}
-    if edit.mask is not None:
-        files["mask"] = {"size": _text(sizes[0]), "sha256": _digest(edit.mask)}
-        with _naming(edit.mask):
-            masking.feather_mask(open_mask(edit.mask, sizes[0]), feather)
-    return PreparedEdit(
-        edit, size or views[0], files, length, missing_image_numbers(edit.instruction, len(edit.images))
-    )
+    return len(encode(job.instruction, codes, as_features=features))
 
 
 def opened(path: Path) -> tuple[dict, object]:
-    """What is stored of a picture that was read, its size and sha256, and the picture."""
+    """The size and sha256 of an image file, to be stored, and the image."""
     digest = _digest(path)
-    picture = preprocess.open_image(path)
-    return {"size": _text(picture.size), "sha256": digest}, picture
+    image = preprocess.open_image(path)
+    return {"size": _text(image.size), "sha256": digest}, image
 
 
 def open_mask(path: Path, size: tuple[int, int]) -> torch.Tensor:
-    """(H, W) in [0, 1] of a mask for a picture of `size` (width, height)."""
-    return masking.check_mask(preprocess.open_mask(path), size)
+    """A mask (H, W) in [0, 1] for an image of `size` (width, height)."""
+    return masks.check_mask(preprocess.open_mask(path), size)
 
 
 @contextlib.contextmanager
 def _naming(path: Path):
-    """A Blip3oError from within names the file, too."""
+    """A Blip3oError raised inside also names the file."""
     try:
         yield
     except Blip3oError as error:
@@ -207,11 +220,11 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         reason = getattr(error, "strerror", None) or error
-        raise Blip3oError(f"{path} cannot be read: {reason}. Give the name of a picture that is there.") from error
+        raise Blip3oError(f"{path} cannot be read: {reason}. Give the name of an image file that exists.") from error
 
 
 def canonical_path(path: Path) -> str:
-    """One text for every way to write a path."""
+    """The same text for all spellings of a path."""
     try:
         return str(path.resolve())
     except (OSError, ValueError):
@@ -222,7 +235,6 @@ def _text(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _raise(source: Path, faults: list[str]) -> None:
+def _raise_faults(source: Path, faults: list[str]) -> None:
     if faults:
-        more = [f"and {len(faults) - _SHOWN} lines more"] if len(faults) > _SHOWN else []
-        raise Blip3oError(f"--list {source}: nothing was drawn.\n  " + "\n  ".join(faults[:_SHOWN] + more))
+        raise Blip3oError(f"--list {source} has faulty lines. No image was made.\n{bullet_list(faults, _MOST)}")

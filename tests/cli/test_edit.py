@@ -1,4 +1,4 @@
-"""`python -m blip3o_core edit`: what it writes, that a picture can be made again, and how it fails."""
+"""`blip3o edit`: what it writes, that an image can be made again, and how it fails."""
 
 import hashlib
 import json
@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from blip3o_core.__main__ import main
 from blip3o_core.checkpoint import bundled
-from blip3o_core.editing import masks as masking
+from blip3o_core.cli.main import main
+from blip3o_core.editing import masks
 from blip3o_core.images.png import read_settings
 from blip3o_core.images.preprocess import open_image
 from tests.support.pictures import files, made_again, noise, pixels
@@ -183,57 +183,69 @@ def test_a_photo_that_lies_on_its_side_is_turned(edit, place):
 
 
 MISTAKES = {
-    "no image": (["--instruction=red"], "no image"),
-    "no instruction": (["--image={here}/a.png"], "no instruction"),
-    "empty instruction": ([*ONE, "--instruction="], "nothing is asked"),
-    "blank instruction": ([*ONE, "--instruction= \n"], "nothing is asked"),
-    "missing file": ([*ONE, "--image={here}/absent.png"], "absent.png"),
-    "folder for an image": ([*ONE, "--image={here}"], "directory"),
-    "empty file": ([*ONE, "--image={here}/empty.png"], "0 bytes"),
-    "text named .png": ([*ONE, "--image={here}/text.png"], "text.png"),
-    "half a picture": ([*ONE, "--image={here}/half.png"], "half.png"),
-    "20,000 pixels": ([*ONE, "--image={here}/wide.png"], "20000"),
-    "too long": ([*ONE, "--image={here}/long.png"], "long.png: The image is 9x1"),
-    "nine references": ([*ONE, *["--image={here}/b.png"] * 8], "1 to 8"),
-    "more references than fit": ([*ONE, *["--image={here}/b.png"] * 7, "--instruction=" + "a" * 80], "400"),
-    "over-long instruction": ([*ONE, "--instruction=" + "word " * 99], "400"),
-    "over-long negative prompt": ([*ONE, "--negative-prompt=" + "word " * 99, "--token-guidance=2"], "400"),
-    "mask of another size": ([*ONE, "--mask={here}/b.png"], "20x30"),
-    "mask that is missing": ([*ONE, "--mask={here}/absent.png"], "absent.png"),
-    "mask that is text": ([*ONE, "--mask={here}/text.png"], "text.png"),
-    "black mask": ([*ONE, "--mask={here}/black.png"], "black.png: The mask is empty"),
-    "mask with a size": ([*ONE, "--mask={here}/hole.png", "--size=64x64"], "--size"),
-    "mask with a crop": ([*ONE, "--mask={here}/hole.png", "--fit=crop"], "crop"),
-    "feather without a mask": ([*ONE, "--feather=3"], "no mask"),
-    "feather below zero": ([*ONE, "--mask={here}/hole.png", "--feather=-1"], "feather is -1"),
-    "feather wider than the mask": ([*ONE, "--mask={here}/hole.png", "--feather=13"], "leaves nothing"),
-    "list with a mask": (["--list={here}/list.jsonl", "--mask={here}/hole.png"], "--mask does not go with --list"),
-    "list with an image": (["--list={here}/list.jsonl", "--image={here}/a.png"], "--image does not go with --list"),
-    "list with an instruction": (["--list={here}/list.jsonl", "--instruction=a"], "--instruction does not go"),
-    "size not a multiple": ([*ONE, "--size=65x64"], "64x64"),
-    "no steps": ([*ONE, "--steps=0"], "steps"),
-    "guidance not a number": ([*ONE, "--guidance=nan"], "guidance"),
-    "strength not a number": ([*ONE, "--text-strength=nan"], "strength of text"),
-    "strength too large": ([*ONE, "--cross-strength=11"], "strength of cross"),
-    "strength of a way not taken": ([*ONE, "--reference-mode=noise", "--cross-strength=0.5"], "cross strength is 0.5"),
-    "no such device": ([*ONE, "--device=toaster"], "toaster"),
-    "absent model": ([*ONE, "--checkpoint=/nowhere/model"], "/nowhere/model"),
-    "other format": ([*ONE, "--out={here}/out.jpg"], ".png"),
-    "folder for one picture": ([*ONE, "--out={here}"], ".png"),
-    "over its own image": ([*ONE, "--out={here}/a.png"], "overwritten"),
-    "over its own image, written otherwise": ([*ONE, "--out={here}/../{name}/a.png"], "overwritten"),
-    "below a file": ([*ONE, "--out={here}/text.png/out.png"], "text.png"),
+    "no image": (["--instruction=red"], 2, "no image"),
+    "no instruction": (["--image={here}/a.png"], 2, "no instruction"),
+    "empty instruction": ([*ONE, "--instruction="], 1, "Say what should change"),
+    "blank instruction": ([*ONE, "--instruction= \n"], 1, "Say what should change"),
+    "missing file": ([*ONE, "--image={here}/absent.png"], 1, "absent.png"),
+    "folder for an image": ([*ONE, "--image={here}"], 1, "directory"),
+    "empty file": ([*ONE, "--image={here}/empty.png"], 1, "0 bytes"),
+    "text named .png": ([*ONE, "--image={here}/text.png"], 1, "text.png"),
+    "half a picture": ([*ONE, "--image={here}/half.png"], 1, "half.png"),
+    "20,000 pixels": ([*ONE, "--image={here}/wide.png"], 1, "20000"),
+    "too long": ([*ONE, "--image={here}/long.png"], 1, "long.png: The image is 9x1"),
+    "nine references": ([*ONE, *["--image={here}/b.png"] * 8], 1, "1 to 8"),
+    "more references than fit": ([*ONE, *["--image={here}/b.png"] * 7, "--instruction=" + "a" * 80], 1, "400"),
+    "over-long instruction": ([*ONE, "--instruction=" + "word " * 99], 1, "400"),
+    "over-long negative prompt": ([*ONE, "--negative-prompt=" + "word " * 99, "--token-guidance=2"], 1, "400"),
+    "mask of another size": ([*ONE, "--mask={here}/b.png"], 1, "20x30"),
+    "mask that is missing": ([*ONE, "--mask={here}/absent.png"], 1, "absent.png"),
+    "mask that is text": ([*ONE, "--mask={here}/text.png"], 1, "text.png"),
+    "black mask": ([*ONE, "--mask={here}/black.png"], 1, "black.png: The mask is empty"),
+    "mask with a size": ([*ONE, "--mask={here}/hole.png", "--size=64x64"], 2, "--size"),
+    "mask with a crop": ([*ONE, "--mask={here}/hole.png", "--fit=crop"], 1, "crop"),
+    "feather without a mask": ([*ONE, "--feather=3"], 2, "no mask"),
+    "feather below zero": ([*ONE, "--mask={here}/hole.png", "--feather=-1"], 2, "--feather: -1"),
+    "feather wider than the mask": ([*ONE, "--mask={here}/hole.png", "--feather=13"], 1, "leaves nothing"),
+    "list with a mask": (
+        ["--list={here}/list.jsonl", "--mask={here}/hole.png"],
+        2,
+        "--mask cannot be used with --list",
+    ),
+    "list with an image": (
+        ["--list={here}/list.jsonl", "--image={here}/a.png"],
+        2,
+        "--image cannot be used with --list",
+    ),
+    "list with an instruction": (["--list={here}/list.jsonl", "--instruction=a"], 2, "--instruction cannot be used"),
+    "size not a multiple": ([*ONE, "--size=65x64"], 1, "64x64"),
+    "no steps": ([*ONE, "--steps=0"], 2, "steps"),
+    "guidance not a number": ([*ONE, "--guidance=nan"], 2, "guidance"),
+    "strength not a number": ([*ONE, "--text-strength=nan"], 2, "--text-strength: nan"),
+    "strength too large": ([*ONE, "--cross-strength=11"], 2, "--cross-strength: 11"),
+    "strength of an unused mode": (
+        [*ONE, "--reference-mode=noise", "--cross-strength=0.5"],
+        1,
+        "cross strength is 0.5",
+    ),
+    "no such device": ([*ONE, "--device=toaster"], 1, "toaster"),
+    "absent checkpoint": ([*ONE, "--checkpoint=/nowhere/model"], 1, "/nowhere/model"),
+    "other format": ([*ONE, "--out={here}/out.jpg"], 2, ".png"),
+    "folder for one picture": ([*ONE, "--out={here}"], 2, ".png"),
+    "over its own image": ([*ONE, "--out={here}/a.png"], 1, "overwritten"),
+    "over its own image, written otherwise": ([*ONE, "--out={here}/../{name}/a.png"], 1, "overwritten"),
+    "below a file": ([*ONE, "--out={here}/text.png/out.png"], 1, "text.png"),
 }
 
 
-@pytest.mark.parametrize("arguments, shown", MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_said_before_weights_are_loaded(arguments, shown, edit, faulty, capsys, monkeypatch):
+@pytest.mark.parametrize("arguments, status, shown", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_said_before_weights_are_loaded(arguments, status, shown, edit, faulty, capsys, monkeypatch):
     """Catches a traceback, minutes of loading before a refusal, and half-made results."""
     from blip3o_core import pipeline
 
     monkeypatch.setattr(pipeline.Pipeline, "__init__", lambda *_: pytest.fail("weights were loaded"))
     before = files(faulty)
-    assert edit("--out={here}/out.png", *[word.replace("{name}", faulty.name) for word in arguments]) == 2
+    assert edit("--out={here}/out.png", *[word.replace("{name}", faulty.name) for word in arguments]) == status
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("error: ") and shown in said.err and "Traceback" not in said.err
     assert files(faulty) == before
@@ -243,7 +255,7 @@ def test_a_mistake_is_said_before_weights_are_loaded(arguments, shown, edit, fau
 def test_a_way_that_the_checkpoint_lacks_is_refused(asked, edit, teller, place, capsys):
     """Catches references silently left out of the diffusion."""
     before = files(place)
-    assert edit(*ONE, f"--reference-mode={asked}", model=teller) == 2
+    assert edit(*ONE, f"--reference-mode={asked}", model=teller) == 1
     assert "that takes use_und_image_vae" in capsys.readouterr().err and files(place) == before
     assert edit(*ONE, model=teller) == 0
     assert read_settings(place / "out.png")["reference_mode"] == "tokens"
@@ -273,9 +285,9 @@ def test_a_feather_as_wide_as_a_photo_is_quick():
     """Catches blurring by squares of pixels, which takes minutes for a wide feather."""
     mask = torch.zeros(800, 900)
     mask[50:-50, 50:-50] = 1
-    weights = masking.feather_mask(mask, 200)
+    weights = masks.feather_mask(mask, 200)
     # From nothing at the edge to all of it 200 pixels inside.
     assert not weights[49].any() and weights[50, 450] < 0.01 and abs(weights[150, 450] - 0.5) < 0.01
     assert torch.all(weights[50:249, 450].diff() > 0) and torch.all(weights[250:550, 450] == 1)
-    whole = masking.feather_mask(torch.ones(40, 50), 20)
+    whole = masks.feather_mask(torch.ones(40, 50), 20)
     assert torch.equal(whole, torch.ones(40, 50))

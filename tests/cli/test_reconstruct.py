@@ -1,11 +1,11 @@
-"""`python -m blip3o_core reconstruct`: a picture to image tokens and back."""
+"""`blip3o reconstruct`: an image to image tokens and back."""
 
 import json
 
 import pytest
 import torch
 
-from blip3o_core.__main__ import main
+from blip3o_core.cli.main import main
 from blip3o_core.images.png import read_settings
 from tests.support.pictures import files, made_again, pixels
 
@@ -54,26 +54,26 @@ def test_the_bundled_model_gives_a_picture_back(place):
 
 
 RECONSTRUCT_MISTAKES = {
-    "missing file": (["--image={here}/absent.png"], "absent.png"),
-    "text": (["--image={here}/text.png"], "text.png"),
-    "other format": (["--out={here}/a.jpg"], ".png"),
-    "over its own image": (["--out={here}/a.png"], "overwritten"),
-    "size of the autoencoder": (["--from=autoencoder", "--size=64x64"], "--size"),
-    "size not a multiple": (["--size=65x64"], "64x64"),
-    "no steps": (["--steps=0"], "steps"),
-    "absent model": (["--checkpoint=/nowhere/model"], "/nowhere/model"),
-    "too long": (["--image={here}/long.png"], "at most 8 times"),
+    "missing file": (["--image={here}/absent.png"], 1, "absent.png"),
+    "text": (["--image={here}/text.png"], 1, "text.png"),
+    "other format": (["--out={here}/a.jpg"], 2, ".png"),
+    "over its own image": (["--out={here}/a.png"], 1, "overwritten"),
+    "size of the autoencoder": (["--from=autoencoder", "--size=64x64"], 2, "--size"),
+    "size not a multiple": (["--size=65x64"], 1, "64x64"),
+    "no steps": (["--steps=0"], 2, "steps"),
+    "absent checkpoint": (["--checkpoint=/nowhere/model"], 1, "/nowhere/model"),
+    "too long": (["--image={here}/long.png"], 1, "at most 8 times"),
 }
 
 
-@pytest.mark.parametrize("arguments, shown", RECONSTRUCT_MISTAKES.values(), ids=RECONSTRUCT_MISTAKES)
-def test_a_mistake_in_reconstruct_is_said(arguments, shown, reconstruct, faulty, capsys, monkeypatch):
+@pytest.mark.parametrize("arguments, status, shown", RECONSTRUCT_MISTAKES.values(), ids=RECONSTRUCT_MISTAKES)
+def test_a_mistake_in_reconstruct_is_said(arguments, status, shown, reconstruct, faulty, capsys, monkeypatch):
     """Catches a traceback, loading before a refusal, and traces."""
     from blip3o_core import pipeline
 
     monkeypatch.setattr(pipeline.Pipeline, "__init__", lambda *_: pytest.fail("weights were loaded"))
     before = files(faulty)
-    assert reconstruct(*AGAIN, *arguments) == 2
+    assert reconstruct(*AGAIN, *arguments) == status
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith("error: ") and shown in said.err
     assert files(faulty) == before

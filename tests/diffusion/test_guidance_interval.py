@@ -222,14 +222,10 @@ def test_edit_takes_stores_and_repeats_it(edit, place, editor):
     assert torch.equal(made_again(place / "part.png", editor, {"IMAGE1": place / "a.png"}), part)
 
 
-MISTAKES = {"0.5": "'0.5'", "a-b": "'a-b'", "0.1-0.2-0.3": "'0.1-0.2-0.3'", "0.8-0.2": "0.8, 0.2", "0-2": "0.0, 2.0",
-            "-0.1-1": "-0.1, 1.0", "nan-1": "'nan-1'", "": "''"}  # fmt: skip
-
-
-@pytest.mark.parametrize("text", MISTAKES)
+@pytest.mark.parametrize("text", ["0.5", "a-b", "0.1-0.2-0.3", "0.8-0.2", "0-2", "-0.1-1", "nan-1", ""])
 def test_mistakes_end_with_a_reason_and_no_picture(text, generate, tmp_path, capsys):
     """Catches a traceback, or a picture drawn without the guidance that was asked for."""
     assert generate(f"--guidance-interval={text}", f"--out={tmp_path / 'a.png'}") == 2
     said = capsys.readouterr()
-    assert said.err.startswith("error: ") and MISTAKES[text] in said.err and said.out == ""
+    assert said.err.startswith("error: ") and repr(text) in said.err and said.out == ""
     assert not (tmp_path / "a.png").exists()

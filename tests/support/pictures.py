@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from blip3o_core.__main__ import main
+from blip3o_core.cli.main import main
 from blip3o_core.images.png import read_settings
 
 
@@ -27,11 +27,11 @@ def files(folder: Path) -> list[Path]:
 
 
 def made_again(path: Path, model: Path, inputs: dict[str, Path]) -> torch.Tensor:
-    """What the command in a picture draws."""
+    """What the command stored in an image makes."""
     words = shlex.split(read_settings(path)["command"])
-    assert words[:3] == ["python", "-m", "blip3o_core"]
+    assert words[0] == "blip3o"
     inputs = {**inputs, "OUT.png": path.with_name("again.png"), "--checkpoint=DIR": f"--checkpoint={model}"}
     for name, filled in inputs.items():
         words = [word.replace(name, str(filled)) if word.endswith(name) else word for word in words]
-    assert main(words[3:]) == 0
+    assert main(words[1:]) == 0
     return pixels(path.with_name("again.png"))

@@ -75,11 +75,11 @@ def test_mistakes_on_the_command_line_are_said(tmp_path, capsys):
     (tmp_path / "good.yaml").write_text("checkpoint: /nowhere\nout: run\ndata: d\nsteps: 1\ntrain: {sana: 1}\n")
     cases = ["absent.yaml"], ["list.yaml"], ["broken.yaml"], ["good.yaml", "resume"], ["good.yaml", "a=["]
     for file, *words in cases:
-        assert main(["train", str(tmp_path / file), *words]) == 2
+        assert main(["train", str(tmp_path / file), *words]) == (2 if words == ["resume"] else 1)
         said = capsys.readouterr()
         assert said.err.startswith("error: ") and not said.out
         assert (words or [file])[0] in said.err
-    assert main(["train", str(tmp_path / "good.yaml"), f"out={tmp_path / 'run'}"]) == 2
+    assert main(["train", str(tmp_path / "good.yaml"), f"out={tmp_path / 'run'}"]) == 1
     assert "/nowhere" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,194 @@
+"""The words of the command line: the parser, values that are checked as they are read, and options that commands share.
+
+Nothing heavy is imported here or at the top of a command's module, so that a usage error and `--help` need not wait for
+torch. The library's defaults and choices are therefore written out here again; tests/cli compares them.
+"""
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ..checkpoint.bundled import SHORT_NAME
+from ..errors import Blip3oError
+
+DTYPES = ("auto", "bf16", "fp16", "fp32")
+FITS = ("stretch", "pad", "crop", "authors")
+REFERENCE_MODES = ("auto", "tokens", "cross", "noise", "both")
+SIZE_EXAMPLE = "write width and height in pixels, like 1024x768"
+
+
+class UsageError(Blip3oError):
+    """A mistake that the words of a command alone show. The command ends with status 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says a mistake in one line. Options are not abbreviated: a new option must not change what a command means."""
+
+    def __init__(self, **settings):
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message}\nRun '{self.prog} --help' for the options.\n")
+
+
+def program() -> str:
+    """How this program was called."""
+    return "python -m blip3o_core" if Path(sys.argv[0]).name == "__main__.py" else "blip3o"
+
+
+def number(kind: type, allowed: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
+    """An option's type: an int or a float for which `holds` is true. Write `holds` so that NaN fails."""
+    what = "a whole number" if kind is int else "a number"
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"{text} is out of range; it must be {allowed}")
+        return value
+
+    return parse
+
+
+positive = number(int, "1 or more", lambda value: value >= 1)
+not_negative = number(float, "0 or more", lambda value: 0 <= value < math.inf)
+strength = number(float, "from 0 to 10", lambda value: 0 <= value <= 10)
+seed = number(int, "a whole number", lambda value: True)
+
+
+def size(text: str) -> tuple[int, int]:
+    """An option's type: WxH in pixels."""
+    found = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", text.lower())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; {SIZE_EXAMPLE}")
+    return int(found[1]), int(found[2])
+
+
+def interval(text: str) -> tuple[float, float]:
+    """An option's type: A-B, two numbers from 0 to 1."""
+    try:
+        start, end = map(float, re.split(r"(?<=[0-9.])-", text.strip()))
+    except ValueError:
+        start, end = math.nan, math.nan
+    if not 0 <= start <= end <= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an interval; write where guidance starts and ends, from 0 to 1, like 0.2-0.8"
+        )
+    return start, end
+
+
+def setting(text: str) -> str:
+    """An option's type: KEY=VALUE."""
+    if "=" not in text or text.startswith("="):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a setting; write KEY=VALUE, like steps=100")
+    return text
+
+
+def check_png_out(out: Path) -> None:
+    """Raise UsageError unless --out of a single image is the name of a PNG file."""
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise UsageError(f"--out is {out}; for a single image it must be the name of a .png file.")
+
+
+def png_file(text: str) -> Path:
+    """An option's type: the name of a PNG file."""
+    path = Path(text)
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} must be the name of a .png file")
+    return path
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        default=SHORT_NAME,
+        metavar="DIR_OR_NAME",
+        help="checkpoint folder, or %(default)s for the bundled model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--diffusion-folder",
+        type=Path,
+        metavar="DIR",
+        help="folder with the configs transformer/ and vae/ (default: looked for in and next to the checkpoint)",
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser, dtype: str = "auto") -> None:
+    """The checkpoint and where it runs. `dtype`: the default."""
+    add_checkpoint_options(parser)
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: the GPU when there is one)"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default=dtype, help="number format; auto: as stored (default: %(default)s)"
+    )
+
+
+def add_seed_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seed", type=seed, default=0, help="seed; image k of a file uses seed + k (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--noise-seed",
+        type=seed,
+        help="seed of the diffusion noise, to change only that (default: as --seed)",
+    )
+
+
+def add_rendering_options(parser: argparse.ArgumentParser, default_size: str) -> None:
+    """`default_size`: words for the size that an image gets without --size."""
+    parser.add_argument("--steps", type=positive, default=30, help="diffusion steps (default: %(default)s)")
+    parser.add_argument(
+        "--guidance",
+        type=not_negative,
+        default=2.0,
+        help="diffusion guidance; 1 turns it off (default: %(default)s)",
+    )
+    parser.add_argument("--size", type=size, metavar="WxH", help=f"image size in pixels (default: {default_size})")
+
+
+def add_interval_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--guidance-interval",
+        type=interval,
+        default=(0.0, 1.0),
+        metavar="A-B",
+        help="use guidance only in this part of the steps; 0 is the first step, 1 the last. The other steps take half "
+        "the time (default: 0-1, all steps)",
+    )
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--top-k",
+        type=number(int, "0 or more", lambda value: value >= 0),
+        default=1200,
+        help="choose each image token among the K likeliest; 0: all, 1: always the likeliest (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=number(float, "above 0 and at most 1", lambda value: 0 < value <= 1),
+        default=0.95,
+        help="and among the likeliest whose probabilities add up to this (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=not_negative,
+        default=1.0,
+        help="above 1 more varied, below 1 more predictable; 0: always the likeliest (default: %(default)s)",
+    )
+
+
+def add_token_guidance_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--negative-prompt", help="what the image should not show; needs --token-guidance above 1")
+    parser.add_argument(
+        "--token-guidance",
+        type=number(float, "from 1 to 1000", lambda value: 1 <= value <= 1000),
+        default=1.0,
+        help="guidance on the image tokens; 1 turns it off (default: %(default)s)",
+    )

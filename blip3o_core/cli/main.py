@@ -1,0 +1,61 @@
+"""The door: finds the command, runs it, and turns its errors into one line and an exit status.
+
+- 0: done. 1: it failed; the line says why and what to do. 2: the words of the command are wrong. 130: cancelled.
+- Everything heavy is imported in a command's `run`, after its words are known to be right.
+"""
+
+import argparse
+import sys
+
+from ..errors import Blip3oError
+from . import edit, evaluate, generate, inspect, reconstruct, train
+from .arguments import Parser, UsageError, program
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog=program(), description="Make and edit images with BLIP3o-NEXT checkpoints, and train and measure them."
+    )
+    parser.set_defaults(parser=parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    generate.add_command(commands)
+    edit.add_command(commands)
+    reconstruct.add_command(commands)
+    inspect.add_command(commands)
+    train.add_commands(commands)
+    evaluate.add_command(commands)
+    return parser
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command -> its exit status. `words`: its words, those of this process when None."""
+    words = sys.argv[1:] if words is None else list(words)
+    try:
+        arguments = _parse(words)
+    except SystemExit as leaving:  # --help, or a mistake that the parser has shown
+        return leaving.code
+    try:
+        return arguments.run(arguments) or 0
+    except UsageError as error:
+        return _fail(error, 2)
+    except Blip3oError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        print(arguments.cancelled.format(**vars(arguments)), file=sys.stderr)
+        return 130
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    arguments, others = build_parser().parse_known_args(words)
+    # argparse takes no further KEY=VALUE behind an option such as --resume.
+    while hasattr(arguments, "overrides") and others and "=" in others[0] and not others[0].startswith("-"):
+        arguments.overrides.append(others.pop(0))
+    if others:
+        arguments.parser.error(f"unknown option or value: {' '.join(others)}")
+    arguments.words = words
+    return arguments
+
+
+def _fail(error: Blip3oError, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status

@@ -1,0 +1,124 @@
+"""The door of all commands: help, exit statuses, what is imported, and that its words agree with the library."""
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+
+from blip3o_core.cli import arguments as words
+from blip3o_core.cli import evaluate, main, train
+from blip3o_core.decoding.sampling import MAX_GUIDANCE, Sampling
+from blip3o_core.diffusion.reference_mode import REFERENCE_MODES
+from blip3o_core.editing.masks import MAX_FEATHER
+from blip3o_core.images.preprocess import FITS
+from blip3o_core.tiny import CATEGORIES, EDIT_KINDS, SPLITS, edit_evaluation, evaluation
+from tests.support.paths import TOP
+
+HEAVY = ("torch", "transformers", "diffusers", "numpy", "PIL", "yaml")
+
+
+def commands(parser: argparse.ArgumentParser, before: tuple[str, ...] = ()) -> dict:
+    """Words -> parser, of every command and subcommand."""
+    found = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                found |= {(*before, name): command} | commands(command, (*before, name))
+    return found
+
+
+COMMANDS = commands(main.build_parser())
+
+
+def default(command: str, option: str):
+    return COMMANDS[tuple(command.split())].get_default(option)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_mentions_every_option(command, capsys):
+    """Catches an option that a newcomer cannot find out about."""
+    assert main.main([*command, "--help"]) == 0
+    text = capsys.readouterr().out
+    for action in COMMANDS[command]._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            assert all(name in text for name in action.choices)
+            continue
+        assert action.help and action.help != argparse.SUPPRESS, action.dest
+        for name in action.option_strings or [action.metavar or action.dest]:
+            assert name in text
+
+
+def test_a_usage_error_imports_nothing_heavy():
+    """Catches an import at the top of a command's module, which makes everybody wait seconds for a spelling mistake."""
+    mistakes = [
+        ["generate"],
+        ["generate", "--prompt=a", "--out=a.jpg"],
+        ["edit", "--out=a.png"],
+        ["edit", "--list=a", "--mask=b", "--out=c"],
+        ["reconstruct", "--image=a", "--out=a.png", "--from=autoencoder", "--size=64x64"],
+        *([*command, "--no-such-option"] for command in COMMANDS),
+        *([*command, "--help"] for command in COMMANDS),
+    ]
+    code = (
+        "import sys; from blip3o_core.cli.main import main; "
+        f"print([main(words) for words in {mistakes}], sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True)
+    statuses = [0 if words[-1] == "--help" else 2 for words in mistakes]
+    assert done.stderr.splitlines()[-1] == f"{statuses} []"
+
+
+def test_the_module_runs_as_a_program(tmp_path):
+    """Catches an entry point that only works from inside the tests, and a status that does not reach the shell."""
+    for arguments, status in ((["--checkpoint", str(tmp_path / "absent")], 1), (["--checkpiont=x"], 2)):
+        command = [sys.executable, "-m", "blip3o_core", "inspect", *arguments]
+        done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+        assert done.stdout == "" and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert "python -m blip3o_core inspect --help" in done.stderr
+
+
+def test_choices_and_defaults_are_the_librarys():
+    """Catches a command line that offers what the library lacks, hides what it has, or has other defaults."""
+    assert words.FITS == FITS and words.REFERENCE_MODES == tuple(REFERENCE_MODES)
+    sampling = Sampling()
+    for command in ("generate", "edit", "evaluate tiny"):
+        for name in ("top_k", "top_p", "temperature"):
+            assert default(command, name) == getattr(sampling, name)
+    for command in ("generate", "edit"):
+        assert default(command, "token_guidance") == sampling.guidance
+    for option, most in (("--token-guidance", MAX_GUIDANCE), ("--feather", MAX_FEATHER)):
+        edit = COMMANDS["edit",]
+        value = edit._option_string_actions[option].type
+        assert value(f"{most:g}") == most
+        with pytest.raises(argparse.ArgumentTypeError):
+            value(f"{most + 1:g}")
+    assert evaluate.SPLITS == SPLITS and evaluate.WAYS == evaluation.WAYS
+    for command, settings, least in (
+        ("evaluate tiny", evaluation.Settings(), len(CATEGORIES)),
+        ("evaluate tiny-edits", edit_evaluation.Settings(), len(EDIT_KINDS)),
+    ):
+        for name in ("count", "steps", "guidance", "batch"):
+            assert default(command, name) == getattr(settings, name)
+        value = COMMANDS[tuple(command.split())]._option_string_actions["--count"].type
+        assert value(str(least)) == least
+        with pytest.raises(argparse.ArgumentTypeError):
+            value(str(least - 1))
+    assert default("evaluate tiny", "seeds") == evaluation.Settings().seeds
+
+
+@pytest.mark.parametrize("order", [["--resume", "a=1", "b=2"], ["a=1", "--resume", "b=2"], ["a=1", "b=2", "--resume"]])
+def test_settings_may_stand_before_and_after_resume(order, monkeypatch):
+    """Catches a resumed run whose settings are refused, or dropped, because of the order of the words."""
+    seen = []
+    monkeypatch.setattr(train, "run_train", lambda arguments: seen.append((arguments.resume, arguments.overrides)))
+    assert main.main(["train", "c.yaml", *order]) == 0 and seen == [(True, ["a=1", "b=2"])]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_says_what_cancelling_means(command):
+    """Catches a command whose Ctrl-C ends with a traceback, or with the promise of another command."""
+    parser = COMMANDS[command]
+    if not any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
+        assert parser.get_default("cancelled").format(out="folder").startswith("Cancelled.")
