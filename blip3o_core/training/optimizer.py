@@ -46,8 +46,8 @@ def make_optimizers(parts: dict[str, dict[str, nn.Parameter]], config: TrainingC
     if config.muon is not None and not muon:
         besides = " besides adapters" if config.lora else ""
         raise Blip3oError(
-            f"muon is {config.muon}, but {', '.join(config.train)} have no hidden matrices{besides}. "
-            "Remove muon, or train language or sana."
+            f"muon is {config.muon}, but the trained parts ({', '.join(config.train)}) have no hidden matrices"
+            f"{besides}. Remove muon, or train language or sana."
         )
     return adamw_and_muon(adamw, muon, config.betas)
 

@@ -84,7 +84,7 @@ def test_muon_resumes(world):
 
 def test_muon_is_refused_where_it_cannot_work(world, monkeypatch):
     """Catches a setting without effect, and orthogonal steps on the shares of a divided matrix."""
-    with pytest.raises(Blip3oError, match="no hidden matrix"):
+    with pytest.raises(Blip3oError, match="no hidden matrices"):
         world.train(train={"connector": 1e-3}, muon=1.0)
     with pytest.raises(Blip3oError, match="besides adapters"):
         world.train(train={"language": 1e-3}, muon=1.0, lora={"rank": 2})
