@@ -32,7 +32,7 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
     """In float32. Seconds are of the diffusion: of a picture alone, and of one in a batch."""
     pipeline = Pipeline.load(BUNDLED, device, torch.float32)
     count, batch = (16, 8) if quick else (COUNT, BATCH)
-    prompts = evaluation.prompts(evaluation.Settings(count=count, seeds=1))
+    prompts = evaluation.make_prompts(evaluation.Settings(count=count, seeds=1))
     right, near, far = ({name: [] for name, *_ in WAYS} for _ in range(3))
     alone, together = ({name: [] for name, *_ in WAYS} for _ in range(2))
     for first in range(0, count, batch):

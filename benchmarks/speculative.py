@@ -57,7 +57,7 @@ def counted(language, prompt, seed, sampling, window, guess=None) -> tuple[Decod
 
 def _prompts(count: int) -> list[list[int]]:
     encode = open_checkpoint(BUNDLED).prompt_encoder.encode
-    return [encode(prompt.text) for prompt in evaluation.prompts(evaluation.Settings(count=count))]
+    return [encode(prompt.text) for prompt in evaluation.make_prompts(evaluation.Settings(count=count))]
 
 
 def _ahead(language: LanguageModel, prompts: list[list[int]], kind: str, window: int, device: torch.device) -> dict:

@@ -33,7 +33,7 @@ def measure(folder: str, dtype: str, choices: list, read_prompts: int, pictures:
     checkpoint = module(".blip3o_core.checkpoint.checkpoint").open_checkpoint(folder)
     transformer, autoencoder = checkpoint.load_transformer(kind), checkpoint.load_autoencoder(kind)
     settings = evaluation.Settings(count=max(pictures, read_prompts, 8), seeds=1)
-    texts = [prompt.text for prompt in evaluation.prompts(settings)][:read_prompts]
+    texts = [prompt.text for prompt in evaluation.make_prompts(settings)][:read_prompts]
     sampling = choosing.Sampling()
 
     def language(choice):

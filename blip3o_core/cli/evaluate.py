@@ -9,7 +9,7 @@ from .common import Bar, device_of, load_pipeline, needs_extra, open_checkpoint,
 
 FILES = "Cancelled. Only the files listed above are complete."
 SPLITS = ("train", "held_back")
-WAYS = ("codes", "true-codes", "autoencoder")
+SOURCES = ("codes", "true-codes", "autoencoder")
 
 
 def add_command(commands) -> None:
@@ -49,8 +49,8 @@ def add_command(commands) -> None:
     tiny.add_argument("--low-contrast", action="store_true", help="also ask for colour pairs like purple on blue")
     tiny.add_argument(
         "--from",
-        dest="ways",
-        choices=(*WAYS, "all"),
+        dest="source",
+        choices=(*SOURCES, "all"),
         default="codes",
         help="what to make images from: image tokens that the model writes (codes), image tokens of the true image "
         "(true-codes), the true image through the autoencoder alone (autoencoder), or all (default: %(default)s)",
@@ -112,9 +112,9 @@ def run_tiny(arguments: argparse.Namespace) -> None:
             check_writable(path.parent, option)
     pipeline = _load(arguments)
     results = []
-    for way in WAYS if arguments.ways == "all" else (arguments.ways,):
-        with Bar(way) as bar:
-            results.append(evaluation.evaluate(pipeline, settings, way, bar))
+    for source in SOURCES if arguments.source == "all" else (arguments.source,):
+        with Bar(source) as bar:
+            results.append(evaluation.evaluate(pipeline, settings, source, bar))
     print(evaluation_report.table(results))
     speed = evaluation.measure_speed(pipeline, settings) if arguments.speed else None
     if speed:
@@ -136,9 +136,9 @@ def run_edits(arguments: argparse.Namespace) -> None:
         check_writable(arguments.json.parent, "--json")
     pipeline = _load(arguments)
     results = []
-    for way in edit_evaluation.ways_of(pipeline.reference_mode):
-        with Bar(way) as bar:
-            results.append(edit_evaluation.evaluate(pipeline, settings, way, bar))
+    for mode in edit_evaluation.supported_modes(pipeline.reference_mode):
+        with Bar(mode) as bar:
+            results.append(edit_evaluation.evaluate(pipeline, settings, mode, bar))
     print(edit_evaluation.table(results))
     if arguments.json is not None:
         _write_json(arguments.json, edit_evaluation.to_json(results))

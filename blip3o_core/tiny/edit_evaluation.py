@@ -1,7 +1,7 @@
-"""How well a model edits pictures of the tiny world, by kind of instruction, and what each way of a reference adds.
+"""Measures how well a model edits images of the tiny world, by kind of instruction and by reference mode.
 
-Held-back triples of picture, instruction and target, one edit each, no choosing. Right means that the target's objects
-are there and that nothing else changed (`judge.judge_edit`); `outside` is the error of the pixels that may not change.
+Held-back edits, one image each, none selected. An edit is right when the target's objects are there and nothing else
+changed (`judge.judge_edit`). `outside` is the error of the pixels that must not change.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ..decoding.engine import decode as write
+from ..decoding.engine import decode
 from ..decoding.sampling import Sampling
 from ..diffusion import sampler as diffusion
 from ..diffusion.reference_mode import REFERENCE_MODES, ReferenceMode, Strengths
@@ -24,22 +24,27 @@ from .judge.judge import judge_edit
 from .scenes.edits import EDIT_KINDS, Edit, instruction, make_edit
 from .scenes.rasterize import rasterize
 from .scenes.spec import Verdict
-from .scenes.world import World
+from .scenes.world import World, check_choice
 
-TRIPLES = 71  # seed of the edits: none that a stage of the training looks at
-# What a reference goes by besides as tokens: the names in REFERENCE_MODES.
-WAYS = {"tokens": "tokens", "+ cross-attention": "cross", "+ noise": "noise", "+ both": "both"}
+EDIT_SEED = 71  # no stage of the training uses it
+# References are always in the prompt as tokens; the titles say where else they go in each mode.
+TITLES = {"tokens": "tokens", "cross": "+ cross-attention", "noise": "+ noise", "both": "+ both"}
+_HIDDEN_SOURCE = "this call"  # the hidden states of the tokens are those of the same weights
 
 
-def ways_of(mode: ReferenceMode) -> list[str]:
-    """The names in WAYS that a checkpoint with `mode` can go."""
-    ways = {title: REFERENCE_MODES[name] for title, name in WAYS.items()}
-    return [title for title, way in ways.items() if way.cross <= mode.cross and way.noise <= mode.noise]
+def supported_modes(reference_mode: ReferenceMode) -> list[str]:
+    """The names in TITLES that a checkpoint with this reference mode supports."""
+    modes = {name: REFERENCE_MODES[name] for name in TITLES}
+    return [
+        name
+        for name, mode in modes.items()
+        if mode.cross <= reference_mode.cross and mode.noise <= reference_mode.noise
+    ]
 
 
 @dataclass(frozen=True)
 class Settings:
-    count: int = 300  # triples, spread evenly over the kinds
+    count: int = 300  # edits, spread evenly over the kinds
     steps: int = STEPS
     guidance: float = GUIDANCE
     sampling: Sampling = field(default=Sampling())
@@ -47,112 +52,117 @@ class Settings:
     batch: int = 50
 
     def __post_init__(self):
-        if self.count < len(EDIT_KINDS) or self.batch < 1:
-            raise Blip3oError(
-                f"count is {self.count}, batch {self.batch}; give at least {len(EDIT_KINDS)} triples and a batch of 1."
-            )
+        if self.count < len(EDIT_KINDS):
+            raise Blip3oError(f"count is {self.count}. Give at least {len(EDIT_KINDS)}, one edit of each kind.")
+        if self.batch < 1:
+            raise Blip3oError(f"batch is {self.batch}. It must be at least 1.")
 
 
 @dataclass(frozen=True)
 class Result:
-    way: str
+    mode: str  # of the references: a name in TITLES
     settings: Settings
     edits: tuple[Edit, ...]
     verdicts: tuple[Verdict, ...]
-    pictures: np.ndarray = field(repr=False)  # (count, S, S, 3) in [0, 1]
-
-    def share(self, right: Callable[[Verdict], float]) -> dict[str, float]:
-        """Kind -> mean of `right`, and the mean over kinds."""
-        pairs = list(zip(self.edits, self.verdicts, strict=True))
-        found = {kind: float(np.mean([right(v) for edit, v in pairs if edit.kind == kind])) for kind in EDIT_KINDS}
-        return {**found, "mean": float(np.mean(list(found.values())))}
+    images: np.ndarray = field(repr=False)  # (count, S, S, 3) in [0, 1]
 
     @property
     def right(self) -> dict[str, float]:
-        return self.share(lambda verdict: verdict.strict)
+        """Share of edits that are right, by kind, and their mean."""
+        return self._by_kind(lambda verdict: verdict.strict)
 
     @property
     def objects(self) -> dict[str, float]:
-        """The target's objects alone, whatever else changed."""
-        return self.share(lambda verdict: verdict.layout)
+        """Share of edits whose objects are those of the target, whatever else changed."""
+        return self._by_kind(lambda verdict: verdict.layout)
 
     @property
     def outside(self) -> dict[str, float]:
-        """Mean absolute error, of 255, where nothing may change."""
-        return self.share(lambda verdict: verdict.outside)
+        """Mean absolute error, of 255, of the pixels that must not change."""
+        return self._by_kind(lambda verdict: verdict.outside)
+
+    def _by_kind(self, value: Callable[[Verdict], float]) -> dict[str, float]:
+        """The mean value of each kind of edit, and as "mean" the mean of those."""
+        pairs = list(zip(self.edits, self.verdicts, strict=True))
+        means = {kind: float(np.mean([value(v) for edit, v in pairs if edit.kind == kind])) for kind in EDIT_KINDS}
+        return {**means, "mean": float(np.mean(list(means.values())))}
 
 
-def triples(settings: Settings) -> list[tuple[Edit, str]]:
-    """Edit k is of kind k % 6; with its instruction."""
-    world = World(low_contrast=False)
-    edits = [
-        make_edit(TRIPLES, "held_back", k // len(EDIT_KINDS), world, EDIT_KINDS[k % len(EDIT_KINDS)])
-        for k in range(settings.count)
-    ]
+def make_edits(settings: Settings) -> list[tuple[Edit, str]]:
+    """Edits with their instructions; edit k is of kind k % 6."""
+    world, kinds = World(low_contrast=False), len(EDIT_KINDS)
+    edits = [make_edit(EDIT_SEED, "held_back", k // kinds, world, EDIT_KINDS[k % kinds]) for k in range(settings.count)]
     return [(edit, instruction(edit, k)) for k, edit in enumerate(edits)]
 
 
 @torch.no_grad()
-def evaluate(pipeline: Pipeline, settings: Settings, way: str, callback=None) -> Result:
-    """Raises Blip3oError for a way that the checkpoint lacks. `callback(done, count, None)` runs after each batch."""
-    _, mode = pipeline.reference_mode.select(WAYS[way], Strengths(), str(pipeline.checkpoint.folder))
-    pairs, pictures = triples(settings), []
+def evaluate(
+    pipeline: Pipeline, settings: Settings, mode: str, progress: Callable[[int, int, object], None] | None = None
+) -> Result:
+    """Make and judge an image for every edit. `progress(done, total, None)` runs after each batch.
+
+    Raises Blip3oError for a reference mode that the checkpoint does not support.
+    """
+    check_choice("reference mode", mode, TITLES)
+    _, reference_mode = pipeline.reference_mode.select(mode, Strengths(), str(pipeline.checkpoint.folder))
+    pairs, images = make_edits(settings), []
     for first in range(0, len(pairs), settings.batch):
-        part = pairs[first : first + settings.batch]
-        seeds = row_seeds(settings.seed, len(part), first)
-        pictures.append(_edit(pipeline, part, seeds, settings, mode).numpy())
-        if callback is not None:
-            callback(first + len(part), len(pairs), None)
-    drawn, edits = np.concatenate(pictures), tuple(edit for edit, _ in pairs)
-    verdicts = tuple(judge_edit(picture, edit) for picture, edit in zip(drawn, edits, strict=True))
-    return Result(way, settings, edits, verdicts, drawn)
+        batch = pairs[first : first + settings.batch]
+        seeds = row_seeds(settings.seed, len(batch), first)
+        images += list(run_edits(pipeline, batch, seeds, settings, reference_mode).numpy())
+        if progress is not None:
+            progress(first + len(batch), len(pairs), None)
+    edits = tuple(edit for edit, _ in pairs)
+    verdicts = tuple(judge_edit(image, edit) for image, edit in zip(images, edits, strict=True))
+    return Result(mode, settings, edits, verdicts, np.stack(images))
 
 
-def _edit(pipeline: Pipeline, pairs, seeds: list[int], settings: Settings, mode: ReferenceMode) -> torch.Tensor:
-    """Each edit has a reference of its own, which `Pipeline.generate_tokens` does not batch."""
+def run_edits(
+    pipeline: Pipeline, pairs: list[tuple[Edit, str]], seeds: list[int], settings: Settings, mode: ReferenceMode
+) -> torch.Tensor:
+    """(B, S, S, 3) edited images, each from its own reference; `Pipeline.generate_tokens` has one for the batch."""
     checkpoint, language, device = pipeline.checkpoint, pipeline.language, pipeline.device
-    side = checkpoint.trained_side
-    shown = torch.from_numpy(np.stack([rasterize(edit.source, side) for edit, _ in pairs])) / 255
-    codes, _ = image_tokenizer.encode_images(pipeline.image_tokenizer, shown)
-    scaled = autoencoder.encode(pipeline.autoencoder, shown.to(device)) * pipeline.autoencoder.config.scaling_factor
     texts = [text for _, text in pairs]
-    rows = [pipeline.encoder.encode_edit(text, own[None]) for text, own in zip(texts, codes, strict=True)]
-    drawn = write(language, rows, seeds, settings.sampling)
+    sources = np.stack([rasterize(edit.source, checkpoint.trained_side) for edit, _ in pairs])
+    sources = torch.from_numpy(sources) / 255
+    codes, _ = image_tokenizer.encode_images(pipeline.image_tokenizer, sources)
+    latents = autoencoder.encode(pipeline.autoencoder, sources.to(device)) * pipeline.autoencoder.config.scaling_factor
+
+    prompts = [pipeline.encoder.encode_edit(text, own[None]) for text, own in zip(texts, codes, strict=True)]
+    decoded = decode(language, prompts, seeds, settings.sampling)
     tokens = ImageTokens(
-        (drawn.ids - language.vocabulary.image_start).cpu(),
-        language.grid,
-        texts,
-        rows,
-        seeds,
-        drawn.lengths,
-        language.codes_id,
-        drawn.hidden.cpu(),
-        "just drawn",
+        codes=(decoded.ids - language.vocabulary.image_start).cpu(),
+        grid=language.grid,
+        prompts=texts,
+        prompt_ids=prompts,
+        seeds=seeds,
+        lengths=decoded.lengths,
+        codes_id=language.codes_id,
+        hidden=decoded.hidden.cpu(),
+        hidden_source=_HIDDEN_SOURCE,
     )
-    given = condition(language, tokens, "just drawn")
-    conditioning = diffusion.ReferenceConditioning([scaled.float()], mode, connector=language.reference_connector)
-    noise = diffusion.initial_noise(tuple(scaled.shape[1:]), seeds)
-    schedule = diffusion.sigmas(settings.steps, checkpoint.shift)
-    made = diffusion.sample(
+
+    conditioning = condition(language, tokens, _HIDDEN_SOURCE)
+    edited = diffusion.sample(
         pipeline.transformer,
-        noise,
-        given.positive,
-        given.negative,
-        schedule,
+        diffusion.initial_noise(tuple(latents.shape[1:]), seeds),
+        conditioning.positive,
+        conditioning.negative,
+        diffusion.sigmas(settings.steps, checkpoint.shift),
         settings.guidance,
-        references=conditioning,
+        references=diffusion.ReferenceConditioning([latents.float()], mode, connector=language.reference_connector),
     )
-    return pipeline.decode(made).cpu()
+    return pipeline.decode(edited).cpu()
 
 
 def table(results: list[Result]) -> str:
-    """Shares of right edits in %, and errors outside of 255, a pair of columns for each way."""
+    """The results as text, a pair of columns for each reference mode: edits that are right in %, error outside."""
     settings, width = results[0].settings, 24
     lines = [
-        f"{settings.count} held-back triples, top-k {settings.sampling.top_k}, top-p {settings.sampling.top_p:g}, "
+        f"{settings.count} held-back edits, top-k {settings.sampling.top_k}, top-p {settings.sampling.top_p:g}, "
         f"{settings.steps} steps, guidance {settings.guidance:g}",
         "",
-        f"{'reference as':16}" + "".join(f"{result.way:>{width}}" for result in results),
+        f"{'reference as':16}" + "".join(f"{TITLES[result.mode]:>{width}}" for result in results),
         f"{'':16}" + f"{'% right   outside':>{width}}" * len(results),
     ]
     for kind in (*EDIT_KINDS, "mean"):
@@ -164,9 +174,12 @@ def table(results: list[Result]) -> str:
 def to_json(results: list[Result]) -> dict:
     settings = results[0].settings
     return {
-        "triples": settings.count,
+        "edits": settings.count,
         "steps": settings.steps,
         "guidance": settings.guidance,
         "seed": settings.seed,
-        "ways": {r.way: {"right": r.right, "objects": r.objects, "outside": r.outside} for r in results},
+        "reference_modes": {
+            result.mode: {"right": result.right, "objects": result.objects, "outside": result.outside}
+            for result in results
+        },
     }

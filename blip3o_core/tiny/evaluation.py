@@ -1,14 +1,19 @@
-"""How often the tiny model draws what it is told, and which of its parts errs. One picture per prompt, no choosing.
+"""Measures how often the tiny model's images show what the prompt says, and which part of the model errs.
 
-- "codes": the whole model. "true-codes": the image tokenizer's codes of the true picture in place of sampled ones, so
-  that only rendering can err. "autoencoder": the true picture there and back.
-- Prompt k is of category k % 8, so every count is spread evenly and a smaller count asks the first of a larger one's.
+One image per prompt, none selected. The images come from one of three sources:
+
+- "codes": the whole model.
+- "true-codes": the image tokenizer's codes of the true image instead of generated ones, so that only rendering can err.
+- "autoencoder": the true image, encoded and decoded.
+
+Prompt k is of category k % 8. So every count is spread evenly over the categories, and a smaller count takes the first
+prompts of a larger one.
 """
 
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,33 +31,33 @@ from .scenes.rasterize import rasterize
 from .scenes.spec import Verdict, spec_of
 from .scenes.world import CATEGORIES, SPLITS, Scene, World, check_choice, make_scene
 
-WAYS = CODES, TRUE_CODES, AUTOENCODER = "codes", "true-codes", "autoencoder"
-SCENES = 1000  # seed of the scenes: none that a stage of the training looks at
-APART = 2**20  # between the sampling seeds of two runs over the prompts
-STEPS, GUIDANCE = 20, 2.0  # that suit the bundled model; the stock KSampler is exact at 20
+SOURCES = CODES, TRUE_CODES, AUTOENCODER = "codes", "true-codes", "autoencoder"
+SCENE_SEED = 1000  # no stage of the training uses it
+SEED_STRIDE = 2**20  # between the sampling seeds of two runs over the prompts
+STEPS, GUIDANCE = 20, 2.0  # suit the bundled model; the stock KSampler is exact at 20 steps
 
 
 @dataclass(frozen=True)
 class Settings:
     count: int = 1000  # prompts
-    seeds: int = 3  # runs over all of them, each with sampling seeds of its own
+    seeds: int = 3  # runs over all prompts, each with its own sampling seeds
     split: str = "held_back"
     steps: int = STEPS
     guidance: float = GUIDANCE
     sampling: Sampling = field(default=Sampling())
-    any_phrasing: bool = False  # else the plain grammar's
-    low_contrast: bool = False  # pairs like purple on blue are asked for as well
+    any_phrasing: bool = False  # else only the plain grammar
+    low_contrast: bool = False  # also pairs of colours like purple on blue
     batch: int = 50
 
     def __post_init__(self):
         check_choice("split", self.split, SPLITS)
-        if not len(CATEGORIES) <= self.count <= APART:
+        if not len(CATEGORIES) <= self.count <= SEED_STRIDE:
             raise Blip3oError(
-                f"count is {self.count}; give {len(CATEGORIES)} to {APART} prompts, at least one of each category."
+                f"count is {self.count}. Give {len(CATEGORIES)} to {SEED_STRIDE} prompts, at least one a category."
             )
         for name in ("seeds", "batch"):
             if getattr(self, name) < 1:
-                raise Blip3oError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+                raise Blip3oError(f"{name} is {getattr(self, name)}. It must be at least 1.")
 
     @property
     def world(self) -> World:
@@ -68,31 +73,33 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Result:
-    """Verdicts of one way; shares are of 1 and means over all sampling seeds."""
+    """Verdicts on the images of one source. Scores are from 0 to 1, means over all sampling seeds."""
 
-    way: str
+    source: str
     settings: Settings
     prompts: tuple[Prompt, ...]
     verdicts: tuple[tuple[Verdict, ...], ...]  # (seeds, count)
-    pictures: np.ndarray = field(repr=False)  # (count, S, S, 3) uint8, of the first seed
-    seconds: dict[str, float]  # a picture, in batches: encoding, tokens, rendering, decoding, as far as there are
+    images: np.ndarray = field(repr=False)  # (count, S, S, 3) uint8, of the first seed
+    seconds: dict[str, float]  # per image, in batches: the parts that ran of encoding, tokens, rendering, decoding
 
     @property
-    def by_category(self) -> dict[str, float]:
-        return self._shares(lambda verdict: verdict.strict)
+    def strict(self) -> dict[str, float]:
+        """Share of images that are right, by category."""
+        return self._score(lambda verdict: verdict.strict)
 
     @property
     def layout(self) -> dict[str, float]:
-        return self._shares(lambda verdict: verdict.layout)
+        """Share of images whose layout is right, whatever the shapes, by category."""
+        return self._score(lambda verdict: verdict.layout)
 
     @property
     def mean(self) -> float:
-        """Of the eight categories, each weighing the same."""
-        return _mean(self.by_category.values())
+        """Mean of `strict` over the categories."""
+        return _mean(self.strict.values())
 
     @property
     def weakest(self) -> str:
-        return min(self.by_category, key=self.by_category.get)
+        return min(self.strict, key=self.strict.get)
 
     @property
     def means(self) -> tuple[float, ...]:
@@ -102,11 +109,11 @@ class Result:
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation of the means over sampling seeds; None for one seed."""
+        """Standard deviation of the means over the sampling seeds. None for one seed."""
         return float(np.std(self.means, ddof=1)) if len(self.means) > 1 else None
 
     def failures(self, category: str | None = None) -> dict[str, float]:
-        """Kind -> share of pictures that have it, the most frequent first; a picture may have several."""
+        """Share of images with each kind of failure, the most frequent first. An image may have several kinds."""
         counts, total = Counter(), 0
         for row in self.verdicts:
             for prompt, verdict in zip(self.prompts, row, strict=True):
@@ -115,69 +122,69 @@ class Result:
                     total += 1
         return {kind: count / total for kind, count in counts.most_common()}
 
-    def _shares(self, right: Callable[[Verdict], bool]) -> dict[str, float]:
-        return self._by_category(np.mean([[right(verdict) for verdict in row] for row in self.verdicts], 0))
+    def _score(self, is_right: Callable[[Verdict], bool]) -> dict[str, float]:
+        return self._by_category(np.mean([[is_right(verdict) for verdict in row] for row in self.verdicts], 0))
 
     def _by_category(self, values) -> dict[str, float]:
-        """One value a prompt -> their mean in each category."""
+        """One value per prompt -> their mean in each category."""
         pairs = list(zip(self.prompts, values, strict=True))
-        return {name: _mean([value for prompt, value in pairs if prompt.category == name]) for name in CATEGORIES}
+        return {name: _mean(value for prompt, value in pairs if prompt.category == name) for name in CATEGORIES}
 
 
-def prompts(settings: Settings) -> list[Prompt]:
-    """The same for the same count, split, phrasing and contrast, whatever is drawn from them."""
-    found = []
+def make_prompts(settings: Settings) -> list[Prompt]:
+    """The prompts that count, split, phrasing and contrast decide, whatever else the settings say."""
+    prompts = []
     for index in range(settings.count):
         category = CATEGORIES[index % len(CATEGORIES)]
-        scene = make_scene(SCENES, settings.split, index // len(CATEGORIES), settings.world, category)
-        found.append(Prompt(category, caption(scene, index, plain=not settings.any_phrasing), scene))
-    return found
+        scene = make_scene(SCENE_SEED, settings.split, index // len(CATEGORIES), settings.world, category)
+        prompts.append(Prompt(category, caption(scene, index, plain=not settings.any_phrasing), scene))
+    return prompts
 
 
 def evaluate(
     pipeline: Pipeline,
     settings: Settings = Settings(),
-    way: str = CODES,
+    source: str = CODES,
     progress: Callable[[int, int, object], None] | None = None,
 ) -> Result:
-    """Draw and judge every prompt. `progress(done, total, None)` runs after each batch.
+    """Make and judge an image for every prompt. `progress(done, total, None)` runs after each batch.
 
-    While parts are trained, `Pipeline.of` makes the pipeline. The autoencoder knows no chance: one run serves it.
+    For parts in training, `Pipeline.of` makes the pipeline. Nothing is random in the autoencoder, so it runs once.
     """
-    check_choice("way", way, WAYS)
-    asked, watch = prompts(settings), Stopwatch(pipeline.device)
-    runs = 1 if way == AUTOENCODER else settings.seeds
-    verdicts, pictures = [], []
+    check_choice("source", source, SOURCES)
+    prompts, stopwatch = make_prompts(settings), Stopwatch(pipeline.device)
+    runs = 1 if source == AUTOENCODER else settings.seeds
+    verdicts, images = [], []
     for run in range(runs):
         row = []
         for first in range(0, settings.count, settings.batch):
-            group = asked[first : first + settings.batch]
-            seeds = row_seeds(run * APART, len(group), first)
-            images = [to_pixels(image) for image in _draw(pipeline, way, group, seeds, settings, watch)]
-            row += [judge_image(image, spec_of(prompt.scene)) for image, prompt in zip(images, group, strict=True)]
-            pictures += images if run == 0 else []
+            batch = prompts[first : first + settings.batch]
+            seeds = row_seeds(run * SEED_STRIDE, len(batch), first)
+            made = [to_pixels(image) for image in make_images(pipeline, source, batch, seeds, settings, stopwatch)]
+            row += [judge_image(image, spec_of(prompt.scene)) for image, prompt in zip(made, batch, strict=True)]
+            images += made if run == 0 else []
             if progress is not None:
                 progress(run * settings.count + len(row), runs * settings.count, None)
         verdicts.append(tuple(row))
-    seconds = {part: spent / (runs * settings.count) for part, spent in watch.spent.items()}
-    return Result(way, settings, tuple(asked), tuple(verdicts), np.stack(pictures), seconds)
+    seconds = {part: spent / (runs * settings.count) for part, spent in stopwatch.seconds.items()}
+    return Result(source, settings, tuple(prompts), tuple(verdicts), np.stack(images), seconds)
 
 
 def measure_speed(pipeline: Pipeline, settings: Settings, count: int = 5) -> dict[str, float]:
-    """Seconds per picture drawn one at a time, by part: the median of `count`, after one that warms up."""
-    asked, spent = prompts(settings)[: count + 1], []
-    for index, prompt in enumerate(asked):
-        watch = Stopwatch(pipeline.device)
-        _draw(pipeline, CODES, [prompt], [index], settings, watch)
-        spent.append(watch.spent)
+    """Seconds of each part for a single image: the median of `count` images, after one to warm up."""
+    spent = []
+    for index, prompt in enumerate(make_prompts(settings)[: count + 1]):
+        stopwatch = Stopwatch(pipeline.device)
+        make_images(pipeline, CODES, [prompt], [index], settings, stopwatch)
+        spent.append(stopwatch.seconds)
     return {part: float(np.median([one[part] for one in spent[1:]])) for part in spent[0]}
 
 
 class Stopwatch:
-    """Seconds by part, waiting for the device each time."""
+    """Seconds by part. Waits for the device at the end of each."""
 
     def __init__(self, device: torch.device):
-        self.device, self.spent = device, {}
+        self.device, self.seconds = device, {}
 
     @contextmanager
     def part(self, name: str):
@@ -185,31 +192,34 @@ class Stopwatch:
         yield
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.spent[name] = self.spent.get(name, 0.0) + time.perf_counter() - started
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def _draw(pipeline, way: str, group: list[Prompt], seeds: list[int], settings: Settings, watch: Stopwatch):
-    """(B, S, S, 3) float32 in [0, 1] on the CPU."""
-    if way == CODES:
-        with watch.part("tokens"):
-            tokens = pipeline.generate_tokens([prompt.text for prompt in group], seeds, settings.sampling)
+def make_images(
+    pipeline: Pipeline, source: str, prompts: list[Prompt], seeds: list[int], settings: Settings, stopwatch: Stopwatch
+) -> np.ndarray:
+    """(B, S, S, 3) float32 in [0, 1]: images of the prompts from one of the sources."""
+    texts = [prompt.text for prompt in prompts]
+    if source == CODES:
+        with stopwatch.part("tokens"):
+            tokens = pipeline.generate_tokens(texts, seeds, settings.sampling)
     else:
-        drawn = np.stack([rasterize(prompt.scene, pipeline.checkpoint.trained_side) for prompt in group])
+        drawn = np.stack([rasterize(prompt.scene, pipeline.checkpoint.trained_side) for prompt in prompts])
         true = torch.from_numpy(drawn).to(pipeline.device) / 255
-        with watch.part("encoding"):
-            if way == AUTOENCODER:
+        with stopwatch.part("encoding"):
+            if source == AUTOENCODER:
                 latents = autoencoder.encode(pipeline.autoencoder, true) * pipeline.autoencoder.config.scaling_factor
             else:
-                tokens = pipeline.tokens_of(true, [prompt.text for prompt in group])
-    if way != AUTOENCODER:
-        with watch.part("rendering"):
+                tokens = pipeline.tokens_of(true, texts)
+    if source != AUTOENCODER:
+        with stopwatch.part("rendering"):
             latents = pipeline.latents(tokens, seeds, None, settings.steps, settings.guidance)
-    with watch.part("decoding"):
+    with stopwatch.part("decoding"):
         images = pipeline.decode(latents)
     return images.cpu().numpy()
 
 
-_KINDS = {
+_FAILURES = {
     "shape unclear": r"^an unclear shape instead of ",
     "another shape": r"^an? [a-z]+ instead of the ",
     "background": r"^the background is ",
@@ -223,15 +233,15 @@ OTHER = "other"
 
 
 def failure_kind(reason: str) -> str:
-    """What a verdict's reason is about. A missing object is one of too few."""
+    """The kind of failure that a verdict's reason describes. A missing object counts as too few objects."""
     number = re.match(r"^(no|\d+) objects? instead of (\d+)$", reason)
     if number:
         few = number[1] == "no" or int(number[1]) < int(number[2])
         return "too few objects" if few else "too many objects"
     if reason.endswith(" is missing"):
         return "too few objects"
-    return next((kind for kind, pattern in _KINDS.items() if re.search(pattern, reason)), OTHER)
+    return next((kind for kind, pattern in _FAILURES.items() if re.search(pattern, reason)), OTHER)
 
 
-def _mean(values) -> float:
+def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))

@@ -1,6 +1,7 @@
-"""Results of an evaluation for people: tables as text, numbers as JSON, pictures in a grid."""
+"""Results of an evaluation for people: tables as text, numbers as JSON, images in a grid."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from ..checkpoint.bundled import display_name
 from ..images.png import save_png
 from ..pipeline import Pipeline
-from .evaluation import AUTOENCODER, CODES, TRUE_CODES, WAYS, Result, Settings, failure_kind
+from .evaluation import AUTOENCODER, CODES, SOURCES, TRUE_CODES, Result, Settings, failure_kind
 from .judge.contact_sheet import make_contact_sheet
 from .scenes.rasterize import rasterize
 from .scenes.spec import Verdict
@@ -21,39 +22,59 @@ RIGHT, WRONG = (0, 160, 60), (220, 30, 30)
 _COLUMN = 20
 
 
-def sentence(settings: Settings, texts: int) -> str:
-    """What was asked, and how it was drawn."""
+def describe(settings: Settings, texts: int) -> str:
+    """What was asked for and how the images were made. `texts`: number of different prompts."""
     phrasing = "any phrasing" if settings.any_phrasing else "plain phrasings"
     contrast = "all pairs of colours" if settings.low_contrast else "no colours of low contrast on each other"
     sampling, runs = settings.sampling, f"{settings.seeds} sampling seed{'s' * (settings.seeds > 1)}"
     return (
         f"{settings.count} prompts, split {settings.split}, {texts} different texts in {phrasing}\n"
-        f"snapped places, {contrast}\n"
+        f"snapped positions, {contrast}\n"
         f"{runs}, top-k {sampling.top_k}, top-p {sampling.top_p:g}, temperature {sampling.temperature:g}, "
         f"{settings.steps} steps, guidance {settings.guidance:g}"
     )
 
 
 def table(results: list[Result]) -> str:
-    """Shares in %, a pair of columns for each way."""
+    """The results as text: scores in %, a pair of columns (strict and layout) for each source."""
     first = results[0]
-    lines = [sentence(first.settings, len({prompt.text for prompt in first.prompts})), ""]
-    lines.append(_row("% right", [TITLES[result.way] for result in results], 2 * _COLUMN))
-    lines.append(_row("", ["strict", "layout"] * len(results)))
-    scores = [score for result in results for score in (result.by_category, result.layout)]
-    lines += [_row(name, [_percent(score[name]) for score in scores]) for name in CATEGORIES]
-    lines.append(_row("mean", [_percent(np.mean(list(score.values()))) for score in scores]))
-    lines.append(_row("weakest", [_least(score) for score in scores]))
-    over_seeds = [_over_seeds(result) for result in results if result.spread is not None]
-    lines += ["", *over_seeds] if over_seeds else []
-    kinds = list(dict.fromkeys(kind for result in results for kind in result.failures()))
-    if kinds:
-        lines += ["", _row("% of pictures with", [TITLES[result.way] for result in results], 2 * _COLUMN)]
-        lines += [_row(kind, [_percent(r.failures().get(kind, 0.0)) for r in results], 2 * _COLUMN) for kind in kinds]
-    return "\n".join([*lines, "", *(_seconds(result) for result in results)])
+    sections = [
+        [describe(first.settings, len({prompt.text for prompt in first.prompts}))],
+        _score_rows(results),
+        [_spread_line(result) for result in results if result.spread is not None],
+        _failure_rows(results),
+        [_seconds_line(result) for result in results],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
-def _row(title: str, cells, width: int = _COLUMN) -> str:
+def _score_rows(results: list[Result]) -> list[str]:
+    scores = []
+    for result in results:
+        scores += [result.strict, result.layout]
+    rows = [
+        _row("% right", (TITLES[result.source] for result in results), 2 * _COLUMN),
+        _row("", ["strict", "layout"] * len(results)),
+    ]
+    for category in CATEGORIES:
+        rows.append(_row(category, (_percent(score[category]) for score in scores)))
+    rows.append(_row("mean", (_percent(np.mean(list(score.values()))) for score in scores)))
+    rows.append(_row("weakest", map(_weakest, scores)))
+    return rows
+
+
+def _failure_rows(results: list[Result]) -> list[str]:
+    failures = [result.failures() for result in results]
+    kinds = dict.fromkeys(kind for one in failures for kind in one)  # a set that keeps the order
+    if not kinds:
+        return []
+    rows = [_row("% of images with", (TITLES[result.source] for result in results), 2 * _COLUMN)]
+    for kind in kinds:
+        rows.append(_row(kind, (_percent(one.get(kind, 0.0)) for one in failures), 2 * _COLUMN))
+    return rows
+
+
+def _row(title: str, cells: Iterable[str], width: int = _COLUMN) -> str:
     return f"{title:20}" + "".join(f"{cell:>{width}}" for cell in cells)
 
 
@@ -61,22 +82,22 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _least(score: dict[str, float]) -> str:
+def _weakest(score: dict[str, float]) -> str:
     name = min(score, key=score.get)
     return f"{name} {_percent(score[name])}"
 
 
-def _over_seeds(result: Result) -> str:
+def _spread_line(result: Result) -> str:
     low, high = min(result.means), max(result.means)
     return (
-        f"{TITLES[result.way]}: mean {_percent(result.mean)} +- {_percent(result.spread)} over "
+        f"{TITLES[result.source]}: mean {_percent(result.mean)} +- {_percent(result.spread)} over "
         f"{len(result.means)} seeds ({_percent(low)} to {_percent(high)})"
     )
 
 
-def _seconds(result: Result) -> str:
+def _seconds_line(result: Result) -> str:
     batch = f"batches of {result.settings.batch}"
-    return f"{TITLES[result.way]}: {split_seconds(result.seconds)} a picture, in {batch}"
+    return f"{TITLES[result.source]}: {split_seconds(result.seconds)} per image, in {batch}"
 
 
 def split_seconds(seconds: dict[str, float]) -> str:
@@ -85,7 +106,7 @@ def split_seconds(seconds: dict[str, float]) -> str:
 
 
 def speed_line(seconds: dict[str, float], device: str) -> str:
-    return f"one at a time, loaded, on {device}: {split_seconds(seconds)} a picture"
+    return f"one image at a time, model loaded, on {device}: {split_seconds(seconds)} per image"
 
 
 def device_of(pipeline: Pipeline) -> str:
@@ -97,24 +118,25 @@ def device_of(pipeline: Pipeline) -> str:
 
 
 def to_json(results: list[Result], pipeline: Pipeline, speed: dict[str, float] | None = None) -> dict:
-    """Settings and every number; nothing of this machine's folders."""
+    """Settings and all numbers. No path of this machine is among them."""
     report = {
         "what": "tiny",
         "checkpoint": display_name(pipeline.checkpoint.folder),
-        "weights": _digest(pipeline),
+        "weights": _weights_digest(pipeline),
         "dtype": str(pipeline.language.connector[0].weight.dtype).removeprefix("torch."),
         "device": device_of(pipeline),
         "settings": asdict(results[0].settings) if results else {},
-        "ways": {result.way: _numbers(result) for result in results},
+        "sources": {result.source: _numbers(result) for result in results},
     }
     return report | ({"seconds_one_at_a_time": speed} if speed else {})
 
 
-def _digest(pipeline: Pipeline) -> str:
+def _weights_digest(pipeline: Pipeline) -> str:
+    """sha256 of the files that hold the checkpoint's tensors."""
     digest = hashlib.sha256()
     for file in sorted({entry.file for entry in pipeline.checkpoint.table.values()}):
         with open(file, "rb") as weights:
-            for chunk in iter(lambda: weights.read(2**20), b""):
+            while chunk := weights.read(2**20):
                 digest.update(chunk)
     return digest.hexdigest()
 
@@ -125,48 +147,49 @@ def _numbers(result: Result) -> dict:
         "means": list(result.means),
         "spread": result.spread,
         "weakest": result.weakest,
-        "strict": result.by_category,
+        "strict": result.strict,
         "layout": result.layout,
         "failures": result.failures(),
         "failures_by_category": {name: result.failures(name) for name in CATEGORIES},
-        "pictures": len(result.prompts) * len(result.verdicts),
+        "images": len(result.prompts) * len(result.verdicts),
         "texts": len({prompt.text for prompt in result.prompts}),
         "seconds_in_batches": result.seconds,
     }
 
 
 def grid(results: list[Result], columns: int = 6) -> np.ndarray:
-    """(H, W, 3) uint8: a row a category, its first prompts, framed green where right, else red with what is wrong.
+    """(H, W, 3) uint8: the first images of each category in a row, in a green frame if right, else in a red one.
 
-    Several ways stand side by side in a cell, behind the true picture.
+    With several sources, a cell shows the true image and then one image per source.
     """
-    ordered = sorted(results, key=lambda result: WAYS.index(result.way), reverse=True)
-    first, side = ordered[0], ordered[0].pictures.shape[1]
+    ordered = sorted(results, key=lambda result: SOURCES.index(result.source), reverse=True)
+    first, side = ordered[0], ordered[0].images.shape[1]
     columns = min(columns, len(first.prompts) // len(CATEGORIES))
-    pictures, captions = [], []
+    images, captions = [], []
     for row in range(len(CATEGORIES)):
         for column in range(columns):
             index = row + column * len(CATEGORIES)
-            prompt, verdicts = first.prompts[index], [result.verdicts[0][index] for result in ordered]
-            cell = [_frame(result.pictures[index], v) for result, v in zip(ordered, verdicts, strict=True)]
+            prompt = first.prompts[index]
+            cell = [_frame(result.images[index], result.verdicts[0][index]) for result in ordered]
             if len(results) > 1:
-                cell = [np.pad(rasterize(prompt.scene, side), ((2, 2), (2, 2), (0, 0)), constant_values=255), *cell]
-            pictures.append(np.hstack(cell))
-            captions.append(f"{prompt.text}: {_said(verdicts[-1])}")
-    width = min(192 * pictures[0].shape[1] // pictures[0].shape[0], 480)
-    return make_contact_sheet(pictures, captions, columns, width)
+                true = rasterize(prompt.scene, side)
+                cell.insert(0, np.pad(true, ((2, 2), (2, 2), (0, 0)), constant_values=255))
+            images.append(np.hstack(cell))
+            captions.append(f"{prompt.text}: {_summary(ordered[-1].verdicts[0][index])}")
+    width = min(192 * images[0].shape[1] // images[0].shape[0], 480)
+    return make_contact_sheet(images, captions, columns, width)
 
 
 def save_grid(path: Path, results: list[Result]) -> None:
     save_png(path, torch.from_numpy(grid(results).copy()) / 255, {"settings": asdict(results[0].settings)})
 
 
-def _said(verdict: Verdict) -> str:
+def _summary(verdict: Verdict) -> str:
     kinds = dict.fromkeys(map(failure_kind, verdict.reasons))
     return "right" if verdict.strict else f"WRONG, {', '.join(kinds)}"
 
 
-def _frame(picture: np.ndarray, verdict: Verdict) -> np.ndarray:
-    framed = np.full((picture.shape[0] + 4, picture.shape[1] + 4, 3), RIGHT if verdict.strict else WRONG, np.uint8)
-    framed[2:-2, 2:-2] = picture
+def _frame(image: np.ndarray, verdict: Verdict) -> np.ndarray:
+    framed = np.full((image.shape[0] + 4, image.shape[1] + 4, 3), RIGHT if verdict.strict else WRONG, np.uint8)
+    framed[2:-2, 2:-2] = image
     return framed

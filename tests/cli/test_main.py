@@ -94,7 +94,7 @@ def test_choices_and_defaults_are_the_librarys():
         assert value(f"{most:g}") == most
         with pytest.raises(argparse.ArgumentTypeError):
             value(f"{most + 1:g}")
-    assert evaluate.SPLITS == SPLITS and evaluate.WAYS == evaluation.WAYS
+    assert evaluate.SPLITS == SPLITS and evaluate.SOURCES == evaluation.SOURCES
     for command, settings, least in (
         ("evaluate tiny", evaluation.Settings(), len(CATEGORIES)),
         ("evaluate tiny-edits", edit_evaluation.Settings(), len(EDIT_KINDS)),

@@ -18,7 +18,16 @@ from blip3o_core.models import autoencoder
 from blip3o_core.models.image_tokenizer import encode_images
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import evaluation, evaluation_report, make_scene, rasterize, spec_of
-from blip3o_core.tiny.evaluation import AUTOENCODER, CODES, TRUE_CODES, WAYS, Settings, evaluate, failure_kind, prompts
+from blip3o_core.tiny.evaluation import (
+    AUTOENCODER,
+    CODES,
+    SOURCES,
+    TRUE_CODES,
+    Settings,
+    evaluate,
+    failure_kind,
+    make_prompts,
+)
 from blip3o_core.tiny.judge.corruptions import CORRUPTIONS, corrupt
 from blip3o_core.tiny.judge.judge import judge_image
 from blip3o_core.tiny.scenes.captions import phrasings
@@ -32,11 +41,11 @@ def shown(pipeline, monkeypatch):
     """`shown(picture_of)`: the pictures to judge are `picture_of(prompt, seed)` instead of the model's."""
 
     def show(picture_of):
-        def drawn(pipeline, way, group, seeds, settings, watch):
-            with watch.part("tokens"):
-                return np.stack([picture_of(prompt, seed) for prompt, seed in zip(group, seeds, strict=True)])
+        def made(pipeline, source, prompts, seeds, settings, stopwatch):
+            with stopwatch.part("tokens"):
+                return np.stack([picture_of(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)])
 
-        monkeypatch.setattr(evaluation, "_draw", drawn)
+        monkeypatch.setattr(evaluation, "make_images", made)
 
     return show
 
@@ -49,7 +58,7 @@ def test_true_pictures_are_all_right(pipeline, shown):
     """Catches verdicts that meet the wrong prompt, and pictures that are spoilt on their way to the judge."""
     shown(lambda prompt, seed: rasterize(prompt.scene))
     result = evaluate(pipeline, Settings(count=80, seeds=2, batch=7))
-    assert result.mean == 1 and set(result.by_category.values()) == set(result.layout.values()) == {1.0}
+    assert result.mean == 1 and set(result.strict.values()) == set(result.layout.values()) == {1.0}
     assert result.failures() == {} and result.means == (1, 1) and result.spread == 0
 
 
@@ -57,8 +66,8 @@ def test_a_category_that_fails_costs_the_mean_its_eighth(pipeline, shown):
     """Catches a mean over pictures, not over categories: 20 prompts are three of some and two of others."""
     shown(lambda prompt, seed: blank(prompt) if prompt.category == "colors" else rasterize(prompt.scene))
     result = evaluate(pipeline, Settings(count=20, seeds=1))
-    assert result.by_category == {name: float(name != "colors") for name in CATEGORIES}
-    assert result.layout == result.by_category
+    assert result.strict == {name: float(name != "colors") for name in CATEGORIES}
+    assert result.layout == result.strict
     assert result.mean == 7 / 8 and result.weakest == "colors" and result.spread is None
     assert result.failures()["too few objects"] == 3 / 20
     assert result.failures("colors")["too few objects"] == 1 and result.failures("size") == {}
@@ -77,51 +86,52 @@ def test_the_spread_is_over_sampling_seeds(pipeline, shown):
 
     def picture(prompt, seed):
         seen.append(seed)
-        return blank(prompt) if seed >= evaluation.APART and prompt.category == "size" else rasterize(prompt.scene)
+        wrong = seed >= evaluation.SEED_STRIDE and prompt.category == "size"
+        return blank(prompt) if wrong else rasterize(prompt.scene)
 
     shown(picture)
     result = evaluate(pipeline, Settings(count=16, seeds=3, batch=5))
-    assert result.means == (1, 7 / 8, 7 / 8) and result.by_category["size"] == pytest.approx(1 / 3)
+    assert result.means == (1, 7 / 8, 7 / 8) and result.strict["size"] == pytest.approx(1 / 3)
     assert result.spread == pytest.approx(np.std([1, 7 / 8, 7 / 8], ddof=1))
     assert len(set(seen)) == 48
 
 
 def test_prompts_are_held_back_and_evenly_spread():
     """Catches training scenes among the prompts, a category that is asked more often, and captions that repeat."""
-    asked = prompts(Settings(count=160))
+    asked = make_prompts(Settings(count=160))
     assert [prompt.category for prompt in asked] == [*CATEGORIES] * 20
     assert {split_of(prompt.scene) for prompt in asked} == {"held_back"}
     assert all(prompt.text in phrasings(prompt.scene) for prompt in asked)
-    assert prompts(Settings(count=16)) == asked[:16]
-    assert {split_of(prompt.scene) for prompt in prompts(Settings(count=16, split="train"))} == {"train"}
+    assert make_prompts(Settings(count=16)) == asked[:16]
+    assert {split_of(prompt.scene) for prompt in make_prompts(Settings(count=16, split="train"))} == {"train"}
 
 
 def test_phrasing_and_contrast_are_as_asked():
     """Catches a switch that is read and then ignored: scores on another world or grammar would not compare."""
 
     def pairs(settings) -> set:
-        asked = prompts(settings)
+        asked = make_prompts(settings)
         found = {(obj.colour, prompt.scene.background) for prompt in asked for obj in prompt.scene.objects}
         return {pair for low in LOW_CONTRAST for pair in (low, low[::-1])} & found
 
     plain, loose = Settings(count=400), Settings(count=400, any_phrasing=True)
     assert pairs(plain) == set() and pairs(Settings(count=400, low_contrast=True))
     odd = ("there is", "draw ", "show ", "next to", "to the left of", " that is ", "exactly")
-    assert not [prompt.text for prompt in prompts(plain) if any(word in prompt.text for word in odd)]
-    assert all(any(word in prompt.text for prompt in prompts(loose)) for word in odd)
+    assert not [prompt.text for prompt in make_prompts(plain) if any(word in prompt.text for word in odd)]
+    assert all(any(word in prompt.text for prompt in make_prompts(loose)) for word in odd)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_picture_is_the_same_in_any_batch(way, pipeline):
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_picture_is_the_same_in_any_batch(source, pipeline):
     """Catches rows that share a seed or take their neighbour's tokens."""
-    whole = evaluate(pipeline, FEW, way).pictures.astype(int)
-    cut = evaluate(pipeline, Settings(count=16, seeds=1, steps=2, batch=3), way).pictures.astype(int)
+    whole = evaluate(pipeline, FEW, source).images.astype(int)
+    cut = evaluate(pipeline, Settings(count=16, seeds=1, steps=2, batch=3), source).images.astype(int)
     assert whole.shape == (16, 64, 64, 3) and np.abs(whole - cut).max() <= 1
     assert len(np.unique(whole, axis=0)) == 16
 
 
 def true_pictures() -> torch.Tensor:
-    return torch.stack([torch.from_numpy(rasterize(prompt.scene, 64)) for prompt in prompts(FEW)]) / 255
+    return torch.stack([torch.from_numpy(rasterize(prompt.scene, 64)) for prompt in make_prompts(FEW)]) / 255
 
 
 def test_each_way_draws_from_what_it_says(pipeline, monkeypatch):
@@ -136,7 +146,7 @@ def test_each_way_draws_from_what_it_says(pipeline, monkeypatch):
     tokenizer = pipeline.image_tokenizer
     views = torch.cat([tokenizer_input(picture, "stretch", tokenizer.side) for picture in to_images(true_pictures())])
     assert torch.equal(true.codes, encode_images(tokenizer, views)[0])
-    assert true.prompts == sampled.prompts == [prompt.text for prompt in prompts(FEW)]
+    assert true.prompts == sampled.prompts == [prompt.text for prompt in make_prompts(FEW)]
     assert true.prompt_ids == sampled.prompt_ids
     assert torch.equal(sampled.codes, pipeline.generate_tokens(true.prompts, list(range(16))).codes)
 
@@ -146,16 +156,16 @@ def test_the_autoencoder_alone(pipeline):
     result = evaluate(pipeline, FEW, AUTOENCODER)
     vae = pipeline.autoencoder
     expected = autoencoder.decode(vae, autoencoder.encode(vae, true_pictures()))
-    assert np.abs(result.pictures - expected.numpy() * 255).max() <= 0.51
+    assert np.abs(result.images - expected.numpy() * 255).max() <= 0.51
     assert len(evaluate(pipeline, Settings(count=8, seeds=3, steps=1), AUTOENCODER).verdicts) == 1
 
 
 def test_settings_reach_the_model(pipeline):
     """Catches steps, guidance or sampling that are printed and not used."""
-    plain = evaluate(pipeline, FEW).pictures
+    plain = evaluate(pipeline, FEW).images
     for change in ({"steps": 3}, {"guidance": 5.0}, {"sampling": evaluation.Sampling(temperature=0.2)}):
         other = evaluate(pipeline, Settings(**{"count": 16, "seeds": 1, "steps": 2, "batch": 16, **change}))
-        assert not np.array_equal(other.pictures, plain), change
+        assert not np.array_equal(other.images, plain), change
 
 
 def test_parts_in_training_are_read_as_they_are_now(checkpoint, pipeline):
@@ -176,7 +186,7 @@ def test_pictures_are_scaled_to_the_tower_as_in_training(pipeline, monkeypatch):
     tokenizer, seen = pipeline.image_tokenizer, []
     real, side = tokenizer.features, tokenizer.shape.side
     monkeypatch.setattr(tokenizer, "features", lambda pixels: seen.append(pixels) or real(pixels))
-    pictures = [rasterize(prompt.scene, 64) for prompt in prompts(FEW)]
+    pictures = [rasterize(prompt.scene, 64) for prompt in make_prompts(FEW)]
     pipeline.tokens_of(true_pictures(), ["a"] * len(pictures))
     trained = [Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC) for picture in pictures]
     off = torch.cat(seen).movedim(1, -1) - (torch.from_numpy(np.stack(trained)) / 127.5 - 1)
@@ -262,7 +272,7 @@ def test_the_command_prints_a_table(command):
         "true codes",
         "autoencoder",
         "2 seeds",
-        "one at a time",
+        "one image at a time",
     ):
         assert word in command[1], word
 
@@ -271,14 +281,14 @@ def test_the_numbers_as_json(command, tiny, pipeline):
     """Catches numbers that are only printed, are not JSON, name this machine, or do not say how they came about."""
     text = (command[0] / "new" / "numbers.json").read_text()
     report = json.loads(text, parse_constant=lambda name: pytest.fail(name))
-    assert set(report["ways"]) == set(WAYS) and set(report["ways"]["codes"]["strict"]) == set(CATEGORIES)
+    assert set(report["sources"]) == set(SOURCES) and set(report["sources"]["codes"]["strict"]) == set(CATEGORIES)
     assert report["settings"]["count"] == 16 and report["settings"]["sampling"]["top_p"] == 0.95
     assert report["dtype"] == "float32" and report["seconds_one_at_a_time"]["tokens"] > 0
-    assert len(report["weights"]) == 64 and report["ways"]["codes"]["pictures"] == 32
+    assert len(report["weights"]) == 64 and report["sources"]["codes"]["images"] == 32
     for place in (tiny.parent, command[0]):
         assert str(place) not in text
     again = evaluate(pipeline, Settings(count=16, seeds=2, steps=2))
-    assert report["ways"]["codes"]["failures"] == again.failures()
+    assert report["sources"]["codes"]["failures"] == again.failures()
 
 
 def test_options_reach_the_settings(tiny, tmp_path):
@@ -304,7 +314,7 @@ def test_options_reach_the_settings(tiny, tmp_path):
     report = json.loads(out.read_text())
     asked = report["settings"].pop("sampling")
     assert report["settings"] == options and {name: asked[name] for name in sampling} == sampling
-    assert report["dtype"] == "bfloat16" and list(report["ways"]) == ["codes"]
+    assert report["dtype"] == "bfloat16" and list(report["sources"]) == ["codes"]
 
 
 def test_the_grid_shows_every_category(command):
@@ -356,5 +366,5 @@ def test_a_checkpoint_without_image_tokenizer(copy, capsys):
 
 def test_plain_ground_is_the_default():
     """Catches a world whose share of coloured grounds is not the one that scores were reported with."""
-    asked = prompts(Settings(count=800))
+    asked = make_prompts(Settings(count=800))
     assert 0.15 < np.mean([prompt.scene.background != DEFAULT_BACKGROUND for prompt in asked]) < 0.25

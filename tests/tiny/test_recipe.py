@@ -279,7 +279,7 @@ def test_edits_are_drawn_by_every_way_references_can_go(start, tmp_path):
     with torch.no_grad():  # at its start the transformer's cross-attention barely reads new tokens
         pipeline.language.reference_connector[3].weight.mul_(10)
     settings = edit_evaluation.Settings(count=len(EDIT_KINDS), steps=2, guidance=1.0)
-    ways = [edit_evaluation.evaluate(pipeline, settings, way).pictures for way in edit_evaluation.WAYS]
+    ways = [edit_evaluation.evaluate(pipeline, settings, mode).images for mode in edit_evaluation.TITLES]
     assert all(pictures.shape == (len(EDIT_KINDS), model_config.SIDE, model_config.SIDE, 3) for pictures in ways)
     for index, pictures in enumerate(ways):
         assert all(np.abs(pictures - other).max() > 1e-4 for other in ways[:index])

@@ -17,7 +17,7 @@ from ...checkpoint.checkpoint import open_checkpoint
 from ...errors import Blip3oError
 from ...pipeline import Pipeline
 from ...seeds import row_seeds
-from ..evaluation import SCENES
+from ..evaluation import SCENE_SEED
 from ..judge.judge import judge_image
 from ..scenes.captions import caption
 from ..scenes.spec import spec_of
@@ -133,7 +133,7 @@ def machine() -> dict:
 
 def accuracy(pipeline: Pipeline, category: str, count: int) -> float:
     """Share of held-back prompts that are drawn right, one picture each."""
-    scenes = [make_scene(SCENES, "held_back", index, WORLD, category) for index in range(count)]
+    scenes = [make_scene(SCENE_SEED, "held_back", index, WORLD, category) for index in range(count)]
     seeds = row_seeds(0, count)
     tokens = pipeline.generate_tokens([caption(scene, index, plain=True) for index, scene in enumerate(scenes)], seeds)
     pictures = pipeline.render(tokens, seeds, None, _STEPS, _GUIDANCE).cpu().numpy()

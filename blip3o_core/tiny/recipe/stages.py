@@ -227,10 +227,10 @@ def _drawn(stage: str) -> Callable[[Recipe], dict[str, float]]:
     def gate(recipe: Recipe) -> dict[str, float]:
         """Held-back prompts, drawn from sampled and from true codes."""
         pipeline, numbers = Pipeline(open_checkpoint(recipe.last_checkpoint(stage))), {}
-        for way in ("true-codes", "codes"):
-            result = evaluate(pipeline, Evaluation(count=320, seeds=1, guidance=1.0), way)
-            numbers[way] = result.mean
-        return {**numbers, "weakest": min(result.by_category.values()), "mean": result.mean}
+        for source in ("true-codes", "codes"):
+            result = evaluate(pipeline, Evaluation(count=320, seeds=1, guidance=1.0), source)
+            numbers[source] = result.mean
+        return {**numbers, "weakest": min(result.strict.values()), "mean": result.mean}
 
     return gate
 
