@@ -70,5 +70,5 @@ def test_the_command_prints_a_table_and_writes_numbers(tmp_path, capsys):
     found = json.loads(path.read_text(encoding="utf-8"))
     printed = capsys.readouterr().out
     assert found["edits"] == 6 and "reference as" in printed
-    assert f"{100 * found['ways']['tokens']['right']['mean']:.1f}" in printed
+    assert f"{100 * found['reference_modes']['tokens']['right']['mean']:.1f}" in printed
     assert main(["evaluate", "tiny-edits", "--count", "2"]) == 2
