@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling
 
 from . import render
@@ -58,7 +59,7 @@ def _tokens(model: Model, device: torch.device, length: int, batch: int, runs: i
 
     def work() -> None:
         stamps.append(time.perf_counter())
-        decode(model.language, prompts, list(range(batch)), Sampling(), callback=stamp, engine=engine)
+        decode(model.language, Prompts(prompts), list(range(batch)), Sampling(), callback=stamp, engine=engine)
         synchronize(device)
         stamps.append(time.perf_counter())
 

@@ -8,7 +8,9 @@ from unittest.mock import patch
 import torch
 
 from blip3o_core.decoding import cuda_graph as graphs
-from blip3o_core.decoding.engine import decode, engine_for
+from blip3o_core.decoding.engine import choose_engine, decode
+from blip3o_core.decoding.interface import Job
+from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling
 
 from .machine import in_turn, measure, timed
@@ -22,12 +24,12 @@ def run(model: Model, device: torch.device, tokens: int | None, batch: int, runs
         language.grid = (1, tokens)
     tokens, dtype = language.num_tokens, language.model.norm.weight.dtype
     # What is read for a token is not known where several are written in a pass.
-    ahead = engine_for("auto", language, batch, Sampling(), device, dtype) == "speculative"
+    speculative = choose_engine("auto", Job(language, batch, Sampling(), device, dtype)) == "speculative"
     theirs = authors_language(language)
     ids = torch.tensor(prompts, device=device)
 
     def ours() -> None:
-        decode(language, prompts, list(range(batch)), Sampling())
+        decode(language, Prompts(prompts), list(range(batch)), Sampling())
 
     @torch.no_grad()
     def authors() -> None:
@@ -40,7 +42,7 @@ def run(model: Model, device: torch.device, tokens: int | None, batch: int, runs
         theirs.model(drawn, output_hidden_states=True)
 
     found = in_turn(ours, authors, device, runs)
-    read = None if ahead else _read(language) * tokens / found["ours_s"]
+    read = None if speculative else _read(language) * tokens / found["ours_s"]
     return {
         "model": model.name, "dtype": str(dtype).removeprefix("torch."), "batch": batch,
         "prompt": len(model.prompt), "tokens": tokens, **found,
@@ -62,7 +64,7 @@ def engines(model: Model, device: torch.device, tokens: int | None, runs: int, c
     if tokens is not None:
         language.grid = (1, tokens)
     tokens = language.num_tokens
-    real = graphs.capture if device.type == "cuda" else lambda loop, _: loop
+    real = graphs.warm_up_and_capture if device.type == "cuda" else lambda loop, _: loop
 
     def compiled(loop, device) -> Callable[[], None]:
         loop.stepper.feed = torch.compile(loop.stepper.feed, dynamic=False)
@@ -76,8 +78,8 @@ def engines(model: Model, device: torch.device, tokens: int | None, runs: int, c
     ways["speculative"] = ("speculative", real)
     rows = []
     for name, (engine, capture) in ways.items():
-        with patch.object(graphs, "capture", capture):
-            work = lambda engine=engine: decode(language, [model.prompt], [0], Sampling(), engine=engine)  # noqa: E731
+        with patch.object(graphs, "warm_up_and_capture", capture):
+            work = lambda engine=engine: decode(language, Prompts([model.prompt]), [0], Sampling(), engine=engine)  # noqa: E731
             first = timed(work, device)
             seconds = min(measure(work, device, runs))
         read = None if engine == "speculative" else _read(language) * tokens / seconds

@@ -17,6 +17,7 @@ import torch
 
 from blip3o_core import memory
 from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.models.autoencoder import compression
@@ -38,7 +39,7 @@ def run(model: Model, device: torch.device, steps: int = 2) -> list[dict]:
     hidden = render.states(model, 1, device)
     noise = diffusion.initial_noise((model.transformer.config.in_channels, model.cells, model.cells), [0])
     work = {
-        LANGUAGE: lambda: decode(model.language, [model.prompt], [0], Sampling()),
+        LANGUAGE: lambda: decode(model.language, Prompts([model.prompt]), [0], Sampling()),
         TRANSFORMER: lambda: render.ours(model, hidden, noise, steps),
         AUTOENCODER: lambda: autoencoder.decode(noise.to(device, autoencoder.dtype)),
     }

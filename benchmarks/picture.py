@@ -3,6 +3,7 @@
 import torch
 
 from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.models.autoencoder import decode as to_pixels
@@ -22,7 +23,7 @@ def run(model: Model, device: torch.device, steps: int, batch: int, runs: int) -
     total, factor = model.language.num_tokens, vae.config.scaling_factor
 
     def ours() -> torch.Tensor:
-        hidden = decode(model.language, prompts, seeds, Sampling()).hidden
+        hidden = decode(model.language, Prompts(prompts), seeds, Sampling()).hidden
         return to_pixels(vae, render.ours(model, hidden, noise, steps) / factor)
 
     def authors() -> torch.Tensor:
@@ -34,11 +35,11 @@ def run(model: Model, device: torch.device, steps: int, batch: int, runs: int) -
         return vae.decode(render.authors(model, hidden, noise, steps) / factor).sample
 
     found = in_turn(ours, authors, device, runs)
-    hidden = decode(model.language, prompts, seeds, Sampling()).hidden
+    hidden = decode(model.language, Prompts(prompts), seeds, Sampling()).hidden
     positive, negative = connect(model.language.connector, hidden)
     latents = diffusion.sample(model.transformer, noise, positive, negative, diffusion.sigmas(steps), 2.0)
     stages = {
-        "tokens": lambda: decode(model.language, prompts, seeds, Sampling()),
+        "tokens": lambda: decode(model.language, Prompts(prompts), seeds, Sampling()),
         "connector": lambda: connect(model.language.connector, hidden),
         "diffusion": lambda: diffusion.sample(
             model.transformer, noise, positive, negative, diffusion.sigmas(steps), 2.0

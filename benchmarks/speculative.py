@@ -1,18 +1,18 @@
-"""Image tokens guessed ahead (`decoding.speculative`) against the plain loop; what a pass over several costs."""
+"""Speculative decoding of image tokens against the plain loop; what a pass over several tokens costs."""
 
 import statistics
 from functools import partial
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.decoding import engine as decoding
-from blip3o_core.decoding.engine import Decoded, decode
-from blip3o_core.decoding.sampling import Sampling, choose
-from blip3o_core.decoding.speculative import Neighbours, WindowStepper, fill_ahead
+from blip3o_core.decoding.engine import ENGINES, decode
+from blip3o_core.decoding.interface import Compute, Decoded
+from blip3o_core.decoding.prefill import Prompts, prefill
+from blip3o_core.decoding.sampling import Chooser, Sampling
+from blip3o_core.decoding.speculative import Guess, NeighbourGuess, WindowStep, decode_speculatively
 from blip3o_core.models.language import LanguageModel
 from blip3o_core.tiny import evaluation
 
@@ -28,31 +28,42 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
     model = tiny(device, torch.float32)
     prompts = _prompts(8 if quick else PROMPTS)
     windows = WINDOWS[2:3] if quick else WINDOWS
-    rows = [_ahead(model.language, prompts, kind, window, device) for kind in KINDS for window in windows]
+    rows = [_compare(model.language, prompts, kind, window, device) for kind in KINDS for window in windows]
     rows += _cost(model, device, 10 * runs)
     return rows + (_cost(full(device, torch.bfloat16, layers=4), device, runs) if not quick else [])
 
 
-def decode_ahead(
-    language: LanguageModel, prompt: list[int], seed: int, sampling: Sampling, window: int, guess=None
-) -> Decoded:
-    """What `decode` returns for one prompt without guidance, image tokens only; `window` tokens fed in a pass.
+class Counted(Guess):
+    """A guess that counts the passes: it is taught once in each."""
 
-    `guess`: in place of `Neighbours`.
+    def __init__(self, guess: Guess):
+        self.guess, self.passes = guess, 0
+
+    def learn(self, known: list[int]) -> None:
+        self.passes += 1
+        self.guess.learn(known)
+
+    def __call__(self, tokens: list[int]) -> int:
+        return self.guess(tokens)
+
+
+def counted(
+    language: LanguageModel,
+    prompt: list[int],
+    seed: int,
+    sampling: Sampling,
+    window: int,
+    guess: Guess | None = None,
+) -> tuple[Decoded, int]:
+    """What `decode` returns for one prompt with at most `window` tokens in a pass, and the number of passes.
+
+    `guess`: in place of NeighbourGuess.
     """
-    return counted(language, prompt, seed, sampling, window, guess)[0]
-
-
-def counted(language, prompt, seed, sampling, window, guess=None) -> tuple[Decoded, int]:
-    """`decode_ahead`, and the number of passes."""
-    passes = []
-
-    def counting(*arguments) -> None:
-        passes.append(fill_ahead(*arguments))
-
-    neighbours = Neighbours if guess is None else lambda *_: guess
-    with patch.multiple(decoding, WINDOW=window, Neighbours=neighbours, fill_ahead=counting):
-        return decode(language, [prompt], [seed], sampling, engine="speculative"), passes[0]
+    last = language.vocabulary.image_start + language.vocabulary.num_codes - 1
+    counting = Counted(guess or NeighbourGuess(language.grid[1], last))
+    engine = partial(decode_speculatively, window=window, guess=counting)
+    with patch.dict(ENGINES, speculative=engine):
+        return decode(language, Prompts([prompt]), [seed], sampling, engine="speculative"), counting.passes
 
 
 def _prompts(count: int) -> list[list[int]]:
@@ -60,17 +71,18 @@ def _prompts(count: int) -> list[list[int]]:
     return [encode(prompt.text) for prompt in evaluation.make_prompts(evaluation.Settings(count=count))]
 
 
-def _ahead(language: LanguageModel, prompts: list[list[int]], kind: str, window: int, device: torch.device) -> dict:
+def _compare(language: LanguageModel, prompts: list[list[int]], kind: str, window: int, device: torch.device) -> dict:
     """Both ways by turns, prompt by prompt; prompt k has seed k. Seconds are medians, `ratio` that of the pairs."""
     sampling, pairs, passes, equal, apart = KINDS[kind], [], 0, 0, 0.0
     counted(language, prompts[0], 0, sampling, window)
     for seed, prompt in enumerate(prompts):
-        plain, theirs = _with_seconds(partial(decode, language, [prompt], [seed], sampling, engine="direct"), device)
-        (ahead, needed), ours = _with_seconds(partial(counted, language, prompt, seed, sampling, window), device)
+        one_by_one = partial(decode, language, Prompts([prompt]), [seed], sampling, engine="direct")
+        plain, theirs = _with_seconds(one_by_one, device)
+        (guessed, needed), ours = _with_seconds(partial(counted, language, prompt, seed, sampling, window), device)
         pairs.append((ours, theirs))
         passes += needed
-        equal += torch.equal(plain.ids, ahead.ids)
-        apart = max(apart, (plain.hidden - ahead.hidden).abs().max().item())
+        equal += torch.equal(plain.ids, guessed.ids)
+        apart = max(apart, (plain.hidden - guessed.hidden).abs().max().item())
     return {
         "model": "tiny", "sampling": kind, "window": window, "pictures": len(prompts), "equal_ids": equal,
         "hidden_apart": apart, "passes": passes / len(prompts),
@@ -92,14 +104,14 @@ def _cost(model: Model, device: torch.device, runs: int) -> list[dict]:
     """One pass with output matrix and choice; `break_even`: tokens it must settle to be worth as many plain steps."""
     language, dtype, found = model.language, model.language.model.norm.weight.dtype, []
     room = max(LENGTHS)
-    state, cache, _, position = decoding._prefill(language, [model.prompt], room, None, device, dtype)
-    stepper = WindowStepper(language, cache, position + 1 + torch.arange(room, device=device))
-    head = language.head_weight(state, True)
-    embeds, uniforms = state.expand(room, -1, -1).contiguous(), torch.full((room,), 0.5, device=device)
+    prefilled = prefill(language, Prompts([model.prompt]), Compute(device, dtype))
+    step = WindowStep(prefilled)
+    uniforms = torch.full((1, room), 0.5, device=device)
+    choose = Chooser(Sampling(), language.head_weight(prefilled.state, True), 0, uniforms, guided=False)
+    embeds = prefilled.state.expand(room, -1, -1).contiguous()
 
     def work(length: int) -> torch.Tensor:
-        logits = F.linear(stepper(embeds[:length], 0)[:, 0], head).float()
-        return choose(logits, uniforms[:length], Sampling())
+        return choose(step(embeds[:length], 0), uniforms[0, :length])
 
     for length in LENGTHS:
         seconds = statistics.median(measure(lambda n=length: work(n), device, runs))

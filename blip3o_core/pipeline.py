@@ -1,4 +1,4 @@
-"""The acts in order, for scripts, the command line and tests: prompt -> tokens -> conditioning -> latents -> picture.
+"""The parts in order, for scripts, the command line and tests: prompt -> tokens -> conditioning -> latents -> image.
 
 The nodes call the same functions one by one.
 """
@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 
 from .checkpoint.checkpoint import Checkpoint, open_checkpoint
-from .decoding.engine import decode, read
+from .decoding.engine import decode
+from .decoding.interface import Compute
+from .decoding.prefill import Prompts, encode_tokens
 from .decoding.sampling import Sampling
 from .diffusion import sampler as diffusion
 from .diffusion.reference_mode import ReferenceMode, Strengths
@@ -37,73 +39,83 @@ class Conditioning:
     mask: torch.Tensor | None
 
 
+@dataclass(frozen=True)
+class Request:
+    """Images to generate: one per prompt, row k with `seeds[k]`.
+
+    With `references` the prompts are instructions for all of them. `features_in_prompt`: the references enter the
+    prompt as the image tokenizer's features, see `ReferenceMode`. `parse_special`: special tokens spelled in a prompt
+    act as tokens, as in the authors' code; otherwise they are text.
+    """
+
+    prompts: list[str]
+    seeds: list[int]
+    negative_prompt: str | None = None
+    references: References | None = None
+    features_in_prompt: bool = False
+    parse_special: bool = False
+
+    def prompt_ids(self, encoder: PromptEncoder, prompt: str) -> list[int]:
+        """Token ids of one of the prompts or of the negative one, through the scale token."""
+        if self.references is None:
+            return encoder.encode(prompt, self.parse_special)
+        return encoder.encode_edit(
+            prompt, self.references.codes, self.parse_special, as_features=self.features_in_prompt
+        )
+
+
 def generate_tokens(
     language: LanguageModel,
     encoder: PromptEncoder,
-    prompts: list[str],
-    seeds: list[int],
+    request: Request,
     sampling: Sampling = Sampling(),
-    negative_prompt: str | None = None,
-    parse_special: bool = False,
     callback: Callable[[int, int, Callable[[], torch.Tensor]], None] | None = None,
     source: str | None = None,
-    device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    references: References | None = None,
-    as_features: bool = False,
+    compute: Compute = Compute(),
 ) -> ImageTokens:
-    """Write one picture per prompt as image tokens, hidden states kept.
+    """Write one image per prompt as image tokens, hidden states kept.
 
-    `callback(done, total, codes)` runs once per token; `codes()` gives those so far, (B, done). `source` names the
-    weights, see `condition`. With `references` the prompts are instructions for all of them; `as_features`:
-    see `ReferenceMode`.
+    `callback(done, total, codes)` runs once per token and may raise to cancel; `codes()` gives those so far, (B, done).
+    `source` names the weights, see `condition`. The negative prompt is used when `sampling.guidance` is above 1.
     """
-    for prompt in prompts:
+    for prompt in request.prompts:
         if not prompt.strip():
-            raise Blip3oError(f"The prompt is {prompt!r}: there is nothing to draw. Describe the picture in words.")
-    features = None
+            raise Blip3oError(f"The prompt is {prompt!r}. Describe the image in words.")
+    references, features = request.references, None
     if references is not None:
-        check_codes(language, references, "references")
-        if as_features:
+        require_same_codes(language, references, "references")
+        if request.features_in_prompt:
             features = PromptFeatures(references.features.flatten(0, 1), encoder.tokens_after_references)
-    rows = [prompt_ids(encoder, prompt, references, parse_special, as_features) for prompt in prompts]
-    negative = None
-    if sampling.guidance > 1:
-        negative = prompt_ids(encoder, negative_prompt or "", references, parse_special, as_features)
+    rows = [request.prompt_ids(encoder, prompt) for prompt in request.prompts]
+    negative = request.prompt_ids(encoder, request.negative_prompt or "") if sampling.guidance > 1 else None
     start = language.vocabulary.image_start
 
-    def on_codes(done: int, total: int, ids: torch.Tensor) -> None:
+    def on_ids(done: int, total: int, ids: torch.Tensor) -> None:
         callback(done, total, lambda: ids - start)
 
-    callback_ids = on_codes if callback else None
-    drawn = decode(language, rows, seeds, sampling, negative, callback_ids, device, dtype, features)
+    prompts = Prompts(rows, negative, features)
+    decoded = decode(language, prompts, request.seeds, sampling, on_ids if callback else None, compute)
     return ImageTokens(
-        codes=(drawn.ids - start).cpu(), grid=language.grid, prompts=prompts, prompt_ids=rows, seeds=seeds,
-        lengths=drawn.lengths, codes_id=language.codes_id, hidden=drawn.hidden.cpu(), hidden_source=source,
+        codes=(decoded.ids - start).cpu(),
+        grid=language.grid,
+        prompts=request.prompts,
+        prompt_ids=rows,
+        seeds=request.seeds,
+        lengths=decoded.lengths,
+        codes_id=language.codes_id,
+        hidden=decoded.hidden.cpu(),
+        hidden_source=source,
         features=features,
-    )  # fmt: skip
+    )
 
 
-def prompt_ids(
-    encoder: PromptEncoder,
-    prompt: str,
-    references: References | None = None,
-    parse_special: bool = False,
-    as_features: bool = False,
-) -> list[int]:
-    """The whole prompt of a picture, or of an edit of `references`."""
-    if references is None:
-        return encoder.encode(prompt, parse_special)
-    return encoder.encode_edit(prompt, references.codes, parse_special, as_features=as_features)
-
-
-def check_codes(language: LanguageModel, codes: ImageTokens | References, what: str) -> None:
+def require_same_codes(language: LanguageModel, codes: ImageTokens | References, what: str) -> None:
     """Raise Blip3oError unless `codes` mean to `language` what they meant to the model that made them."""
     if not language.codes_id.understands(codes.codes_id) or codes.grid != language.grid:
         raise Blip3oError(
-            f"These {what} are of another checkpoint: {codes.codes_id}, {codes.grid[0]}x{codes.grid[1]}; this "
-            f"language model has {language.codes_id}. Make them again with this model, or connect the model that "
-            "made them."
+            f"These {what} were made with another checkpoint ({codes.codes_id}, {codes.grid[0]}x{codes.grid[1]}). "
+            f"This language model has {language.codes_id}. Make them again with this model, or connect the model "
+            "that made them."
         )
 
 
@@ -112,28 +124,26 @@ def condition(
     language: LanguageModel,
     tokens: ImageTokens,
     source: str | None = None,
-    reference_batch: bool = False,
-    device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
     strength: float = 1.0,
+    compute: Compute = Compute(),
 ) -> Conditioning:
-    """Hidden states through the connector, and the null condition; `strength`: 1 the first, 0 the second.
+    """Hidden states through the connector, and the null condition; `strength` 1 gives the first, 0 the second.
 
     The states that `tokens` carry are used when `source` names the weights that made them; else the language model
-    reads the tokens once. `reference_batch` repeats the authors' unmasked second pass, where rows change each other.
+    encodes the tokens once more.
     """
-    check_codes(language, tokens, "image tokens")
-    weight = language.connector[0].weight
-    device, dtype = device or weight.device, dtype or weight.dtype
-    if tokens.hidden is not None and source is not None and tokens.hidden_source == source and not reference_batch:
+    require_same_codes(language, tokens, "image tokens")
+    device, dtype = compute.resolve(language.connector[0].weight)
+    if tokens.hidden is not None and source is not None and tokens.hidden_source == source:
         hidden = tokens.hidden
     else:
         ids = tokens.codes + language.vocabulary.image_start
-        hidden = read(language, tokens.prompt_ids, ids, reference_batch, device, dtype, tokens.features)
+        prompts = Prompts(tokens.prompt_ids, features=tokens.features)
+        hidden = encode_tokens(language, prompts, ids, Compute(device, dtype))
     positive, negative = connect(language.connector, hidden.to(device, dtype))
     if strength != 1:
         positive = torch.lerp(negative.expand_as(positive), positive, strength)
-    return Conditioning(positive, negative, None if reference_batch else tokens.mask)
+    return Conditioning(positive, negative, tokens.mask)
 
 
 def check_rendering(
@@ -209,11 +219,16 @@ class Pipeline:
         )  # fmt: skip
 
     def generate_tokens(
-        self, prompts: list[str], seeds: list[int], sampling: Sampling = Sampling(), **kwargs
+        self,
+        prompts: list[str],
+        seeds: list[int],
+        sampling: Sampling = Sampling(),
+        callback: Callable[[int, int, Callable[[], torch.Tensor]], None] | None = None,
+        **more,
     ) -> ImageTokens:
-        """Prompts -> image tokens; see `generate_tokens`."""
-        kwargs = {"source": self.source, "as_features": self.reference_mode.features, **kwargs}
-        return generate_tokens(self.language, self.encoder, prompts, seeds, sampling, **kwargs)
+        """Prompts -> image tokens; see the function `generate_tokens`. `more`: of a Request."""
+        request = Request(prompts, seeds, features_in_prompt=self.reference_mode.features, **more)
+        return generate_tokens(self.language, self.encoder, request, sampling, callback, self.source)
 
     def render(
         self,

@@ -27,7 +27,7 @@ def measure(folder: str, dtype: str, choices: list, read_prompts: int, pictures:
         return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
     evaluation, decoding = module(".blip3o_core.tiny.evaluation"), module(".blip3o_core.decoding.engine")
-    choosing = module(".blip3o_core.decoding.sampling")
+    choosing, prefill = module(".blip3o_core.decoding.sampling"), module(".blip3o_core.decoding.prefill")
     quantised, offload = module(".nodes.host.quantised"), module(".nodes.host.offload")
     pipeline, kind = module(".blip3o_core.pipeline"), {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     checkpoint = module(".blip3o_core.checkpoint.checkpoint").open_checkpoint(folder)
@@ -44,17 +44,17 @@ def measure(folder: str, dtype: str, choices: list, read_prompts: int, pictures:
 
     plain = language("plain")
     ids = [checkpoint.prompt_encoder.encode(text) for text in texts]
-    drawn = decoding.decode(plain, ids, list(range(len(ids))), sampling).ids
+    drawn = decoding.decode(plain, prefill.Prompts(ids), list(range(len(ids))), sampling).ids
 
     def states(network):
-        hidden = decoding.read(network, ids, drawn)
+        hidden = prefill.encode_tokens(network, prefill.Prompts(ids), drawn)
         head = network.head_weight(hidden, True)
         logits = torch.nn.functional.linear(hidden[:, :-1], head).float().flatten(0, 1)
         return hidden.float(), logits.argmax(-1), choosing.choose(logits, uniforms, sampling)
 
     def seconds(network):
         start = time.perf_counter()
-        decoding.decode(network, ids[:1], [0], sampling)
+        decoding.decode(network, prefill.Prompts(ids[:1]), [0], sampling)
         return time.perf_counter() - start
 
     generator = torch.Generator().manual_seed(0)

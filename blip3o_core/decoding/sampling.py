@@ -1,9 +1,10 @@
-"""How the next token is chosen from its logits."""
+"""How the next token is chosen: output matrix, token guidance, temperature, top-k, top-p, one uniform number."""
 
 import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from ..errors import Blip3oError
 
@@ -37,6 +38,32 @@ class Sampling:
         return self.top_k == 1 or self.temperature < 1e-6  # below, the logits overflow
 
 
+@dataclass(frozen=True)
+class Chooser:
+    """Hidden states -> the next tokens of B rows, the same for all engines."""
+
+    sampling: Sampling
+    head: torch.Tensor  # (V, D) output matrix: of the image tokens, or of the whole vocabulary
+    first_id: int  # token id of its first row
+    uniforms: torch.Tensor  # (B, T) in [0, 1): one number for each token to come
+    guided: bool  # twice B states come, the negative prompt's last
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """(R, 1, D) -> (B, V) float32, guided."""
+        return self.guide(F.linear(states[:, 0], self.head).float())
+
+    def guide(self, logits: torch.Tensor) -> torch.Tensor:
+        """(R, V) float32 of all rows that are fed -> (B, V)."""
+        if not self.guided:
+            return logits
+        positive, negative = logits.chunk(2)
+        return negative + self.sampling.guidance * (positive - negative)
+
+    def __call__(self, states: torch.Tensor, uniforms: torch.Tensor, shortcut: bool = True) -> torch.Tensor:
+        """(R, 1, D) states and (B,) numbers -> (B,) token ids; `shortcut`: see `choose`."""
+        return choose(self.logits(states), uniforms, self.sampling, shortcut) + self.first_id
+
+
 def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling, shortcut: bool = True) -> torch.Tensor:
     """(B, V) float32 logits and (B,) numbers in [0, 1) -> (B,) indices. `shortcut`: use one that waits for the device.
 
@@ -54,9 +81,9 @@ def choose(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling, sho
     logits = logits if sampling.temperature == 1 else logits / sampling.temperature
     few = logits.device.type == "cpu" and FEW < min(sampling.top_k or FEW + 1, logits.shape[-1])
     if shortcut and few and sampling.top_p < 1:
-        picked, open_ = _choose_among_few(logits, uniforms, sampling.top_p)
-        if bool(open_.any()):
-            picked[open_] = _choose_sorted(logits[open_], uniforms[open_], sampling)
+        picked, undecided = _choose_among_few(logits, uniforms, sampling.top_p)
+        if bool(undecided.any()):
+            picked[undecided] = _choose_sorted(logits[undecided], uniforms[undecided], sampling)
         return picked
     return _choose_sorted(logits, uniforms, sampling)
 
@@ -66,20 +93,21 @@ FEW = 64
 
 
 def _choose_among_few(logits: torch.Tensor, uniforms: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `_choose_sorted`, and (B,) bool: rows that the likeliest `FEW` do not decide, whose pick means nothing.
+    """As `_choose_sorted`, and (B,) bool: rows that the likeliest `FEW` tokens do not decide; their pick is void.
 
-    How much mass the survivors of top-k have is not known here, only bounds of it. Where both bounds end the nucleus at
-    the same token, so does the mass itself; the numbers behind the pick are then the same to the bit. Which of two
-    tokens with equal logits comes first is left open, here as there.
+    Top-p asks for the mass of all survivors of top-k, which is not known here, only bounds of it. Where both bounds cut
+    at the same token, so does the mass itself, and the pick is the same to the bit. Which of two tokens with equal
+    logits comes first is left open, here as there.
     """
     values, index = logits.topk(FEW)
     mass = (values - values[:, :1]).exp()
     edges = mass.cumsum(-1)
     before = edges - mass
-    most = (logits - values[:, :1]).exp().sum(-1, keepdim=True) * (1 + 1e-5)  # it is summed in another order
-    kept = before < top_p * most
-    open_ = kept[:, -1] | (kept != (before < top_p * edges[:, -1:])).any(-1)
-    return _invert(mass.masked_fill(~kept, 0), index, uniforms), open_
+    lower = edges[:, -1:]
+    upper = (logits - values[:, :1]).exp().sum(-1, keepdim=True) * (1 + 1e-5)  # it is summed in another order
+    kept = before < top_p * upper
+    undecided = kept[:, -1] | (kept != (before < top_p * lower)).any(-1)
+    return _invert(mass.masked_fill(~kept, 0), index, uniforms), undecided
 
 
 def _choose_sorted(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:

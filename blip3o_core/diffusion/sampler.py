@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..decoding.cuda_graph import record_once
+from ..decoding.cuda_graph import try_capture
 from ..errors import Blip3oError
 from ..models.meanflow import timestep_input
 from ..seeds import seeded
@@ -190,7 +190,7 @@ class _Network:
         v = predict(self._transformer, x, timestep, **self._inputs).float()
         if x.device.type == "cuda" and self._pays(x):
             self._x, self._timestep = x.clone(), timestep.clone()
-            self._repeat = record_once(self._fill, x.device)
+            self._repeat = try_capture(self._fill, x.device)
         self._calls = 0  # it is not tried again
         return v
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..decoding.engine import decode
+from ..decoding.prefill import Prompts
 from ..decoding.sampling import Sampling
 from ..diffusion import sampler as diffusion
 from ..diffusion.reference_mode import REFERENCE_MODES, ReferenceMode, Strengths
@@ -129,7 +130,7 @@ def run_edits(
     latents = autoencoder.encode(pipeline.autoencoder, sources.to(device)) * pipeline.autoencoder.config.scaling_factor
 
     prompts = [pipeline.encoder.encode_edit(text, own[None]) for text, own in zip(texts, codes, strict=True)]
-    decoded = decode(language, prompts, seeds, settings.sampling)
+    decoded = decode(language, Prompts(prompts), seeds, settings.sampling)
     tokens = ImageTokens(
         codes=(decoded.ids - language.vocabulary.image_start).cpu(),
         grid=language.grid,

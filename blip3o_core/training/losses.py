@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from ..decoding.engine import causal_mask
+from ..decoding.prefill import causal_mask
 from ..diffusion.reference_mode import ReferenceMode, append_reference_tokens, predict_side_by_side, reference_tokens
 from ..errors import Blip3oError
 from ..models.language import LanguageModel

@@ -7,7 +7,7 @@ import torch
 from ..diffusion import sampler as diffusion
 from ..images.png import save_png
 from ..models import autoencoder
-from ..pipeline import condition, generate_tokens
+from ..pipeline import Request, condition, generate_tokens
 from .config import TrainingConfig
 from .data.latent_cache import ImageEncoder
 from .joint_model import JointModel
@@ -20,7 +20,7 @@ def save_samples(
     """Writes the row of pictures and returns it, (H, W, 3) in [0, 1]. Row k has seed k at every step."""
     checkpoint, prompts = pictures.checkpoint, list(config.sample_prompts)
     seeds = list(range(len(prompts)))
-    tokens = generate_tokens(model.language, checkpoint.prompt_encoder, prompts, seeds)
+    tokens = generate_tokens(model.language, checkpoint.prompt_encoder, Request(prompts, seeds))
     conditions = condition(model.language, tokens)
     latents = diffusion.sample(
         model.transformer, diffusion.initial_noise(pictures.shape, seeds), conditions.positive, conditions.negative,

@@ -16,6 +16,7 @@ from PIL import Image
 from ...blip3o_core import memory, pipeline
 from ...blip3o_core.checkpoint.checkpoint import LANGUAGE, TOKENIZER, open_checkpoint
 from ...blip3o_core.checkpoint.tatok_file import open_tatok
+from ...blip3o_core.decoding.interface import Compute
 from ...blip3o_core.decoding.sampling import Sampling
 from ...blip3o_core.diffusion.reference_mode import Strengths
 from ...blip3o_core.editing.image_mentions import missing_image_numbers
@@ -88,24 +89,20 @@ class Language(Part):
         """Write one picture of tokens per prompt, with the host's progress bar and interrupt on every token."""
         total = self.network.num_tokens
         guided = sampling.guidance > 1
+        features, seeds = self.reference_mode.features, row_seeds(seed, len(prompts))
+        request = pipeline.Request(prompts, seeds, negative_prompt, reference, features, parse_special)
         texts = [*prompts, *([negative_prompt] if guided else [])]
-        longest = max(len(pipeline.prompt_ids(self.encoder, text, reference, parse_special)) for text in texts)
+        longest = max(len(request.prompt_ids(self.encoder, text)) for text in texts)
         rows = len(prompts) * (2 if guided else 1)
         with self.loaded(self.decode_bytes(rows, longest + total, not sampling.image_tokens_only)) as device:
             return pipeline.generate_tokens(
                 self.network,
                 self.encoder,
-                prompts,
-                row_seeds(seed, len(prompts)),
+                request,
                 sampling,
-                negative_prompt=negative_prompt,
-                parse_special=parse_special,
                 callback=self._progress(device),
                 source=self.identity,
-                device=device,
-                dtype=self.dtype,
-                references=reference,
-                as_features=self.reference_mode.features,
+                compute=Compute(device, self.dtype),
             )
 
     def _progress(self, device):
@@ -152,8 +149,8 @@ class Language(Part):
             tokens = replace(tokens, prompt_ids=[self.encoder.encode(prompt) for prompt in tokens.prompts])
         longest = max(map(len, tokens.prompt_ids)) + tokens.codes.shape[1]
         with self.loaded(self.prefill_bytes(len(tokens), longest)) as device:
-            both = pipeline.condition(self.network, tokens, source=self.identity, device=device, dtype=self.dtype,
-                                      strength=strengths.text)  # fmt: skip
+            compute = Compute(device, self.dtype)
+            both = pipeline.condition(self.network, tokens, self.identity, strengths.text, compute)
         extra = {} if both.mask is None else {"attention_mask": both.mask}
         extra |= {
             "reference_cross": strengths.cross if asked.cross else 0.0,

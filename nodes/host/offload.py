@@ -19,13 +19,18 @@ from torch import nn
 _ops = comfy.ops.disable_weight_init
 
 
+def is_patched(leaf: nn.Module) -> bool:
+    """Whether the host patches the leaf's weights as they are used, as it does with LoRAs of models that do not fit."""
+    return bool(getattr(leaf, "weight_function", None) or getattr(leaf, "bias_function", None))
+
+
 class _Stored:
     """A leaf whose weight the library may read in place."""
 
     def stored(self) -> tuple[torch.Tensor, None] | None:
-        """(weight, no scales); None if the weight is streamed in or the leaf has a bias."""
+        """(weight, no scales); None if the weight is streamed in or the leaf is patched or has a bias."""
         # The address of a weight that ComfyUI streams in changes.
-        return None if hasattr(self, "_v") or self.bias is not None else (self.weight, None)
+        return None if hasattr(self, "_v") or self.bias is not None or is_patched(self) else (self.weight, None)
 
 
 class _Readable(_Stored):

@@ -14,6 +14,7 @@ from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor, get_layout_class
 from torch import nn
 
 from ...blip3o_core.errors import Blip3oError
+from .offload import is_patched
 
 PLAIN = "same as dtype"
 FORMATS = {"int8": "int8_tensorwise", "fp8": "float8_e4m3fn"}  # ComfyUI's names for them
@@ -34,7 +35,9 @@ def _leaf() -> type:
         def stored(self) -> tuple[torch.Tensor, torch.Tensor] | None:
             """(weight as bytes, scale of each row or of all); None if the library cannot read them in place."""
             weight = self.weight
-            if hasattr(self, "_v") or self.bias is not None or not isinstance(weight, QuantizedTensor):
+            if hasattr(self, "_v") or self.bias is not None or is_patched(self):
+                return None
+            if not isinstance(weight, QuantizedTensor):
                 return None
             numbers = weight._qdata  # QuantizedTensor has no public name for it
             return (numbers, weight.params.scale) if numbers.shape == weight.shape else None

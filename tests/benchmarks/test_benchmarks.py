@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import curves, decode, machine, memory, models, picture, render, shortcuts
 from benchmarks.__main__ import main
-from blip3o_core.decoding.engine import read
+from blip3o_core.decoding.prefill import Prompts, encode_tokens
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
@@ -26,7 +26,8 @@ def test_the_authors_way_runs_on_the_same_weights(tiny):
     ids = torch.tensor([[*tiny.prompt, *range(300, 310)]])
     with torch.no_grad():
         states = theirs.model(ids).last_hidden_state[:, len(tiny.prompt) - 1 :]
-    assert torch.allclose(states, read(tiny.language, [tiny.prompt], ids[:, len(tiny.prompt) :]), atol=1e-4)
+    expected = encode_tokens(tiny.language, Prompts([tiny.prompt]), ids[:, len(tiny.prompt) :])
+    assert torch.allclose(states, expected, atol=1e-4)
     assert theirs.lm_head.weight.data_ptr() == tiny.language.model.embed_tokens.weight.data_ptr()
 
 

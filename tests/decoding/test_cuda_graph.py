@@ -16,6 +16,8 @@ from blip3o_core.decoding import cuda_graph as graphs
 from blip3o_core.decoding import direct as stepping
 from blip3o_core.decoding import engine as decoding
 from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.interface import Job
+from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.errors import Blip3oError
 from tests.support.tiny_checkpoint import make_checkpoint
@@ -67,7 +69,7 @@ def recordings(monkeypatch):
         return recording.replay
 
     monkeypatch.setattr(graphs, "_failures", {})
-    monkeypatch.setattr(graphs, "capture", capture)
+    monkeypatch.setattr(graphs, "warm_up_and_capture", capture)
     return made
 
 
@@ -87,8 +89,9 @@ def test_greedy_ids_of_the_recorded_step_equal_the_modules(checkpoint, recording
     assert len(rows) == 50
     for first in range(0, 50, 10):
         part = rows[first : first + 10]
-        ways = (decode(language, part, [0] * 10, Sampling(top_k=1), engine=engine) for engine in ("graph", "modules"))
-        graph, walked = ways
+        greedy = Sampling(top_k=1)
+        both = [decode(language, Prompts(part), [0] * 10, greedy, engine=engine) for engine in ("graph", "modules")]
+        graph, walked = both
         assert torch.equal(graph.ids, walked.ids)
         assert torch.allclose(graph.hidden, walked.hidden, atol=1e-5)
     assert len(recordings) == 5
@@ -103,7 +106,8 @@ def test_padded_rows_guidance_and_sampling(tmp_path, recordings, sampling, dtype
     rows = [encode("a"), encode("a longer prompt than the first")]
     for given in (rows, rows[:1]):
         seeds = list(range(len(given)))
-        graph, direct = (decode(language, given, seeds, sampling, encode(""), engine=e) for e in ("graph", "direct"))
+        asked = Prompts(given, encode(""))
+        graph, direct = (decode(language, asked, seeds, sampling, engine=engine) for engine in ("graph", "direct"))
         assert torch.equal(graph.ids, direct.ids) or dtype == torch.bfloat16  # ties are broken by the last bit
         if dtype == torch.float32:
             assert torch.allclose(graph.hidden, direct.hidden, atol=1e-5)
@@ -114,7 +118,7 @@ def test_drawn_as_often_as_without_a_graph(checkpoint, recordings):
     """Another distribution: the same seeds must draw the same tokens, and 400 seeds therefore the same shares."""
     language, row = checkpoint.load_language(torch.float32), checkpoint.prompt_encoder.encode("three stars")
     seeds = list(range(400))
-    graph, modules = (decode(language, [row] * 400, seeds, Sampling(), engine=e) for e in ("graph", "modules"))
+    graph, modules = (decode(language, Prompts([row] * 400), seeds, Sampling(), engine=e) for e in ("graph", "modules"))
     assert (graph.ids == modules.ids).float().mean() > 0.999
     assert len(set(graph.ids[:, 9].tolist())) > 10, "the prompt must leave a choice"
 
@@ -130,8 +134,8 @@ def test_a_callback_sees_every_token_and_may_cancel(checkpoint, recordings):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        decode(language, [row], [0], Sampling(), callback=stop, engine="graph")
-    whole = decode(language, [row], [0], Sampling(), engine="graph")
+        decode(language, Prompts([row]), [0], Sampling(), callback=stop, engine="graph")
+    whole = decode(language, Prompts([row]), [0], Sampling(), engine="graph")
     assert [each.shape[1] for each in seen] == list(range(1, 12))
     assert torch.equal(seen[-1], whole.ids[:, :11])
 
@@ -139,11 +143,11 @@ def test_a_callback_sees_every_token_and_may_cancel(checkpoint, recordings):
 def test_weights_may_change_between_runs(checkpoint, recordings):
     """A graph that outlives its run, and draws with the weights of the one before."""
     language, row = checkpoint.load_language(torch.float32), checkpoint.prompt_encoder.encode("a red ring")
-    decode(language, [row], [0], Sampling(), engine="graph")
+    decode(language, Prompts([row]), [0], Sampling(), engine="graph")
     with torch.no_grad():
         for layer in language.model.layers:
             layer.mlp.down_proj.weight = torch.nn.Parameter(layer.mlp.down_proj.weight * 0.5)
-    again, walked = (decode(language, [row], [0], Sampling(), engine=engine) for engine in ("graph", "modules"))
+    again, walked = (decode(language, Prompts([row]), [0], engine=engine) for engine in ("graph", "modules"))
     assert torch.allclose(again.hidden, walked.hidden, atol=1e-5)
 
 
@@ -157,10 +161,10 @@ def test_what_cannot_be_recorded_is_said_and_runs_step_by_step(checkpoint, monke
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(graphs, "_failures", {})
-    monkeypatch.setattr(graphs, "capture", fail)
+    monkeypatch.setattr(graphs, "warm_up_and_capture", fail)
     with caplog.at_level(logging.WARNING):
-        graph = decode(language, [row], [3], Sampling(), engine="graph")
-    assert torch.equal(graph.ids, decode(language, [row], [3], Sampling()).ids)
+        graph = decode(language, Prompts([row]), [3], Sampling(), engine="graph")
+    assert torch.equal(graph.ids, decode(language, Prompts([row]), [3], Sampling()).ids)
     assert "not permitted when stream is capturing)" in caplog.text
 
 
@@ -169,16 +173,16 @@ def test_an_engine_that_cannot_serve_is_refused(checkpoint):
     language, row = checkpoint.load_language(torch.float32), checkpoint.prompt_encoder.encode("a red ring")
     language.model.layers[0].mlp.register_forward_hook(lambda *_: None)
     for engine in ("direct", "graph", "speculative"):
-        with pytest.raises(Blip3oError, match="hooks or a forward of its own.*Use 'auto'"):
-            decode(language, [row], [0], Sampling(), engine=engine)
+        with pytest.raises(Blip3oError, match="hooks or a replaced forward.*Use 'auto'"):
+            decode(language, Prompts([row]), [0], Sampling(), engine=engine)
     whole = checkpoint.load_language(torch.float32)
     for engine in ("graph", "speculative"):
-        with pytest.raises(Blip3oError, match="an end token"):
-            decode(whole, [row], [0], Sampling(image_tokens_only=False), engine=engine)
+        with pytest.raises(Blip3oError, match="may end an image early"):
+            decode(whole, Prompts([row]), [0], Sampling(image_tokens_only=False), engine=engine)
     with pytest.raises(Blip3oError, match="2 rows"):
-        decode(whole, [row], [0], Sampling(guidance=2.0), row, engine="speculative")
-    with pytest.raises(Blip3oError, match="'Graph'; choose one of auto, modules"):
-        decode(whole, [row], [0], Sampling(), engine="Graph")
+        decode(whole, Prompts([row], row), [0], Sampling(guidance=2.0), engine="speculative")
+    with pytest.raises(Blip3oError, match="'Graph'. Choose one of auto, modules"):
+        decode(whole, Prompts([row]), [0], Sampling(), engine="Graph")
 
 
 def test_without_a_gpu_a_graph_is_not_tried_forever(checkpoint, monkeypatch, caplog):
@@ -186,9 +190,9 @@ def test_without_a_gpu_a_graph_is_not_tried_forever(checkpoint, monkeypatch, cap
     monkeypatch.setattr(graphs, "_failures", {})
     language, row = checkpoint.load_language(torch.float32), checkpoint.prompt_encoder.encode("a red ring")
     for _ in range(4):
-        ids = decode(language, [row], [3], Sampling(), engine="graph").ids
-    assert torch.equal(ids, decode(language, [row], [3], Sampling()).ids)
-    assert caplog.text.count("no CUDA graph could be recorded (cpu has none)") == 2
+        ids = decode(language, Prompts([row]), [3], Sampling(), engine="graph").ids
+    assert torch.equal(ids, decode(language, Prompts([row]), [3], Sampling()).ids)
+    assert caplog.text.count("no CUDA graph could be captured (cpu does not support CUDA graphs)") == 2
 
 
 def test_one_failed_recording_does_not_slow_the_process_down_for_good(checkpoint, monkeypatch, caplog):
@@ -205,12 +209,12 @@ def test_one_failed_recording_does_not_slow_the_process_down_for_good(checkpoint
         return loop.__call__
 
     monkeypatch.setattr(graphs, "_failures", {})
-    monkeypatch.setattr(graphs, "capture", sometimes)
-    expected = decode(language, [row], [3], Sampling()).ids
+    monkeypatch.setattr(graphs, "warm_up_and_capture", sometimes)
+    expected = decode(language, Prompts([row]), [3], Sampling()).ids
     for tries in (2, 4, 5):  # at once again; refused; the next run may
-        assert torch.equal(decode(language, [row], [3], Sampling(), engine="graph").ids, expected)
+        assert torch.equal(decode(language, Prompts([row]), [3], Sampling(), engine="graph").ids, expected)
         assert len(calls) == tries
-    assert caplog.text.count("no CUDA graph could be recorded") == 1 and "(RuntimeError)" in caplog.text
+    assert caplog.text.count("no CUDA graph could be captured") == 1 and "(RuntimeError)" in caplog.text
 
 
 def test_a_card_that_is_full_says_so_by_either_error(checkpoint, monkeypatch):
@@ -221,9 +225,9 @@ def test_a_card_that_is_full_says_so_by_either_error(checkpoint, monkeypatch):
         raise RuntimeError("CUDA error: out of memory\nmore")
 
     monkeypatch.setattr(graphs, "_failures", {})
-    monkeypatch.setattr(graphs, "capture", full)
+    monkeypatch.setattr(graphs, "warm_up_and_capture", full)
     with pytest.raises(torch.cuda.OutOfMemoryError, match="out of memory"):
-        decode(language, [row], [3], Sampling(), engine="graph")
+        decode(language, Prompts([row]), [3], Sampling(), engine="graph")
     assert not graphs._failures
 
 
@@ -236,9 +240,9 @@ def test_running_out_of_memory_is_not_a_failed_recording(checkpoint, monkeypatch
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(graphs, "capture", full)
+        patch.setattr(graphs, "warm_up_and_capture", full)
         with pytest.raises(torch.cuda.OutOfMemoryError):
-            decode(language, [row], [3], Sampling(), engine="graph")
+            decode(language, Prompts([row]), [3], Sampling(), engine="graph")
     assert not graphs._failures
 
 
@@ -250,16 +254,17 @@ def test_the_quickest_way_that_serves_is_taken(checkpoint, monkeypatch, caplog):
     def engine(device, dtype=torch.float32, sampling=Sampling(), rows=1):
         caplog.clear()
         with caplog.at_level(logging.DEBUG):
-            return decoding.engine_for("auto", language, rows, sampling, device, dtype)
+            return decoding.choose_engine("auto", Job(language, rows, sampling, device, dtype))
 
-    assert engine(cpu) == "speculative" and engine(cpu, rows=2) == "direct" and not caplog.text
+    assert engine(cpu) == "speculative" and not caplog.text
+    assert engine(cpu, rows=2) == "direct" and "2 rows" in caplog.text
     assert engine(cpu, sampling=Sampling(image_tokens_only=False)) == "direct"
     assert engine(cpu, torch.bfloat16) == "modules" and "stored in" in caplog.text
-    assert engine(cuda) == "modules" and "on cpu" in caplog.text
-    assert engine(torch.device("mps")) == "modules" and "made for mps" in caplog.text
-    monkeypatch.setattr(decoding, "obstacle", lambda *_: None)
-    assert engine(cuda) == "graph" and engine(cpu, torch.bfloat16) == "direct" and not caplog.text
+    assert engine(cuda) == "modules" and "not on cuda:0" in caplog.text
+    assert engine(torch.device("mps")) == "modules" and "do not support mps" in caplog.text
+    monkeypatch.setattr(decoding, "why_not_direct", lambda *_: None)
+    assert engine(cuda) == "graph" and engine(cpu, torch.bfloat16) == "direct"
     with monkeypatch.context() as patch:
         patch.setattr(stepping, "JOINED_BYTES", 1000)  # a large model: nobody knows how well its tokens are guessed
         assert engine(cpu) == "direct"
-    assert engine(cuda, sampling=Sampling(image_tokens_only=False)) == "modules" and "end token" in caplog.text
+    assert engine(cuda, sampling=Sampling(image_tokens_only=False)) == "modules" and "end an image early" in caplog.text

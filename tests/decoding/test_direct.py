@@ -9,6 +9,7 @@ from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding import direct as stepping
 from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling
 from tests.support.tiny_checkpoint import make_checkpoint
 
@@ -37,7 +38,7 @@ def test_greedy_ids_equal_those_of_the_modules(checkpoint, dtype):
     assert len(rows) == 50
     for first in range(0, len(rows), 10):
         part = rows[first : first + 10]
-        stepped, walked = (way(language, part, [0] * len(part), Sampling(top_k=1)) for way in (quick, slow))
+        stepped, walked = (way(language, Prompts(part), [0] * len(part), Sampling(top_k=1)) for way in (quick, slow))
         assert torch.equal(stepped.ids, walked.ids)
         assert torch.allclose(stepped.hidden, walked.hidden, atol=1e-5)
 
@@ -50,7 +51,8 @@ def test_padded_rows_guidance_and_single_rows(tmp_path, monkeypatch, join):
     language, encode = small.load_language(), small.prompt_encoder.encode
     rows, sampling = [encode("a"), encode("a longer prompt than the first")], Sampling(guidance=2.0)
     for given in (rows, rows[:1]):
-        both = [way(language, given, list(range(len(given))), sampling, encode("")) for way in (quick, slow)]
+        asked = Prompts(given, encode(""))
+        both = [way(language, asked, list(range(len(given))), sampling) for way in (quick, slow)]
         assert torch.equal(both[0].ids, both[1].ids)
         assert torch.allclose(both[0].hidden, both[1].hidden, atol=1e-5)
 
@@ -64,9 +66,9 @@ def test_attention_may_lay_its_result_out_as_it_likes(checkpoint, monkeypatch, e
     def as_on_a_card(q, k, v, *mask, **options):
         return attention(q, k, v, *mask, **options).transpose(1, 2).contiguous().transpose(1, 2)
 
-    whole = decode(language, [row], [3], Sampling(), engine=engine)
+    whole = decode(language, Prompts([row]), [3], Sampling(), engine=engine)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", as_on_a_card)
-    assert torch.equal(decode(language, [row], [3], Sampling(), engine=engine).ids, whole.ids)
+    assert torch.equal(decode(language, Prompts([row]), [3], Sampling(), engine=engine).ids, whole.ids)
 
 
 def test_drafts_of_one_prompt_share_its_prefill_and_equal_single_runs(checkpoint, monkeypatch):
@@ -80,10 +82,10 @@ def test_drafts_of_one_prompt_share_its_prefill_and_equal_single_runs(checkpoint
         return forward(self, embeds, *more)
 
     monkeypatch.setattr(type(language), "forward", counted)
-    together = quick(language, [row] * 4, [3, 4, 5, 6], Sampling())
+    together = quick(language, Prompts([row] * 4), [3, 4, 5, 6], Sampling())
     assert seen == [1]
     for index, seed in enumerate((3, 4, 5, 6)):
-        alone = quick(language, [row], [seed], Sampling())
+        alone = quick(language, Prompts([row]), [seed], Sampling())
         assert torch.equal(alone.ids[0], together.ids[index])
         assert torch.allclose(alone.hidden[0], together.hidden[index], atol=1e-5)
 
@@ -91,41 +93,41 @@ def test_drafts_of_one_prompt_share_its_prefill_and_equal_single_runs(checkpoint
 def test_what_cannot_be_read_directly_goes_through_the_modules(checkpoint):
     """A patched, hooked or foreign layer whose change would silently be left out of every picture."""
     cpu = torch.device("cpu")
-    assert stepping.obstacle(checkpoint.load_language(torch.float32), cpu, torch.float32) is None
-    assert "stored in" in stepping.obstacle(checkpoint.load_language(torch.bfloat16), cpu, torch.float32)
+    assert stepping.why_not_direct(checkpoint.load_language(torch.float32), cpu, torch.float32) is None
+    assert "stored in" in stepping.why_not_direct(checkpoint.load_language(torch.bfloat16), cpu, torch.float32)
     hooked = checkpoint.load_language(torch.float32)
     hooked.model.layers[0].mlp.register_forward_hook(lambda *_: None)
-    assert "hooks" in stepping.obstacle(hooked, cpu, torch.float32)
+    assert "hooks" in stepping.why_not_direct(hooked, cpu, torch.float32)
     patched = checkpoint.load_language(torch.float32)
-    patched.model.layers[1].mlp.down_proj.weight_function = [lambda weight: weight]
-    assert "patched" in stepping.obstacle(patched, cpu, torch.float32)
+    patched.model.layers[1].mlp.down_proj.stored = lambda: None  # as a host's leaf says
+    assert "patched" in stepping.why_not_direct(patched, cpu, torch.float32)
     patched = checkpoint.load_language(torch.float32)
-    patched.model.norm.weight_function = [lambda weight: weight]
-    assert "patched" in stepping.obstacle(patched, cpu, torch.float32)
+    patched.model.norm.stored = lambda: None
+    assert "patched" in stepping.why_not_direct(patched, cpu, torch.float32)
     watched = checkpoint.load_language(torch.float32)
     watched.register_forward_hook(lambda *_: None)
-    assert "hooks" in stepping.obstacle(watched, cpu, torch.float32)
+    assert "hooks" in stepping.why_not_direct(watched, cpu, torch.float32)
     replaced = checkpoint.load_language(torch.float32)
     projection = replaced.model.layers[0].self_attn.v_proj
     projection.forward = lambda x: x  # as LoRA tools do that wrap modules in place
-    assert "forward of its own" in stepping.obstacle(replaced, cpu, torch.float32)
+    assert "replaced forward" in stepping.why_not_direct(replaced, cpu, torch.float32)
     biased = checkpoint.load_language(torch.float32)
     biased.model.layers[0].self_attn.q_proj.bias = torch.nn.Parameter(torch.zeros(1))
-    assert "Linear" in stepping.obstacle(biased, cpu, torch.float32)
+    assert "Linear" in stepping.why_not_direct(biased, cpu, torch.float32)
     other = checkpoint.load_language(torch.float32)
     other.config.hidden_act = "gelu"
-    assert "gelu" in stepping.obstacle(other, cpu, torch.float32)
+    assert "gelu" in stepping.why_not_direct(other, cpu, torch.float32)
     adapted = checkpoint.load_language(torch.float32)
 
     class Adapter(torch.nn.Linear):
         pass
 
     adapted.model.layers[1].self_attn.q_proj.__class__ = Adapter
-    assert "Adapter" in stepping.obstacle(adapted, cpu, torch.float32)
+    assert "Adapter" in stepping.why_not_direct(adapted, cpu, torch.float32)
     import peft
 
     wrapped = checkpoint.load_language(torch.float32)
     wrapped.model.layers[1].self_attn.q_proj = peft.tuners.lora.Linear(
         wrapped.model.layers[1].self_attn.q_proj, "default", peft.LoraConfig(), r=2
     )
-    assert "Linear" in stepping.obstacle(wrapped, cpu, torch.float32)  # peft's class of that name
+    assert "Linear" in stepping.why_not_direct(wrapped, cpu, torch.float32)  # peft's class of that name

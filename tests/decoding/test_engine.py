@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from blip3o_core.decoding.engine import decode, own_positions, read
+from blip3o_core.compat import encode_tokens_unmasked
+from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.prefill import Prompts, encode_tokens, own_positions
 from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.errors import Blip3oError
-from blip3o_core.pipeline import condition, generate_tokens
+from blip3o_core.pipeline import Request, condition, generate_tokens
 
 PROMPTS = ["a", "a red cube on a blue table", "two dogs", "a much longer prompt, so that the others are padded a lot"]
 SEEDS = [3, 2**63, 5, 2**64 - 1]
@@ -36,7 +38,7 @@ def test_states_kept_while_decoding_are_those_of_one_pass(sampling, pipeline, un
     """Catches states off by one token, a missing last state, and a cache that drifts from the model."""
     tokens = pipeline.generate_tokens(PROMPTS, SEEDS, sampling)
     ids = tokens.codes + unstopped.vocabulary.image_start
-    again = read(unstopped, tokens.prompt_ids, ids)
+    again = encode_tokens(unstopped, Prompts(tokens.prompt_ids), ids)
     assert tokens.hidden.shape == (4, 1 + unstopped.num_tokens, unstopped.config.hidden_size)
     torch.testing.assert_close(tokens.hidden, again, rtol=1e-4, atol=1e-5)
     for k in range(len(tokens)):
@@ -189,9 +191,9 @@ def test_weights_that_went_bad_are_an_error(where, pipeline):
     damaged = copy.deepcopy(pipeline.language)
     damaged.model.get_submodule(where).weight.data[0] = float("nan")
     tokens = pipeline.generate_tokens(["a"], [0])
-    with pytest.raises(Blip3oError, match="not finite"):
-        generate_tokens(damaged, pipeline.encoder, ["a"], [0])
-    with pytest.raises(Blip3oError, match="not finite"):
+    with pytest.raises(Blip3oError, match="NaN or infinite"):
+        generate_tokens(damaged, pipeline.encoder, Request(["a"], [0]))
+    with pytest.raises(Blip3oError, match="NaN or infinite"):
         condition(damaged, tokens)
 
 
@@ -201,22 +203,23 @@ def test_prompt_and_picture_must_fit_the_model(language, pipeline, monkeypatch):
     need = len(prompt) + language.num_tokens
     ids = torch.zeros(1, language.num_tokens, dtype=torch.long)
     monkeypatch.setattr(language.config, "max_position_embeddings", need)
-    decode(language, [prompt], [0], GREEDY)
-    read(language, [prompt], ids)
+    decode(language, Prompts([prompt]), [0], GREEDY)
+    encode_tokens(language, Prompts([prompt]), ids)
     monkeypatch.setattr(language.config, "max_position_embeddings", need - 1)
-    for run in (lambda: decode(language, [prompt], [0], GREEDY), lambda: read(language, [prompt], ids)):
+    asked = Prompts([prompt])
+    for run in (lambda: decode(language, asked, [0], GREEDY), lambda: encode_tokens(language, asked, ids)):
         with pytest.raises(Blip3oError, match=rf"{need}.*{need - 1}"):
             run()
     negative = prompt + [1]
     monkeypatch.setattr(language.config, "max_position_embeddings", need)
     with pytest.raises(Blip3oError, match=str(need + 1)):
-        decode(language, [prompt], [0], replace(GREEDY, guidance=2.0), negative)
+        decode(language, Prompts([prompt], negative), [0], replace(GREEDY, guidance=2.0))
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "\n\t ", "\u3000"])
 def test_an_empty_prompt_is_refused(prompt, pipeline):
     """Catches a picture of nothing, drawn without a word, also when only one row of a batch is empty."""
-    with pytest.raises(Blip3oError, match="nothing to draw"):
+    with pytest.raises(Blip3oError, match="Describe the image"):
         pipeline.generate_tokens(["a", prompt], [0, 1])
 
 
@@ -224,7 +227,7 @@ def test_the_authors_unmasked_pass_is_reachable(pipeline, qwen, language):
     """Catches a switch that does nothing: padded rows must then differ as they do in the authors' code."""
     tokens = pipeline.generate_tokens(PROMPTS[:2], SEEDS[:2])
     ids = tokens.codes + language.vocabulary.image_start
-    unmasked = read(language, tokens.prompt_ids, ids, unmasked=True)
+    unmasked = encode_tokens_unmasked(language, Prompts(tokens.prompt_ids), ids)
     longest = max(map(len, tokens.prompt_ids))
     rows = [[language.vocabulary.pad] * (longest - len(row)) + row for row in tokens.prompt_ids]
     with torch.no_grad():

@@ -15,6 +15,7 @@ import torch
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding import fused
+from blip3o_core.decoding.interface import Job
 from blip3o_core.decoding.sampling import Sampling
 from tests.support.paths import TOP
 
@@ -50,7 +51,7 @@ def test_a_row_is_the_single_run_to_the_bit_in_bfloat16(interpreted):
 def test_a_wrong_first_step_is_noticed_and_another_engine_draws(interpreted):
     """A compiler's mistake that draws other pictures without a word, or is tried again at every picture."""
     found = interpreted["refused"]
-    assert found["equal"] and "differ from the modules' by 1.0e-02" in found["why_not"] and found["chosen"] != "fused"
+    assert found["equal"] and "differ from the usual ones by 1.0e-02" in found["why_not"] and found["chosen"] != "fused"
 
 
 # Shapes of Qwen3-1.7B, as `engine` describes them to the kernel.
@@ -99,16 +100,16 @@ def test_what_the_kernels_cannot_serve_is_left_to_others(monkeypatch):
     cpu, half = torch.device("cpu"), torch.bfloat16
 
     def why_not(rows=1, sampling=Sampling(), device=cpu, dtype=half):
-        return fused.obstacle(language, rows, sampling, device, dtype)
+        return fused.why_not_fused(Job(language, rows, sampling, device, dtype))
 
-    assert "not for cpu" in why_not()
+    assert "not cpu" in why_not()
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert why_not() is None and why_not(8) is None
-    assert "9 rows" in why_not(9) and "end token" in why_not(sampling=Sampling(image_tokens_only=False))
+    assert "has 9" in why_not(9) and "end an image early" in why_not(sampling=Sampling(image_tokens_only=False))
     assert "float16" in why_not(dtype=torch.float16) and "stored in" in why_not(dtype=torch.float32)
     with monkeypatch.context() as patch:
         patch.setattr(triton, "__version__", "3.3.1")
-        assert "older than 3.4" in why_not()
+        assert "Triton 3.4 or newer" in why_not()
     with monkeypatch.context() as patch:
         patch.setattr(language.config, "intermediate_size", 500)
         assert "intermediate_size is 500" in why_not()
@@ -116,9 +117,9 @@ def test_what_the_kernels_cannot_serve_is_left_to_others(monkeypatch):
         patch.setattr(fused, "find_spec", lambda name: None)
         assert "not installed" in why_not()
     projection = language.model.layers[2].self_attn.k_proj
-    projection.weight_function = [lambda weight: weight]
+    projection.stored = lambda: None  # as a host's leaf says
     assert "k_proj is patched" in why_not()
-    projection.weight_function = []
+    del projection.stored
     cuda = torch.device("cuda", 0)
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "NVIDIA" in why_not(device=cuda)

@@ -4,27 +4,25 @@ import pytest
 import torch
 
 from benchmarks import speculative
-from benchmarks.speculative import counted, decode_ahead
+from benchmarks.speculative import counted
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling
-from blip3o_core.decoding.speculative import Neighbours, fill_ahead
+from blip3o_core.decoding.speculative import Draft, Guess, NeighbourGuess
 
 KINDS = {"greedy": Sampling(top_k=1), "default": Sampling(), "uncut": Sampling(top_k=0, top_p=1.0, temperature=1.3)}
 
 
-class Fixed:
+class Fixed(Guess):
     """Guesses that come from a list."""
 
     def __init__(self, ids):
         self.ids = ids
 
-    def learn(self, known):
-        pass
-
-    def __call__(self, line):
-        return self.ids[len(line)]
+    def __call__(self, tokens):
+        return self.ids[len(tokens)]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def test_ids_and_states_are_those_of_decode(language, prompts, kind):
     """A token accepted behind a wrong guess, a uniform number of another place, a state off by one token."""
     assert len(prompts) == 20
     for seed, prompt in enumerate(prompts):
-        plain = decode(language, [prompt], [seed], KINDS[kind], engine="direct")
+        plain = decode(language, Prompts([prompt]), [seed], KINDS[kind], engine="direct")
         ahead, passes = counted(language, prompt, seed, KINDS[kind], 8)
         assert torch.equal(ahead.ids, plain.ids) and ahead.lengths == plain.lengths
         assert torch.allclose(ahead.hidden, plain.hidden, atol=1e-5, rtol=1e-5)
@@ -54,7 +52,7 @@ def test_ids_and_states_are_those_of_decode(language, prompts, kind):
 @pytest.mark.parametrize("window", [1, 2, 5, 64, 100])
 def test_any_window_gives_the_same(language, prompts, window):
     """A window that reaches behind the last token, or one that never moves on."""
-    plain = decode(language, prompts[:1], [3], Sampling(), engine="direct")
+    plain = decode(language, Prompts(prompts[:1]), [3], Sampling(), engine="direct")
     ahead, passes = counted(language, prompts[0], 3, Sampling(), window)
     assert torch.equal(ahead.ids, plain.ids) and torch.allclose(ahead.hidden, plain.hidden, atol=1e-5, rtol=1e-5)
     assert passes == 64 if window == 1 else passes < 64
@@ -64,10 +62,10 @@ def test_any_window_gives_the_same(language, prompts, window):
 def test_wrong_guesses_change_nothing(language, prompts, kind):
     """Keys and values of a wrong guess that stay in the cache, or a guess taken unchecked."""
     for seed, prompt in enumerate(prompts[:4]):
-        plain = decode(language, [prompt], [seed], KINDS[kind], engine="direct")
+        plain = decode(language, Prompts([prompt]), [seed], KINDS[kind], engine="direct")
         first, codes = language.vocabulary.image_start, language.vocabulary.num_codes
         wrong = [first + (code - first + 4001) % codes for code in plain.ids[0].tolist()]
-        ahead = decode_ahead(language, prompt, seed, KINDS[kind], 8, Fixed(wrong))
+        ahead, _ = counted(language, prompt, seed, KINDS[kind], 8, Fixed(wrong))
         assert torch.equal(ahead.ids, plain.ids)
         assert torch.allclose(ahead.hidden, plain.hidden, atol=1e-5, rtol=1e-5)
 
@@ -76,30 +74,31 @@ def test_a_model_that_cannot_be_guessed_is_hardly_slowed():
     """A window that stays wide when not one guess is right: every token at the price of sixteen."""
     fed, fresh = [], iter(range(10**6))
 
-    def step(x, place):
-        fed.append(len(x))
-        return x
+    def states_of(tokens, first):
+        fed.append(len(tokens))
+        return torch.zeros(len(tokens), 1, 1)
 
-    def choose(states, place):
+    def choose_from(states, first):
         return torch.tensor([next(fresh) for _ in states])
 
-    out, hidden = torch.zeros(1, 64, dtype=torch.long), torch.zeros(1, 65, 1)
-    guess = Fixed([-1] * 65)
-    passes = fill_ahead(step, torch.zeros(1, 1, 1), out, hidden, choose, lambda ids: ids[:, None, None], 16, guess)
-    assert passes == 64 and fed[:6] == [16, 13, 10, 7, 4, 2] and set(fed[6:-1]) == {2}
+    draft = Draft(states_of, choose_from, Fixed([-1] * 65), window=16)
+    draft.start(torch.zeros(1, 1, 1), total=64)
+    while draft.fed < 64:
+        draft.advance()
+    assert len(draft.known) == 64 and draft.passes == 64 and fed[:6] == [16, 13, 10, 7, 4, 2] and set(fed[6:-1]) == {2}
 
 
 @pytest.mark.parametrize(("window", "passes"), [(8, 8), (16, 4), (64, 1), (10, 7)])
 def test_right_guesses_are_all_taken(language, prompts, window, passes):
     """Guesses that are checked and thrown away, or one pass too many at the end."""
-    plain = decode(language, prompts[:1], [0], Sampling(), engine="direct")
+    plain = decode(language, Prompts(prompts[:1]), [0], Sampling(), engine="direct")
     ahead, needed = counted(language, prompts[0], 0, Sampling(), window, Fixed(plain.ids[0].tolist()))
     assert torch.equal(ahead.ids, plain.ids) and needed == passes
 
 
 def test_the_rule_that_was_right_more_often_guesses():
     """Guesses by the worse rule, or ids behind the last image token."""
-    guess = Neighbours(3, 99)
+    guess = NeighbourGuess(3, 99)
     assert guess([10]) == 11 and guess([99]) == 99
     guess.learn([10, 20, 30, 10, 20])
     assert guess([10, 20, 30, 10, 20]) == 30
@@ -109,9 +108,9 @@ def test_the_rule_that_was_right_more_often_guesses():
 
 def test_every_token_is_told_in_order_and_a_run_can_be_cancelled(language, prompts):
     """A callback that is skipped for tokens of one pass, sees guesses, or cannot stop the run."""
-    plain, seen = decode(language, prompts[:1], [3], Sampling(), engine="direct"), []
+    plain, seen = decode(language, Prompts(prompts[:1]), [3], Sampling(), engine="direct"), []
     ahead = decode(
-        language, prompts[:1], [3], Sampling(), callback=lambda *each: seen.append(each), engine="speculative"
+        language, Prompts(prompts[:1]), [3], Sampling(), callback=lambda *each: seen.append(each), engine="speculative"
     )
     assert [(done, total, ids.shape[1]) for done, total, ids in seen] == [(k, 64, k) for k in range(1, 65)]
     assert torch.equal(seen[-1][2], ahead.ids) and torch.equal(ahead.ids, plain.ids)
@@ -121,7 +120,7 @@ def test_every_token_is_told_in_order_and_a_run_can_be_cancelled(language, promp
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        decode(language, prompts[:1], [3], Sampling(), callback=stop, engine="speculative")
+        decode(language, Prompts(prompts[:1]), [3], Sampling(), callback=stop, engine="speculative")
 
 
 def test_the_benchmark_compares_the_same_pictures():

@@ -5,7 +5,9 @@ import logging
 import pytest
 import torch
 
-from blip3o_core.decoding.engine import decode, engine_for
+from blip3o_core.decoding.engine import choose_engine, decode
+from blip3o_core.decoding.interface import Job
+from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.pipeline import Pipeline
@@ -56,7 +58,8 @@ def test_the_quick_engines_write_the_tokens_of_the_modules(folder, engine, sampl
     rows = [encode(f"{k} cubes" + " on a shelf" * (k % 3)) for k in range(4)]
 
     def ways() -> list:
-        return [decode(language, rows, list(range(4)), sampling, encode(""), engine=e) for e in (engine, "modules")]
+        asked = Prompts(rows, encode(""))
+        return [decode(language, asked, list(range(4)), sampling, engine=each) for each in (engine, "modules")]
 
     with caplog.at_level(logging.WARNING):
         quick, walked = ways()
@@ -74,7 +77,7 @@ def test_the_quickest_engine_is_the_fused_step(folder, caplog):
     """A card that could run it, and a process that never does."""
     pipeline = Pipeline.load(folder, device="cuda", dtype=torch.bfloat16)
     with caplog.at_level(logging.INFO):
-        chosen = engine_for("auto", pipeline.language, 1, Sampling(), torch.device("cuda", 0), torch.bfloat16)
+        chosen = choose_engine("auto", Job(pipeline.language, 1, Sampling(), torch.device("cuda", 0), torch.bfloat16))
     assert chosen == "fused", caplog.text
 
 
@@ -83,9 +86,9 @@ def test_a_row_is_the_single_run_to_the_bit_in_bfloat16(folder):
     pipeline = Pipeline.load(folder, device="cuda", dtype=torch.bfloat16)
     language, encode = pipeline.language, pipeline.checkpoint.prompt_encoder.encode
     rows = [encode("a cube"), encode("a cube"), encode("two cubes on a long shelf"), encode("a ball")]
-    together = decode(language, rows, [3, 4, 5, 6], Sampling(), engine="fused")
+    together = decode(language, Prompts(rows), [3, 4, 5, 6], Sampling(), engine="fused")
     for k, row in enumerate(rows):
-        alone = decode(language, [row], [3 + k], Sampling(), engine="fused")
+        alone = decode(language, Prompts([row]), [3 + k], Sampling(), engine="fused")
         assert torch.equal(alone.ids[0], together.ids[k]) and torch.equal(alone.hidden[0], together.hidden[k])
 
 
@@ -99,10 +102,10 @@ def test_a_run_can_be_cancelled_and_the_next_one_is_whole(folder, engine):
         if done == 5:
             raise KeyboardInterrupt
 
-    whole = decode(language, [row], [0], Sampling(), engine=engine)
+    whole = decode(language, Prompts([row]), [0], Sampling(), engine=engine)
     with pytest.raises(KeyboardInterrupt):
-        decode(language, [row], [0], Sampling(), callback=stop, engine=engine)
-    assert torch.equal(decode(language, [row], [0], Sampling(), engine=engine).ids, whole.ids)
+        decode(language, Prompts([row]), [0], Sampling(), callback=stop, engine=engine)
+    assert torch.equal(decode(language, Prompts([row]), [0], Sampling(), engine=engine).ids, whole.ids)
 
 
 def test_a_recorded_diffusion_draws_the_same_latents(folder, monkeypatch):

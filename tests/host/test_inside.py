@@ -282,8 +282,9 @@ def test_hidden_states_are_reused_only_from_the_very_same_weights(tmp_path, fold
 
         language_module, reads = module(".nodes.host.language"), []
         language = language_module.load_language(folder, None, "fp32")
-        read = module(".blip3o_core.pipeline").read
-        module(".blip3o_core.pipeline").read = lambda *args: reads.append(1) or read(*args)
+        prefill = module(".blip3o_core.decoding.prefill")
+        encode = prefill.encode_tokens
+        module(".blip3o_core.pipeline").encode_tokens = lambda *args: reads.append(1) or encode(*args)
         settings = language_module.settings({"sampling": "greedy"}, 1.0, "image tokens")
         with torch.inference_mode():
             tokens = language.generate_tokens(["a fox"], 0, settings)
@@ -297,7 +298,8 @@ def test_hidden_states_are_reused_only_from_the_very_same_weights(tmp_path, fold
             moved = patched.conditionings(tokens)[0][0][0]
             merged = language_module.load_language(folder, None, "fp32")
             merged.network.state_dict()[key].add_(0.5)
-            expected = read(merged.network, tokens.prompt_ids, tokens.codes + merged.network.vocabulary.image_start)
+            prompts, ids = prefill.Prompts(tokens.prompt_ids), tokens.codes + merged.network.vocabulary.image_start
+            expected = encode(merged.network, prompts, ids)
             back = language.conditionings(tokens)[0][0][0]
         wanted = merged.network.connector(expected)
         return [plain, len(reads), torch.equal(first, again), bool((moved - wanted).abs().max() < 1e-4),
@@ -378,10 +380,10 @@ def test_the_language_models_weights_lie_still(tmp_path, folder):
 
         comfy.model_patcher.CoreModelPatcher = Dynamic  # as the host does when it starts on a card
         parts = module(".nodes.host.loaders").load(folder, None, "fp32")
-        obstacle = module(".blip3o_core.decoding.direct").obstacle
+        why_not = module(".blip3o_core.decoding.direct").why_not_direct
         network, device = parts[0].network, parts[0].patcher.load_device
         kinds = [type(part).__name__ for part in (parts[0].patcher, parts[1])]
         with parts[0].loaded(0):
-            return kinds, obstacle(network, device, parts[0].dtype)
+            return kinds, why_not(network, device, parts[0].dtype)
 
     assert in_host(look, base=tmp_path, folder=folder) == [["ModelPatcher", "Dynamic"], None]

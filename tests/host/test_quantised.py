@@ -75,7 +75,7 @@ def test_a_patch_acts_wherever_the_weight_lies(tmp_path, folder):
         def module(name):
             return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
-        language, read, found = module(".nodes.host.language"), module(".blip3o_core.pipeline").read, {}
+        language, prefill, found = module(".nodes.host.language"), module(".blip3o_core.decoding.prefill"), {}
         key, cpu = "model.layers.0.self_attn.q_proj.weight", torch.device("cpu")
         prompts, codes = [[1, 2, 3, 4]], torch.arange(40, 49)[None]
         for choice in formats:
@@ -85,7 +85,7 @@ def test_a_patch_acts_wherever_the_weight_lies(tmp_path, folder):
 
             def states(patcher):
                 with torch.inference_mode():
-                    return read(patcher.model, prompts, codes)
+                    return prefill.encode_tokens(patcher.model, prefill.Prompts(prompts), codes)
 
             before = states(part.patcher)
             merged = language.load_language(folder, None, "fp32", choice)

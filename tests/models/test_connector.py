@@ -18,13 +18,13 @@ def tokens(pipeline):
 @pytest.fixture
 def reads(monkeypatch):
     """Counts the passes over the tokens; the results are the real ones."""
-    calls, real = [], acts.read
+    calls, real = [], acts.encode_tokens
 
     def counted(*args, **kwargs):
         calls.append(args)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(acts, "read", counted)
+    monkeypatch.setattr(acts, "encode_tokens", counted)
     return calls
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blip3o_core.decoding.engine import causal_mask, own_positions, pad_left
+from blip3o_core.decoding.prefill import causal_mask, own_positions, pad_left
 from blip3o_core.models.language import KVCache, leaf_weight
 
 

@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.decoding import engine as decoding
 from blip3o_core.decoding import fused
-from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.engine import choose_engine, decode
+from blip3o_core.decoding.interface import Job
+from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling
 from tests.support.tiny_checkpoint import make_checkpoint
 
@@ -64,7 +65,8 @@ def run(checkpoint, dtype, prompts, sampling, stored) -> dict:
     if stored is not None:
         quantise(language.model.layers, stored)
     rows, seeds = [encode(prompt) for prompt in prompts], list(range(3, 3 + len(prompts)))
-    ways = [decode(language, rows, seeds, sampling, encode(""), engine=engine) for engine in ("fused", "modules")]
+    asked = Prompts(rows, encode(""))
+    ways = [decode(language, asked, seeds, sampling, engine=engine) for engine in ("fused", "modules")]
     apart = (ways[0].hidden - ways[1].hidden).float().norm() / ways[1].hidden.float().norm()
     return {
         "equal": torch.equal(ways[0].ids, ways[1].ids),
@@ -78,8 +80,8 @@ def rows_alone(checkpoint) -> dict:
     language, encode = checkpoint.load_language(torch.bfloat16), checkpoint.prompt_encoder.encode
     language.grid = (1, 2)
     rows = [encode(SHORT), encode(LONG)]
-    together = decode(language, rows, [5, 6], Sampling(), engine="fused")
-    alone = [decode(language, [row], [5 + k], Sampling(), engine="fused") for k, row in enumerate(rows)]
+    together = decode(language, Prompts(rows), [5, 6], Sampling(), engine="fused")
+    alone = [decode(language, Prompts([row]), [5 + k], Sampling(), engine="fused") for k, row in enumerate(rows)]
     return {"equal": [torch.equal(each.hidden[0], together.hidden[k]) for k, each in enumerate(alone)]}
 
 
@@ -93,16 +95,19 @@ def refused(checkpoint) -> dict:
 
     def wrong(loop):
         step(loop)
-        loop._run.hidden[:, 1] *= 1.01
+        loop.hidden[:, 1] *= 1.01
 
     trial._passed.clear()
     engine.FusedLoop.__call__ = wrong
-    drawn = decode(language, [row], [3], Sampling(), engine="fused")
+    drawn = decode(language, Prompts([row]), [3], Sampling(), engine="fused")
     engine.FusedLoop.__call__ = step
-    expected = decode(language, [row], [3], Sampling(), engine="modules")
-    why_not = fused.obstacle(language, 1, Sampling(), torch.device("cpu"), torch.float32)
-    chosen = decoding.engine_for("auto", language, 1, Sampling(), torch.device("cpu"), torch.float32)
-    return {"equal": torch.equal(drawn.ids, expected.ids), "why_not": why_not, "chosen": chosen}
+    expected = decode(language, Prompts([row]), [3], Sampling(), engine="modules")
+    job = Job(language, 1, Sampling(), torch.device("cpu"), torch.float32)
+    return {
+        "equal": torch.equal(drawn.ids, expected.ids),
+        "why_not": fused.why_not_fused(job),
+        "chosen": choose_engine("auto", job),
+    }
 
 
 def main() -> None:

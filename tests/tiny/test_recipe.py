@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.decoding.engine import causal_mask, decode
+from blip3o_core.decoding.engine import decode
+from blip3o_core.decoding.prefill import Prompts, causal_mask
 from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
@@ -293,7 +294,7 @@ def test_the_layer_for_edits_adds_nothing_and_looks_at_the_reference(start, tmp_
     more = open_checkpoint(tmp_path / "more")
     before, after = start.load_language(torch.float32), more.load_language(torch.float32)
     prompt = [start.prompt_encoder.encode("a red circle")]
-    drawn, again = (decode(model, prompt, [0], Sampling(top_k=1)) for model in (before, after))
+    drawn, again = (decode(model, Prompts(prompt), [0], Sampling(top_k=1)) for model in (before, after))
     assert len(after.model.layers) == len(before.model.layers) + 1
     assert torch.equal(drawn.ids, again.ids) and torch.allclose(drawn.hidden, again.hidden, atol=1e-4)
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.decoding.engine import read
+from blip3o_core.decoding.prefill import Prompts, encode_tokens
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import CATEGORIES, rasterize
@@ -101,7 +101,7 @@ def test_trl_scores_the_distribution_that_is_drawn_from(trainer, source):
     lm = Pipeline.load(source, dtype=torch.float32).language
     prompts = [open_checkpoint(source).prompt_encoder.encode(task.prompt) for task in TASKS[:2]]
     ids = torch.randint(32, (2, 9), generator=torch.Generator().manual_seed(0)) + lm.vocabulary.image_start
-    states = read(lm, prompts, ids)[:, :-1]
+    states = encode_tokens(lm, Prompts(prompts), ids)[:, :-1]
     wanted = (states @ lm.head_weight(states, image_tokens_only=True).T).log_softmax(-1)
     entropy = -(wanted.exp() * wanted).sum(-1)
     wanted = wanted.gather(-1, (ids - lm.vocabulary.image_start)[..., None])[..., 0]

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
-from blip3o_core.decoding.engine import pad_left, read
+from blip3o_core.compat import encode_tokens_unmasked
+from blip3o_core.decoding.prefill import Prompts, pad_left
 from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.pipeline import Conditioning, Pipeline
@@ -64,7 +65,7 @@ def compare_second_pass(report: Report, pipeline: Pipeline, tokens: ImageTokens,
     # A hook's return value would replace the output; append returns None.
     hooks.append(language.model.norm.register_forward_hook(lambda _, args, out: states.append(out)))
     ids = tokens.codes + language.vocabulary.image_start
-    twice = read(language, tokens.prompt_ids, ids, unmasked=True, features=tokens.features)
+    twice = encode_tokens_unmasked(language, Prompts(tokens.prompt_ids, features=tokens.features), ids)
     for hook in hooks:
         hook.remove()
     report.close("hidden states, second pass", twice, recorded["connector_in"][batch:])

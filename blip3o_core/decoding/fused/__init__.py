@@ -19,8 +19,9 @@ from importlib.util import find_spec
 import torch
 
 from ...models.language import LanguageModel
-from ..direct import obstacle as unreadable
-from ..sampling import Sampling
+from ..direct import why_not_direct
+from ..interface import Callback, Decoded, Job, Prefilled
+from ..sampling import Chooser
 
 OLDEST_TRITON = (3, 4)  # which torch 2.8 brings
 MAX_ROWS = 8  # beyond, products for the tensor cores are quicker
@@ -28,46 +29,56 @@ MAX_ROWS = 8  # beyond, products for the tensor cores are quicker
 FAILED: dict[tuple, str] = {}
 
 
-def obstacle(lm: LanguageModel, rows: int, sampling: Sampling, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why the kernels cannot serve; None when they can. `rows`: that are fed, guidance included."""
+def decode_fused(prefilled: Prefilled, choose: Chooser, callback: Callback | None) -> Decoded:
+    """Engine "fused"; see `engine`, which needs Triton."""
+    from .engine import decode_fused
+
+    return decode_fused(prefilled, choose, callback)
+
+
+def why_not_fused(job: Job) -> str | None:
+    """Why the kernels cannot serve; None when they can."""
+    device = job.device
     interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != "cuda" and not interpreted:
-        return f"it is made for CUDA cards, not for {device.type}"
+        return f"it needs a CUDA card, not {device.type}"
     if not interpreted and torch.version.cuda is None:
-        return "it is made for NVIDIA cards"
+        return "it needs an NVIDIA card"
     if find_spec("triton") is None:
         return "Triton is not installed"
     if _version("triton") < OLDEST_TRITON:
-        return f"Triton is older than {'.'.join(map(str, OLDEST_TRITON))}"
+        return f"it needs Triton {'.'.join(map(str, OLDEST_TRITON))} or newer"
     if not interpreted and torch.cuda.get_device_capability(device) < (8, 0):
         return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
-    if not sampling.image_tokens_only:
-        return "an end token may cut the picture short"
-    if rows > MAX_ROWS:
-        return f"there are {rows} rows, guidance included, and it takes {MAX_ROWS}"
-    if dtype not in (torch.float32, torch.bfloat16):
-        return f"it computes in float32 or bfloat16, not in {dtype}"
-    return shape_obstacle(lm) or unreadable(lm, device, dtype, quantised=True) or FAILED.get(kind_of(lm, device, dtype))
+    if not job.sampling.image_tokens_only:
+        return "vocabulary 'full' may end an image early"
+    if job.rows > MAX_ROWS:
+        return f"it supports {MAX_ROWS} rows; this run has {job.rows}, guidance included"
+    if job.dtype not in (torch.float32, torch.bfloat16):
+        return f"it computes in float32 or bfloat16, not in {job.dtype}"
+    unreadable = why_not_direct(job.lm, device, job.dtype, quantised=True)
+    return why_not_shape(job.lm) or unreadable or FAILED.get(kind_of(job.lm, device, job.dtype))
 
 
 def _version(module: str) -> tuple[int, ...]:
     return tuple(int(part) for part in import_module(module).__version__.split(".")[:2])
 
 
-def shape_obstacle(lm: LanguageModel) -> str | None:
+def why_not_shape(lm: LanguageModel) -> str | None:
+    """Why the kernels cannot serve a model of these widths; None when they can."""
     config = lm.config
     heads = {"q": config.num_attention_heads * config.head_dim, "k": config.num_key_value_heads * config.head_dim}
     widths = {"hidden_size": config.hidden_size, "intermediate_size": config.intermediate_size, **heads}
     for name, width in widths.items():
         if width % 16:
-            return f"its {name} is {width}, no multiple of 16"
+            return f"the model's {name} is {width}, not a multiple of 16"
     if config.head_dim % 8 or config.hidden_size > 8192:
-        return f"its head_dim is {config.head_dim} and its hidden_size {config.hidden_size}"
+        return f"the model's head_dim is {config.head_dim} and its hidden_size {config.hidden_size}"
     return None
 
 
 def kind_of(lm: LanguageModel, device: torch.device, dtype: torch.dtype) -> tuple:
-    """What a trial's result holds for."""
+    """The models and devices that a trial's result is valid for."""
     config, weight = lm.config, lm.model.layers[0].mlp.up_proj.weight
     shape = (config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads)
     return (str(device), dtype, *shape, config.head_dim, len(lm.model.layers), type(weight).__name__, weight.dtype)

@@ -1,14 +1,17 @@
-"""What the decode loop sees of the kernels: one call feeds a token and chooses the next, on memory that stays."""
+"""The kernels as a loop: one call feeds a token and chooses the next, on memory that stays."""
 
 import torch
 import torch.nn.functional as F
 import triton
 
 from ...models.language import LanguageModel, stored_weight
-from ..sampling import Sampling, choose
+from ..cuda_graph import captured_or_eager, decode_with_graph, repeat
+from ..interface import Callback, Decoded, Prefilled
+from ..sampling import Chooser, choose
 from . import MAX_ROWS, sampler
 from .step import COLUMNS, step_kernel
 from .tiles import BFLOAT16, FLOAT8, FLOAT32, INT8
+from .trial import passes
 
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.int8: INT8, torch.float8_e4m3fn: FLOAT8}
 PER_WORD = {FLOAT32: 1, BFLOAT16: 2, INT8: 4, FLOAT8: 4}
@@ -18,15 +21,27 @@ WARPS = 8
 BLOCK = 1024  # logits of a program of the sampler
 
 
-class FusedLoop:
-    """Decode steps of one run. Nothing is allocated in a call, so that it can be recorded."""
+def decode_fused(prefilled: Prefilled, choose: Chooser, callback: Callback | None) -> Decoded:
+    """Engine "fused"; where its first step fails or is wrong, engine "graph" takes over."""
+    loop = FusedLoop(prefilled, choose)
+    if not passes(loop):
+        return decode_with_graph(prefilled, choose, callback)
+    cuda = prefilled.device.type == "cuda"
+    repeat(captured_or_eager(loop, prefilled.device) if cuda else loop, loop.ids, callback)
+    return Decoded(loop.ids, [prefilled.total] * prefilled.batch, loop.hidden)
 
-    def __init__(self, run, programs: int | None = None):
-        """`run`: of `decoding`. `programs`: how many walk through the layers, one for each multiprocessor by default;
-        in Triton's interpreter, where they run one after the other, two are enough to show what they share."""
-        lm, device, dtype = run.lm, run.device, run.dtype
-        config, rows, drawn = lm.config, len(run.state), len(run.out)
-        self._run, self._interpreted, self._layers = run, device.type == "cpu", config.num_hidden_layers
+
+class FusedLoop:
+    """Decode steps of one run. Nothing is allocated in a call, so that it can be captured as a CUDA graph."""
+
+    def __init__(self, prefilled: Prefilled, choose: Chooser, programs: int | None = None):
+        """`programs`: how many walk through the layers, one for each multiprocessor by default; in Triton's
+        interpreter, where they run one after the other, two are enough to show what they share."""
+        lm, device, dtype, cache = prefilled.lm, prefilled.device, prefilled.dtype, prefilled.cache
+        config, rows = lm.config, len(prefilled.state)
+        self.prefilled, self._choose = prefilled, choose
+        self.ids, self.hidden = prefilled.new_outputs()
+        self._interpreted, self._layers = device.type == "cpu", config.num_hidden_layers
         if programs is None:
             programs = 2 if self._interpreted else torch.cuda.get_device_properties(device).multi_processor_count
         self._programs = programs
@@ -42,45 +57,44 @@ class FusedLoop:
         def words(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.view(torch.int32)
 
-        self._logits = zeros(rows, len(run.head), of=torch.float32)
+        self._logits = zeros(rows, len(choose.head), of=torch.float32)
         self._counter, self._token = zeros(1, of=torch.long), zeros(rows, of=torch.long)
         self._barrier = zeros(1, of=torch.int32)
-        angles = [table.contiguous() for table in lm.model.rotary_emb(run.cache.data, run.positions)]
+        angles = [table.contiguous() for table in lm.model.rotary_emb(cache.data, prefilled.positions)]
         # As many parts as there are programs for, the same for every batch: a row's sums are to run in the same order.
         splits = max(1, programs // heads - 1)
         parts = rows * heads * (splits + 1)
         self._arguments = [
             self._table, words(zeros(rows, config.hidden_size)), words(zeros(rows, (heads + 2 * kv) * width)),
             zeros(parts * width, of=torch.float32), zeros(parts * 4, of=torch.float32),
-            words(zeros(rows, config.intermediate_size)), words(run.cache.data), *map(words, angles),
-            (~run.keep).sum(1).to(torch.int32), self._counter, self._token, run.out, words(run.hidden),
-            words(lm.model.embed_tokens.weight), words(lm.model.norm.weight), words(run.head), self._logits,
-            self._barrier, words(zeros(programs * per_program)), run.cache.filled, run.total, run.cache.data.shape[-2],
-            config.rms_norm_eps, width**-0.5, rows, drawn,
+            words(zeros(rows, config.intermediate_size)), words(cache.data), *map(words, angles),
+            (~prefilled.keep).sum(1).to(torch.int32), self._counter, self._token, self.ids, words(self.hidden),
+            words(lm.model.embed_tokens.weight), words(lm.model.norm.weight), words(choose.head), self._logits,
+            self._barrier, words(zeros(programs * per_program)), cache.filled, prefilled.total, cache.data.shape[-2],
+            config.rms_norm_eps, width**-0.5, rows, prefilled.batch,
         ]  # fmt: skip
         single = rows == 1
         self._constants = {
-            "D": config.hidden_size, "F": config.intermediate_size, "V": len(run.head), "HEADS": heads, "KV": kv,
+            "D": config.hidden_size, "F": config.intermediate_size, "V": len(choose.head), "HEADS": heads, "KV": kv,
             "WIDTH": width, "WIDTH2": triton.next_power_of_2(width // PER_WORD[acts]), "SINGLE": single,
             "ROWS2": 1 if single else triton.next_power_of_2(MAX_ROWS), "TILE": min(16, 128 // chunks),
             "CHUNKS": chunks, "PROGRAMS": programs, "SPLITS": splits, "KEYS": KEYS, "WEIGHTS": weights, "ACTS": acts,
         }  # fmt: skip
-        self._chooser = _Chooser(run, self._counter, self._token)
+        self._sampler = _SamplerKernels(prefilled, choose, self._counter, self._token)
         self.rewind()
 
     def rewind(self) -> None:
         """Back to the end of the prompt, its token chosen."""
-        run = self._run
+        state = self.prefilled.state
         self._counter.zero_()
         self._barrier.zero_()
-        self._chooser.reset()
-        run.hidden[:, 0] = run.state[: len(run.out), 0]
+        self._sampler.reset()
+        self.hidden[:, 0] = state[: self.prefilled.batch, 0]
         # Row by row: a product over several rows may round them otherwise.
-        logits = torch.cat([F.linear(state, run.head) for state in run.state]).float()
-        self._chooser(logits)
+        self._sampler(torch.cat([F.linear(each, self._choose.head) for each in state]).float())
 
     def __call__(self) -> None:
-        """Feed the token that was chosen, note it and its state, choose the next."""
+        """Feed the token that was chosen, store it and its state, choose the next."""
         layers, grid = self._layers, (self._programs,)
         if self._interpreted:
             for layer in range(layers):
@@ -91,21 +105,22 @@ class FusedLoop:
             # Cooperative: the card refuses a grid that it cannot run at once, which would wait for itself.
             step_kernel[grid](*self._arguments, 0, layers, PART=-1, **self._constants, num_warps=WARPS, num_stages=1,
                               enable_fp_fusion=True, launch_cooperative_grid=True)  # fmt: skip
-        self._chooser(self._logits)
+        self._sampler(self._logits)
 
 
-class _Chooser:
+class _SamplerKernels:
     """Logits -> the next tokens, in `token`."""
 
-    def __init__(self, run, counter: torch.Tensor, token: torch.Tensor):
-        self._run, self._counter, self._token = run, counter, token
-        sampling, size, device = run.sampling, len(run.head), run.device
+    def __init__(self, prefilled: Prefilled, choose: Chooser, counter: torch.Tensor, token: torch.Tensor):
+        self._choose, self._total, self._counter, self._token = choose, prefilled.total, counter, token
+        sampling, size, device = choose.sampling, len(choose.head), prefilled.device
         kept = 1 if sampling.greedy else min(sampling.top_k, size)
         self._kept = kept if 0 < kept <= MAX_KEPT else None
         # What guidance and temperature make of bfloat16 logits has more digits.
-        self._rounds = 2 if run.dtype == torch.bfloat16 and not run.guided else 4
+        self._rounds = 2 if prefilled.dtype == torch.bfloat16 and not choose.guided else 4
+        self._rows = prefilled.batch
         if self._kept is not None:
-            blocks, rows = triton.cdiv(size, BLOCK), run.batch
+            blocks, rows = triton.cdiv(size, BLOCK), self._rows
             self._padded = max(16, triton.next_power_of_2(kept))
             self._counts = torch.zeros(rows, self._rounds, 256, device=device, dtype=torch.int32)
             self._tallies = torch.zeros(rows, blocks, 2, device=device, dtype=torch.int32)
@@ -117,16 +132,17 @@ class _Chooser:
             self._counts.zero_()
 
     def __call__(self, logits: torch.Tensor) -> None:
-        run = self._run
-        logits = run.guided_logits(logits)
+        chooser, total = self._choose, self._total
+        sampling, uniforms, guided = chooser.sampling, chooser.uniforms, chooser.guided
+        logits = chooser.guide(logits)
         if self._kept is None:
-            at = self._counter.clamp(max=run.total - 1)
-            ids = choose(logits, run.uniforms.index_select(1, at)[:, 0], run.sampling, shortcut=False) + run.offset
-            self._token.copy_(torch.cat([ids, ids]) if run.guided else ids)
+            at = self._counter.clamp(max=total - 1)
+            ids = choose(logits, uniforms.index_select(1, at)[:, 0], sampling, shortcut=False) + chooser.first_id
+            self._token.copy_(torch.cat([ids, ids]) if guided else ids)
             return
         size, kept, rounds = logits.shape[-1], self._kept, self._rounds
         blocks = triton.cdiv(size, BLOCK)
-        grid = (run.batch, blocks)
+        grid = (self._rows, blocks)
         for digit in range(rounds):
             sampler.count_kernel[grid](logits, self._counts, size, kept, ROUND=digit, ROUNDS=rounds, BLOCK=BLOCK)
         sampler.tally_kernel[grid](logits, self._counts, self._tallies, size, kept, ROUNDS=rounds, BLOCK=BLOCK)
@@ -134,10 +150,9 @@ class _Chooser:
             logits, self._counts, self._tallies, self._values, self._places, size, kept, ROUNDS=rounds, BLOCK=BLOCK,
             BLOCKS=triton.next_power_of_2(blocks), KP=self._padded,
         )  # fmt: skip
-        sampling: Sampling = run.sampling
-        sampler.pick_kernel[(run.batch,)](
-            self._values, self._places, self._counts, run.uniforms, self._counter, self._token, kept, run.total,
-            sampling.top_p, sampling.temperature if not sampling.greedy else 1.0, run.offset, 2 if run.guided else 1,
+        sampler.pick_kernel[(self._rows,)](
+            self._values, self._places, self._counts, uniforms, self._counter, self._token, kept, total,
+            sampling.top_p, sampling.temperature if not sampling.greedy else 1.0, chooser.first_id, 2 if guided else 1,
             ROUNDS=rounds, KP=self._padded, num_warps=8,
         )  # fmt: skip
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...decoding.engine import causal_mask
+from ...decoding.prefill import causal_mask
 from ...training.losses import collate
 from ...weights.names import CONNECTOR
 from ..scenes.captions import caption

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...decoding.engine import causal_mask, decode
+from ...decoding.engine import decode
+from ...decoding.prefill import Prompts, causal_mask
 from ...decoding.sampling import Sampling
 from ...training.data.packed import open_pack
 from ...training.joint_model import JointModel
@@ -99,7 +100,7 @@ def gate(checkpoint: Checkpoint, model, count: int = 180, seed: int = 70) -> dic
         codes = batch_codes([edit.source for edit in edits])
         asked = [instruction(edit, k) for k, edit in enumerate(edits)]
         prompts = [encoder.encode_edit(text, row[None]) for text, row in zip(asked, codes, strict=True)]
-        ids = decode(model, prompts, list(range(len(edits))), Sampling()).ids - encoder.vocabulary.image_start
+        ids = decode(model, Prompts(prompts), list(range(len(edits))), Sampling()).ids - encoder.vocabulary.image_start
         verdicts = [judge_edit(codes_to_image(row), edit) for row, edit in zip(ids.numpy(), edits, strict=True)]
         shares[kind] = sum(verdict.strict for verdict in verdicts) / len(edits)
     return {**shares, "mean": sum(shares.values()) / len(EDIT_KINDS)}

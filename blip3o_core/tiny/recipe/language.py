@@ -6,7 +6,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...decoding.engine import causal_mask, decode
+from ...decoding.engine import decode
+from ...decoding.prefill import Prompts, causal_mask
 from ...decoding.sampling import Sampling
 from ...training.joint_model import JointModel
 from ...training.losses import Objective, collate, token_loss
@@ -78,7 +79,7 @@ def gate(checkpoint: Checkpoint, model, count: int = 160, seed: int = 0, samplin
         each = range(count // len(CATEGORIES))
         scenes = [make_scene(3, "held_back", index, world, category) for index in each]
         prompts = [encoder.encode(caption(scene, index, plain=True)) for index, scene in enumerate(scenes)]
-        ids = decode(model, prompts, [seed * 100_000 + index for index in each], sampling).ids
+        ids = decode(model, Prompts(prompts), [seed * 100_000 + index for index in each], sampling).ids
         codes = (ids - encoder.vocabulary.image_start).numpy()
         pairs = zip(codes, scenes, strict=True)
         right = [judge_image(codes_to_image(row), spec_of(scene)).strict for row, scene in pairs]
