@@ -50,10 +50,10 @@ class TokenGenerator(io.ComfyNode):
         cls, lm, prompt, seed, batch_size=1, sampling=None, negative_prompt="", token_guidance=1.0,
         vocabulary=VOCABULARIES[0], special_tokens=SPECIAL_TOKENS[0], reference=None, prompt_lines=PROMPT_LINES[0],
     ):  # fmt: skip
-        from .host.language import describe, rows_of, settings
+        from .host.generation import describe, prompts_of, sampling_of
 
-        chosen = settings(sampling, token_guidance, vocabulary)
-        rows = rows_of(prompt, batch_size, prompt_lines == "one per line")
+        chosen = sampling_of(sampling, token_guidance, vocabulary)
+        rows = prompts_of(prompt, batch_size, prompt_lines == "one per line")
         tokens = lm.generate_tokens(rows, seed, chosen, negative_prompt, special_tokens == "parse", reference)
         return io.NodeOutput(tokens, describe(tokens, lm, reference))
 

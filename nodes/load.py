@@ -114,6 +114,6 @@ class ImageTokenizerLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, file, dtype="auto"):
-        from .host.language import load_tatok_file
+        from .host.image_tokenizer import load_tatok_file
 
         return io.NodeOutput(load_tatok_file(folders.resolve_file(file), dtype))

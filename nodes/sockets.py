@@ -1,7 +1,7 @@
 """The project's own wire types, and what always holds on them. Everything else travels on ComfyUI's types.
 
 - BLIP3O_LM: `host.language.Language`, the language model, connector and prompt encoder of one checkpoint.
-- BLIP3O_TATOK: `host.language.ImageTokenizerPart`, or None when the checkpoint has no image tokenizer.
+- BLIP3O_TATOK: `host.image_tokenizer.ImageTokenizerPart`, or None when the checkpoint has no image tokenizer.
 - BLIP3O_TOKENS: `blip3o_core.tokens.ImageTokens`: codes (B, H*W) int64 in [0, K), row-major on grid (H, W), with the
   prompt ids and seeds they were generated with, and optionally hidden states (B, 1 + H*W, D) on the CPU. With the full
   vocabulary a row may have fewer or other codes. Never changed in place: prompts share outputs.

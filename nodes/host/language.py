@@ -1,10 +1,9 @@
-"""The language model and the image tokenizer as parts the host loads, offloads, patches and frees.
+"""The language model as a part that the host loads, offloads, patches and frees.
 
-Both run on the host's main device: its text-encoder device is the CPU on small cards, fatal for a loop of 729 steps.
+It runs on the host's main device: the host's text-encoder device is the CPU on small cards, fatal for 729 steps.
 """
 
 import logging
-from contextlib import contextmanager
 from dataclasses import replace
 
 import comfy.model_management as mm
@@ -14,47 +13,17 @@ from latent_preview import MAX_PREVIEW_RESOLUTION
 from PIL import Image
 
 from ...blip3o_core import memory, pipeline
-from ...blip3o_core.checkpoint.checkpoint import LANGUAGE, TOKENIZER, open_checkpoint
-from ...blip3o_core.checkpoint.tatok_file import open_tatok
+from ...blip3o_core.checkpoint.checkpoint import LANGUAGE, open_checkpoint
 from ...blip3o_core.decoding.interface import Compute
-from ...blip3o_core.decoding.sampling import Sampling
 from ...blip3o_core.diffusion.reference_mode import Strengths
-from ...blip3o_core.editing.image_mentions import missing_image_numbers
-from ...blip3o_core.editing.references import References, encode_references
-from ...blip3o_core.errors import Blip3oError
-from ...blip3o_core.prompts.vocabulary import CodesId
+from ...blip3o_core.editing.references import References
 from ...blip3o_core.seeds import row_seeds
 from ...blip3o_core.tokens import ImageTokens, code_colours, mosaic
-from .offload import NAMED, SUPPORTED, dtypes, manage, streamed, supported, swap_leaves
+from .offload import dtypes, manage, streamed, swap_leaves
+from .part import Part
 from .quantised import PLAIN, check, quantise, scratch
 
-PUBLISHED_SIDE = 1024
 PREVIEW_PIXELS = 8  # a token's square in the live preview
-
-
-class Part:
-    """A network with the patcher that manages it. `patcher` is where LoRA nodes add patches, on a `clone()`."""
-
-    def __init__(self, patcher, dtype: torch.dtype):
-        self.patcher, self.dtype = patcher, dtype
-
-    def clone(self):
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other.patcher = self.patcher.clone()
-        return other
-
-    @property
-    def network(self):
-        return self.patcher.model
-
-    @contextmanager
-    def loaded(self, memory: int):
-        """The network's weights within reach of the compute device, and `memory` bytes free there; gives the device."""
-        mm.load_models_gpu([self.patcher], memory_required=memory)
-        device = self.patcher.load_device
-        with mm.cuda_device_context(device):
-            yield device
 
 
 class Language(Part):
@@ -86,7 +55,7 @@ class Language(Part):
     def generate_tokens(
         self, prompts, seed, sampling, negative_prompt="", parse_special=False, reference: References | None = None
     ) -> ImageTokens:
-        """Write one picture of tokens per prompt, with the host's progress bar and interrupt on every token."""
+        """Write one image per prompt, with the host's progress bar and interrupt on every token."""
         total = self.network.num_tokens
         guided = sampling.guidance > 1
         features, seeds = self.reference_mode.features, row_seeds(seed, len(prompts))
@@ -114,7 +83,7 @@ class Language(Part):
 
         def step(done, total, codes):
             mm.throw_exception_if_processing_interrupted()
-            if done == 1:  # every weight has been used: only now is it known where the host's dynamic VRAM keeps them
+            if done == 1:  # only after a step is it known where the host's dynamic VRAM keeps the weights
                 self._warn_if_streamed(device, total)
             preview = None
             if done % network.grid[1] == 0:
@@ -129,9 +98,9 @@ class Language(Part):
         away = streamed(self.patcher)
         if away:
             logging.getLogger(__name__).warning(
-                "BLIP3o: the language model does not fit on %s: %.2f of its %.2f GB stay in main memory and are copied "
-                "for each of %d tokens, which is slow. Ways out: lm_weights int8 or fp8 in BLIP3o Loader, fewer "
-                "pictures at once, closing other programs on the device, a smaller --reserve-vram, no --novram.",
+                "BLIP3o: the language model does not fit on %s. %.2f of its %.2f GB stay in main memory and are copied "
+                "for each of %d tokens, which is slow. To speed this up: set lm_weights to int8 or fp8 in BLIP3o "
+                "Loader, lower batch_size, close other GPU programs, lower --reserve-vram, or remove --novram.",
                 device,
                 away / 1e9,
                 self.patcher.model_size() / 1e9,
@@ -139,7 +108,7 @@ class Language(Part):
             )
 
     def conditionings(self, tokens, reference=None, strengths=Strengths(), reference_mode="auto") -> tuple[list, list]:
-        """Positive and null as the host's CONDITIONING; a mask rides along only where a row ended early.
+        """Positive and null condition as the host's CONDITIONING, with a mask only where a row ended early.
 
         Both carry how strongly references count in `reference_mode` (see `REFERENCE_MODES`), and the latents of the
         one that is given; ReferenceLatent may add others.
@@ -163,60 +132,8 @@ class Language(Part):
         return [[both.positive.to(rest), extra]], [[both.negative.to(rest), null]]
 
 
-def rows_of(prompt: str, copies: int, by_line: bool) -> list[str]:
-    """The prompts of a batch; `by_line`: each line that is not empty, `copies` times."""
-    prompts = [line for line in prompt.splitlines() if line.strip()] if by_line else [prompt]
-    return [each for each in prompts or [prompt] for _ in range(copies)]
-
-
-def settings(choice: dict | None, guidance: float, vocabulary: str) -> Sampling:
-    """The token generator's widgets -> Sampling. `choice`: the dynamic combo with the inputs of its option."""
-    kind = (choice or {}).get("sampling")
-    common = {"guidance": guidance, "image_tokens_only": vocabulary != "full"}
-    if kind == "greedy":
-        return Sampling(top_k=1, **common)
-    if kind == "sample":
-        chosen = {name: choice[name] for name in ("top_k", "top_p", "temperature") if name in choice}
-        return Sampling(**chosen, **common)
-    # The host lets an unknown option of a dynamic combo through to here.
-    raise Blip3oError(f"sampling is {kind!r}: choose 'sample' or 'greedy'.")
-
-
-def describe(tokens: ImageTokens, lm: Language, reference: References | None = None) -> str:
-    """One line per row: seed, tokens that count, distinct codes; room in the prompt; what an edit names in vain."""
-    lines = [f"{len(tokens)} x {tokens.grid[0]}x{tokens.grid[1]} image tokens"]
-    for seed, length, codes in zip(tokens.seeds, tokens.lengths, tokens.codes, strict=True):
-        lines.append(f"seed {seed}: {length} tokens, {codes[:length].unique().numel()} different")
-    longest = max(map(len, tokens.prompt_ids))
-    lines.append(f"prompt: {longest} of {lm.encoder.limit} tokens")
-    if reference is not None:
-        lines[-1] += f", {reference.codes.numel()} of them for reference pictures"
-        for prompt in dict.fromkeys(tokens.prompts):
-            for number in missing_image_numbers(prompt, len(reference)):
-                lines.append(f"warning: the instruction names image {number}, there are {len(reference)}")
-    return "\n".join(lines)
-
-
-class ImageTokenizerPart(Part):
-    """What travels as BLIP3O_TATOK."""
-
-    def __init__(self, patcher, dtype, codes_id: CodesId, side: int, patch: int = 1):
-        """`side`: pixels on a side of the pictures that the checkpoint draws; `patch`: cells of its transformer's."""
-        super().__init__(patcher, dtype)
-        self.codes_id, self.side, self.patch = codes_id, side, patch
-
-    def references(self, vae, pictures: list, fit: str, side: int) -> References:
-        """PIL pictures -> References. `vae`: the host's; `side` 0: as the checkpoint draws."""
-        shape = self.network.shape
-        with self.loaded(4 * shape.tokens * (shape.mlp + 8 * shape.width) * self.dtype.itemsize) as device:
-            return encode_references(
-                self.network, vae.encode, pictures, fit=fit, side=side or self.side,
-                multiple=vae.spacial_compression_encode() * self.patch, codes_id=self.codes_id, device=device,
-            )  # fmt: skip
-
-
 def load_language(folder, diffusion, choice, lm_weights=PLAIN, checkpoint=None) -> Language:
-    """`choice`: the loader's dtype widget; `lm_weights`: how matrices are stored, see `quantised`."""
+    """`choice`: the loader's dtype widget. `lm_weights`: how matrices are stored, see `quantised`."""
     check(lm_weights)
     checkpoint = checkpoint or open_checkpoint(folder, diffusion)
     device, identity = mm.get_torch_device(), checkpoint.identity
@@ -229,46 +146,11 @@ def load_language(folder, diffusion, choice, lm_weights=PLAIN, checkpoint=None) 
         identity = f"{identity}:{lm_weights}"
     swap_leaves(network, cast=compute != weights)
     recipe = (load_language_patcher, (folder, diffusion, choice, lm_weights))
-    # A CUDA graph reads weights where they lay when it was recorded: they are not to be paged in by parts. The host
-    # does the same with text encoders that write tokens.
+    # A CUDA graph reads weights at the addresses of its capture, so they must not be paged in by parts. The host does
+    # the same with text encoders that write tokens.
     patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic=True)
     return Language(patcher, compute, checkpoint.prompt_encoder, identity, checkpoint.reference_mode)
 
 
 def load_language_patcher(*arguments, disable_dynamic=True):
     return load_language(*arguments).patcher
-
-
-def load_image_tokenizer(
-    folder, diffusion, choice, disable_dynamic=False, checkpoint=None
-) -> ImageTokenizerPart | None:
-    """None when the checkpoint brings no image tokenizer: text to image needs none."""
-    checkpoint = checkpoint or open_checkpoint(folder, diffusion)
-    if checkpoint.tower is None:
-        return None
-    device = mm.get_torch_device()
-    # transformers' SigLIP casts pixels to the dtype of its weights, so these are kept in the dtype to compute in.
-    _, compute = dtypes(choice, checkpoint.tables[TOKENIZER], device)
-    network = swap_leaves(checkpoint.load_image_tokenizer(compute))
-    recipe = (load_image_tokenizer_patcher, (folder, diffusion, choice))
-    patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic)
-    patch = checkpoint.transformer_config.get("patch_size", 1)
-    return ImageTokenizerPart(patcher, compute, checkpoint.codes_id, checkpoint.trained_side, patch)
-
-
-def load_tatok_file(path, choice, disable_dynamic=False) -> ImageTokenizerPart:
-    """The published file alone; its pictures are those that the published model draws."""
-    file, device = open_tatok(path), mm.get_torch_device()
-    compute = NAMED.get(choice) or supported(mm.unet_dtype(device, supported_dtypes=SUPPORTED), device)
-    network = swap_leaves(file.load(compute))
-    recipe = (load_tatok_file_patcher, (path, choice))
-    patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic)
-    return ImageTokenizerPart(patcher, compute, file.codes_id, PUBLISHED_SIDE)
-
-
-def load_tatok_file_patcher(*arguments, disable_dynamic=False):
-    return load_tatok_file(*arguments, disable_dynamic=disable_dynamic).patcher
-
-
-def load_image_tokenizer_patcher(*arguments, disable_dynamic=False):
-    return load_image_tokenizer(*arguments, disable_dynamic=disable_dynamic).patcher

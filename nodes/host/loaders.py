@@ -1,7 +1,8 @@
 """What the loader nodes call."""
 
 from ...blip3o_core.checkpoint.checkpoint import open_checkpoint
-from .language import load_image_tokenizer, load_language
+from .image_tokenizer import load_image_tokenizer
+from .language import load_language
 from .model import load_diffusion
 from .quantised import PLAIN
 from .vae import load_vae

@@ -247,7 +247,7 @@ def test_auto_gives_a_supported_dtype_under_every_flag_of_the_host(tmp_path, che
         def module(name):
             return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
-        greedy, report = module(".nodes.host.language").settings({"sampling": "greedy"}, 1.0, "image tokens"), {}
+        greedy, report = module(".nodes.host.generation").sampling_of({"sampling": "greedy"}, 1.0, "image tokens"), {}
         for flag in ["", *flags]:
             for name in ["fp16_unet", *flags]:
                 setattr(args, name, name == flag or (name, flag) == ("fp16_unet", "force_fp16"))

@@ -265,4 +265,4 @@ def test_the_creator_reads_what_was_resized_and_what_is_in_the_prompt(client):
     [resized] = result.outputs["encode"]["text"]
     assert "160x90" in resized and "5x5 codes" in resized and "88x48" in resized
     [said] = result.outputs["shown"]["text"]
-    assert "of 400 tokens, 25 of them for reference pictures" in said and "names image 2" in said
+    assert "of 400 tokens, 25 of them for reference images" in said and "mentions image 2" in said

@@ -67,7 +67,7 @@ def test_every_sampler_leaves_the_negative_out_outside(tmp_path):
             return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
         lm, model, vae, _ = module(".nodes.host.loaders").load(folder, None, "fp32")
-        settings = module(".nodes.host.language").settings({"sampling": "greedy"}, 1.0, "image tokens")
+        settings = module(".nodes.host.generation").sampling_of({"sampling": "greedy"}, 1.0, "image tokens")
         rows, hooked = [], []
         model.model.diffusion_model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
 

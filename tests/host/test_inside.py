@@ -285,7 +285,7 @@ def test_hidden_states_are_reused_only_from_the_very_same_weights(tmp_path, fold
         prefill = module(".blip3o_core.decoding.prefill")
         encode = prefill.encode_tokens
         module(".blip3o_core.pipeline").encode_tokens = lambda *args: reads.append(1) or encode(*args)
-        settings = language_module.settings({"sampling": "greedy"}, 1.0, "image tokens")
+        settings = module(".nodes.host.generation").sampling_of({"sampling": "greedy"}, 1.0, "image tokens")
         with torch.inference_mode():
             tokens = language.generate_tokens(["a fox"], 0, settings)
             first = language.conditionings(tokens)[0][0][0]
@@ -317,6 +317,7 @@ def test_an_interrupt_ends_decoding_at_the_next_token(tmp_path, folder):
         import comfy.model_management as mm
 
         language_module = importlib.import_module(pack.__name__ + ".nodes.host.language")  # noqa: F821
+        generation = importlib.import_module(pack.__name__ + ".nodes.host.generation")  # noqa: F821
         language, seen = language_module.load_language(folder, None, "fp32"), []
 
         def after_forward(*_):
@@ -325,7 +326,7 @@ def test_an_interrupt_ends_decoding_at_the_next_token(tmp_path, folder):
                 mm.interrupt_current_processing()
 
         language.network.register_forward_hook(after_forward)
-        settings = language_module.settings({"sampling": "greedy"}, 1.0, "image tokens")
+        settings = generation.sampling_of({"sampling": "greedy"}, 1.0, "image tokens")
         try:
             language.generate_tokens(["a fox"], 0, settings)
         except mm.InterruptProcessingException:

@@ -30,7 +30,10 @@ def test_weights_are_smaller_and_hidden_states_close(tmp_path):
 
         language, memory = module(".nodes.host.language"), module(".blip3o_core.memory")
         plain = language.load_language(folder, None, "fp32")
-        settings, found = language.settings({"sampling": "sample", "top_k": 1200}, 1.0, "image tokens"), {}
+        settings, found = (
+            module(".nodes.host.generation").sampling_of({"sampling": "sample", "top_k": 1200}, 1.0, "image tokens"),
+            {},
+        )
         tokens = plain.generate_tokens(["a red circle left of a blue star"], 3, settings)
         wanted = plain.conditionings(tokens)[0][0][0]
         expected = memory.quantised_weight_bytes(plain.network, torch.float32)
@@ -197,7 +200,9 @@ def test_a_run_on_streamed_weights_says_so_once(tmp_path, folder):
         handler = logging.Handler(logging.WARNING)
         handler.emit = lambda record: said.append(record.getMessage())
         logging.getLogger().addHandler(handler)
-        settings = language.settings({"sampling": "greedy"}, 1.0, "image tokens")
+        settings = importlib.import_module(pack.__name__ + ".nodes.host.generation").sampling_of(  # noqa: F821
+            {"sampling": "greedy"}, 1.0, "image tokens"
+        )
         part.generate_tokens(["a fox"], 0, settings)
         quiet = len(said)
         language.streamed = lambda patcher: 1_250_000_000

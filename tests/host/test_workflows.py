@@ -74,7 +74,7 @@ def test_outside_the_mask_the_sample_changes_no_pixel(client):
 @pytest.mark.parametrize(
     "name, said",
     [
-        ("two_references", ["of 512 tokens, 128 of them for reference pictures"]),
+        ("two_references", ["of 512 tokens, 128 of them for reference images"]),
         ("wide_edit", ["128x64", "stretched to 8x8 codes", "96x48 pixels"]),
     ],
     ids=["two_references", "wide_edit"],
