@@ -83,6 +83,7 @@ def prompts(checkpoint) -> list[list[int]]:
     return [checkpoint.prompt_encoder.encode(text) for text in texts]
 
 
+@pytest.mark.slow
 def test_greedy_ids_of_the_recorded_step_equal_the_modules(checkpoint, recordings):
     """A position, mask or cache entry that stays where it was at the recording."""
     language, rows = checkpoint.load_language(torch.float32), prompts(checkpoint)

@@ -37,6 +37,7 @@ def prompts():
     return [encode(f"a {colour} {shape}{rest}") for colour, shape in pairs for rest in ("", " above a purple cross")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_and_states_are_those_of_decode(language, prompts, kind):
     """A token accepted behind a wrong guess, a uniform number of another place, a state off by one token."""
@@ -123,6 +124,7 @@ def test_every_token_is_told_in_order_and_a_run_can_be_cancelled(language, promp
         decode(language, Prompts(prompts[:1]), [3], Sampling(), callback=stop, engine="speculative")
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_the_same_pictures():
     """A ratio of two different pictures, or a cost without the plain step's next to it."""
     rows = speculative.run(torch.device("cpu"), 1, quick=True)
