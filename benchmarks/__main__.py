@@ -8,6 +8,8 @@ shortcuts: fewer steps, and guidance in a part of them. speculative: tokens gues
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,8 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     print("  ".join(f"{name} {value}" for name, value in found["machine"].items()), flush=True)
     chosen = PARTS if arguments.part == "all" else (arguments.part,)
     copy = found["machine"]["copy_gb_per_s"] * 1e9
-    work = {
-        "decode": lambda *more: _decode(*more, copy), "engines": lambda *more: _engines(*more, copy), "render": _render,
+    work: dict[str, Callable[..., list[dict]]] = {
+        "decode": partial(_decode, copy=copy), "engines": partial(_engines, copy=copy), "render": _render,
         "variants": _variants, "picture": _picture, "memory": _memory, "curves": curves.run, "host": host.run,
         "shortcuts": shortcuts.run, "speculative": speculative.run,
     }  # fmt: skip

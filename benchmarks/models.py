@@ -5,6 +5,7 @@ device; fewer layers on request, so that a CPU can run it.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,10 +14,10 @@ from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.models import diffusion_transformer
 from blip3o_core.models.autoencoder import build as build_autoencoder
 from blip3o_core.models.language import LanguageModel
-from blip3o_core.prompts.vocabulary import Vocabulary
+from blip3o_core.prompts.vocabulary import CodesId, Vocabulary
 
 # Qwen3-1.7B, of which the published 3B checkpoint may be made, and SANA 1.5 1.6B.
-LANGUAGE = {
+LANGUAGE: dict[str, Any] = {
     "hidden_size": 2048, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
     "intermediate_size": 6144, "vocab_size": 217210, "rms_norm_eps": 1e-6, "max_position_embeddings": 40960,
     "rope_theta": 1000000, "tie_word_embeddings": True,
@@ -84,7 +85,7 @@ def shapes(
     config = Qwen3Config(**fields)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
-        language = LanguageModel(config, CROSS_WIDTH, vocabulary, GRID, True, "random")
+        language = LanguageModel(config, CROSS_WIDTH, vocabulary, GRID, True, CodesId(CODES))
         blocks = TRANSFORMER if render_layers is None else {**TRANSFORMER, "num_layers": render_layers}
         return language, diffusion_transformer.build(blocks) if render else None
 

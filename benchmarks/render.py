@@ -3,6 +3,7 @@
 import copy
 import statistics
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -64,9 +65,13 @@ def variants(model: Model, device: torch.device, steps: int, batch: int, runs: i
     models["channels last"] = replace(model, transformer=last)
     models["bfloat16"] = replace(model, transformer=copy.deepcopy(model.transformer).to(torch.bfloat16))
     seconds, latents = {name: [] for name in models}, {}
+
+    def render(name: str, each: Model) -> None:
+        latents[name] = ours(each, hidden, noise, steps)
+
     for turn in range(runs + 1):
         for name, each in models.items():
-            taken = timed(lambda each=each, name=name: latents.update({name: ours(each, hidden, noise, steps)}), device)
+            taken = timed(partial(render, name, each), device)
             if turn:
                 seconds[name].append(taken)
     base, first = latents["as it is"], statistics.median(seconds["as it is"])

@@ -5,6 +5,7 @@ Every way renders the same tokens with the same noise, by turns. `near`: mean di
 """
 
 import statistics
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,17 +16,27 @@ from blip3o_core.seeds import row_seeds
 from blip3o_core.tiny import evaluation
 from blip3o_core.tiny.judge.judge import judge_image, to_pixels
 from blip3o_core.tiny.scenes.spec import spec_of
+from blip3o_core.tokens import ImageTokens
 
 from .machine import timed
 
 COUNT, BATCH, ALONE, FAR = 400, 50, 12, 32
-# Name, steps, guidance, its interval, added to the noise seed.
+
+
+class Way(NamedTuple):
+    name: str
+    steps: int
+    guidance: float = 2.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    added: int = 0  # to the noise seed
+
+
 WAYS = (
-    ("all", 20, 2.0, (0.0, 1.0), 0), ("8 steps", 8, 2.0, (0.0, 1.0), 0), ("4 steps", 4, 2.0, (0.0, 1.0), 0),
-    ("2 steps", 2, 2.0, (0.0, 1.0), 0), ("1 step", 1, 2.0, (0.0, 1.0), 0), ("other noise", 20, 2.0, (0.0, 1.0), 10**6),
-    ("guided 0-0.5", 20, 2.0, (0.0, 0.5), 0), ("guided 0.2-0.8", 20, 2.0, (0.2, 0.8), 0),
-    ("guided 0.5-1", 20, 2.0, (0.5, 1.0), 0), ("not guided", 20, 1.0, (0.0, 1.0), 0),
-)  # fmt: skip
+    *(Way("all", 20), Way("8 steps", 8), Way("4 steps", 4), Way("2 steps", 2), Way("1 step", 1)),
+    Way("other noise", 20, added=10**6),
+    *(Way("guided 0-0.5", 20, interval=(0.0, 0.5)), Way("guided 0.2-0.8", 20, interval=(0.2, 0.8))),
+    *(Way("guided 0.5-1", 20, interval=(0.5, 1.0)), Way("not guided", 20, guidance=1.0)),
+)
 
 
 def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
@@ -39,8 +50,9 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
         part, seeds = prompts[first : first + batch], row_seeds(0, batch, first)
         tokens = pipeline.generate_tokens([prompt.text for prompt in part], seeds)
         base = None
-        for name, *way in WAYS:
-            seconds, latents = _latents(pipeline, device, tokens, seeds, *way)
+        for way in WAYS:
+            seconds, latents = _latents(pipeline, device, tokens, seeds, way)
+            name = way.name
             together[name].append(seconds / len(part))
             pictures = [to_pixels(each) for each in pipeline.decode(latents).cpu().numpy()]
             base = base or pictures
@@ -50,8 +62,8 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
             far[name].append(100 * (apart.max(-1) > FAR).mean())
     for row in range(2 if quick else ALONE):
         one = tokens.row(row)
-        for name, *way in WAYS:
-            alone[name].append(_latents(pipeline, device, one, [row], *way)[0])
+        for way in WAYS:
+            alone[way.name].append(_latents(pipeline, device, one, [row], way)[0])
     return [
         {
             "way": name, "right": sum(right[name]), "of": count, "near": statistics.mean(near[name]),
@@ -63,14 +75,17 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
     ]  # fmt: skip
 
 
-def _latents(pipeline, device, tokens, seeds, steps: int, guidance: float, interval, added: int):
+def _latents(pipeline: Pipeline, device: torch.device, tokens: ImageTokens, seeds: list[int], way: Way):
     """(seconds, latents)."""
     made = []
-    noise = [seed + added for seed in seeds]
-    work = lambda: made.append(pipeline.latents(tokens, noise, None, steps, guidance, interval=interval))  # noqa: E731
+    noise = [seed + way.added for seed in seeds]
+
+    def work() -> None:
+        made.append(pipeline.latents(tokens, noise, None, way.steps, way.guidance, interval=way.interval))
+
     return timed(work, device), made[0]
 
 
 def _share(seconds: dict[str, list[float]], name: str) -> float:
     """Of the first way's time, the median over turns."""
-    return statistics.median(one / whole for one, whole in zip(seconds[name], seconds[WAYS[0][0]], strict=True))
+    return statistics.median(one / whole for one, whole in zip(seconds[name], seconds[WAYS[0].name], strict=True))

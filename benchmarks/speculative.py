@@ -102,7 +102,7 @@ def _with_seconds(work, device: torch.device):
 @torch.inference_mode()
 def _cost(model: Model, device: torch.device, runs: int) -> list[dict]:
     """One pass with output matrix and choice; `break_even`: tokens it must settle to be worth as many plain steps."""
-    language, dtype, found = model.language, model.language.model.norm.weight.dtype, []
+    language, dtype = model.language, model.language.model.norm.weight.dtype
     room = max(LENGTHS)
     prefilled = prefill(language, Prompts([model.prompt]), Compute(device, dtype))
     step = WindowStep(prefilled)
@@ -113,7 +113,8 @@ def _cost(model: Model, device: torch.device, runs: int) -> list[dict]:
     def work(length: int) -> torch.Tensor:
         return choose(step(embeds[:length], 0), uniforms[0, :length])
 
-    for length in LENGTHS:
-        seconds = statistics.median(measure(lambda n=length: work(n), device, runs))
-        found.append({"model": model.name, "window": length, "pass_s": seconds})
-    return [{**row, "break_even": row["pass_s"] / found[0]["pass_s"]} for row in found]
+    seconds = {length: statistics.median(measure(partial(work, length), device, runs)) for length in LENGTHS}
+    return [
+        {"model": model.name, "window": length, "pass_s": taken, "break_even": taken / seconds[LENGTHS[0]]}
+        for length, taken in seconds.items()
+    ]

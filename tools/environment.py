@@ -145,9 +145,9 @@ def browser() -> None:
         say(f"{why_no_browser()}; browser tests will be skipped")
     else:
         say("browser: apt-get install chromium")
-        quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "stdout": subprocess.DEVNULL}
+        silent = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         for command in (["update"], ["install", "--yes", "--no-install-recommends", "chromium", "fonts-liberation"]):
-            if subprocess.run(["apt-get", "-qq", *command], **quiet).returncode:
+            if subprocess.run(["apt-get", "-qq", *command], env=silent, stdout=subprocess.DEVNULL).returncode:
                 say(f"no browser: apt-get {command[0]} failed (see above); browser tests will be skipped")
                 return
 

@@ -1,5 +1,6 @@
 """The graphs behind `workflows/*.json` in API format, with their columns and the notes above the columns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from blip3o_core.checkpoint.bundled import NAME
@@ -335,7 +336,7 @@ def _started_twice(name: str) -> tuple[Sample, str, str, str]:
 
 def _edited(
     sample: Sample, loader: str, instruction: str, encoder: str, read: Note | None = None, what: Note | None = None,
-    below: list[str] = (), info: bool = False,
+    below: Sequence[str] = (), info: bool = False,
 ) -> Chain:  # fmt: skip
     """The three columns of an edit. `below`: nodes under the encoder; `info`: the generator's is shown."""
     chain = add_chain(sample, loader, instruction, encoder)

@@ -47,7 +47,7 @@ class Server:
         self.arguments = arguments
         self.address = f"127.0.0.1:{self.port}"
         self.log = self.base / "server.log"
-        self.process = None
+        self.process: subprocess.Popen | None = None
 
     def __enter__(self) -> "Server":
         host = comfyui_path()

@@ -70,8 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     failed = [f"{report.case}: {', '.join(report.failed)}" for report in reports if report.failed]
     for line in failed:
         print(f"FAILED {line}")
-    for case in unsupported:
-        print(f"NOT RUN {case}: this kind is not implemented")
+    for name in unsupported:
+        print(f"NOT RUN {name}: this kind is not implemented")
     print(f"{len(reports) - len(failed)} of {len(reports)} reports hold, {len(unsupported)} cases not run")
     return 0 if reports and not failed and not unsupported else 1
 

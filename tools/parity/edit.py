@@ -33,7 +33,7 @@ def run(case: str, golden: dict, recorded: Recorded, folder: Path) -> Report:
     pipeline, report = open_pipeline(golden, folder), Report(case)
     language, encoder, instruction = pipeline.language, pipeline.encoder, golden["instruction"]
     # The authors' inference says "this image" of several, too.
-    encoder.encode_edit = partial(encoder.encode_edit, plural=False)
+    encoder.encode_edit = partial(encoder.encode_edit, plural=False)  # type: ignore[method-assign]
     references = _references(report, pipeline, golden, recorded, folder)
     placeholders = encoder.encode_edit(instruction, references.codes, parse_special=True, as_features=True)
     theirs = recorded["tokenized_ids_before_replacement"]
