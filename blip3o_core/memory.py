@@ -1,7 +1,7 @@
-"""Bytes that weights take and that each act needs beside them, counted from a network's shapes.
+"""Bytes of weights, and of what each step of the pipeline needs in addition, counted from a network's shapes.
 
 Counted, not measured: what a host is asked to keep free before it loads a part, and what `python -m benchmarks memory`
-prints. `rows`: pictures at once, twice as many with guidance. Networks may be on the meta device.
+prints. `rows`: images at once, twice as many with guidance. Networks may be on the meta device.
 """
 
 import torch
@@ -31,7 +31,7 @@ def lm_prefill_bytes(config, rows: int, length: int, dtype: torch.dtype) -> int:
 
 
 def lm_decode_bytes(config, rows: int, length: int, words: int, dtype: torch.dtype) -> int:
-    """To write up to `length` tokens, prompt included: the cache, the output matrix of `words` rows, and logits too."""
+    """To write up to `length` tokens, prompt included: the cache, the output matrix of `words` rows, and logits."""
     numbers = words * config.hidden_size + 6 * rows * words
     return (
         lm_prefill_bytes(config, rows, length, dtype)
@@ -56,7 +56,7 @@ def diffusion_bytes(config, rows: int, cells: int, dtype: torch.dtype) -> int:
 
 
 def vae_bytes(config, pixels: int, dtype: torch.dtype) -> int:
-    """The autoencoder's way between a latent and `pixels` = H * W: nine tensors of its widest stage at full size.
+    """The autoencoder between a latent and `pixels` = H * W: nine tensors of its widest stage at full size.
 
     Counted on a residual block with its float32 norm.
     """

@@ -1,4 +1,4 @@
-"""A drawn picture as codes, with the context it was drawn in."""
+"""An image as codes, with the prompt and seed it was made with."""
 
 from dataclasses import dataclass, replace
 
@@ -11,22 +11,22 @@ from .prompts.vocabulary import CodesId
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """What the token generator gives and the conditioner takes. All tensors on the CPU.
+    """What the token generator gives and the conditioner takes. All tensors are on the CPU.
 
     A code c is token `image_start + c`; codes outside [0, K) are text tokens, possible only when the whole vocabulary
-    was sampled. Rows that ended early are padded behind `lengths`.
+    was sampled. Rows that ended early are padded after `lengths`.
     """
 
     codes: torch.Tensor  # (B, T) int64, row-major over the grid; T = H * W unless every row ended early
     grid: tuple[int, int]  # (H, W)
     prompts: list[str]
-    prompt_ids: list[list[int]] | None  # per row, through the scale token; None: of a picture that nobody asked for
+    prompt_ids: list[list[int]] | None  # per row, through the scale token; None: the image was encoded, not generated
     seeds: list[int]
     lengths: list[int]  # tokens that count, per row
     codes_id: CodesId
     hidden: torch.Tensor | None = None  # (B, 1 + T, D)
-    hidden_source: str | None = None  # what made `hidden`: checkpoint and patches
-    features: PromptFeatures | None = None  # of the references, where a checkpoint takes those in the prompt
+    hidden_source: str | None = None  # the weights that made `hidden`: checkpoint and patches
+    features: PromptFeatures | None = None  # of the references, for checkpoints that take them in the prompt
 
     def __post_init__(self):
         context = [self.prompts, self.seeds, self.lengths, *([] if self.prompt_ids is None else [self.prompt_ids])]

@@ -28,10 +28,10 @@ def leaf_weight(module: nn.Module, like: torch.Tensor, rows: slice = slice(None)
 
 @contextmanager
 def any_length(device: torch.device) -> Iterator[None]:
-    """For attention whose number of keys is another one at every call.
+    """For attention whose number of keys differs at every call.
 
     On recent cards torch prefers cuDNN's attention, which makes a plan for every new shape: measured at 44 ms on an
-    H200, where the attention itself takes 0.05. The other backends take shapes as they come.
+    H200, where the attention itself takes 0.05. The other backends need no plan.
     """
     if device.type != "cuda":
         yield
@@ -43,10 +43,10 @@ def any_length(device: torch.device) -> Iterator[None]:
 
 
 def stored_weight(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-    """A leaf's weight as it lies in memory, and the scale of its rows (or of all) where it is quantised.
+    """A leaf's weight as it is stored, and where it is quantised the scale of its rows, or one scale for all.
 
-    None where there is more to the leaf than its weight: patches, a bias, weights that a host streams in. A host's leaf
-    says so itself, by a method `stored`.
+    None where the weight alone does not give the leaf's output: patches, a bias, weights that a host streams in. A
+    host's leaf says so itself, by a method `stored`.
     """
     from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
@@ -82,13 +82,16 @@ class KVCache:
 
 @dataclass(frozen=True)
 class PromptFeatures:
-    """What stands in a prompt in the place of its references' tokens (reference.md 6.4), the same in every row."""
+    """Features of the reference images, put in the place of their tokens in a prompt (docs/reference.md 6.4).
+
+    The same in every row of a batch.
+    """
 
     values: torch.Tensor  # (n, width) of the image tokenizer
-    behind: int  # ids behind them in the prompt
+    behind: int  # ids that follow them in the prompt
 
-    def place(self, length: int) -> slice:
-        """Where they lie in prompts of `length`, padded on the left."""
+    def span(self, length: int) -> slice:
+        """Their positions in prompts of `length`, padded on the left."""
         return slice(length - self.behind - len(self.values), length - self.behind)
 
 
@@ -108,7 +111,10 @@ class LanguageModel(nn.Module):
 
         super().__init__()
         if config.use_sliding_window:
-            raise Blip3oError("config.json asks for sliding-window attention; no BLIP3o-NEXT checkpoint uses it.")
+            raise Blip3oError(
+                "config.json sets use_sliding_window, which BLIP3o-NEXT models do not use and this program does not "
+                "support. Set it to false, or use the config.json that belongs to the checkpoint."
+            )
         self.config, self.vocabulary, self.grid, self.codes_id = config, vocabulary, grid, codes_id
         self.model = Qwen3Model(config)
         self.model.diffusion_connector = build_connector(config.hidden_size, cross_width)
@@ -124,12 +130,12 @@ class LanguageModel(nn.Module):
 
     @property
     def reference_connector(self) -> nn.Module | None:
-        """For the latents of reference pictures, see `references`; None when the checkpoint has none."""
+        """For the latents of reference images; None when the checkpoint has none."""
         return getattr(self.model, "und_image_vae_connector", None)
 
     @property
     def num_tokens(self) -> int:
-        """Image tokens of one picture, H * W."""
+        """Image tokens of one image, H * W."""
         return self.grid[0] * self.grid[1]
 
     def head_weight(self, like: torch.Tensor, image_tokens_only: bool) -> torch.Tensor:
@@ -155,7 +161,7 @@ class LanguageModel(nn.Module):
         if features is None:
             return embeds
         values = self.model.tar_siglip_features_connector(features.values.to(embeds)).to(dtype)
-        embeds[:, features.place(ids.shape[1])] = values
+        embeds[:, features.span(ids.shape[1])] = values
         return embeds
 
     def forward(

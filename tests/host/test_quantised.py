@@ -29,6 +29,7 @@ def test_weights_are_smaller_and_hidden_states_close(tmp_path):
             return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
         language, memory = module(".nodes.host.language"), module(".blip3o_core.memory")
+        prefill = module(".blip3o_core.decoding.prefill")
         plain = language.load_language(folder, None, "fp32")
         settings, found = (
             module(".nodes.host.generation").sampling_of({"sampling": "sample", "top_k": 1200}, 1.0, "image tokens"),
@@ -41,8 +42,8 @@ def test_weights_are_smaller_and_hidden_states_close(tmp_path):
             part = module(".nodes.host.loaders").load(folder, None, "fp32", choice)[0]
             states = part.conditionings(tokens)[0][0][0]
             start = plain.network.vocabulary.image_start
-            read = [module(".blip3o_core.pipeline").read(each.network, tokens.prompt_ids, tokens.codes + start)
-                    for each in (plain, part)]  # fmt: skip
+            asked = prefill.Prompts(tokens.prompt_ids)
+            read = [prefill.encode_tokens(each.network, asked, tokens.codes + start) for each in (plain, part)]
             found[choice] = {
                 "error": float((read[1] - read[0]).norm() / read[0].norm()),
                 "moved": float((states - wanted).abs().max()),
