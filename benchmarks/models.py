@@ -13,7 +13,7 @@ from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.models import diffusion_transformer
 from blip3o_core.models.autoencoder import build as build_autoencoder
-from blip3o_core.models.language import LanguageModel
+from blip3o_core.models.language import ConnectorWidths, LanguageModel
 from blip3o_core.prompts.vocabulary import CodesId, Vocabulary
 
 # Qwen3-1.7B, of which the published 3B checkpoint may be made, and SANA 1.5 1.6B.
@@ -85,7 +85,7 @@ def shapes(
     config = Qwen3Config(**fields)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
-        language = LanguageModel(config, CROSS_WIDTH, vocabulary, GRID, True, CodesId(CODES))
+        language = LanguageModel(config, vocabulary, GRID, CodesId(CODES), ConnectorWidths(CROSS_WIDTH), tied=True)
         blocks = TRANSFORMER if render_layers is None else {**TRANSFORMER, "num_layers": render_layers}
         return language, diffusion_transformer.build(blocks) if render else None
 

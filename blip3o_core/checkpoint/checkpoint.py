@@ -19,7 +19,7 @@ from ..diffusion.reference_mode import ReferenceMode
 from ..errors import Blip3oError
 from ..models import autoencoder, diffusion_transformer, image_tokenizer, meanflow
 from ..models.connector import build_connector
-from ..models.language import LanguageModel
+from ..models.language import ConnectorWidths, LanguageModel
 from ..prompts.encoder import PromptEncoder
 from ..prompts.vocabulary import CodesId, Vocabulary
 from ..weights import tensors as weights
@@ -278,8 +278,8 @@ class Checkpoint:
         config._attn_implementation = "sdpa"
         width = self.table[CONNECTOR + "0.weight"].shape[0]
         inputs = [self.table.get(name + "0.weight") for name in (REFERENCE_CONNECTOR, FEATURES_CONNECTOR)]
-        widths = [entry and entry.shape[1] for entry in inputs]
-        return LanguageModel(config, width, self.vocabulary, self.grid, self.tied, self.codes_id, *widths)
+        widths = ConnectorWidths(width, *(entry and entry.shape[1] for entry in inputs))
+        return LanguageModel(config, self.vocabulary, self.grid, self.codes_id, widths, self.tied)
 
     def _diffusion_table(self, prefix: str, subfolder: str) -> Table:
         own = strip_prefix(self.table, prefix)

@@ -95,18 +95,28 @@ class PromptFeatures:
         return slice(length - self.behind - len(self.values), length - self.behind)
 
 
+@dataclass(frozen=True)
+class ConnectorWidths:
+    """What the connectors map: hidden states, and in checkpoints that have those connectors what references bring."""
+
+    condition: int  # of the cross-attention tokens, to which all but the last lead
+    reference_latents: int | None = None  # channels
+    reference_features: int | None = None  # of the image tokenizer; they become embeddings of the prompt
+
+
 class LanguageModel(nn.Module):
     """Qwen3 with the diffusion connector, for one checkpoint's vocabulary and token grid."""
 
     def __init__(
-        self, config, cross_width: int, vocabulary: Vocabulary, grid: tuple[int, int], tied: bool, codes_id: CodesId,
-        reference_channels: int | None = None, feature_width: int | None = None,
-    ):  # fmt: skip
-        """`config`: a transformers Qwen3Config. `cross_width`: width of the cross-attention tokens.
-
-        `reference_channels`, `feature_width`: of the latents and of the image tokenizer's features that the connectors
-        for references take; None when the checkpoint has no such connector.
-        """
+        self,
+        config,
+        vocabulary: Vocabulary,
+        grid: tuple[int, int],
+        codes_id: CodesId,
+        widths: ConnectorWidths,
+        tied: bool,
+    ):
+        """`config`: a transformers Qwen3Config. `tied`: the embedding is the output matrix, too."""
         from transformers import Qwen3Model
 
         super().__init__()
@@ -117,11 +127,11 @@ class LanguageModel(nn.Module):
             )
         self.config, self.vocabulary, self.grid, self.codes_id = config, vocabulary, grid, codes_id
         self.model = Qwen3Model(config)
-        self.model.diffusion_connector = build_connector(config.hidden_size, cross_width)
-        if reference_channels is not None:
-            self.model.und_image_vae_connector = build_connector(reference_channels, cross_width)
-        if feature_width is not None:
-            self.model.tar_siglip_features_connector = build_connector(feature_width, config.hidden_size)
+        self.model.diffusion_connector = build_connector(config.hidden_size, widths.condition)
+        if widths.reference_latents is not None:
+            self.model.und_image_vae_connector = build_connector(widths.reference_latents, widths.condition)
+        if widths.reference_features is not None:
+            self.model.tar_siglip_features_connector = build_connector(widths.reference_features, config.hidden_size)
         self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
