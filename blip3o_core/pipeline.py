@@ -157,9 +157,9 @@ def check_rendering(
     diffusion.sigmas(steps)
     diffusion.check_guidance(guidance)
     diffusion.guided_sigmas(interval)
-    size = size or (checkpoint.trained_side,) * 2
-    autoencoder.check_size(*size, checkpoint.latent_multiple)
-    return size
+    width, height = size or (checkpoint.trained_side, checkpoint.trained_side)
+    autoencoder.check_size(width, height, checkpoint.latent_multiple)
+    return width, height
 
 
 class Pipeline:

@@ -278,7 +278,8 @@ class Checkpoint:
         config._attn_implementation = "sdpa"
         width = self.table[CONNECTOR + "0.weight"].shape[0]
         inputs = [self.table.get(name + "0.weight") for name in (REFERENCE_CONNECTOR, FEATURES_CONNECTOR)]
-        widths = ConnectorWidths(width, *(entry and entry.shape[1] for entry in inputs))
+        reference, features = (entry.shape[1] if entry else None for entry in inputs)
+        widths = ConnectorWidths(width, reference, features)
         return LanguageModel(config, self.vocabulary, self.grid, self.codes_id, widths, self.tied)
 
     def _diffusion_table(self, prefix: str, subfolder: str) -> Table:

@@ -33,7 +33,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         arguments = _parse(words)
     except SystemExit as leaving:  # --help, or a mistake that the parser has shown
-        return leaving.code
+        return int(leaving.code or 0)
     try:
         return arguments.run(arguments) or 0
     except UsageError as error:

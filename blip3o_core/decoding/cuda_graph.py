@@ -117,7 +117,8 @@ def captured_or_eager(loop: Loop, device: torch.device) -> Callable[[], None]:
     A capture fails, too, when the host frees memory in the middle of it. So it is tried twice, with memory freed in
     between, and given up for the process when MAX_FAILURES runs in a row could not have one.
     """
-    replay, reason = loop, None
+    replay: Callable[[], None] = loop
+    reason = None
     for _ in range(2 if _failures.get(device, 0) < MAX_FAILURES else 0):
         try:
             replay, reason = warm_up_and_capture(loop, device), None

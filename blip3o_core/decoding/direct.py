@@ -92,7 +92,7 @@ class DirectStep:
         half = self.width // 2
         if pairs is not None:
             cache.data[:, 0, ..., : cache.filled, :] = cache.data[:, 0, ..., : cache.filled, pairs]
-            self.tables = (torch.complex(cos[..., :half], sin[..., :half]),)
+            self.tables: tuple[torch.Tensor, ...] = (torch.complex(cos[..., :half], sin[..., :half]),)
         else:
             # The sign of the rolled half is put into the table.
             self.tables = (cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1))

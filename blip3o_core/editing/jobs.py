@@ -8,6 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -175,7 +176,7 @@ def prepare(job: EditJob, checkpoint: Checkpoint, settings: EditSettings) -> Pre
         facts.append(known)
         sizes.append(image.size)
         views.append((view.shape[2], view.shape[1]))
-    files = {"images": facts}
+    files: dict[str, Any] = {"images": facts}
     if job.mask is not None:
         files["mask"] = {"size": _text(sizes[0]), "sha256": _digest(job.mask)}
         with _naming(job.mask):
@@ -194,7 +195,7 @@ def _prompt_length(job: EditJob, checkpoint: Checkpoint, negative: str | None) -
     return len(encode(job.instruction, codes, as_features=features))
 
 
-def opened(path: Path) -> tuple[dict, object]:
+def opened(path: Path) -> tuple[dict, Any]:
     """The size and sha256 of an image file, to be stored, and the image."""
     digest = _digest(path)
     image = preprocess.open_image(path)

@@ -89,9 +89,10 @@ def vae_input(image, fit: str, side: int, multiple: int) -> torch.Tensor:
     _check_fit(fit)
     if fit == "crop":
         return resize_to_tensor(_center_crop(image), side, "BILINEAR")
+    width, height = image.size
     if fit != "authors":
-        return to_tensor(image.resize(fit_size(*image.size, side, multiple), Image.Resampling.BILINEAR))
-    _check_aspect(*image.size)
+        return to_tensor(image.resize(fit_size(width, height, side, multiple), Image.Resampling.BILINEAR))
+    _check_aspect(width, height)
     shorter = min(image.size)
     # int(), round() and this order are torchvision's; with others the crop is a pixel off.
     width, height = (side if length == shorter else int(side * length / shorter) for length in image.size)
@@ -149,7 +150,8 @@ def _open(path: Path):
 
     try:
         with Image.open(path) as opened:
-            _check_sides(*opened.size, str(path))
+            width, height = opened.size
+            _check_sides(width, height, str(path))
             return _upright(_to_8_bit(opened))
     except Blip3oError:
         raise

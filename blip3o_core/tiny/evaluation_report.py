@@ -58,7 +58,7 @@ def _score_rows(results: list[Result]) -> list[str]:
     ]
     for category in CATEGORIES:
         rows.append(_row(category, (_percent(score[category]) for score in scores)))
-    rows.append(_row("mean", (_percent(np.mean(list(score.values()))) for score in scores)))
+    rows.append(_row("mean", (_percent(float(np.mean(list(score.values())))) for score in scores)))
     rows.append(_row("weakest", map(_weakest, scores)))
     return rows
 

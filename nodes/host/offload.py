@@ -8,6 +8,7 @@ device whenever ComfyUI loads the model, wholly or in part.
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -16,7 +17,7 @@ import torch
 from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
-_ops = comfy.ops.disable_weight_init
+_ops: Any = comfy.ops.disable_weight_init
 
 
 def is_patched(leaf: nn.Module) -> bool:
@@ -26,6 +27,9 @@ def is_patched(leaf: nn.Module) -> bool:
 
 class _Stored:
     """A leaf whose weight the library may read in place."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
 
     def stored(self) -> tuple[torch.Tensor, None] | None:
         """(weight, no scales); None if the weight is streamed in or the leaf is patched or has a bias."""

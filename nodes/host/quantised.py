@@ -7,6 +7,7 @@ norms and connectors keep the model's dtype.
 """
 
 from functools import cache
+from typing import Any
 
 import comfy.ops
 import torch
@@ -22,7 +23,9 @@ FORMATS = {"int8": "int8_tensorwise", "fp8": "float8_e4m3fn"}  # ComfyUI's names
 
 @cache
 def _leaf() -> type:
-    class QuantisedLinear(comfy.ops.mixed_precision_ops(full_precision_mm=True).Linear):
+    ops: Any = comfy.ops.mixed_precision_ops(full_precision_mm=True)
+
+    class QuantisedLinear(ops.Linear):
         def forward(self, input: torch.Tensor) -> torch.Tensor:
             comfy.ops.run_every_op()
             weight, bias, stream = comfy.ops.cast_bias_weight(self, input, offloadable=True)

@@ -27,7 +27,7 @@ def render(model, positive, negative, latent, seed, steps, guidance, denoise) ->
         )
     # A latent taken out of a batch remembers its row, and with it its noise.
     index = list(latent.get("batch_index", ()))
-    index = index if len(index) == len(samples) else range(len(samples))
+    index = index if len(index) == len(samples) else list(range(len(samples)))
     seeds = [row_seeds(seed, 1, row)[0] for row in index]
     result = comfy.sample.sample_custom(
         model,

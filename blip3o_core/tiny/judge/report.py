@@ -5,7 +5,7 @@ A model's images are degraded: softer than the drawn ones, noisier, and a little
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -105,7 +105,7 @@ def _count(trials: Iterator[Trial], expected: bool, levels: dict[str, Degradatio
 def true_images(category: str, count: int, side: int, seed: int, world: World) -> Iterator[Trial]:
     for index in range(count):
         scene = make_scene(seed, "train", index, world, category)
-        yield rasterize(scene, side), lambda image, scene=scene: judge_image(image, spec_of(scene))
+        yield rasterize(scene, side), partial(judge_image, spec=spec_of(scene))
 
 
 def corrupted_images(corruption: str, count: int, side: int, seed: int, world: World) -> Iterator[Trial]:
@@ -121,7 +121,7 @@ def corrupted_images(corruption: str, count: int, side: int, seed: int, world: W
 def true_edits(kind: str, count: int, side: int, seed: int, world: World) -> Iterator[Trial]:
     for index in range(count):
         edit = make_edit(seed, "train", index, world, kind)
-        yield rasterize(edit.target, side), lambda image, edit=edit: judge_edit(image, edit)
+        yield rasterize(edit.target, side), partial(judge_edit, edit=edit)
 
 
 def wrong_edits(mistake: str, count: int, side: int, seed: int, world: World) -> Iterator[Trial]:
@@ -157,7 +157,7 @@ def _kept_missing(edit: Edit) -> Scene | None:
     """The edit is done, but an object that should have stayed is gone."""
     objects = edit.target.objects
     kept = next((obj for obj in objects if obj in edit.source.objects), None)
-    return kept and replace(edit.target, objects=tuple(obj for obj in objects if obj != kept))
+    return replace(edit.target, objects=tuple(obj for obj in objects if obj != kept)) if kept else None
 
 
 def _kept_moved(edit: Edit) -> Scene | None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ SHORT = {
     "renderer": (350, 24),
     "connector": (150, 24),
 }
-JOINT = {"steps": 300, "slower": 1, "batch": 16, "ema_decay": 0.98}
+JOINT: dict[str, Any] = {"steps": 300, "slower": 1, "batch": 16, "ema_decay": 0.98}
 JOINT_IMAGES = 1000  # of the joint stage
 MODULES = {
     "autoencoder": autoencoder,

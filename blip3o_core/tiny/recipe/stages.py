@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,7 +65,7 @@ WEAK = World(
 )
 EDITS = World(low_contrast=False, coloured=0.35)
 _RATES = {"language": 3e-4, "connector": 1e-3, "sana": 6e-4}
-_JOINT = {
+_JOINT: dict[str, Any] = {
     "batch": 48,
     "muon": 10.0,
     "bf16": True,

@@ -223,7 +223,7 @@ def spec_after(edit: Edit) -> Spec:
     relation = None
     if edit.kind == "add":  # the instruction does not tell its position, or only by a relation
         objects[-1] = replace(objects[-1], position=None)
-        relation = edit.relation and (len(objects) - 1, edit.relation, edit.reference)
+        relation = (len(objects) - 1, edit.relation, edit.reference) if edit.relation else None
     return Spec(tuple(objects), edit.target.background, relation)
 
 

@@ -94,12 +94,12 @@ def spec_of(scene: Scene) -> Spec:
     objects = [Expected(obj.shape, obj.colour if scene.colours_named else None) for obj in scene.objects]
     if scene.size:
         objects[0] = Expected(objects[0].shape, objects[0].colour, scene.size)
-    return Spec(tuple(objects), scene.background, scene.relation and (0, scene.relation, 1))
+    return Spec(tuple(objects), scene.background, (0, scene.relation, 1) if scene.relation else None)
 
 
 def detection_of(scene: Scene) -> Detection:
     """The detection that a perfect detector would return for the scene."""
-    word = scene.word and DetectedWord(scene.word.text, scene.word.colour, _is_cut(scene.word.box))
+    word = DetectedWord(scene.word.text, scene.word.colour, _is_cut(scene.word.box)) if scene.word else None
     objects = tuple(
         Detected(obj.shape, obj.colour, *box_centre(obj), obj.radius, _is_cut(obj.box)) for obj in scene.objects
     )

@@ -191,7 +191,9 @@ def split_of(scene: Scene) -> str:
     return SPLITS[int.from_bytes(digest, "big") % HELD_BACK_EVERY == 0]
 
 
-def make_scene(seed: int, split: str, index: int, world: World | None = None, category: str | None = None) -> Scene:
+def make_scene(
+    seed: int | str, split: str, index: int, world: World | None = None, category: str | None = None
+) -> Scene:
     """The same arguments give the same scene, on any machine and in any order."""
     world = world or World()
     check_choice("split", split, SPLITS)
@@ -296,7 +298,7 @@ def sample_scene(rng: KeyedRandom, category: str, world: World) -> Scene | None:
         count = size = 2 + rng.below(3)
         kinds = [(rng.choice(SHAPES), rng.choice(colours))] * count
         objects = place_objects(rng, kinds, size, world)
-        return objects and replace(scene, objects=objects, colours_named=rng.chance(0.5))
+        return replace(scene, objects=objects, colours_named=rng.chance(0.5)) if objects else None
     elif category == EDIT:
         count = size = 1 + rng.below(3)
     elif category != "colors":
@@ -305,7 +307,7 @@ def sample_scene(rng: KeyedRandom, category: str, world: World) -> Scene | None:
         relation = rng.choice(RELATIONS) if category == "position" else None
         scene = replace(scene, colours_named=named, relation=relation)
     objects = place_objects(rng, _pick_kinds(rng, count, colours, scene.colours_named), size, world, scene.relation)
-    return objects and replace(scene, objects=objects)
+    return replace(scene, objects=objects) if objects else None
 
 
 def _pick_kinds(rng: KeyedRandom, count: int, colours, colours_named: bool) -> list[tuple[str, str]]:
