@@ -1,1 +1,1 @@
-"""Speed and memory against the authors' way, in one process: `python -m benchmarks`."""
+"""Speed and memory of this library and of the authors' code, measured in one process by `blip3o bench`."""

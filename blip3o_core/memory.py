@@ -1,6 +1,6 @@
 """Bytes of weights, and of what each step of the pipeline needs in addition, counted from a network's shapes.
 
-Counted, not measured: what a host is asked to keep free before it loads a part, and what `python -m benchmarks memory`
+Counted, not measured: what a host is asked to keep free before it loads a part, and what `blip3o bench memory`
 prints. `rows`: images at once, twice as many with guidance. Networks may be on the meta device.
 """
 

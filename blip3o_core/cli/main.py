@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from ..errors import Blip3oError
-from . import edit, evaluate, generate, inspect, reconstruct, train
+from . import bench, edit, evaluate, generate, inspect, recipe, reconstruct, train
 from .arguments import Parser, UsageError, program
 
 
@@ -24,6 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_command(commands)
     train.add_commands(commands)
     evaluate.add_command(commands)
+    recipe.add_command(commands)
+    bench.add_command(commands)
     return parser
 
 

@@ -1,6 +1,7 @@
-"""Several processes over one list of work, by environment variables as torchrun and accelerate set them.
+"""Several processes that share a list of work, told apart by the environment variables of torchrun and accelerate.
 
-Who does what is decided by a hash of the item, so nobody has to talk. What a dead process left, the next run does.
+A hash of an item decides which process does it, so processes need not talk. What a dead process left undone, the next
+run does.
 """
 
 import hashlib
@@ -10,37 +11,41 @@ import sys
 
 from ..errors import Blip3oError
 
+MODULE = __package__.partition(".")[0]
+
 
 def rank_and_count() -> tuple[int, int]:
-    """This process's number and how many there are; (0, 1) outside of a launcher."""
+    """This process's number and how many there are; (0, 1) without a launcher."""
     rank, count = (os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     if not (rank.isdigit() and count.isdigit() and int(rank) < int(count)):
-        raise Blip3oError(f"RANK is {rank!r} and WORLD_SIZE {count!r}; a launcher sets 0 <= RANK < WORLD_SIZE.")
+        raise Blip3oError(
+            f"The environment has RANK {rank!r} and WORLD_SIZE {count!r}. Set 0 <= RANK < WORLD_SIZE, or unset both."
+        )
     return int(rank), int(count)
 
 
 def is_mine(item: str) -> bool:
-    """Whether this process does `item`; every item is exactly one process's."""
+    """Whether this process does `item`. Every item belongs to exactly one process."""
     rank, count = rank_and_count()
     return int.from_bytes(hashlib.sha256(item.encode()).digest()[:8], "big") % count == rank
 
 
 def own_device(device):
-    """`device`, or on a machine with several GPUs the one for this process's place there."""
+    """`device`; where it is just "cuda", the GPU for this process's number on its machine."""
     import torch
 
-    place = os.environ.get("LOCAL_RANK", "0")
-    if device.type != "cuda" or device.index is not None or not place.isdigit():
+    local_rank = os.environ.get("LOCAL_RANK", "0")
+    if device.type != "cuda" or device.index is not None or not local_rank.isdigit():
         return device
-    return torch.device("cuda", int(place) % torch.cuda.device_count())
+    return torch.device("cuda", int(local_rank) % torch.cuda.device_count())
 
 
-def launch(count: int, arguments: list[str]) -> int:
-    """Run `python -m blip3o_core` with `arguments` in `count` processes -> the first status that is not 0.
+def launch(count: int, words: list[str]) -> int:
+    """Run the command `words` in `count` processes -> the first exit status that is not 0, else 0.
 
-    When one fails or this one is interrupted, the others are ended: what they have not begun is done by the next run.
+    When one process fails or this one is interrupted, the others are ended. The next run does what they left.
     """
-    command = [sys.executable, "-m", __package__.rpartition(".")[0], *arguments]
+    command = [sys.executable, "-m", MODULE, *words]
     environment = {**os.environ, "WORLD_SIZE": str(count)}
     running = [
         subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})

@@ -4,8 +4,8 @@
 the caption asks for, and `judge_image` checks any image against that list. Edits have `make_edit`, `instruction`,
 `spec_after` and `judge_edit`.
 
-    python -m blip3o_core.tiny report           # measures the judge
-    python -m blip3o_core.tiny sheet OUT.png    # shows the world
+    blip3o recipe report                 # measures the judge
+    blip3o recipe sheet --out OUT.png    # shows the world
 """
 
 from .judge.judge import judge_edit, judge_image

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import curves, decode, machine, memory, models, picture, render, shortcuts
-from benchmarks.__main__ import main
+from blip3o_core.cli.main import main
 from blip3o_core.decoding.prefill import Prompts, encode_tokens
 
 pytestmark = pytest.mark.slow
@@ -124,7 +124,7 @@ def test_memory_at_work_is_measured_and_the_estimates_hold(tiny):
 def test_the_command_writes_the_ratio_with_the_machine(tmp_path, capsys):
     """Numbers without the machine they were measured on."""
     path = tmp_path / "found.json"
-    assert main(["render", "--quick", "--device", "cpu", "--json", str(path)]) == 0
+    assert main(["bench", "render", "--quick", "--device", "cpu", "--json", str(path)]) == 0
     found = json.loads(path.read_text(encoding="utf-8"))
     assert found["machine"]["torch"] == torch.__version__ and found["machine"]["copy_gb_per_s"] > 0
     assert found["render"]["ratio_vs_reference_path"] == found["render"]["rows"][0]["ratio"] > 0

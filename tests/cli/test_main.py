@@ -6,13 +6,15 @@ import sys
 
 import pytest
 
+from benchmarks import parts
 from blip3o_core.cli import arguments as words
-from blip3o_core.cli import evaluate, main, train
+from blip3o_core.cli import bench, evaluate, main, recipe, train
 from blip3o_core.decoding.sampling import MAX_GUIDANCE, Sampling
 from blip3o_core.diffusion.reference_mode import REFERENCE_MODES
 from blip3o_core.editing.masks import MAX_FEATHER
 from blip3o_core.images.preprocess import FITS
-from blip3o_core.tiny import CATEGORIES, EDIT_KINDS, SPLITS, edit_evaluation, evaluation
+from blip3o_core.tiny import CATEGORIES, DEFAULT_SIDE, EDIT_KINDS, SPLITS, edit_evaluation, evaluation
+from blip3o_core.tiny.recipe.stages import STAGES
 from tests.support.paths import TOP
 
 HEAVY = ("torch", "transformers", "diffusers", "numpy", "PIL", "yaml")
@@ -106,6 +108,8 @@ def test_choices_and_defaults_are_the_librarys():
         with pytest.raises(argparse.ArgumentTypeError):
             value(str(least - 1))
     assert default("evaluate tiny", "seeds") == evaluation.Settings().seeds
+    assert recipe.STAGES == tuple(STAGES) and recipe.SIDE == DEFAULT_SIDE
+    assert set(bench.PARTS) == set(parts._work(1.0))
 
 
 @pytest.mark.parametrize("order", [["--resume", "a=1", "b=2"], ["a=1", "--resume", "b=2"], ["a=1", "b=2", "--resume"]])
@@ -122,3 +126,10 @@ def test_every_command_says_what_cancelling_means(command):
     parser = COMMANDS[command]
     if not any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
         assert parser.get_default("cancelled").format(out="folder").startswith("Cancelled.")
+
+
+def test_the_benchmarks_outside_a_checkout(monkeypatch, tmp_path, capsys):
+    """Catches a traceback where the installed package has no benchmarks, and a hint that leads nowhere."""
+    monkeypatch.setattr(bench, "TOP", tmp_path)
+    assert main.main(["bench", "memory"]) == 1
+    assert "python -m blip3o_core bench" in capsys.readouterr().err

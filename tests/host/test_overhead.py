@@ -1,4 +1,4 @@
-"""`python -m benchmarks host` compares like with like."""
+"""`blip3o bench host` compares like with like."""
 
 import numpy as np
 import torch

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 import blip3o_core.tiny.judge.report as reports
 from blip3o_core import Blip3oError
+from blip3o_core.cli.main import main
 from blip3o_core.tiny import (
     CATEGORIES,
     EDIT_KINDS,
@@ -26,7 +27,6 @@ from blip3o_core.tiny import (
     rasterize,
     spec_of,
 )
-from blip3o_core.tiny.__main__ import main
 from blip3o_core.tiny.judge.corruptions import CORRUPTIONS, corrupt
 from blip3o_core.tiny.judge.degradation import degrade
 from blip3o_core.tiny.judge.judge import detect, judge_image
@@ -397,11 +397,11 @@ def test_the_report_measures_and_fails_when_a_gate_does(monkeypatch, capsys):
     text, holds = measure(18, 64, seed=9)
     assert holds and "the gates hold" in text
     assert all(name in text for name in (*NAMES, *CORRUPTIONS, *EDIT_KINDS))
-    assert main(["report", "--count", "1"]) == 0 and "the gates hold" in capsys.readouterr().out
+    assert main(["recipe", "report", "--count", "1"]) == 0 and "the gates hold" in capsys.readouterr().out
     pink = lambda picture, spec: judge_image(picture, replace(spec, background="pink"))  # noqa: E731
     monkeypatch.setattr(reports, "judge_image", pink)
-    assert main(["report", "--count", "1"]) == 1 and "DO NOT HOLD" in capsys.readouterr().out
-    assert main(["report", "--count", "0"]) == 2 and "--count is 0" in capsys.readouterr().err
+    assert main(["recipe", "report", "--count", "1"]) == 1 and "DO NOT HOLD" in capsys.readouterr().out
+    assert main(["recipe", "report", "--count", "0"]) == 2 and "--count: 0" in capsys.readouterr().err
 
 
 def test_plantings_are_never_right():

@@ -373,6 +373,7 @@ def test_a_sheet_shows_every_picture(what):
 
 def test_the_world_and_its_judge_need_no_torch():
     """Catches an import that makes every data worker and reward process load torch."""
-    code = "import sys, blip3o_core.tiny.__main__, blip3o_core.tiny.judge.report; sys.exit('torch' in sys.modules)"
+    modules = "blip3o_core.tiny.judge.contact_sheet, blip3o_core.tiny.judge.report"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     done = python(code)
     assert done.returncode == 0, done.stderr

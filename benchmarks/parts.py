@@ -1,62 +1,58 @@
-"""`python -m benchmarks [PART|all] [--quick] [--json FILE] [--plot FOLDER]`: tables, with the machine.
+"""The parts of `blip3o bench`, each a list of rows with numbers; the command names and explains them."""
 
-decode, render, picture: this library against the authors' way, by turns. engines, variants: ways to decode, and to hold
-the diffusion transformer. curves: what length, batch and size cost. memory: bytes. host: what ComfyUI adds.
-shortcuts: fewer steps, and guidance in a part of them. speculative: tokens guessed ahead, against one by one.
-"""
-
-import argparse
-import json
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from blip3o_core.cli.bench import APART
+
 from . import curves, decode, host, memory, picture, render, shortcuts, speculative
 from .machine import describe, device_of
 from .models import full, tiny
 
-PARTS = ("decode", "engines", "render", "variants", "picture", "memory", "curves")
-APART = ("host", "shortcuts", "speculative")  # not part of "all": ComfyUI, or the bundled model's own ways
 STEPS = 20
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("part", nargs="?", choices=(*PARTS, *APART, "all"), default="all")
-    parser.add_argument("--quick", action="store_true", help="fewer runs, and of the full shapes fewer layers")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: the GPU when there is one)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to this file")
-    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the curves into this folder")
-    arguments = parser.parse_args(argv)
-    device, runs = device_of(arguments.device), 2 if arguments.quick else 5
-    found = {"machine": describe(device), "quick": arguments.quick}
+def run(names: tuple[str, ...], device: str, quick: bool, plot: Path | None) -> dict:
+    """Measure the named parts and print a table for each -> the machine, and the rows of each part.
+
+    `quick`: fewer runs, and fewer layers of the full shapes. `plot`: the folder to write the images of the curves to.
+    """
+    place, runs = device_of(device), 2 if quick else 5
+    found = {"machine": describe(place), "quick": quick}
     print("  ".join(f"{name} {value}" for name, value in found["machine"].items()), flush=True)
-    chosen = PARTS if arguments.part == "all" else (arguments.part,)
-    copy = found["machine"]["copy_gb_per_s"] * 1e9
-    work: dict[str, Callable[..., list[dict]]] = {
-        "decode": partial(_decode, copy=copy), "engines": partial(_engines, copy=copy), "render": _render,
-        "variants": _variants, "picture": _picture, "memory": _memory, "curves": curves.run, "host": host.run,
-        "shortcuts": shortcuts.run, "speculative": speculative.run,
-    }  # fmt: skip
-    for part in chosen:
-        rows = work[part](device, runs, arguments.quick)
-        found[part] = {"rows": rows}
+    work = _work(found["machine"]["copy_gb_per_s"] * 1e9)
+    for name in names:
+        rows = work[name](place, runs, quick)
+        found[name] = {"rows": rows}
         ratios = [row["ratio"] for row in rows if "ratio" in row]
-        if ratios and part not in APART:
-            found[part]["ratio_vs_reference_path"] = ratios[0]
-        if part == "decode" and device.type == "cuda":
+        if ratios and name not in APART:
+            found[name]["ratio_vs_reference_path"] = ratios[0]
+        if name == "decode" and place.type == "cuda":
             alone, four = (next(r for r in rows if r["model"] != "tiny" and r["batch"] == n) for n in (1, 4))
-            found[part]["four_drafts_over_one"] = four["ours_s"] / alone["ours_s"]
-        print(f"\n{_table(part, rows)}", flush=True)
-        if part == "curves" and arguments.plot is not None:
-            print(*curves.plot(rows, arguments.plot), sep="\n")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print(arguments.json)
-    return 0
+            found[name]["four_drafts_over_one"] = four["ours_s"] / alone["ours_s"]
+        print(f"\n{_table(name, rows)}", flush=True)
+        if name == "curves" and plot is not None:
+            print(*curves.plot(rows, plot), sep="\n")
+    return found
+
+
+def _work(copy: float) -> dict[str, Callable[..., list[dict]]]:
+    """`copy`: bytes per second that the machine reads and writes."""
+    return {
+        "decode": partial(_decode, copy=copy),
+        "engines": partial(_engines, copy=copy),
+        "render": _render,
+        "variants": _variants,
+        "picture": _picture,
+        "memory": _memory,
+        "curves": curves.run,
+        "host": host.run,
+        "shortcuts": shortcuts.run,
+        "speculative": speculative.run,
+    }
 
 
 def _decode(device, runs: int, quick: bool, copy: float) -> list[dict]:
@@ -113,7 +109,3 @@ def _table(title: str, rows: list[dict]) -> str:
         cells = (row.get(name) for name in names)
         lines.append("| " + " | ".join(f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells) + " |")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,170 @@
+"""`blip3o recipe`: makes the bundled model from nothing, measures its judge, and shows its world."""
+
+import argparse
+import math
+from pathlib import Path
+
+from .arguments import UsageError, number, png_file, positive, seed
+from .common import needs_extra
+
+STAGES = (
+    "autoencoder",
+    "image_tokenizer",
+    "language",
+    "renderer",
+    "connector",
+    "data",
+    "joint",
+    "instruct",
+    "grpo",
+    "edit_language",
+    "edit",
+    "latents",
+    "release",
+)
+SIDE = 64  # pixels
+
+
+def add_command(commands) -> None:
+    parser = commands.add_parser(
+        "recipe",
+        help="make the bundled model from nothing, or look at its world",
+        description="The recipe of the bundled model. docs/tiny.md describes its stages, its world and its judge.",
+    )
+    parser.set_defaults(parser=parser)
+    recipes = parser.add_subparsers(dest="recipe", required=True, metavar="WHAT")
+    _add_tiny(recipes)
+
+    report = recipes.add_parser(
+        "report",
+        help="measure the judge of the tiny world",
+        description="Measure how many correct images the judge accepts and how many wrong ones it catches. The command "
+        "ends with status 1 when a limit is missed.",
+    )
+    report.add_argument(
+        "--count",
+        type=positive,
+        default=2400,
+        help="images of each kind and degradation (default: %(default)s)",
+    )
+    _add_world_options(report)
+    report.set_defaults(run=run_report, parser=report, cancelled="Cancelled.")
+
+    sheet = recipes.add_parser(
+        "sheet",
+        help="show the tiny world",
+        description="Write a grid of images of the tiny world with their captions.",
+        epilog="example: blip3o recipe sheet --out world.png",
+    )
+    sheet.add_argument("--out", type=png_file, required=True, metavar="FILE.png", help="PNG file to write")
+    sheet.add_argument(
+        "--what",
+        choices=("scenes", "text", "edits", "corruptions", "degraded"),
+        default="scenes",
+        help="what the images show (default: %(default)s)",
+    )
+    _add_world_options(sheet)
+    sheet.set_defaults(run=run_sheet, parser=sheet, cancelled="Cancelled. {out} may be incomplete.")
+
+
+def _add_tiny(recipes) -> None:
+    parser = recipes.add_parser(
+        "tiny",
+        help="make the bundled model",
+        description="Make the bundled model from nothing: all stages in order, or only those you name. A stage that "
+        "was stopped continues where it was.",
+        epilog="docs/tiny.md has the order of the stages, their times and their numbers. Stages that do not need each "
+        "other can run at the same time, each in a process of its own.",
+    )
+    parser.add_argument(
+        "stages", nargs="*", type=_stage, metavar="STAGE", help=f"{', '.join(STAGES)} (default: all, in this order)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for all results (default: runs/tiny, with --quick runs/quick)"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="make a smaller model in ten minutes on two cores: fewer stages and steps, a smaller world. --out must be "
+        "an empty or new folder",
+    )
+    parser.add_argument(
+        "--share",
+        type=number(float, "above 0", lambda value: 0 < value < math.inf),
+        default=1.0,
+        help="share of each stage's steps to run; below 1 the stages' gates are not enforced (default: %(default)s)",
+    )
+    parser.set_defaults(
+        run=run_tiny, parser=parser, cancelled="Cancelled. The same command continues the stage that was stopped."
+    )
+
+
+def _stage(text: str) -> str:
+    """The type of a STAGE: argparse refuses `choices` for an argument that may be left out."""
+    if text not in STAGES:
+        raise argparse.ArgumentTypeError(f"unknown stage {text!r}; the stages are {', '.join(STAGES)}")
+    return text
+
+
+def _add_world_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--side", type=positive, default=SIDE, help="side of the images in pixels (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the scenes (default: %(default)s)")
+    parser.add_argument(
+        "--continuous", action="store_true", help="use any position and radius, not only those of the training scenes"
+    )
+
+
+def run_tiny(arguments: argparse.Namespace) -> None:
+    if arguments.quick and arguments.stages:
+        raise UsageError("--quick has stages of its own. Leave out the names of stages, or leave out --quick.")
+    with needs_extra("train"):
+        from ..tiny.recipe import quick, stages
+
+    if arguments.quick:
+        out = arguments.out or Path("runs/quick")
+        arguments.cancelled = f"Cancelled. Delete {out} before you run the command again: --quick starts from nothing."
+        _print_quick(quick.run(quick.Quick(out, _print, arguments.share)))
+        return
+    recipe = stages.Recipe(arguments.out or Path("runs/tiny"), _print, arguments.share)
+    for stage in arguments.stages or STAGES:
+        numbers = stages.run(stage, recipe)
+        print(f"{stage}: " + "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()), flush=True)
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    with needs_extra("train"):
+        from ..tiny.judge.report import measure
+
+    text, holds = measure(arguments.count, arguments.side, arguments.seed, _world(arguments))
+    print(text)
+    return 0 if holds else 1
+
+
+def run_sheet(arguments: argparse.Namespace) -> None:
+    with needs_extra("train"):
+        from PIL import Image
+
+        from ..tiny.judge.contact_sheet import examples, make_contact_sheet
+
+    page = make_contact_sheet(*examples(arguments.what, arguments.side, arguments.seed, _world(arguments)))
+    Image.fromarray(page).save(arguments.out)
+    print(arguments.out)
+
+
+def _world(arguments: argparse.Namespace):
+    from ..tiny.scenes.world import World
+
+    return World(snapped=not arguments.continuous)
+
+
+def _print(entry: dict) -> None:
+    print("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items()), flush=True)
+
+
+def _print_quick(record: dict) -> None:
+    for stage, curve in record["stages"].items():
+        loss, minutes = curve["loss"], record["cpu_minutes"][stage]
+        print(f"{stage}: cpu_minutes {minutes:.1f}  loss {loss[0]:.4f} -> {loss[-1]:.4f}")
+    print("right: " + "  ".join(f"{category} {share:.3f}" for category, share in record["accuracy"].items()))
