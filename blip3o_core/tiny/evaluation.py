@@ -118,7 +118,7 @@ class Result:
         for row in self.verdicts:
             for prompt, verdict in zip(self.prompts, row, strict=True):
                 if category in (None, prompt.category):
-                    counts.update(set(map(failure_kind, verdict.reasons)))
+                    counts.update(list(dict.fromkeys(map(failure_kind, verdict.reasons))))  # each kind once
                     total += 1
         return {kind: count / total for kind, count in counts.most_common()}
 

@@ -1,4 +1,4 @@
-"""Parts that are trained so far -> one checkpoint in the published layout; what is not trained yet has its start."""
+"""Writes a checkpoint in the published layout from the parts trained so far. Other parts have their starting values."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from .image_tokenizer import build as build_tokenizer
 from .image_tokenizer import tensors as tokenizer_tensors
 from .loop import seeded_init
 
-# Each stage's file holds its tensors by their published names.
+# Stages that write a file of tensors, by their published names
 PARTS = ("autoencoder", "image_tokenizer", "language", "renderer", "connector")
 
 
@@ -33,7 +33,7 @@ def scaling_factor(out: Path) -> float:
 
 
 def assemble(out: Path, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
-    """Write `folder` as a complete checkpoint from `out`'s parts."""
+    """Write `folder` as a complete checkpoint from the parts in `out`."""
     config = model_config.write_configs(folder, scaling_factor(out))
     with seeded_init(seed):
         connector = build_connector(model_config.LANGUAGE_WIDTH, model_config.CROSS_WIDTH)

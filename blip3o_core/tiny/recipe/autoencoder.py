@@ -1,7 +1,7 @@
-"""The tiny DC-AE: 64 x 64 pixels <-> 16 x 8 x 8 latents.
+"""Trains the tiny DC-AE: 64 x 64 pixels <-> 16 x 8 x 8 latents.
 
-Flat ground is most of every picture, so a loss that is mostly squared error and edges keeps it from ruling the
-gradient. Latents are disturbed in training: the decoder will get them from a diffusion model.
+Most of every image is flat background. A loss of mostly squared error and edges keeps it from dominating the gradient.
+Noise is added to the latents in training, because the decoder will get latents from a diffusion model.
 """
 
 from pathlib import Path
@@ -12,11 +12,10 @@ import torch.nn.functional as F
 
 from ...models import autoencoder
 from ...seeds import seeded
-from ..judge.judge import judge_image
 from ..scenes.rasterize import rasterize
-from ..scenes.spec import spec_of
-from ..scenes.world import CATEGORIES, World
+from ..scenes.world import Scene, World
 from . import model_config
+from .gates import accuracy_by_category, held_back_scenes
 from .loop import FitSettings, Report, fit, random_integers, seeded_init
 from .quick_world import make_scene
 
@@ -25,13 +24,13 @@ SETTINGS = FitSettings(steps=1200, lr=2.5e-3, muon=0.02, batch=32)
 
 
 def pixels(scenes) -> torch.Tensor:
-    """(B, 3, side, side) in [-1, 1]."""
+    """Scenes -> (B, 3, side, side) in [-1, 1]."""
     drawn = np.stack([rasterize(scene, model_config.SIDE) for scene in scenes])
     return torch.from_numpy(drawn).movedim(-1, 1).float() / 127.5 - 1
 
 
-def picture_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """0.5 L1 + 10 L2 + 0.7 of the gradient's difference. Errors in a picture of little contrast weigh more."""
+def image_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """0.5 L1 + 10 L2 + 0.7 L1 of the image gradients. Errors in images of low contrast weigh more."""
     difference = made.float() - true
     contrast = true.flatten(2).std(-1).mean(1).clamp(0.1, 0.5).view(-1, 1, 1, 1)
     weight = 0.3 / contrast
@@ -40,7 +39,7 @@ def picture_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 
 
 def train(folder: Path, settings: FitSettings = SETTINGS, report: Report | None = None, world: World = WORLD):
-    """-> the network, with `scaling_factor` set so that scaled latents have unit variance."""
+    """Train and return the network, with `scaling_factor` set so that scaled latents have unit variance."""
     with seeded_init(settings.seed):
         network = autoencoder.build(model_config.autoencoder_config())
 
@@ -51,9 +50,9 @@ def train(folder: Path, settings: FitSettings = SETTINGS, report: Report | None 
         scale = latents.detach().float().std()
         noise = torch.randn(latents.shape, generator=generator) * scale * 0.05
         made = network.decode(latents + noise).sample
-        # Keeps the scale of latents where bf16 and the decoder are at ease.
+        # Keeps the latents near unit scale, where bf16 is precise enough.
         size = (latents.float().square().mean() - 1).square()
-        value = picture_loss(made, true) + 0.01 * size
+        value = image_loss(made, true) + 0.01 * size
         return value, {"mse": (made.float() - true).square().mean().item()}
 
     fit(network, loss, settings, folder, ("conv_in.", "conv_out."), report)
@@ -71,19 +70,21 @@ def rescale(network, world: World = WORLD, count: int = 512):
 
 @torch.no_grad()
 def gate(network, count: int = 800, noise: float = 0.0) -> dict[str, float]:
-    """Share of held-back pictures that are right after the round trip, by category. `noise`: on scaled latents."""
-    world, shares = World(low_contrast=False, coloured=0.45), {}
-    for category in CATEGORIES:
-        scenes = [make_scene(2, "held_back", index, world, category) for index in range(count // len(CATEGORIES))]
+    """Share of held-back images that are right after encoding and decoding, and their PSNR, by category.
+
+    `noise` is the standard deviation of noise that is added to the scaled latents.
+    """
+    psnr = {}
+
+    def round_trip(scenes: list[Scene]) -> np.ndarray:
         true = pixels(scenes)
         latents = network.encode(true).latent
         level = noise / network.config.scaling_factor
         made = network.decode(latents + level * torch.randn(latents.shape, generator=seeded(0))).sample
-        made = ((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()
-        right = [judge_image(picture, spec_of(scene)).strict for picture, scene in zip(made, scenes, strict=True)]
-        shares[category] = sum(right) / len(right)
-        shares[f"psnr {category}"] = float(
-            -10 * torch.log10(F.mse_loss(torch.from_numpy(made) / 255.0, (true.movedim(1, -1) + 1) / 2))
-        )
-    shares["mean"] = sum(shares[category] for category in CATEGORIES) / len(CATEGORIES)
-    return shares
+        made = ((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
+        error = F.mse_loss(made / 255.0, (true.movedim(1, -1) + 1) / 2)
+        psnr[f"psnr {scenes[0].category}"] = float(-10 * torch.log10(error))
+        return made.numpy()
+
+    scenes = held_back_scenes(2, count, World(low_contrast=False, coloured=0.45))
+    return {**accuracy_by_category(scenes, round_trip), **psnr}

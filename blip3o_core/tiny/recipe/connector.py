@@ -1,6 +1,6 @@
-"""The connector learns to say, from hidden states, what SANA was taught to draw from; both ends stay as they are.
+"""Trains the connector to turn hidden states into the conditions that SANA was trained on. The two stay as they are.
 
-A good start for the joint stage, which lets all three move.
+This is a good start for the joint stage, which trains all three.
 """
 
 from pathlib import Path
@@ -14,9 +14,9 @@ from ...training.losses import collate
 from ...weights.names import CONNECTOR
 from ..scenes.captions import caption
 from ..scenes.world import World
-from .image_tokenizer import batch_codes
 from .language import WORLD
 from .loop import FitSettings, Report, fit, random_integers
+from .oracle_codes import batch_codes
 from .quick_world import make_scene
 from .renderer import oracle_conditions
 
@@ -30,7 +30,7 @@ def train(
     report: Report | None = None,
     world: World = WORLD,
 ):
-    """-> the connector."""
+    """Train and return the connector."""
     model = checkpoint.load_language(torch.float32)
     connector = model.connector.requires_grad_(True)
     encoder = checkpoint.prompt_encoder
@@ -47,7 +47,7 @@ def train(
             hidden = model(embeds, positions, causal_mask(batch.attention_mask))
             place = batch.scale_positions[:, None] + 1 + torch.arange(batch.num_tokens)
             states = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
-        # The scale token has no piece to speak of.
+        # The scale token has no code, so it has no condition to learn.
         return F.mse_loss(connector(states).float(), oracle_conditions(codes)[:, 1:]), {}
 
     fit(connector, loss, settings, folder, (), report)

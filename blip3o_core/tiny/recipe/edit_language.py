@@ -1,7 +1,8 @@
-"""The tiny Qwen3 learns to write an edit: cross-entropy on image tokens, before the general trainer takes all parts.
+"""Trains the tiny Qwen3 to write edits: cross-entropy on image tokens, before the general trainer trains all parts.
 
-A layer is put in front of the others. Its heads start looking at the reference's codes where the next token goes, and
-around it: the way there is the same in every prompt. It starts as if it were not there (its outputs are zero).
+A layer is added in front of the others. Its heads start by looking at the reference's code at the position of the next
+token and around it, which is at the same distance in every prompt. Its outputs start at zero, so that at first it
+changes nothing.
 """
 
 import json
@@ -23,21 +24,20 @@ from ..judge.judge import judge_edit
 from ..scenes.edits import EDIT_KINDS, instruction, make_edit
 from ..scenes.world import World
 from . import init, model_config
-from .image_tokenizer import batch_codes
 from .loop import FitSettings, Report, fit, random_integers, seeded_init
-from .oracle_codes import codes_to_image
+from .oracle_codes import batch_codes, codes_to_image
 
 SETTINGS = FitSettings(steps=2400, lr=5e-4, muon=0.008, warmup=50, ema_decay=0.997, final_lr=0.02, save_every=100)
-EDIT_ROWS, IMAGE_ROWS = 32, 16  # rows of a batch: without pictures from text, these are forgotten
+EDIT_ROWS, IMAGE_ROWS = 32, 16  # rows of a batch: without text to image, the model forgets it
 _EXCLUDED = ("embed_tokens", "lm_head", "diffusion_connector")
 
 
 def add_layer(source: Checkpoint, folder: Path) -> None:
-    """Write `source` with one layer more into the new `folder`."""
+    """Write `source` with one more layer as the new `folder`."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source.folder, folder)
     config = {**source.config, "num_hidden_layers": source.config["num_hidden_layers"] + 1}
-    # From the token that is fed to the reference's code at the place of the token that is written.
+    # Distance from the input token to the reference's code at the position of the next token
     back = model_config.GRID**2 + source.prompt_encoder.tokens_after_references - 1
     with seeded_init(0):
         layer = init.edit_layer(config, (back, back + 1, back - 1, back - model_config.GRID))
@@ -53,19 +53,19 @@ def add_layer(source: Checkpoint, folder: Path) -> None:
 
 
 def train(checkpoint: Checkpoint, packs: list[Path], folder: Path, settings: FitSettings, report: Report | None = None):
-    """-> the language model, its connector untouched. `packs`: of edits, then of pictures with captions."""
+    """Train and return the language model. Its connector does not change. `packs`: edits, then images with captions."""
     model = checkpoint.load_language(torch.float32)
     model.requires_grad_(True)
     model.connector.requires_grad_(False)
     joint_model = JointModel(model, torch.nn.Identity(), Objective())
     edits, *others = ([*open_pack(path).items()] for path in packs)
-    pictures = [item for items in others for item in items]
+    images = [item for items in others for item in items]
 
     def loss(step: int, generator: torch.Generator):
         chosen = [edits[k] for k in random_integers(generator, len(edits), EDIT_ROWS)]
-        chosen += [pictures[k] for k in random_integers(generator, len(pictures), IMAGE_ROWS)]
-        ways = random_integers(generator, 2**40, len(chosen))
-        texts = [item.captions[way % len(item.captions)] for item, way in zip(chosen, ways, strict=True)]
+        chosen += [images[k] for k in random_integers(generator, len(images), IMAGE_ROWS)]
+        captions = random_integers(generator, 2**40, len(chosen))
+        texts = [item.captions[k % len(item.captions)] for item, k in zip(chosen, captions, strict=True)]
         rows = [item.encode(None) for item in chosen]
         batch = collate(
             checkpoint.prompt_encoder,
@@ -78,10 +78,11 @@ def train(checkpoint: Checkpoint, packs: list[Path], folder: Path, settings: Fit
         embeds = model.embed(batch.ids, torch.float32)
         positions = torch.arange(batch.ids.shape[1])[None].expand_as(batch.ids)
         hidden = joint_model.run_language(embeds, positions, causal_mask(batch.attention_mask))
-        of_edits = token_loss(model, hidden[:EDIT_ROWS], batch.labels[:EDIT_ROWS])
-        of_pictures = token_loss(model, hidden[EDIT_ROWS:], batch.labels[EDIT_ROWS:])
+        edit_loss = token_loss(model, hidden[:EDIT_ROWS], batch.labels[:EDIT_ROWS])
+        image_loss = token_loss(model, hidden[EDIT_ROWS:], batch.labels[EDIT_ROWS:])
         share = EDIT_ROWS / (EDIT_ROWS + IMAGE_ROWS)
-        return share * of_edits + (1 - share) * of_pictures, {"edits": of_edits.item(), "pictures": of_pictures.item()}
+        value = share * edit_loss + (1 - share) * image_loss
+        return value, {"edits": edit_loss.item(), "images": image_loss.item()}
 
     # With a mask, the CPU's fused attention has a backward pass four times as slow as plain matrix products.
     with sdpa_kernel(SDPBackend.MATH):
@@ -91,16 +92,16 @@ def train(checkpoint: Checkpoint, packs: list[Path], folder: Path, settings: Fit
 
 @torch.no_grad()
 def gate(checkpoint: Checkpoint, model, count: int = 180, seed: int = 70) -> dict[str, float]:
-    """Share of held-back edits, by kind, whose sampled codes are right, drawn without any network."""
-    encoder, shares = checkpoint.prompt_encoder, {}
+    """Share of held-back edits whose generated codes are right, drawn without any network, by kind."""
+    encoder, accuracy = checkpoint.prompt_encoder, {}
     for kind in EDIT_KINDS:
         edits = [
             make_edit(seed, "held_back", k, World(low_contrast=False), kind) for k in range(count // len(EDIT_KINDS))
         ]
         codes = batch_codes([edit.source for edit in edits])
-        asked = [instruction(edit, k) for k, edit in enumerate(edits)]
-        prompts = [encoder.encode_edit(text, row[None]) for text, row in zip(asked, codes, strict=True)]
+        instructions = [instruction(edit, k) for k, edit in enumerate(edits)]
+        prompts = [encoder.encode_edit(text, row[None]) for text, row in zip(instructions, codes, strict=True)]
         ids = decode(model, Prompts(prompts), list(range(len(edits))), Sampling()).ids - encoder.vocabulary.image_start
         verdicts = [judge_edit(codes_to_image(row), edit) for row, edit in zip(ids.numpy(), edits, strict=True)]
-        shares[kind] = sum(verdict.strict for verdict in verdicts) / len(edits)
-    return {**shares, "mean": sum(shares.values()) / len(EDIT_KINDS)}
+        accuracy[kind] = sum(verdict.strict for verdict in verdicts) / len(edits)
+    return {**accuracy, "mean": sum(accuracy.values()) / len(EDIT_KINDS)}

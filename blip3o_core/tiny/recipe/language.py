@@ -1,7 +1,8 @@
-"""The tiny Qwen3 learns to write pictures as codes: cross-entropy on image tokens, no diffusion yet."""
+"""Trains the tiny Qwen3 to write images as codes: cross-entropy on image tokens, no diffusion yet."""
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -12,16 +13,14 @@ from ...decoding.sampling import Sampling
 from ...training.joint_model import JointModel
 from ...training.losses import Objective, collate, token_loss
 from ...weights.names import CONNECTOR
-from ..judge.judge import judge_image
 from ..scenes.captions import caption
-from ..scenes.spec import spec_of
-from ..scenes.world import CATEGORIES, World
-from .image_tokenizer import batch_codes
+from ..scenes.world import Scene, World
+from .gates import accuracy_by_category, held_back_scenes
 from .loop import FitSettings, Report, fit, random_integers
-from .oracle_codes import codes_to_image
+from .oracle_codes import batch_codes, codes_to_image
 from .quick_world import make_scene
 
-# What is hardest to lay out is drawn most often.
+# Categories that are harder to lay out are more frequent.
 WORLD = World(
     low_contrast=False,
     coloured=0.35,
@@ -47,7 +46,7 @@ def train(
     report: Report | None = None,
     world: World = WORLD,
 ):
-    """-> the language model, its connector untouched."""
+    """Train and return the language model. Its connector does not change."""
     model = checkpoint.load_language(torch.float32)
     model.requires_grad_(True)
     model.connector.requires_grad_(False)
@@ -72,22 +71,17 @@ def train(
 
 @torch.no_grad()
 def gate(checkpoint: Checkpoint, model, count: int = 160, seed: int = 0, sampling: Sampling | None = None) -> dict:
-    """Share of held-back captions whose sampled codes say what was asked, drawn without any network."""
-    encoder, world, shares = checkpoint.prompt_encoder, World(low_contrast=False), {}
-    sampling = sampling or Sampling(temperature=1.0, top_p=0.95)
-    for category in CATEGORIES:
-        each = range(count // len(CATEGORIES))
-        scenes = [make_scene(3, "held_back", index, world, category) for index in each]
+    """Share of held-back captions whose generated codes are right, drawn without any network."""
+    encoder, sampling = checkpoint.prompt_encoder, sampling or Sampling(temperature=1.0, top_p=0.95)
+
+    def write(scenes: list[Scene]) -> list[np.ndarray]:
         prompts = [encoder.encode(caption(scene, index, plain=True)) for index, scene in enumerate(scenes)]
-        ids = decode(model, Prompts(prompts), [seed * 100_000 + index for index in each], sampling).ids
-        codes = (ids - encoder.vocabulary.image_start).numpy()
-        pairs = zip(codes, scenes, strict=True)
-        right = [judge_image(codes_to_image(row), spec_of(scene)).strict for row, scene in pairs]
-        shares[category] = sum(right) / len(right)
-    shares["mean"] = sum(shares.values()) / len(CATEGORIES)
-    return shares
+        ids = decode(model, Prompts(prompts), [seed * 100_000 + index for index in range(len(scenes))], sampling).ids
+        return [codes_to_image(row) for row in (ids - encoder.vocabulary.image_start).numpy()]
+
+    return accuracy_by_category(held_back_scenes(3, count, World(low_contrast=False)), write)
 
 
 def tensors(model) -> dict[str, torch.Tensor]:
-    """By published name, without the connector."""
+    """The tensors by published name, without the connector's."""
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(CONNECTOR)}

@@ -1,7 +1,7 @@
-"""The tiny model's sizes, its config files in the published layout, and its word-level tokenizer.
+"""Sizes of the tiny model, its config files in the published layout, and its word-level tokenizer.
 
-The classes, names and files are the published model's; only sizes differ. 64 px behind an autoencoder that divides by 8
-make an 8 x 8 grid of codes and of latents.
+Classes, names and files are those of the published model; only sizes differ. 64 px and an autoencoder that divides by 8
+give an 8 x 8 grid of codes and of latents.
 """
 
 import json
@@ -21,7 +21,7 @@ SANA_HEADS, SANA_HEAD_DIM, SANA_LAYERS, CROSS_WIDTH = 6, 32, 4, 96
 LATENT_CHANNELS = 16
 PROMPT_LIMIT = 512
 
-# One tower layer more than encoding runs, as the published file has it.
+# As in the published file, the tower has one layer more than encoding runs.
 TOWER = TowerShape(
     width=128,
     layers=5,
@@ -36,7 +36,7 @@ TOWER = TowerShape(
 )
 
 _CHAT = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
-# The fixed parts of every prompt are one token each: they would be a third of all positions.
+# The fixed parts of every prompt are one token each. As words they would be a third of all positions.
 _PHRASES = (
     "system\nyou are a helpful assistant.",
     "user\nplease generate image based on the following caption:",
@@ -68,9 +68,9 @@ def _split(text: str) -> list[str]:
 
 
 def write_tokenizer(folder: Path) -> int:
-    """tokenizer.json with words, letters of quoted text, chat and image tokens -> the id of <I0>.
+    """Write tokenizer.json with words, letters, chat and image tokens, and return the id of <I0>.
 
-    A word it does not know is one `[UNK]`. Quoted text is read letter by letter: `"CAT"` is `"`, `##c`, `##a`, `##t`.
+    An unknown word is one `[UNK]`. Quoted text is read letter by letter: `"CAT"` is `"`, `##c`, `##a`, `##t`, `##"`.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -81,7 +81,7 @@ def write_tokenizer(folder: Path) -> int:
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Lowercase()
     phrases = "|".join(phrase.replace(".", r"\.").replace("\n", r"\n") for phrase in _PHRASES)
-    # A word is cut at its first letter that is no letter; quoted text stays in one piece for its pieces to be `##x`.
+    # A word ends at the first character that is not a letter. Quoted text stays whole, so that its letters are `##x`.
     pattern = Regex(phrases + r'|"[^"\s]*"|\p{L}+|\p{N}|[^\s\p{L}\p{N}]')
     tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, "removed", invert=True)
     tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in (*_CHAT, "<im_start>", "<im_end>")])
@@ -92,7 +92,7 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def write_configs(folder: Path, scaling_factor: float) -> dict:
-    """All files of a checkpoint but its weights -> config.json's content."""
+    """Write all files of a checkpoint except its weights, and return the content of config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     first = write_tokenizer(folder)
     chat = first - 5 - len(_CHAT)
@@ -172,7 +172,7 @@ def transformer_config() -> dict:
 
 
 def autoencoder_config(scaling_factor: float = 1.0) -> dict:
-    """The first stage has no layers: half the side of 64 px is where the work begins."""
+    """The first stage has no layers: the work begins at half of the resolution."""
     return {
         "_class_name": "AutoencoderDC",
         "in_channels": 3,

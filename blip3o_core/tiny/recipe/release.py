@@ -1,4 +1,4 @@
-"""A trained checkpoint -> the bundled one: bf16, one file, nothing of the run in it."""
+"""Turns a trained checkpoint into the bundled one: bf16, one weights file, nothing else of the run."""
 
 import json
 import os
@@ -16,7 +16,7 @@ _FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_
 
 
 def release(source: Path, target: Path) -> int:
-    """Write `target` from the checkpoint `source`; the old one stays until the new one is complete -> its bytes."""
+    """Write `target` from the checkpoint `source` and return its size in bytes. The old one stays until then."""
     open_checkpoint(source).tables  # noqa: B018 - raises when a tensor is missing
     fresh = target.with_name(f".{target.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -27,14 +27,16 @@ def release(source: Path, target: Path) -> int:
     tensors = {name: t.to(torch.bfloat16).contiguous() for name, t in load_file(source / "model.safetensors").items()}
     damaged = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if damaged:
-        raise Blip3oError(f"{source} is not released: {damaged[0]} holds NaN or infinity. Train from an earlier one.")
+        raise Blip3oError(
+            f"Cannot release {source}: {damaged[0]} contains NaN or infinite values. Use an earlier checkpoint."
+        )
     save_file(tensors, fresh / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((fresh / "config.json").read_text(encoding="utf-8"))
     (fresh / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}, indent=1) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file())
     if size > LIMIT:
         raise Blip3oError(
-            f"{source} would be {size / 1e6:.1f} MB, the limit is {LIMIT / 1e6:.0f}. Make a part smaller."
+            f"Cannot release {source}: {size / 1e6:.1f} MB exceed the limit of {LIMIT / 1e6:.0f}. Make a part smaller."
         )
     open_checkpoint(fresh).tables  # noqa: B018
     shutil.rmtree(target, ignore_errors=True)

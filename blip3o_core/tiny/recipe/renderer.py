@@ -1,11 +1,12 @@
-"""The tiny SANA learns to draw true codes, before there are hidden states; then the connector learns to say the same.
+"""Trains the tiny SANA to render true codes, before there are hidden states to condition on.
 
-While the language model still learns, the condition of a code is what its words mean and where it lies, at the size
-that the connector's norm will give it.
+The condition of a code is what its words mean and where it lies, scaled as the connector's norm will scale it. The
+connector is trained later to produce the same from hidden states.
 """
 
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -15,40 +16,38 @@ from ...models import autoencoder as dc_ae
 from ...seeds import seeded
 from ...training.losses import add_noise
 from ...weights.names import SANA
-from ..judge.judge import judge_image
-from ..scenes.spec import spec_of
-from ..scenes.world import CATEGORIES, World
+from ..scenes.world import Scene, World
 from . import model_config
 from .autoencoder import pixels
-from .image_tokenizer import batch_codes
+from .gates import accuracy_by_category, held_back_scenes
 from .init import POSITION_DIMS, position_waves
 from .loop import FitSettings, Report, fit, random_integers
-from .oracle_codes import codebook
+from .oracle_codes import batch_codes, codebook
 from .quick_world import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.4)
 SETTINGS = FitSettings(steps=1600, lr=1.5e-3, muon=0.015, warmup=30, ema_decay=0.995, final_lr=0.02)
-IMAGES_PER_STEP = 30  # a step; every picture is seen about 1.6 times
-DROPPED = 0.1  # share of rows that see the null condition: zeros, until the connector says what its zero is
-_SIZE = 5.5**0.5  # root mean square that the connector's norm starts with
+IMAGES_PER_STEP = 30  # encoded images, for batches of 48: each is used about 1.6 times
+DROPPED = 0.1  # share of rows that get the null condition: zeros here
+_RMS = 5.5**0.5  # root mean square that the connector's norm starts with
 _EXCLUDED = ("attn2.to_q", "attn2.to_k", "caption_", "patch_embed", "proj_out", "time_embed", "scale_shift_table")
 
 
 def oracle_conditions(codes: torch.Tensor) -> torch.Tensor:
-    """(B, H*W) codes -> (B, 1 + H*W, width): the scale token's place is empty."""
+    """(B, H*W) codes -> (B, 1 + H*W, width). The scale token's condition is zero."""
     width = model_config.CROSS_WIDTH - POSITION_DIMS
     spread = torch.linalg.qr(torch.randn(width, model_config.CODE_WIDTH, generator=seeded(0)))[0]
     meanings = (codebook() @ spread.T)[codes]
     places = position_waves().expand(len(codes), -1, -1)
     places = places * (places.shape[-1] / 2) ** -0.5
     given = torch.cat([places, meanings], -1)
-    given = given * (_SIZE * (model_config.CROSS_WIDTH / 2) ** 0.5)
+    given = given * (_RMS * (model_config.CROSS_WIDTH / 2) ** 0.5)
     return F.pad(given, (0, 0, 1, 0))
 
 
 @torch.no_grad()
 def encode(checkpoint: Checkpoint, seed: int, count: int, world: World = WORLD) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes (N, H*W) and scaled latents (N, C, h, w) bf16 of `count` training pictures."""
+    """Codes (N, H*W) and scaled latents (N, C, h, w) bf16 of `count` training images."""
     vae = checkpoint.load_autoencoder(torch.float32)
     codes, latents = [], []
     for first in range(0, count, 200):
@@ -59,7 +58,7 @@ def encode(checkpoint: Checkpoint, seed: int, count: int, world: World = WORLD) 
 
 
 def timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
-    """(B,) in 1..1000: mostly around the middle, where shapes are decided, three in ten anywhere."""
+    """(B,) in 1..1000: three in ten anywhere, the others around the middle, where shapes are decided."""
     middle = torch.sigmoid(0.3 + torch.randn(count, generator=generator))
     anywhere = torch.rand(count, generator=generator)
     chosen = torch.where(torch.rand(count, generator=generator) < 0.3, anywhere, middle)
@@ -73,7 +72,7 @@ def train(
     report: Report | None = None,
     world: World = WORLD,
 ):
-    """-> the transformer."""
+    """Train and return the transformer."""
     transformer = checkpoint.load_transformer(torch.float32)
     transformer.requires_grad_(True)
     codes, latents = encode(checkpoint, 0, IMAGES_PER_STEP * settings.steps, world)
@@ -97,22 +96,20 @@ def train(
 
 @torch.no_grad()
 def gate(checkpoint: Checkpoint, transformer, count: int = 160, steps: int = 12, guidance: float = 1.0) -> dict:
-    """Share of held-back pictures that are right when drawn from their true codes."""
-    vae, world, shares = checkpoint.load_autoencoder(torch.float32), World(low_contrast=False), {}
+    """Share of held-back scenes whose images, rendered from their true codes, are right."""
+    vae = checkpoint.load_autoencoder(torch.float32)
     schedule = diffusion.sigmas(steps, checkpoint.shift)
-    for category in CATEGORIES:
-        scenes = [make_scene(3, "held_back", i, world, category) for i in range(count // len(CATEGORIES))]
+    shape = (model_config.LATENT_CHANNELS, model_config.GRID, model_config.GRID)
+
+    def render(scenes: list[Scene]) -> np.ndarray:
         given = oracle_conditions(batch_codes(scenes))
-        shape = (model_config.LATENT_CHANNELS, model_config.GRID, model_config.GRID)
         noise = diffusion.initial_noise(shape, list(range(len(scenes))))
         latents = diffusion.sample(transformer, noise, given, torch.zeros_like(given[:1]), schedule, guidance)
-        pictures = dc_ae.decode(vae, latents / vae.config.scaling_factor).numpy()
-        right = [judge_image(picture, spec_of(scene)).strict for picture, scene in zip(pictures, scenes, strict=True)]
-        shares[category] = sum(right) / len(right)
-    shares["mean"] = sum(shares.values()) / len(CATEGORIES)
-    return shares
+        return dc_ae.decode(vae, latents / vae.config.scaling_factor).numpy()
+
+    return accuracy_by_category(held_back_scenes(3, count, World(low_contrast=False)), render)
 
 
 def tensors(transformer) -> dict[str, torch.Tensor]:
-    """By published name; the table of positions is no checkpoint tensor."""
+    """The tensors by published name. The table of positions is not part of a checkpoint."""
     return {SANA + name: t for name, t in transformer.state_dict().items() if not name.endswith("pos_embed")}

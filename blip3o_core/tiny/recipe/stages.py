@@ -1,12 +1,12 @@
-"""The stages in order: what each needs, what it writes, and the gate behind it.
+"""The stages in order: what each needs, what it writes, and the gate after it.
 
 autoencoder  image_tokenizer    the two encoders; need nothing
-language                        needs nothing either: the codes of a drawn scene are known
+language                        needs nothing: the true codes of a scene are known
 renderer                        needs the autoencoder
 connector  data                 need all of these
 joint  instruct                 the general trainer, each from the checkpoint before
-grpo                            reinforcement learning, a branch: measured, and not what the next stages start from
-edit_language  edit  latents      from instruct: the language model alone on edits, all parts, then all but it
+grpo                            reinforcement learning; a branch that is measured, and that no later stage starts from
+edit_language  edit  latents    from instruct: the language model alone on edits, then all parts, then all parts but it
 release                         the bundled checkpoint, from latents
 """
 
@@ -48,7 +48,7 @@ from . import (
 from .assemble import assemble, save_part
 from .loop import FitSettings, Report
 
-# What the gate behind `language` found weakest is drawn most often from there on.
+# The categories that the gate of `language` found weakest are more frequent from there on.
 WEAK = World(
     low_contrast=False,
     coloured=0.3,
@@ -64,7 +64,7 @@ WEAK = World(
     ),
 )
 EDITS = World(low_contrast=False, coloured=0.35)
-_RATES = {"language": 3e-4, "connector": 1e-3, "sana": 6e-4}
+RATES = {"language": 3e-4, "connector": 1e-3, "sana": 6e-4}  # learning rates of the joint stage
 _JOINT: dict[str, Any] = {
     "batch": 48,
     "muon": 10.0,
@@ -83,39 +83,39 @@ _JOINT: dict[str, Any] = {
 class Recipe:
     out: Path
     report: Report
-    share: float = 1.0  # of every stage's steps; below 1 no gate stops the recipe
+    share: float = 1.0  # of the steps of every stage; below 1 no gate stops the recipe
 
     def settings(self, full: FitSettings) -> FitSettings:
+        """The settings of a stage for this share of its steps."""
         steps, ema_decay = self.steps(full.steps), full.ema_decay
         if ema_decay is not None and self.share < 1:
-            ema_decay = max(0.0, 1 - (1 - ema_decay) / self.share)  # it must not remember the start
+            ema_decay = max(0.0, 1 - (1 - ema_decay) / self.share)  # a short run must forget its start
         return replace(full, steps=steps, warmup=min(full.warmup, steps), ema_decay=ema_decay)
 
     def steps(self, full: int) -> int:
         return max(1, round(full * self.share))
 
     def start_checkpoint(self) -> Checkpoint:
-        """All parts that are ready, the rest at their start."""
+        """A checkpoint of all parts that are trained, the others with their starting values."""
         return open_checkpoint(assemble(self.out, self.out / "start"))
 
     def pack_path(self, name: str) -> Path:
         return self.out / "data" / f"{name}.safetensors"
 
     def last_checkpoint(self, stage: str) -> Path:
-        """The newest checkpoint of a stage of the general trainer. Raises Blip3oError when there is none."""
+        """The newest checkpoint of a stage of the general trainer. Raises Blip3oError if there is none."""
         found = sorted((self.out / stage).glob("step-*"))
         if not found:
-            raise Blip3oError(f"{self.out / stage} holds no checkpoint. Run the stage {stage} first.")
+            raise Blip3oError(f"{self.out / stage} contains no checkpoint. Run stage {stage} first.")
         return found[-1]
 
     def train(self, module, stage: str, *given):
         return module.train(*given, self.out / stage, self.settings(module.SETTINGS), self.report)
 
     def train_jointly(
-        self, stage: str, checkpoint: Path, packs: list[str], steps: int, slower: float, rates=None, fixed=(), **more
+        self, stage: str, checkpoint: Path, packs: list[str], steps: int, rates: dict[str, float], **changes
     ) -> None:
-        """`slower`: what the learning rates are divided by. `rates`: of parts that learn in this stage alone, `fixed`:
-        those that do not."""
+        """Run the general trainer. `rates`: learning rate of each part that is trained. `changes`: of its settings."""
         steps = self.steps(steps)
         content = {
             **_JOINT,
@@ -124,19 +124,23 @@ class Recipe:
             "steps": steps,
             "data": [str(self.pack_path(name)) for name in packs],
             "warmup": min(_JOINT["warmup"], steps),
-            "train": {part: r / slower for part, r in (_RATES | (rates or {})).items() if part not in fixed},
-            **more,
+            "train": rates,
+            **changes,
         }
         resume = (self.out / stage).is_dir()
-        train_jointly(config_from(content), resume, lambda entry: self.report({"stage": stage, **entry}))
+        train_jointly(config_from(content), resume, self.stage_report(stage))
+
+    def stage_report(self, stage: str) -> Report:
+        """A report that names the stage in every entry."""
+        return lambda entry: self.report({"stage": stage, **entry})
 
 
 @dataclass(frozen=True)
 class Stage:
     run: Callable[[Recipe], None]
     gate: Callable[[Recipe], dict[str, float]]
-    key: str = ""  # what of the gate's numbers must reach `least`
-    least: float = 0.0
+    key: str = ""  # the number of the gate that must be at least `minimum`
+    minimum: float = 0.0
 
 
 def _autoencoder(recipe: Recipe) -> None:
@@ -166,13 +170,19 @@ def _data(recipe: Recipe) -> None:
     data.pack_edits(checkpoint, recipe.pack_path("edits"), 13, recipe.steps(16_000), EDITS)
 
 
+def _divided_rates(divisor: float) -> dict[str, float]:
+    return {part: rate / divisor for part, rate in RATES.items()}
+
+
 def _joint(recipe: Recipe) -> None:
     checkpoint = recipe.start_checkpoint().folder
-    recipe.train_jointly("joint", checkpoint, ["captions", "weak"], 900, slower=1)
+    recipe.train_jointly("joint", checkpoint, ["captions", "weak"], 900, RATES)
 
 
 def _instruct(recipe: Recipe) -> None:
-    recipe.train_jointly("instruct", recipe.last_checkpoint("joint"), ["phrasings", "weak"], 250, slower=3, seed=1)
+    recipe.train_jointly(
+        "instruct", recipe.last_checkpoint("joint"), ["phrasings", "weak"], 250, _divided_rates(3), seed=1
+    )
 
 
 def _edit_language(recipe: Recipe) -> None:
@@ -193,40 +203,39 @@ def _edit_codes_gate(recipe: Recipe) -> dict[str, float]:
 
 
 def _edit(recipe: Recipe) -> None:
-    """Half of the rows stay text to image: with fewer, that is forgotten."""
+    """Train all parts on edits. Half of the rows stay text to image: with fewer, the model forgets it."""
     source = open_checkpoint(recipe.last_checkpoint("edit_language"))
-    blank = recipe.out / "edit-start"
-    shutil.rmtree(blank, ignore_errors=True)
-    add_references(source, blank, cross=True, noise=True)
-    packs = ["edits", "edits", "weak", "phrasings"]
-    recipe.train_jointly("edit", blank, packs, 300, slower=2, seed=2, rates={"reference_cross": 1e-3})
+    start = recipe.out / "edit-start"
+    shutil.rmtree(start, ignore_errors=True)
+    add_references(source, start, cross=True, noise=True)
+    packs, rates = ["edits", "edits", "weak", "phrasings"], {**_divided_rates(2), "reference_cross": 5e-4}
+    recipe.train_jointly("edit", start, packs, 300, rates, seed=2)
 
 
 def _latents(recipe: Recipe) -> None:
-    """How references look is the diffusion's to learn; the language model could only forget."""
-    packs, rates = ["edits", "edits", "edits", "weak"], {"reference_cross": 2e-3}
-    recipe.train_jointly(
-        "latents", recipe.last_checkpoint("edit"), packs, 700, slower=1, seed=4, rates=rates, fixed=("language",)
-    )
+    """Train all parts but the language model, which could only forget: references are used by the diffusion."""
+    packs = ["edits", "edits", "edits", "weak"]
+    rates = {part: rate for part, rate in RATES.items() if part != "language"} | {"reference_cross": 2e-3}
+    recipe.train_jointly("latents", recipe.last_checkpoint("edit"), packs, 700, rates, seed=4)
 
 
-def _edited(stage: str) -> Callable[[Recipe], dict[str, float]]:
+def _edit_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
     return lambda recipe: editing.gate(open_checkpoint(recipe.last_checkpoint(stage)))
 
 
 def _grpo(recipe: Recipe) -> None:
     folder = recipe.out / "grpo"
-    report = lambda entry: recipe.report({"stage": "grpo", **entry})  # noqa: E731
-    grpo.improve(recipe.last_checkpoint("instruct"), folder, folder.is_dir(), report, updates=recipe.steps(140))
+    report, updates = recipe.stage_report("grpo"), recipe.steps(140)
+    grpo.improve(recipe.last_checkpoint("instruct"), folder, folder.is_dir(), report, updates=updates)
 
 
 def _release(recipe: Recipe) -> None:
     release.release(recipe.last_checkpoint("latents"), BUNDLED if recipe.share >= 1 else recipe.out / "released")
 
 
-def _drawn(stage: str) -> Callable[[Recipe], dict[str, float]]:
+def _image_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
     def gate(recipe: Recipe) -> dict[str, float]:
-        """Held-back prompts, drawn from sampled and from true codes."""
+        """Share of images that are right, from true codes and from generated ones, on held-back prompts."""
         pipeline, numbers = Pipeline(open_checkpoint(recipe.last_checkpoint(stage))), {}
         for source in ("true-codes", "codes"):
             result = evaluate(pipeline, Evaluation(count=320, seeds=1, guidance=1.0), source)
@@ -236,7 +245,7 @@ def _drawn(stage: str) -> Callable[[Recipe], dict[str, float]]:
     return gate
 
 
-def _nothing(recipe: Recipe) -> dict[str, float]:
+def _no_gate(recipe: Recipe) -> dict[str, float]:
     return {}
 
 
@@ -262,25 +271,25 @@ STAGES = {
         "mean",
         0.9,
     ),
-    "connector": Stage(_part("connector", connector), _nothing),
-    "data": Stage(_data, _nothing),
-    "joint": Stage(_joint, _drawn("joint"), "true-codes", 0.9),
-    "instruct": Stage(_instruct, _drawn("instruct"), "true-codes", 0.9),
-    "grpo": Stage(_grpo, _drawn("grpo"), "mean", 0.92),
+    "connector": Stage(_part("connector", connector), _no_gate),
+    "data": Stage(_data, _no_gate),
+    "joint": Stage(_joint, _image_gate("joint"), "true-codes", 0.9),
+    "instruct": Stage(_instruct, _image_gate("instruct"), "true-codes", 0.9),
+    "grpo": Stage(_grpo, _image_gate("grpo"), "mean", 0.92),
     "edit_language": Stage(_edit_language, _edit_codes_gate, "mean", 0.8),
-    "edit": Stage(_edit, _edited("edit"), "mean", 0.6),
-    "latents": Stage(_latents, _edited("latents"), "mean", 0.7),
-    "release": Stage(_release, _nothing),
+    "edit": Stage(_edit, _edit_gate("edit"), "mean", 0.6),
+    "latents": Stage(_latents, _edit_gate("latents"), "mean", 0.7),
+    "release": Stage(_release, _no_gate),
 }
 
 
 def run(stage: str, recipe: Recipe) -> dict[str, float]:
-    """Train one stage, or go on where it was cut off, and measure its gate -> the gate's numbers.
+    """Train one stage, continuing an interrupted run, and return the numbers of its gate.
 
-    Raises Blip3oError when the gate is missed: what follows would build on sand. A share of the steps has no gates.
+    Raises Blip3oError if the gate fails, because later stages need this one. A share of the steps has no gates.
     """
     if stage not in STAGES:
-        raise Blip3oError(f"There is no stage {stage!r}. The stages are {', '.join(STAGES)}.")
+        raise Blip3oError(f"Stage {stage!r} is unknown. Choose one of: {', '.join(STAGES)}.")
     chosen, cpu, wall = STAGES[stage], time.process_time(), time.perf_counter()
     recipe.out.mkdir(parents=True, exist_ok=True)
     chosen.run(recipe)
@@ -288,9 +297,9 @@ def run(stage: str, recipe: Recipe) -> dict[str, float]:
     numbers |= chosen.gate(recipe)
     with open(recipe.out / "gates.jsonl", "a", encoding="utf-8") as log:
         log.write(json.dumps({"stage": stage, **numbers}) + "\n")
-    if chosen.key and recipe.share >= 1 and numbers[chosen.key] < chosen.least:
+    if chosen.key and recipe.share >= 1 and numbers[chosen.key] < chosen.minimum:
         raise Blip3oError(
-            f"The gate behind {stage} wants {chosen.key} {chosen.least:.2f}, it is {numbers[chosen.key]:.3f}. "
-            "Train the stage longer before the next one."
+            f"Stage {stage} reached {chosen.key} {numbers[chosen.key]:.3f}, but its gate needs {chosen.minimum:.2f}. "
+            "Train it longer before the next stage."
         )
     return numbers

@@ -1,0 +1,32 @@
+"""What the gates of several stages share: held-back scenes, and the share of images that show them."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from ..judge.judge import judge_image
+from ..scenes.spec import spec_of
+from ..scenes.world import CATEGORIES, Scene, World
+from .quick_world import make_scene
+
+
+def held_back_scenes(seed: int, count: int, world: World) -> dict[str, list[Scene]]:
+    """`count` held-back scenes, the same number of each category."""
+    each = range(count // len(CATEGORIES))
+    return {
+        category: [make_scene(seed, "held_back", index, world, category) for index in each] for category in CATEGORIES
+    }
+
+
+def accuracy(images: Iterable[np.ndarray], scenes: Sequence[Scene]) -> float:
+    """Share of the images that are right."""
+    right = [judge_image(image, spec_of(scene)).strict for image, scene in zip(images, scenes, strict=True)]
+    return sum(right) / len(right)
+
+
+def accuracy_by_category(
+    scenes: dict[str, list[Scene]], make_images: Callable[[list[Scene]], Iterable[np.ndarray]]
+) -> dict[str, float]:
+    """Accuracy of the images that `make_images` makes of each category's scenes, and as "mean" their mean."""
+    by_category = {category: accuracy(make_images(group), group) for category, group in scenes.items()}
+    return {**by_category, "mean": sum(by_category.values()) / len(by_category)}
