@@ -18,7 +18,7 @@ WORLDS = {"snapped": World(coloured=0.4), "continuous": World(snapped=False, col
 @pytest.mark.parametrize("kind", EDIT_KINDS)
 @pytest.mark.parametrize("side", [64, 128])
 def test_nothing_changes_outside_the_mask(kind, side):
-    """Catches a mask without the soft edges, or of the wrong object: a faithful edit would be judged unfaithful."""
+    """Catches a mask without the soft edges, or of the wrong object: a correct edit would be judged wrong."""
     for index in range(15):
         edit = make_edit(1, "train", index, WORLDS["continuous" if index % 2 else "snapped"], kind)
         mask = may_change(edit, side)
@@ -80,8 +80,8 @@ def test_instructions_name_one_object_and_the_change():
         assert instruction(edit, index) in instructions(edit)
 
 
-def test_the_first_worlds_instructions_are_said():
-    """Catches a lost wording that must work, and the one of the published model for keeping a picture."""
+def test_the_plain_instructions_do_not_change():
+    """Catches a lost wording that must work, and the published model's for keeping an image."""
     said = {kind: set() for kind in EDIT_KINDS}
     for kind in EDIT_KINDS:
         for index in range(30):

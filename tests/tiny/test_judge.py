@@ -1,8 +1,7 @@
-"""The judge: right pictures pass, each kind of wrong one fails for its reason, crisp or soft; nothing breaks it."""
+"""The judge: right images pass, each kind of wrong one fails for its reason, crisp or soft; nothing breaks it."""
 
 import json
 import math
-import time
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -33,7 +32,7 @@ from blip3o_core.tiny.judge.judge import detect, judge_image
 from blip3o_core.tiny.judge.report import degradations, measure
 from blip3o_core.tiny.scenes.font import CHARACTERS
 from blip3o_core.tiny.scenes.shapes import SHAPES
-from blip3o_core.tiny.scenes.spec import edit_distance
+from blip3o_core.tiny.scenes.spec import best_assignment, detection_of, edit_distance
 from blip3o_core.tiny.scenes.world import COLOURS, PALETTE, SceneObject, Word
 
 NAMES = (*CATEGORIES, TEXT)
@@ -53,20 +52,19 @@ def moved(scene: Scene, index: int, **changes) -> Scene:
     return replace(scene, objects=tuple(objects))
 
 
-# ---- right pictures
+# ---- right images
 
 
-@pytest.mark.parametrize("side", [64, 128])
-@pytest.mark.parametrize("name", WORLDS)
-def test_true_pictures_are_right_crisp_and_soft(side, name):
+@pytest.mark.parametrize(("side", "name"), [(64, "snapped"), (64, "continuous"), (128, "continuous")])
+def test_true_images_are_right_crisp_and_soft(side, name):
     """Catches a threshold that only perfect pixels pass: an autoencoder of 32 dB, and colours that are 10 % off."""
-    ways = degradations(side, WORLDS[name])
+    levels = degradations(side, World())
     for category in NAMES:
-        for index in range(6):
+        for index in range(6 if side == 64 else 3):
             scene = make_scene(100, "held_back", index, WORLDS[name], category)
-            picture = rasterize(scene, side)
-            for way in (ways["clean"], ways["32 dB"], ways["32 dB, 10 % off"]):
-                verdict = judge_image(degrade(picture, way, np.random.default_rng(index)), spec_of(scene))
+            image = rasterize(scene, side)
+            for level in ("clean", "32 dB", "32 dB, 10 % off"):
+                verdict = judge_image(degrade(image, levels[level], np.random.default_rng(index)), spec_of(scene))
                 assert verdict.strict and verdict.layout and verdict.credit == 1, (category, index, verdict.reasons)
                 assert not verdict.reasons
 
@@ -74,32 +72,34 @@ def test_true_pictures_are_right_crisp_and_soft(side, name):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("colour", COLOURS)
 def test_every_shape_in_every_colour_is_seen_as_it_is(shape, colour):
-    """Catches a colour or shape that is taken for another at some size, place or ground."""
-    for ground in ("grey", "white", "black", "cyan"):
+    """Catches a colour or shape that is taken for another at some size, place or background."""
+    for background in ("grey", "white", "black", "cyan"):
         for x, y, radius in ((40, 88, 16), (64, 64, 28), (71.3, 50.9, 22.2)):
-            if colour != ground:
-                detection = detect(rasterize(Scene("", (SceneObject(shape, colour, x, y, radius),), ground)))
+            if colour != background:
+                detection = detect(rasterize(Scene("", (SceneObject(shape, colour, x, y, radius),), background)))
                 (seen,) = detection.objects
-                assert (seen.shape, seen.colour, detection.background, seen.cut) == (shape, colour, ground, False)
+                assert (seen.shape, seen.colour, detection.background, seen.cut) == (shape, colour, background, False)
                 assert seen.radius == pytest.approx(radius, rel=0.06)
                 assert seen.x == pytest.approx(x, abs=1) and seen.y == pytest.approx(y, abs=3)
 
 
-# ---- wrong pictures
+# ---- wrong images
 
 
-@pytest.mark.parametrize("fault", CORRUPTIONS)
-def test_each_planted_fault_is_caught_crisp_and_soft(fault):
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+def test_each_corruption_is_caught_crisp_and_soft(corruption):
     """Catches a judge that is blind to one way of being wrong."""
-    ways, done = degradations(64, World()), 0
+    levels, done = degradations(64, World()), 0
     for index in range(200):
         scene = make_scene(200, "train", index, WORLDS["snapped"], NAMES[index % 9])
-        wrong = corrupt(scene, fault, index)
+        wrong = corrupt(scene, corruption, index)
         if wrong is not None and done < 25:
             done += 1
-            for way in (ways["clean"], ways["32 dB"]):
-                verdict = judge_image(degrade(rasterize(wrong), way, np.random.default_rng(index)), spec_of(scene))
-                assert not verdict.strict and verdict.reasons and verdict.credit < 0.99, (fault, index)
+            for level in ("clean", "32 dB"):
+                verdict = judge_image(
+                    degrade(rasterize(wrong), levels[level], np.random.default_rng(index)), spec_of(scene)
+                )
+                assert not verdict.strict and verdict.reasons and verdict.credit < 0.99, (corruption, index)
     assert done >= 9
 
 
@@ -110,7 +110,7 @@ CASES = {
     "extra": (replace(PAIR, objects=(LEFT, RIGHT, SceneObject("star", "blue", 64, 108, 16))), BOTH, False, "3 objects"),
     "order": (moved(moved(PAIR, 0, x=96.0), 1, x=32.0), BOTH, False, "the red circle is not left of the blue star"),
     "aside": (moved(moved(PAIR, 0, x=56.0, y=28.0), 1, x=72.0, y=100.0), BOTH, False, "is not left of"),
-    "ground": (replace(PAIR, background="white"), BOTH, False, "the background is white, not grey"),
+    "background": (replace(PAIR, background="white"), BOTH, False, "the background is white, not grey"),
     "cut": (moved(PAIR, 0, x=15.0), BOTH, True, "the red circle is cut off at the edge"),
     "large": (moved(SMALL, 0, radius=26), spec_of(SMALL), True, "the small green ring is large (radius 26 of 128)"),
     "nothing": (replace(PAIR, objects=()), BOTH, False, "no objects instead of 2"),
@@ -124,7 +124,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("side", [64, 128])
-def test_a_wrong_picture_fails_for_its_reason(case, side):
+def test_a_wrong_image_fails_for_its_reason(case, side):
     """Catches a fault that is caught by luck, for another one's reason, and a `layout` that sees shape or size."""
     scene, spec, layout, reason = CASES[case]
     verdict = judge_image(rasterize(scene, side), spec)
@@ -133,9 +133,9 @@ def test_a_wrong_picture_fails_for_its_reason(case, side):
 
 
 def polygon(*corners, fill=(220, 40, 40)) -> np.ndarray:
-    picture = Image.new("RGB", (512, 512), PALETTE["grey"])
-    ImageDraw.Draw(picture).polygon([(4 * x, 4 * y) for x, y in corners], fill)
-    return np.asarray(picture.resize((64, 64), Image.Resampling.BOX))
+    image = Image.new("RGB", (512, 512), PALETTE["grey"])
+    ImageDraw.Draw(image).polygon([(4 * x, 4 * y) for x, y in corners], fill)
+    return np.asarray(image.resize((64, 64), Image.Resampling.BOX))
 
 
 def regular(n: int, turn: float, *radii: float):
@@ -162,7 +162,7 @@ def regular(n: int, turn: float, *radii: float):
     ],
     ids=["diamond", "turned square", "triangle down", "pentagon", "star down", "six points", "bar", "hook"],
 )
-def test_what_is_no_shape_of_the_world_is_none(corners):
+def test_other_shapes_are_none(corners):
     """Catches 'the likest of six' without a threshold: a reward that any blob earns."""
     (seen,) = detect(polygon(*corners)).objects
     assert seen.shape is None and seen.colour == "red"
@@ -191,13 +191,13 @@ def test_an_object_of_two_colours_is_none():
 
 def test_every_character_is_read_back_crisp_and_soft():
     """Catches look-alikes (O and 0, I and 1, S and 5), at the ends and within a word."""
-    way = degradations(64, World())["32 dB"]
+    level = degradations(64, World())["32 dB"]
     for k, character in enumerate(CHARACTERS):
         other = CHARACTERS[(k * 7 + 3) % 36]
         for text in (character, character + other, other + character + other, other * 3 + character):
             scene = Scene(TEXT, (), word=Word(text, "blue", 8, 8 * (k % 10 + 1), 4.0))
-            for picture in (rasterize(scene), degrade(rasterize(scene), way, np.random.default_rng(k))):
-                assert judge_image(picture, spec_of(scene)).strict, text
+            for image in (rasterize(scene), degrade(rasterize(scene), level, np.random.default_rng(k))):
+                assert judge_image(image, spec_of(scene)).strict, text
 
 
 def test_letters_off_is_the_edit_distance():
@@ -214,7 +214,7 @@ def test_letters_off_is_the_edit_distance():
 
 
 def test_credit_rises_with_every_mended_fault():
-    """Catches a reward that does not lead uphill: each picture below is one fault better than the one before."""
+    """Catches a reward that does not lead uphill: each image below is one fault better than the one before."""
     steps = [
         replace(PAIR, objects=(), background="black"),
         replace(PAIR, objects=()),
@@ -235,15 +235,15 @@ def test_credit_rises_with_every_mended_fault():
     assert words == sorted(words) and words[-1] == 1
 
 
-@pytest.mark.parametrize("reading", [False, True])
-def test_no_picture_breaks_the_judge(reading):
+@pytest.mark.parametrize("word", [False, True])
+def test_no_image_breaks_the_judge(word):
     """Catches a division by nothing, an endless search among specks, a credit outside [0, 1]."""
     rng = np.random.default_rng(0)
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[::2] = 255
     dots = np.full((64, 64, 3), 205, np.uint8)
     dots[4:-4:5, 4:-4:5] = dots[5:-4:5, 4:-4:5] = dots[4:-4:5, 5:-4:5] = dots[5:-4:5, 5:-4:5] = (220, 40, 40)
-    pictures = [
+    images = [
         rng.integers(0, 256, (64, 64, 3), np.uint8),
         rng.random((40, 40, 3)),
         np.zeros((16, 16, 3), np.uint8),
@@ -254,14 +254,14 @@ def test_no_picture_breaks_the_judge(reading):
         np.linspace(0, 1, 64 * 64 * 3).reshape(64, 64, 3),
         np.eye(64)[..., None].repeat(3, 2),
     ]
-    specs = [spec_of(WORD)] if reading else [BOTH, spec_of(SMALL), Spec((Expected("star"),) * 4)]
-    for picture in pictures:
+    specs = [spec_of(WORD)] if word else [BOTH, spec_of(SMALL), Spec((Expected("star"),) * 4)]
+    for image in images:
         for spec in specs:
-            verdict = judge_image(picture, spec)
+            verdict = judge_image(image, spec)
             assert not verdict.strict and verdict.reasons and 0 <= verdict.credit < 0.7
 
 
-# ---- any picture
+# ---- any image
 
 
 @pytest.mark.parametrize("scene", [PAIR, SMALL, WORD, replace(PAIR, objects=(LEFT,))])
@@ -282,20 +282,20 @@ def test_the_verdict_does_not_depend_on_size_or_number_format():
         first = judge_image(rasterize(scene, 64), spec)
         large = np.asarray(Image.fromarray(rasterize(scene, 64)).resize((300, 300), Image.Resampling.BICUBIC))
         single = (rasterize(scene, 64) / 255).astype(np.float32)
-        for picture in (rasterize(scene, 64) / 255, single, rasterize(scene, 100), rasterize(scene, 512), large):
-            verdict = judge_image(picture, spec)
+        for image in (rasterize(scene, 64) / 255, single, rasterize(scene, 100), rasterize(scene, 512), large):
+            verdict = judge_image(image, spec)
             assert (verdict.strict, verdict.layout, verdict.reasons) == (first.strict, first.layout, first.reasons)
     assert judge_image(rasterize(PAIR) / 255, BOTH) == judge_image(rasterize(PAIR), BOTH)
 
 
-def test_a_wide_picture_is_judged_without_squeezing_it():
-    """Catches circles that are ellipses once a picture is not square."""
+def test_a_wide_image_is_judged_without_squeezing_it():
+    """Catches circles that are ellipses once an image is not square."""
     wide = np.hstack([rasterize(PAIR), np.full((64, 32, 3), 205, np.uint8)])
     assert judge_image(wide, BOTH).strict
 
 
 @pytest.mark.parametrize(
-    ("picture", "word"),
+    ("image", "word"),
     [
         (np.zeros((3, 64, 64), np.uint8), "(3, 64, 64)"),
         (np.zeros((64, 64), np.uint8), "(64, 64)"),
@@ -304,22 +304,20 @@ def test_a_wide_picture_is_judged_without_squeezing_it():
         (np.full((64, 64, 3), np.nan), "NaN"),
     ],
 )
-def test_what_is_no_picture_is_refused(picture, word):
+def test_other_arrays_are_refused(image, word):
     """Catches channels first, and a broken model's NaN that is judged as black."""
     with pytest.raises(Blip3oError) as error:
-        judge_image(picture, BOTH)
+        judge_image(image, BOTH)
     assert word in str(error.value)
 
 
-def test_judging_takes_milliseconds():
-    """Catches a judge too slow to be a reward: it takes one millisecond, and fails here from ten."""
-    pictures = [(rasterize(s), spec_of(s)) for s in (make_scene(0, "train", k, category="counting") for k in range(20))]
-    seconds = []
-    for _ in range(5):
-        start = time.process_time()
-        assert all(judge_image(picture, spec).strict for picture, spec in pictures)
-        seconds.append((time.process_time() - start) / len(pictures))
-    assert min(seconds) < 0.01
+def test_the_assignment_serves_the_relation():
+    """Catches objects that are assigned one by one: of two equal circles the left one would be taken for the right."""
+    left, right = detection_of(PAIR).objects
+    left, right = replace(left, colour="red", shape="circle"), replace(right, colour="red", shape="circle")
+    twins = Spec((Expected("circle", "red"), Expected("circle", "red")), relation=(0, "right of", 1))
+    assert best_assignment((left, right), twins) == best_assignment((right, left), twins) == (right, left)
+    assert best_assignment((left,), twins).count(None) == 1 and best_assignment((), Spec()) == ()
 
 
 # ---- edits
@@ -328,24 +326,24 @@ def test_judging_takes_milliseconds():
 @pytest.mark.parametrize("kind", EDIT_KINDS)
 def test_an_edit_done_is_right_and_one_not_done_is_not(kind):
     """Catches a judge that a copy of the source satisfies, or that demands more than the target."""
-    way = degradations(64, World())["32 dB"]
+    level = degradations(64, World())["32 dB"]
     for index in range(12):
         edit = make_edit(7, "train", index, WORLDS["snapped" if index % 2 else "continuous"], kind)
         target = rasterize(edit.target)
         verdict = judge_edit(target, edit)
         assert verdict.strict and verdict.credit == 1 and verdict.outside == 0
-        soft = judge_edit(degrade(target, way, np.random.default_rng(index)), edit)
+        soft = judge_edit(degrade(target, level, np.random.default_rng(index)), edit)
         assert soft.strict and 2 < soft.outside < 6
         assert judge_edit(rasterize(edit.source), edit).strict == (kind == "keep")
 
 
-@pytest.mark.parametrize("fault", reports.WRONG_EDITS)
-def test_an_edit_that_changes_more_is_caught(fault):
+@pytest.mark.parametrize("corruption", reports.WRONG_EDITS)
+def test_an_edit_that_changes_more_is_caught(corruption):
     """Catches a judge that looks at the asked change alone."""
     done = 0
     for index in range(60):
         edit = make_edit(8, "train", index)
-        wrong = reports.WRONG_EDITS[fault](edit)
+        wrong = reports.WRONG_EDITS[corruption](edit)
         if wrong is not None:
             done += 1
             verdict = judge_edit(rasterize(wrong), edit)
@@ -354,7 +352,7 @@ def test_an_edit_that_changes_more_is_caught(fault):
 
 
 def test_pixels_that_must_stay_are_measured():
-    """Catches a mean over the whole picture, one that counts the edited object, and a limit that is ignored."""
+    """Catches a mean over the whole image, one that counts the edited object, and a limit that is ignored."""
     edit = make_edit(0, "train", 3, kind="recolour")
     brighter = rasterize(edit.target).astype(int)
     brighter[~may_change(edit)] += 12
@@ -383,7 +381,7 @@ def test_an_added_object_may_be_anywhere_that_was_asked():
     assert not judge_edit(both_moved, edit).strict
 
 
-def test_an_edited_picture_must_be_square():
+def test_an_edited_image_must_be_square():
     """Catches a crash deep in numpy."""
     with pytest.raises(Blip3oError, match="square"):
         judge_edit(np.zeros((64, 96, 3), np.uint8), make_edit(0, "train", 0))
@@ -398,14 +396,15 @@ def test_the_report_measures_and_fails_when_a_gate_does(monkeypatch, capsys):
     assert holds and "the gates hold" in text
     assert all(name in text for name in (*NAMES, *CORRUPTIONS, *EDIT_KINDS))
     assert main(["recipe", "report", "--count", "1"]) == 0 and "the gates hold" in capsys.readouterr().out
-    pink = lambda picture, spec: judge_image(picture, replace(spec, background="pink"))  # noqa: E731
-    monkeypatch.setattr(reports, "judge_image", pink)
+    monkeypatch.setattr(
+        reports, "judge_image", lambda image, spec: judge_image(image, replace(spec, background="pink"))
+    )
     assert main(["recipe", "report", "--count", "1"]) == 1 and "DO NOT HOLD" in capsys.readouterr().out
     assert main(["recipe", "report", "--count", "0"]) == 2 and "--count: 0" in capsys.readouterr().err
 
 
-def test_plantings_are_never_right():
-    """Catches a planted fault that the caption allows: then catching it would be the error."""
+def test_corruptions_are_never_right():
+    """Catches a corruption that the caption allows: then catching it would be the error."""
     scene = Scene("single_object", (LEFT,), colours_named=False)
     assert corrupt(scene, "wrong colour", 0) is None and corrupt(scene, "wrong letter", 0) is None
     for index in range(30):

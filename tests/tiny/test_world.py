@@ -1,4 +1,4 @@
-"""The tiny world: what is drawn, how it is said, and that nothing leaks from one split to the other."""
+"""The tiny world: its scenes, their captions, and that nothing leaks from one split to the other."""
 
 import hashlib
 import os
@@ -98,18 +98,18 @@ def test_the_world_is_the_one_that_models_were_trained_on():
 def test_a_scene_depends_on_nothing_but_its_key():
     """Catches a shared generator (other scenes in another order), and Python's hash randomisation."""
     code = "from blip3o_core.tiny import *; print([caption(make_scene(4, 'train', k), k) for k in (9, 2)])"
-    runs = {python(code, PYTHONHASHSEED=seed).stdout for seed in ("1", "2")}
-    assert runs == {f"{[caption(make_scene(4, 'train', k), k) for k in (9, 2)]}\n"}
+    run = python(code, PYTHONHASHSEED="1")  # this process has another seed
+    assert run.stdout == f"{[caption(make_scene(4, 'train', k), k) for k in (9, 2)]}\n", run.stderr
     first = [make_scene(4, "train", k) for k in range(20)]
     assert first == [make_scene(4, "train", k) for k in reversed(range(20))][::-1]
     assert len({scene_key(make_scene(seed, "train", 3)) for seed in range(20)}) == 20
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_splits_share_no_picture_and_no_caption_with_its_layout(name):
-    """Catches a split by index, under which a small world repeats held-back pictures in training.
+def test_splits_share_no_image_and_no_caption_with_its_layout(name):
+    """Catches a split by index, under which a small world repeats held-back images in training.
 
-    Two training sets of this size do share pictures, so the comparison means something.
+    Two training sets of this size do share images, so the comparison means something.
     """
     world = replace(WORLDS[name], weights=(("single_object", 1.0), ("background", 1.0), ("text", 1.0)))
     keys = {
@@ -120,8 +120,8 @@ def test_splits_share_no_picture_and_no_caption_with_its_layout(name):
     assert not keys[0, "train"] & keys[0, "held_back"]
 
 
-def test_both_pictures_of_an_edit_are_in_its_split():
-    """Catches held-back pictures that training has seen as targets."""
+def test_both_images_of_an_edit_are_in_its_split():
+    """Catches held-back images that training has seen as targets."""
     for split in SPLITS:
         for index in range(60):
             edit = make_edit(3, split, index)
@@ -156,7 +156,7 @@ def test_objects_are_whole_and_apart_in_the_pixels(name):
             assert label(around)[1] == len(scene.objects)  # even four units wider each way
 
 
-def test_objects_show_on_their_ground():
+def test_objects_show_on_their_background():
     """Catches a red circle on red, orange on yellow, and forbidden pairs that come all the same."""
     low = {frozenset(pair) for pair in LOW_CONTRAST}
     found = set()
@@ -194,7 +194,7 @@ def test_categories_hold_what_they_are_named_for(name):
 
 
 def test_everything_occurs():
-    """Catches an off-by-one in the rng: a shape, colour, ground, relation or character that is never drawn."""
+    """Catches an off-by-one in the random choices: a shape, colour, relation or character that never occurs."""
     group = list(scenes(250, World(coloured=1)))
     assert {obj.shape for scene in group for obj in scene.objects} == set(SHAPES)
     assert {obj.colour for scene in group for obj in scene.objects} == set(COLOURS)
@@ -205,7 +205,7 @@ def test_everything_occurs():
 
 @pytest.mark.parametrize("coloured", [0.0, 0.2, 0.4, 1.0])
 def test_the_mix_is_as_asked(coloured):
-    """Catches weights that are ignored, and a share of coloured grounds that leaves out the background category."""
+    """Catches weights that are ignored, and a share of coloured backgrounds that leaves out the background category."""
     world = World(coloured=coloured, weights=(("position", 2.0), ("background", float(coloured > 0)), (TEXT, 3.0)))
     drawn = [make_scene(0, "train", index, world) for index in range(1200)]
     share = sum(scene.background != DEFAULT_BACKGROUND for scene in drawn) / len(drawn)
@@ -232,7 +232,7 @@ def test_a_shape_covers_the_area_it_should_where_it_should(shape):
 
 
 def test_colours_are_the_palettes_and_the_ground_is_untouched():
-    """Catches swapped channels, rounding, and a ground that anti-aliasing tints."""
+    """Catches swapped channels, rounding, and a background that anti-aliasing tints."""
     scene = Scene("colors", (SceneObject("circle", "orange", 40, 40, 20),), "purple")
     picture = rasterize(scene)
     assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
@@ -263,7 +263,7 @@ def test_glyphs_fill_their_cells_and_no_two_are_alike():
 # ---- words
 
 
-def test_the_plain_captions_are_those_of_the_first_world():
+def test_the_plain_captions_do_not_change():
     """Catches a change of the plain grammar: its scores would no longer compare."""
     wanted = {
         "single_object": "(a|an) {shape}",
@@ -288,9 +288,9 @@ def test_the_plain_captions_are_those_of_the_first_world():
 
 
 def test_every_meaning_has_several_wordings_and_no_two_meanings_share_one():
-    """Catches a wording that drops the colour, the ground or the order of a relation."""
+    """Catches a wording that drops the colour, the background or the order of a relation."""
     said = {}
-    for scene in scenes(150):
+    for scene in scenes(80):
         ways = phrasings(scene)
         assert len(ways) >= 12
         for text in ways:
@@ -357,8 +357,8 @@ def test_a_wrong_argument_is_named(call, word):
 
 
 @pytest.mark.parametrize("what", ["scenes", "text", "edits", "corruptions", "degraded"])
-def test_a_sheet_shows_every_picture(what):
-    """Catches a sheet that loses pictures or captions, or fails on those of another shape."""
+def test_a_contact_sheet_shows_every_image(what):
+    """Catches a sheet that loses images or captions, or fails on those of another shape."""
     pictures, texts = examples(what, 32)
     page = make_contact_sheet(pictures, texts, columns=6)
     assert len(pictures) == len(texts) == 36 and all(texts)

@@ -20,6 +20,7 @@ from .loop import FitSettings, Report, fit, random_integers, seeded_init
 from .quick_world import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.45)
+RESCALE_IMAGES = 512
 SETTINGS = FitSettings(steps=1200, lr=2.5e-3, muon=0.02, batch=32)
 
 
@@ -60,9 +61,9 @@ def train(folder: Path, settings: FitSettings = SETTINGS, report: Report | None 
 
 
 @torch.no_grad()
-def rescale(network, world: World = WORLD, count: int = 512):
+def rescale(network, world: World = WORLD):
     """Set `scaling_factor` to one over the standard deviation of latents."""
-    scenes = [make_scene(1, "train", index, world) for index in range(count)]
+    scenes = [make_scene(1, "train", index, world) for index in range(RESCALE_IMAGES)]
     latents = network.encode(pixels(scenes)).latent
     network.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
     return network
