@@ -1,6 +1,6 @@
 """Measures the judge: how many right images it accepts and how many wrong ones it catches, crisp and degraded.
 
-A model's images are degraded: softer than the drawn ones, noisier, and a little off in colour.
+Degraded images are softer, noisier and a little off in colour, like those of a model.
 """
 
 from collections.abc import Callable, Iterator

@@ -45,8 +45,8 @@ def train(
             embeds = model.embed(batch.ids, torch.float32)
             positions = torch.arange(batch.ids.shape[1])[None].expand_as(batch.ids)
             hidden = model(embeds, positions, causal_mask(batch.attention_mask))
-            place = batch.scale_positions[:, None] + 1 + torch.arange(batch.num_tokens)
-            states = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
+            of_codes = batch.scale_positions[:, None] + 1 + torch.arange(batch.num_tokens)
+            states = hidden.gather(1, of_codes[..., None].expand(-1, -1, hidden.shape[-1]))
         # The scale token has no code, so it has no condition to learn.
         return F.mse_loss(connector(states).float(), oracle_conditions(codes)[:, 1:]), {}
 

@@ -38,9 +38,9 @@ def oracle_conditions(codes: torch.Tensor) -> torch.Tensor:
     width = model_config.CROSS_WIDTH - POSITION_DIMS
     spread = torch.linalg.qr(torch.randn(width, model_config.CODE_WIDTH, generator=seeded(0)))[0]
     meanings = (codebook() @ spread.T)[codes]
-    places = position_waves().expand(len(codes), -1, -1)
-    places = places * (places.shape[-1] / 2) ** -0.5
-    given = torch.cat([places, meanings], -1)
+    positions = position_waves().expand(len(codes), -1, -1)
+    positions = positions * (positions.shape[-1] / 2) ** -0.5
+    given = torch.cat([positions, meanings], -1)
     given = given * (_RMS * (model_config.CROSS_WIDTH / 2) ** 0.5)
     return F.pad(given, (0, 0, 1, 0))
 

@@ -109,8 +109,8 @@ def make_edit(seed: int, split: str, index: int, world: World | None = None, kin
     world = world or World()
     check_choice("split", split, SPLITS)
     rng = KeyedRandom("edit", seed, split, index, kind)
-    drawn = rng.choice(EDIT_KINDS)
-    kind = kind or drawn
+    random_kind = rng.choice(EDIT_KINDS)
+    kind = kind or random_kind
     check_choice("kind of edit", kind, EDIT_KINDS)
     while True:
         source = sample_scene(rng, EDIT, world)

@@ -60,8 +60,8 @@ def _word_stamp(word: Word, side: int) -> tuple[int, int, np.ndarray]:
     for start, count in ((word.top, HEIGHT), (word.left, PITCH * len(word.text) - 1)):
         first = math.floor(start * scale)
         n = math.ceil((start + count * word.cell) * scale) - first
-        places = first + (np.arange(n * _SUPERSAMPLING) + 0.5) / _SUPERSAMPLING
-        index = np.floor((places / scale - start) / word.cell).astype(int)
+        positions = first + (np.arange(n * _SUPERSAMPLING) + 0.5) / _SUPERSAMPLING
+        index = np.floor((positions / scale - start) / word.cell).astype(int)
         parts.append((first, index, (index >= 0) & (index < count)))
     (top, rows, in_rows), (left, columns, in_columns) = parts
     ink = ink[np.clip(rows, 0, HEIGHT - 1)][:, np.clip(columns, 0, ink.shape[1] - 1)]

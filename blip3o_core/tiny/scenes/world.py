@@ -194,12 +194,12 @@ def split_of(scene: Scene) -> str:
 def make_scene(
     seed: int | str, split: str, index: int, world: World | None = None, category: str | None = None
 ) -> Scene:
-    """The same arguments give the same scene, on any machine and in any order."""
+    """The scene that the arguments decide, on any machine and in any order of calls."""
     world = world or World()
     check_choice("split", split, SPLITS)
     rng = KeyedRandom("scene", seed, split, index, category)
-    drawn = rng.weighted(world.weights)
-    category = category or drawn
+    random_category = rng.weighted(world.weights)
+    category = category or random_category
     check_choice("category", category, (*CATEGORIES, TEXT, EDIT))
     while True:  # one scene in HELD_BACK_EVERY is of the rarer split
         scene = sample_scene(rng, category, world)
