@@ -124,7 +124,7 @@ class Recipe:
             "steps": steps,
             "data": [str(self.pack_path(name)) for name in packs],
             "warmup": min(_JOINT["warmup"], steps),
-            "train": rates,
+            "train": dict(rates),
             **changes,
         }
         resume = (self.out / stage).is_dir()
