@@ -123,7 +123,7 @@ def test_phrasing_and_contrast_are_as_asked():
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_image_is_the_same_in_any_batch(source, pipeline):
+def test_an_image_is_the_same_in_any_batch(source, pipeline):
     """Catches rows that share a seed or take their neighbour's tokens."""
     whole = evaluate(pipeline, FEW, source).images.astype(int)
     cut = evaluate(pipeline, Settings(count=16, seeds=1, steps=2, batch=3), source).images.astype(int)

@@ -87,7 +87,7 @@ def test_every_code_means_something_else():
 def test_the_tokenizer_knows_every_word_of_the_world(start):
     """Catches a word of the grammar that all captions with it would lose."""
     encoder, words = start.prompt_encoder, set()
-    for index in range(60):
+    for index in range(30):
         texts = [phrasings(make_scene(5, "held_back", index, World(), c)) for c in (*CATEGORIES, "text")]
         texts += [instructions(make_edit(5, "held_back", index, World(), kind)) for kind in EDIT_KINDS]
         words |= {word for some in texts for text in some for word in text.split()}
@@ -209,6 +209,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path):
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [autoencoder, image_tokenizer, language, renderer])
 def test_a_stage_learns(stage, start, tmp_path, monkeypatch):
     """Catches a stage whose loss does not reach its weights: labels shifted, a part frozen, the wrong target."""
@@ -283,6 +284,7 @@ def test_a_release_is_whole_or_not_at_all(start, tmp_path):
     assert (target / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_every_reference_mode_changes_the_edited_image(start, tmp_path):
     """Catches a reference mode that the gate of `edit` would not measure."""
     add_references(start, tmp_path / "edit", cross=True, noise=True)
@@ -339,6 +341,7 @@ def test_a_share_of_the_recipe_has_a_share_of_the_steps(tmp_path):
     assert stages.Recipe(tmp_path, print).settings(language.SETTINGS) == language.SETTINGS
 
 
+@pytest.mark.slow
 def test_a_quick_run_goes_from_nothing_to_a_record(tmp_path, monkeypatch):
     """Catches a stage that the quick schedule lost, and a run that takes over parts of another one."""
     for stage in quick.SHORT:
