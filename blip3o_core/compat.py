@@ -3,6 +3,8 @@
 Nothing here is used by default. docs/differences.md lists every difference, and how to get the authors' side of it.
 """
 
+from dataclasses import dataclass
+
 import torch
 
 from .checks import require_finite
@@ -13,6 +15,23 @@ from .models.connector import connect
 from .models.language import LanguageModel, any_length
 from .pipeline import Conditioning, require_same_codes
 from .tokens import ImageTokens
+
+
+@dataclass(frozen=True)
+class TrainingQuirks:
+    """How the authors' training code differs from this project's (docs/reference.md 10). All are off by default."""
+
+    all_text: bool = False  # prompts are labels, too; here image tokens alone are
+    # The condition is the states at the last positions of the padded row: three to the right of those that inference
+    # uses, padding included. Their code means the same positions as here and compares the wrong axis.
+    last_positions: bool = False
+    # A dropped edit has zeros behind the connectors; here it has the connector of zeros, and zeros for its references.
+    zero_null: bool = False
+    parse_special: bool = False  # special tokens that the user's text spells act as tokens
+
+
+AUTHORS_TRAINING = TrainingQuirks(all_text=True, last_positions=True, parse_special=True)
+AUTHORS_EDIT_TRAINING = TrainingQuirks(all_text=True, last_positions=True, zero_null=True, parse_special=True)
 
 
 @torch.no_grad()

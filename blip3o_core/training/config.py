@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..compat import TrainingQuirks
 from ..errors import Blip3oError
 from .joint_model import PARTS
 
@@ -100,6 +101,10 @@ class TrainingConfig:
             raise Blip3oError(f"sample_every is {self.sample_every}, but sample_prompts is empty. Give some prompts.")
 
     @property
+    def quirks(self) -> TrainingQuirks:
+        return TrainingQuirks(self.all_text, self.last_positions, self.zero_null)
+
+    @property
     def cache_folder(self) -> Path:
         return Path(self.cache) if self.cache else Path(self.out) / "cache"
 
@@ -112,7 +117,7 @@ class TrainingConfig:
             for name, value in dataclasses.asdict(self).items()
             if name not in free and not name.startswith("sample")
         }
-        return {**kept, "pictures per step": self.batch * self.accumulation * processes}
+        return {**kept, "images per step": self.batch * self.accumulation * processes}
 
 
 def load_config(path: str | Path, overrides: list[str] = ()) -> TrainingConfig:

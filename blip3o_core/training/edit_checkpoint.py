@@ -1,4 +1,4 @@
-"""What edits need besides pictures: a checkpoint with ways for references, and data that fits them."""
+"""What edits need besides images: a checkpoint whose transformer sees references, and data that fits it."""
 
 import json
 from pathlib import Path
@@ -13,17 +13,19 @@ from .save import save_checkpoint
 
 
 def check_edits(checkpoint: Checkpoint, items: list[Item | PackedItem], parts, sharded: bool) -> None:
-    """Raise Blip3oError unless the references among `items` can go the ways of the checkpoint's config.json."""
+    """Raise Blip3oError unless the checkpoint's config.json can take the references among `items`."""
     mode, edits = checkpoint.reference_mode, [item for item in items if item.num_references]
     if "reference_cross" in parts and not (edits and mode.cross):
-        why = "no picture of the data has references" if mode.cross else f"{checkpoint.folder} does not use it"
-        raise Blip3oError(f"train names reference_cross, but {why}. Leave it out, or see docs/training.md, 'Edits'.")
+        why = "no item of the data has references" if mode.cross else f"{checkpoint.folder} does not use it"
+        raise Blip3oError(
+            f"train names reference_cross, but {why}. Remove reference_cross, or see 'Edits' in docs/training.md."
+        )
     if not edits:
         return
     if mode.features:
         raise Blip3oError(
-            f"{checkpoint.folder} takes references as features (use_tar_siglip_features), which cannot be trained on "
-            "edits here. Use a checkpoint without that switch."
+            f"{checkpoint.folder} takes references as features (use_tar_siglip_features). Edits cannot be trained "
+            "this way. Use a checkpoint without that switch."
         )
     several = next((item for item in edits if item.num_references > 1), None)
     if mode.noise and several:
@@ -33,17 +35,20 @@ def check_edits(checkpoint: Checkpoint, items: list[Item | PackedItem], parts, s
         )
     if mode.noise and sharded and len(edits) < len(items):
         raise Blip3oError(
-            "With FSDP and references beside the noise all pictures must be edits: rows of both kinds take two passes, "
-            "and processes must agree on their number. Use DDP, or data of one kind."
+            f"{len(edits)} of {len(items)} items are edits, and this checkpoint (use_und_image_vae_as_noise) runs "
+            "edits and other items in separate forward passes. FSDP needs the same number of passes in every process. "
+            "Use DDP, or data of one kind."
         )
 
 
 def add_references(source: Checkpoint, folder: Path, cross: bool, noise: bool, seed: int = 0) -> None:
-    """Write `source` with ways for references into the new `folder`: a new connector for `cross`, and the switches."""
+    """Copy `source` to the new `folder`, with the switches for references and, for `cross`, a new connector."""
     if not (cross or noise):
-        raise Blip3oError("Neither cross nor noise is asked for. References are in the prompt with any checkpoint.")
+        raise Blip3oError(
+            "Choose cross, noise or both. References in the prompt need neither: every checkpoint takes them."
+        )
     if folder.exists():
-        raise Blip3oError(f"{folder} is there already. Give a new folder.")
+        raise Blip3oError(f"{folder} already exists. Give a new folder.")
     tensors = {}
     if cross and REFERENCE_CONNECTOR + "0.weight" not in source.table:
         entry = source.table[CONNECTOR + "0.weight"]
@@ -52,7 +57,11 @@ def add_references(source: Checkpoint, folder: Path, cross: bool, noise: bool, s
         tensors = {REFERENCE_CONNECTOR + name: tensor.to(dtype) for name, tensor in connector.state_dict().items()}
     folder.mkdir(parents=True)
     save_checkpoint(folder, source, {}, 5 * 10**9, tensors)
-    path = folder / "config.json"
-    switches = {"use_und_image_vae": cross, "use_und_image_vae_as_noise": noise,
-                "only_use_und_image_vae_as_noise": not cross, "use_tar_siglip_features": False}  # fmt: skip
-    path.write_text(json.dumps({**source.config, **switches}, indent=2) + "\n", encoding="utf-8")
+    switches = {
+        "use_und_image_vae": cross,
+        "use_und_image_vae_as_noise": noise,
+        "only_use_und_image_vae_as_noise": not cross,
+        "use_tar_siglip_features": False,
+    }
+    config = {**source.config, **switches}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
-"""What can be trained, each part named once, and the network that the trainer runs.
+"""What can be trained, by name, and the network that the trainer runs.
 
 - A part is a set of tensors of the published checkpoint. `sana` is all of SANA; when `caption_projection` or
-  `sana_ends` is named too, those tensors take that part's learning rate.
-- Language layers are run through their own forward, so that FSDP and gradient checkpointing, which hook into it, work.
+  `sana_ends` is named too, their tensors take that part's learning rate.
+- Language layers run through their own forward, so that FSDP and gradient checkpointing, which hook into it, work.
 """
 
 from contextlib import nullcontext
@@ -11,13 +11,15 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
+from ..compat import TrainingQuirks
 from ..diffusion.reference_mode import ReferenceMode
 from ..models.language import LanguageModel
 from ..seeds import seeded
 from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR, SANA
-from .losses import Batch, Objective, joint_loss
+from .data.collate import Batch
+from .losses import Noising, joint_loss
 
-# Part -> beginnings of its tensors' published names; the first part that fits a name has it.
+# Part -> beginnings of its tensors' published names. A tensor belongs to the first part that fits its name.
 PARTS = {
     "connector": (CONNECTOR,),
     "reference_cross": (REFERENCE_CONNECTOR,),
@@ -30,55 +32,52 @@ _LORA = ".lora_"
 
 
 class JointModel(nn.Module):
-    """Language model, connector and diffusion transformer; forward is the joint loss, so that DDP sees one call."""
+    """Language model, connector and diffusion transformer. Its forward is the joint loss, so that DDP sees one call."""
 
     def __init__(
-        self, language: LanguageModel, transformer, objective: Objective, bf16=False, checkpointing=False,
+        self,
+        language: LanguageModel,
+        transformer,
         mode: ReferenceMode = ReferenceMode(),
-    ):  # fmt: skip
+        quirks: TrainingQuirks = TrainingQuirks(),
+        bf16: bool = False,
+        checkpointing: bool = False,
+    ):
         super().__init__()
-        self.language, self.transformer, self.objective, self.reference_mode = language, transformer, objective, mode
+        self.language, self.transformer, self.reference_mode, self.quirks = language, transformer, mode, quirks
         self.bf16, self.checkpointing = bf16, checkpointing
         if checkpointing:
             transformer.enable_gradient_checkpointing()
 
-    def forward(self, batch: Batch, noise, timesteps, dropped) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy and flow-matching loss of one batch, see `joint_loss`."""
-        autocast = torch.autocast(noise.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+    def forward(self, batch: Batch, noising: Noising) -> tuple[torch.Tensor, torch.Tensor]:
+        """The token loss and the diffusion loss of one batch, see `joint_loss`."""
+        autocast = torch.autocast(batch.latents.device.type, torch.bfloat16) if self.bf16 else nullcontext()
         with autocast:
             losses = joint_loss(
-                self.language,
-                self.transformer,
-                batch,
-                noise,
-                timesteps,
-                dropped,
-                self.objective,
-                self.run_language,
-                self.reference_mode,
+                self.language, self.transformer, batch, noising, self.reference_mode, self.quirks, self.run_language
             )
         return losses.tokens, losses.diffusion
 
     def run_language(self, embeds: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """What `LanguageModel.forward` computes without a cache."""
+        """Embeddings (B, L, D) -> states (B, L, D): what `LanguageModel.forward` computes without a cache."""
         model = self.language.model
         rope = model.rotary_emb(embeds, positions)
         x = embeds
         for layer in model.layers:
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpointed(_run, layer, x, mask, rope, use_reentrant=False)
+                x = checkpointed(_run_layer, layer, x, mask, rope, use_reentrant=False)
             else:
-                x = _run(layer, x, mask, rope)
+                x = _run_layer(layer, x, mask, rope)
         return model.norm(x)
 
 
-def _run(layer, x, mask, rope) -> torch.Tensor:
+def _run_layer(layer, x, mask, rope) -> torch.Tensor:
     out = layer(x, attention_mask=mask, position_embeddings=rope)
     return out[0] if isinstance(out, tuple) else out  # a tuple in transformers 4
 
 
 def published_name(name: str) -> str:
-    """Name of a JointModel's parameter -> name in the checkpoint; LoRA's base layers are the layers themselves."""
+    """Name of a JointModel's parameter -> name in the checkpoint. LoRA's base layers are the layers themselves."""
     name = name.replace(".base_layer.", ".")
     if name.startswith("language."):
         return name.removeprefix("language.")
@@ -86,15 +85,14 @@ def published_name(name: str) -> str:
 
 
 def choose_parts(model: JointModel, chosen, lora: bool) -> dict[str, dict[str, nn.Parameter]]:
-    """Let exactly the parameters of the chosen parts train -> part -> name -> parameter, in a fixed order.
+    """Freeze all but the chosen parts -> part -> name -> trained parameter, in a fixed order.
 
     With `lora`, the part `language` is the adapters alone.
     """
     found: dict[str, dict[str, nn.Parameter]] = {part: {} for part in PARTS if part in chosen}
     for name, parameter in sorted(model.named_parameters()):
         published = published_name(name)
-        fits = (part for part in found if published.startswith(PARTS[part]))
-        part = next(fits, None)
+        part = next((part for part in found if published.startswith(PARTS[part])), None)
         if part == "language" and lora != (_LORA in name):
             part = None
         parameter.requires_grad_(part is not None)
@@ -104,13 +102,13 @@ def choose_parts(model: JointModel, chosen, lora: bool) -> dict[str, dict[str, n
 
 
 def add_lora(language: LanguageModel, rank: int, alpha: float, targets: tuple[str, ...], seed: int) -> None:
-    """peft's adapters on the layers' linear modules, in place. They change nothing until they are trained."""
+    """Put peft's adapters on the layers' linear modules, in place. They change nothing until they are trained."""
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, bias="none")
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, language.model)
-    # peft starts its first factor from the process's random state; ours starts from the run's seed.
+    # peft's first factor starts from the process's random state. Here it starts from the run's seed.
     generator = seeded(seed)
     for name, parameter in language.model.named_parameters():
         if ".lora_A." in name:

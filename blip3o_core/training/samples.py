@@ -1,4 +1,4 @@
-"""Pictures of fixed prompts and seeds while training: one PNG with all of them in a row."""
+"""Images of fixed prompts and seeds while training: one PNG with all of them in a row."""
 
 from pathlib import Path
 
@@ -15,20 +15,19 @@ from .joint_model import JointModel
 
 @torch.no_grad()
 def save_samples(
-    path: Path, model: JointModel, pictures: ImageEncoder, config: TrainingConfig, step: int
+    path: Path, model: JointModel, images: ImageEncoder, config: TrainingConfig, step: int
 ) -> torch.Tensor:
-    """Writes the row of pictures and returns it, (H, W, 3) in [0, 1]. Row k has seed k at every step."""
-    checkpoint, prompts = pictures.checkpoint, list(config.sample_prompts)
+    """Write the row of images to `path` -> the row, (H, W, 3) in [0, 1]. Image k has seed k at every step."""
+    checkpoint, prompts = images.checkpoint, list(config.sample_prompts)
     seeds = list(range(len(prompts)))
     tokens = generate_tokens(model.language, checkpoint.prompt_encoder, Request(prompts, seeds))
     conditions = condition(model.language, tokens)
     latents = diffusion.sample(
-        model.transformer, diffusion.initial_noise(pictures.shape, seeds), conditions.positive, conditions.negative,
+        model.transformer, diffusion.initial_noise(images.shape, seeds), conditions.positive, conditions.negative,
         diffusion.sigmas(config.sample_steps, checkpoint.shift), config.sample_guidance, conditions.mask,
     )  # fmt: skip
-    vae = pictures.autoencoder
-    images = autoencoder.decode(vae, latents / vae.config.scaling_factor).cpu()
-    row = torch.cat(list(images), dim=1)
+    vae = images.autoencoder
+    row = torch.cat(list(autoencoder.decode(vae, latents / vae.config.scaling_factor).cpu()), dim=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_png(path, row, {"step": step, "prompts": prompts, "seeds": seeds})
     return row

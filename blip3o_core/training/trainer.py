@@ -1,8 +1,9 @@
 """The training loop: one step is a function of its number, the weights and the configuration, and of nothing else.
 
-- Losses are means over the whole step: every pass is weighed by its share of the labels and pictures of all processes.
-- A loss or gradient that is not finite stops the run before the weights are touched.
-- accelerate divides the work (DDP, FSDP as `accelerate launch` was configured); batches, schedule and state are ours.
+- Losses are means over the whole step: every microbatch has the weight of its share of the labels and images of all
+  processes.
+- A loss or gradient that is not finite stops the run before the weights change.
+- accelerate divides the work (DDP, or FSDP as `accelerate launch` was configured). Batches and state are ours.
 """
 
 import math
@@ -32,7 +33,7 @@ Report = Callable[[dict], None]
 
 
 def train(config: TrainingConfig, resume: bool = False, report: Report | None = None) -> Path:
-    """Run to the last step -> the last checkpoint's folder. `report` gets each logged entry, on the main process."""
+    """Train to the last step -> the last checkpoint's folder. `report` gets each logged entry, on the main process."""
     trainer = Trainer(config, resume)
     try:
         return trainer.run(report)
@@ -45,42 +46,16 @@ class Trainer:
         accelerator = self.accelerator = _accelerator(config)
         self.config, self.folder = config, RunFolder(Path(config.out))
         self.fingerprint = config.resume_fingerprint(accelerator.num_processes)
-        self.source = self.folder.resume_point(resume, self.fingerprint)
+        source = self.folder.resume_point(resume, self.fingerprint)
         self.sharded = accelerator.distributed_type.name == "FSDP"
-        if self.sharded and config.sample_every:
-            raise Blip3oError("sample_every needs the whole model on one device; FSDP divides it. Leave it out.")
-        if self.sharded and not getattr(accelerator, "is_fsdp2", False):
-            raise Blip3oError("This is FSDP version 1; set fsdp_version: 2 in accelerate's configuration.")
-        if self.sharded and config.muon is not None:
-            raise Blip3oError("muon needs whole matrices; FSDP divides them. Leave muon out, or use DDP.")
-        self.checkpoint = checkpoint = open_checkpoint(config.checkpoint, config.diffusion_folder)
-        side = config.image_size or checkpoint.trained_side
-        self.pictures = ImageEncoder(checkpoint, config.cache_folder, side, config.fit, accelerator.device)
-        items = find_items(config.data)
-        check_edits(checkpoint, items, config.train, self.sharded)
-        prompts, processes = checkpoint.prompt_encoder, accelerator.num_processes
-        for prompt in config.sample_prompts:
-            prompts.encode(prompt)
-        self.batches = Batches(config, items, prompts, self.pictures, accelerator.process_index, processes)
-        language = checkpoint.load_language(torch.float32)
-        if config.lora is not None:
-            add_lora(language, config.lora.rank, config.lora.alpha, config.lora.targets, config.seed)
-        self.network = JointModel(
-            language, checkpoint.load_transformer(torch.float32), self.batches.objective, config.bf16,
-            config.gradient_checkpointing, checkpoint.reference_mode,
-        ).eval()  # fmt: skip
-        parts = choose_parts(self.network, config.train, config.lora is not None)
-        parameters = {name: p for named in parts.values() for name, p in named.items()}
-        self.model, *optimizers = accelerator.prepare(self.network, *make_optimizers(parts, config))
         if self.sharded:
-            # FSDP puts shards in the parameters' places.
-            self.network = accelerator.unwrap_model(self.model)
-            now = dict(self.network.named_parameters())
-            parameters = {name: now[name] for name in parameters}
-        schedule = WarmupCosine(config.steps, config.warmup, config.final_lr)
-        self.state = TrainState(parameters, optimizers, schedule, config.ema_decay)
-        if self.source:
-            self.state.load_state_dict(load_state(self.source))
+            _check_sharding(config, accelerator)
+        self.checkpoint = open_checkpoint(config.checkpoint, config.diffusion_folder)
+        self.images, self.batches = self._load_data()
+        self.network = self._load_network()
+        self.model, self.state = self._prepare()
+        if source is not None:
+            self.state.load_state_dict(load_state(source))
         # Every process has looked at the folder before one of them changes it.
         accelerator.wait_for_everyone()
         self.writer = None
@@ -88,16 +63,57 @@ class Trainer:
             self.folder.remove_leftovers(self.state.step)
             self.writer = _tensorboard(self.folder.path / "tensorboard", self.state.step)
 
+    def _load_data(self) -> tuple[ImageEncoder, Batches]:
+        """Raises Blip3oError for data and prompts that do not fit the checkpoint, before its networks load."""
+        config, checkpoint, accelerator = self.config, self.checkpoint, self.accelerator
+        side = config.image_size or checkpoint.trained_side
+        images = ImageEncoder(checkpoint, config.cache_folder, side, config.fit, accelerator.device)
+        items = find_items(config.data)
+        check_edits(checkpoint, items, config.train, self.sharded)
+        prompts = checkpoint.prompt_encoder
+        for prompt in config.sample_prompts:
+            prompts.encode(prompt)
+        return images, Batches(config, items, prompts, images, accelerator.process_index, accelerator.num_processes)
+
+    def _load_network(self) -> JointModel:
+        config, checkpoint = self.config, self.checkpoint
+        language = checkpoint.load_language(torch.float32)
+        if config.lora is not None:
+            add_lora(language, config.lora.rank, config.lora.alpha, config.lora.targets, config.seed)
+        return JointModel(
+            language,
+            checkpoint.load_transformer(torch.float32),
+            checkpoint.reference_mode,
+            config.quirks,
+            config.bf16,
+            config.gradient_checkpointing,
+        ).eval()
+
+    def _prepare(self) -> tuple[torch.nn.Module, TrainState]:
+        """The model as accelerate wraps it, and what is trained of it."""
+        config = self.config
+        parts = choose_parts(self.network, config.train, config.lora is not None)
+        parameters = {name: p for named in parts.values() for name, p in named.items()}
+        model, *optimizers = self.accelerator.prepare(self.network, *make_optimizers(parts, config))
+        if self.sharded:
+            # FSDP replaces the parameters by their shards.
+            self.network = self.accelerator.unwrap_model(model)
+            now = dict(self.network.named_parameters())
+            parameters = {name: now[name] for name in parameters}
+        schedule = WarmupCosine(config.steps, config.warmup, config.final_lr)
+        return model, TrainState(parameters, optimizers, schedule, config.ema_decay)
+
     def run(self, report: Report | None = None) -> Path:
         config, main = self.config, self.accelerator.is_main_process
         while self.state.step < config.steps:
             began = time.perf_counter()
             entry = self.train_step()
-            if main and (self.state.step % config.log_every == 0 or self.state.step == config.steps):
+            step, last = self.state.step, self.state.step == config.steps
+            if main and (step % config.log_every == 0 or last):
                 self._log(entry, time.perf_counter() - began, report)
-            if config.sample_every and self.state.step % config.sample_every == 0 and main:
+            if main and config.sample_every and step % config.sample_every == 0:
                 self._sample()
-            if self.state.step % config.save_every == 0 or self.state.step == config.steps:
+            if step % config.save_every == 0 or last:
                 self._save()
         return self.folder.last
 
@@ -107,34 +123,45 @@ class Trainer:
         self.accelerator.free_memory()
 
     def train_step(self) -> dict:
-        """One optimizer step. Raises Blip3oError, weights untouched, when a loss or the gradient is not finite."""
+        """One optimizer step -> its log entry.
+
+        Raises Blip3oError, with the weights as they were, when a loss or the gradient is not finite.
+        """
         accelerator, device = self.accelerator, self.accelerator.device
-        passes = self.batches.microbatches(self.state.step)
-        labels = torch.tensor(sum(p.labels for p in passes), device=device)
+        microbatches = self.batches.microbatches(self.state.step)
+        labels = torch.tensor(sum(one.num_labels for one in microbatches), device=device)
         labels = max(1, int(accelerator.reduce(labels, "sum")))
-        # DDP averages over processes; sums over rows are wanted.
+        # DDP averages over processes, but the sum over rows is needed.
         processes = accelerator.num_processes
         losses = torch.zeros(2, device=device)
-        for number, one in enumerate(passes, 1):
-            with nullcontext() if number == len(passes) else accelerator.no_sync(self.model):
+        for number, one in enumerate(microbatches, 1):
+            with nullcontext() if number == len(microbatches) else accelerator.no_sync(self.model):
                 moved = one.to(device)
-                tokens, diffusion = self.model(moved.batch, moved.noise, moved.timesteps, moved.dropped)
-                tokens = tokens * (one.labels * processes / labels)
-                diffusion = diffusion * (len(one.timesteps) * processes / self.batches.rows)
+                tokens, diffusion = self.model(moved.batch, moved.noising)
+                tokens = tokens * (one.num_labels * processes / labels)
+                diffusion = diffusion * (len(one.batch.ids) * processes / self.batches.rows)
                 accelerator.backward(tokens + diffusion)
             losses += torch.stack([tokens, diffusion]).detach()
         tokens, diffusion = accelerator.reduce(losses, "mean").tolist()
         norm = float(accelerator.clip_grad_norm_(list(self.state.parameters.values()), self.config.clip))
         if not all(map(math.isfinite, (tokens, diffusion, norm))):
+            last = (
+                f"The last good checkpoint is {self.folder.last}." if self.folder.last else "No checkpoint was saved."
+            )
             raise Blip3oError(
-                f"Step {self.state.step + 1} stopped: token loss {tokens}, diffusion loss {diffusion}, gradient norm "
-                f"{norm}. "
-                f"The last good checkpoint is {self.folder.last or 'none, no step was saved yet'}. Start a new run "
-                "from it with a lower learning rate or clip, or without bf16, or look at the step's pictures."
+                f"Step {self.state.step + 1} stopped: the token loss is {tokens}, the diffusion loss {diffusion} and "
+                f"the gradient norm {norm}. The weights did not change. {last} Check the images of this step, or start "
+                "a new run from the checkpoint with a lower learning rate or clip, or with bf16: false."
             )
         scale = self.state.apply_gradients()
-        return {"step": self.state.step, "loss": tokens + diffusion, "tokens": tokens, "diffusion": diffusion,
-                "gradient_norm": norm, "lr_scale": scale}  # fmt: skip
+        return {
+            "step": self.state.step,
+            "loss": tokens + diffusion,
+            "tokens": tokens,
+            "diffusion": diffusion,
+            "gradient_norm": norm,
+            "lr_scale": scale,
+        }
 
     def _log(self, entry: dict, seconds: float, report: Report | None) -> None:
         self.folder.append_log(entry)
@@ -147,36 +174,50 @@ class Trainer:
     def _sample(self) -> None:
         path = self.folder.path / "samples" / f"step-{self.state.step:08d}.png"
         with self.state.ema_applied():
-            row = save_samples(path, self.network, self.pictures, self.config, self.state.step)
+            row = save_samples(path, self.network, self.images, self.config, self.state.step)
         self.writer.add_image("samples", row, self.state.step, dataformats="HWC")
 
     def _save(self) -> None:
-        """A complete checkpoint, written by the main process; all take part, each may hold a share of the tensors."""
-        config, accelerator = self.config, self.accelerator
-        main = accelerator.is_main_process
+        """Write a complete checkpoint. All processes must call it, for each may hold a share of the tensors."""
+        config, main = self.config, self.accelerator.is_main_process
         with self.state.ema_applied():
             named = self.network.named_parameters()
             trained = gather({n: p for n, p in named if n in self.state.parameters or ".base_layer." in n}, main)
-            # The tensors of one process are the model's own: they are written before the average is taken off again.
+            # In one process these are the model's own tensors: they are written while they are the average.
             if main:
                 staging = self.folder.staging_dir(self.state.step)
                 tensors = trained_tensors(trained, config.lora)
                 save_checkpoint(staging, self.checkpoint, tensors, int(config.shard_gb * 1e9))
                 if config.lora is not None and config.lora.save == "adapter":
                     save_adapter(staging / "adapter", trained, config.lora)
+        # float32 weights are in the state, too: the checkpoint's own may be rounded.
         state = self.state.state_dict(main)
         if main:
             torch.save(state, staging / "training" / "state.pt")
             self.folder.commit(staging, self.state.step, self.fingerprint, config.keep)
-        accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
+
+
+def _check_sharding(config: TrainingConfig, accelerator) -> None:
+    if config.sample_every:
+        raise Blip3oError(
+            f"sample_every is {config.sample_every}, but samples need the whole model on one device and FSDP divides "
+            "it. Set sample_every to 0, or use DDP."
+        )
+    if not getattr(accelerator, "is_fsdp2", False):
+        raise Blip3oError("FSDP version 1 is not supported. Set fsdp_version to 2 in accelerate's configuration.")
+    if config.muon is not None:
+        raise Blip3oError(
+            f"muon is {config.muon}, but muon needs whole matrices and FSDP divides them. Remove muon, or use DDP."
+        )
 
 
 def _accelerator(config: TrainingConfig):
     try:
         from accelerate import Accelerator
     except ImportError as error:
-        raise Blip3oError(f"Training needs more packages: {error}. Install this project's `train` extra.") from error
-    # bf16 is a matter of the model's forward: accelerate keeps its own choice for a whole process.
+        raise _missing(error) from error
+    # bf16 is a matter of the model's forward: accelerate would choose it for the whole process.
     return Accelerator(cpu=config.device == "cpu", mixed_precision="no", step_scheduler_with_optimizer=False)
 
 
@@ -184,5 +225,9 @@ def _tensorboard(folder: Path, step: int):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise Blip3oError(f"Training needs more packages: {error}. Install this project's `train` extra.") from error
+        raise _missing(error) from error
     return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def _missing(error: ImportError) -> Blip3oError:
+    return Blip3oError(f"Training needs more packages: {error}. Install this project with its `train` extra.")

@@ -142,8 +142,8 @@ def encoder(world, cache=None, side=64, fit="crop") -> ImageEncoder:
 
 def batches(world, cache=None, **changes) -> Batches:
     config = world.config(**changes)
-    pictures = encoder(world, cache)
-    return Batches(config, find_items(config.data), pictures.checkpoint.prompt_encoder, pictures)
+    images = encoder(world, cache)
+    return Batches(config, find_items(config.data), images.checkpoint.prompt_encoder, images)
 
 
 def assert_same_microbatches(one, other) -> None:
@@ -152,4 +152,4 @@ def assert_same_microbatches(one, other) -> None:
             one, other = getattr(mine.batch, name), getattr(theirs.batch, name)
             assert torch.equal(one, other) if one is not None else other is None, name
         for name in ("noise", "timesteps", "dropped"):
-            assert torch.equal(getattr(mine, name), getattr(theirs, name)), name
+            assert torch.equal(getattr(mine.noising, name), getattr(theirs.noising, name)), name

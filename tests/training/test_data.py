@@ -10,9 +10,9 @@ from PIL import Image
 
 from blip3o_core.errors import Blip3oError
 from blip3o_core.models import autoencoder
+from blip3o_core.training.data.collate import IGNORED
 from blip3o_core.training.data.items import ShuffledOrder, find_items
 from blip3o_core.training.data.latent_cache import ImageEncoder, training_image
-from blip3o_core.training.losses import IGNORED
 from tests.support.training_world import assert_same_microbatches, batches, encoder, make_data, make_shard
 
 
@@ -31,7 +31,7 @@ def test_what_is_cached_is_known_by_its_content(world, tmp_path):
     cache, data = tmp_path / "cache", shutil.copytree(world.data, tmp_path / "data")
 
     def count(pictures) -> int:
-        pictures.encode(find_items((str(data),))[0].picture)
+        pictures.encode(find_items((str(data),))[0].image)
         return len(list(cache.rglob("*.safetensors")))
 
     assert [count(encoder(world, cache)) for _ in range(2)] == [1, 1]
@@ -50,7 +50,7 @@ def test_what_is_cached_is_known_by_its_content(world, tmp_path):
 
 def test_a_damaged_entry_is_made_again(world, tmp_path):
     """Catches a run that stops, or trains on rubbish, because a disk was full when a picture was cached."""
-    item, cache = find_items((str(world.data),))[0].picture, tmp_path / "cache"
+    item, cache = find_items((str(world.data),))[0].image, tmp_path / "cache"
     codes, latents = encoder(world, cache).encode(item)
     [entry] = cache.rglob("*.safetensors")
     for content in (entry.read_bytes()[:50], b"", entry.read_bytes()[:-4]):
@@ -61,7 +61,7 @@ def test_a_damaged_entry_is_made_again(world, tmp_path):
 
 def test_codes_and_latents_are_those_of_the_two_encoders(world, checkpoint, tmp_path):
     """Catches swapped axes, a wrong value range, and latents that lack the scale the diffusion works on."""
-    codes, latents = encoder(world, tmp_path / "cache").encode(find_items((str(world.data),))[2].picture)
+    codes, latents = encoder(world, tmp_path / "cache").encode(find_items((str(world.data),))[2].image)
     with Image.open(world.data / "2.png") as picture:
         middle = picture.crop((8, 0, 72, 64))
         seen = torch.tensor(np.array(middle.resize((76, 76), Image.Resampling.BICUBIC)))
@@ -84,7 +84,7 @@ def test_pictures_are_upright_and_on_white():
 
 
 def contents(items) -> list:
-    return [(item.captions, item.picture.read()) for item in items]
+    return [(item.captions, item.image.read()) for item in items]
 
 
 def test_a_shard_holds_the_same_items_as_a_folder(world, tmp_path):
@@ -127,7 +127,7 @@ BROKEN = {
     "no picture named": ('{"caption": "a"}', "line 1"),
     "absent picture": ('{"image": "absent.png", "caption": "a"}', "absent.png"),
     "caption no text": ('{"image": "0.png", "caption": 3}', "caption is 3"),
-    "no lines": ("\n", "holds no pictures"),
+    "no lines": ("\n", "contains no images"),
 }
 
 
@@ -149,6 +149,6 @@ def test_broken_files_are_refused(world, tmp_path):
     (tmp_path / "items.jsonl").write_text(json.dumps({"image": "0.png", "caption": "a"}))
     [item] = find_items((str(tmp_path),))
     with pytest.raises(Blip3oError, match="0.png"):
-        encoder(world).encode(item.picture)
+        encoder(world).encode(item.image)
     with pytest.raises(Blip3oError, match="65x65"):
         encoder(world, side=65)

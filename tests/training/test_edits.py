@@ -10,14 +10,17 @@ from safetensors.torch import load_file
 
 from blip3o_core.__main__ import main
 from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.compat import AUTHORS_EDIT_TRAINING, TrainingQuirks
 from blip3o_core.diffusion.reference_mode import predict_side_by_side
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.training import trainer as loop
-from blip3o_core.training.data.items import ImageSource
+from blip3o_core.training.data.collate import IGNORED, collate
+from blip3o_core.training.data.encoded import EncodedItem
+from blip3o_core.training.data.image_source import ImageSource
 from blip3o_core.training.data.packed import pack
 from blip3o_core.training.edit_checkpoint import add_references
-from blip3o_core.training.losses import AUTHORS_EDIT, IGNORED, Objective, collate, joint_loss
+from blip3o_core.training.losses import Noising, joint_loss
 from blip3o_core.training.trainer import Trainer
 from blip3o_core.weights.names import REFERENCE_CONNECTOR
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint
@@ -34,6 +37,7 @@ from tests.support.training_world import (
     write_config,
 )
 
+NO_QUIRKS = TrainingQuirks()
 ROOM = Sizes(prompt_limit=400)
 CROSS, NOISE = ("use_und_image_vae",), ("use_und_image_vae_as_noise", "only_use_und_image_vae_as_noise")
 WAYS = {"tokens": (), "cross": CROSS, "noise": NOISE, "both": (*CROSS, NOISE[0])}
@@ -67,23 +71,22 @@ def rows():
     return prompts, codes, latents, noise[:4], torch.tensor([700.0, 20.0, 400.0, 1000.0])
 
 
-def batch_of(pipeline, rows, which, counts, objective=Objective()):
+def batch_of(pipeline, rows, which, counts, quirks=NO_QUIRKS):
     prompts, codes, latents, *_ = rows
-    theirs = {0: slice(4, 6), 2: slice(6, 8)}
-    spans = [slice(theirs[row].start, theirs[row].start + counts[row]) if counts[row] else slice(0, 0) for row in which]
-    return collate(
-        pipeline.encoder, [prompts[row] for row in which], codes[which], latents[which], objective,
-        references=[codes[span] for span in spans], reference_latents=[latents[span] for span in spans],
-    )  # fmt: skip
+    first = {0: 4, 2: 6}
+    items = []
+    for row in which:
+        span = slice(first.get(row, 0), first.get(row, 0) + counts[row])
+        references = (codes[span], latents[span]) if counts[row] else ()
+        items.append(EncodedItem(codes[row], latents[row], *references))
+    return collate(pipeline.encoder, [prompts[row] for row in which], items, quirks)
 
 
-def loss_of(pipeline, rows, which, counts, dropped=(), objective=Objective(), **changes):
-    batch = batch_of(pipeline, rows, which, counts, objective)
-    drop = torch.tensor([row in dropped for row in which])
-    return joint_loss(
-        pipeline.language, pipeline.transformer, changes.get("batch", batch), rows[3][which], rows[4][which], drop,
-        objective, mode=pipeline.checkpoint.reference_mode,
-    )  # fmt: skip
+def loss_of(pipeline, rows, which, counts, dropped=(), quirks=NO_QUIRKS, batch=None):
+    batch = batch or batch_of(pipeline, rows, which, counts, quirks)
+    noising = Noising(rows[3][which], rows[4][which], torch.tensor([row in dropped for row in which]))
+    mode = pipeline.checkpoint.reference_mode
+    return joint_loss(pipeline.language, pipeline.transformer, batch, noising, mode, quirks)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -136,7 +139,7 @@ def test_a_dropped_edit_sees_the_null_condition_of_inference(models, rows):
     expected = pipeline.language.reference_connector(rows[2][6].flatten(1).T)
     assert (context[2, 26:] - expected).abs().max() < 1e-5
     assert mask[0].all() and mask[2].all() and mask[1].tolist() == [True] * 26 + [False] * 16
-    loss_of(pipeline, rows, [0, 2], {0: 1, 2: 1}, dropped=(0,), objective=AUTHORS_EDIT)
+    loss_of(pipeline, rows, [0, 2], {0: 1, 2: 1}, dropped=(0,), quirks=AUTHORS_EDIT_TRAINING)
     hook.remove()
     assert (seen["encoder_hidden_states"][0] == 0).all() and seen["encoder_hidden_states"][1, :26].abs().min() > 0
 
@@ -144,7 +147,7 @@ def test_a_dropped_edit_sees_the_null_condition_of_inference(models, rows):
 def test_reference_tokens_are_no_labels(models, rows):
     """Catches a language model that learns to repeat the reference when all text is learnt."""
     pipeline = Pipeline.load(models["tokens"])
-    batch = batch_of(pipeline, rows, [0, 1, 2], {0: 1, 1: 0, 2: 2}, Objective(all_text=True))
+    batch = batch_of(pipeline, rows, [0, 1, 2], {0: 1, 1: 0, 2: 2}, TrainingQuirks(all_text=True))
     left = ((batch.labels == IGNORED) & batch.attention_mask).sum(1)
     assert left.tolist() == [25, 0, 50]
     for row, codes in ((0, rows[1][4]), (2, rows[1][6:8].flatten())):
@@ -178,9 +181,9 @@ def test_edits_are_the_same_in_folders_shards_and_packed_files(models, edit_file
     expected = [batches(world, batch=6).microbatches(step) for step in (0, 1)]
     assert expected[0][0].batch.reference_mask.sum(1).tolist().count(2) == 3
     shard = make_shard(world.data, tmp_path / "edits.tar")
-    pictures = encoder(world)
-    encoded = [item.encode(pictures) for item in batches(world).items]
-    squares = [pictures.encode(ImageSource(world.data / f"{k}.png", ""))[0] for k in (1, 2)]
+    images = encoder(world)
+    encoded = [item.encode(images) for item in batches(world).items]
+    squares = [images.encode(ImageSource(world.data / f"{k}.png", ""))[0] for k in (1, 2)]
     assert torch.equal(encoded[1].references, torch.stack(squares)) and not torch.equal(*squares)
     references = torch.full((6, 2, 25), -1)
     latents = torch.zeros(6, 2, 8, 8, 8)
@@ -196,9 +199,9 @@ def test_edits_are_the_same_in_folders_shards_and_packed_files(models, edit_file
             assert_same_microbatches(batches(world, batch=6, data=str(source)).microbatches(step), expected[step])
     with pytest.raises(Blip3oError, match="row 0 has references and no instruction"):
         pack(packed, codes, targets, [None] * 6, references, latents)
-    with pytest.raises(Blip3oError, match="do not belong together"):
+    with pytest.raises(Blip3oError, match="do not match"):
         pack(packed, codes, targets, texts, references)
-    with pytest.raises(Blip3oError, match="row 0: codes of -1"):
+    with pytest.raises(Blip3oError, match="row 0: a reference has codes of -1"):
         pack(packed, codes, targets, texts, references.flip(1), latents)
     # One reference for each row needs no dimension of its own.
     pack(packed, codes, targets, texts, references[:, 0], latents[:, 0])
@@ -285,7 +288,7 @@ def test_references_that_cannot_go_their_way_are_refused(edits, models, edit_fil
         ({"checkpoint": str(features)}, "use_tar_siglip_features"),
         ({"checkpoint": str(bare)}, "add-references"),
         ({"data": str(edit_files[1])}, "after1.png has 2 references"),
-        ({"data": plain, "train": {"reference_cross": 1.0}}, "no picture of the data has references"),
+        ({"data": plain, "train": {"reference_cross": 1.0}}, "no item of the data has references"),
         ({"checkpoint": str(models["noise"]), "train": {"reference_cross": 1.0}}, "does not use it"),
     ]
     for changes, shown in cases:
@@ -325,7 +328,7 @@ def test_a_text_to_image_checkpoint_learns_edits(models, edit_files, tmp_path, r
         assert loss_of(pipeline, rows, [1, 3], {1: 0, 3: 0}).total == plain.total
         world = World(out, edit_files[0], edit_files[2], tmp_path / mode)
         world.train(steps=1, train={"reference_cross": 1e-3} if cross else {"sana_ends": 1e-3})
-    with pytest.raises(Blip3oError, match="is there already"):
+    with pytest.raises(Blip3oError, match="already exists"):
         add_references(open_checkpoint(source), out, True, False)
-    with pytest.raises(Blip3oError, match="Neither"):
+    with pytest.raises(Blip3oError, match="Choose cross, noise or both"):
         add_references(open_checkpoint(source), tmp_path / "new", False, False)

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blip3o_core.errors import Blip3oError
+from blip3o_core.training.data.collate import IGNORED
 from blip3o_core.training.data.items import find_items
 from blip3o_core.training.data.packed import pack
-from blip3o_core.training.losses import IGNORED
 from tests.support.training_world import assert_same_microbatches, batches, encoder, make_data
 
 
@@ -103,12 +103,12 @@ DAMAGED = {
     "nothing packed": (lambda t: t.pop("codes"), "lacks codes"),
     "codes that are floats": (lambda t: t.update(codes=t["codes"].float()), "codes is 6 x 25 of torch.float32"),
     "latents without channels": (lambda t: t.update(latents=t["latents"][:, 0]), "4 dimensions"),
-    "fewer latents": (lambda t: t.update(latents=t["latents"][:5].clone()), "do not belong together"),
+    "fewer latents": (lambda t: t.update(latents=t["latents"][:5].clone()), "do not match"),
     "fewer captions": (lambda t: t.update(captions=text(["a"] * 5)), "5 captions for 6"),
     "captions that are no list": (lambda t: t.update(captions=text("a")), "str captions"),
-    "captions that are no JSON": (lambda t: t.update(captions=torch.tensor([123], dtype=torch.uint8)), "no JSON"),
+    "captions that are no JSON": (lambda t: t.update(captions=torch.tensor([123], dtype=torch.uint8)), "as JSON"),
     "a caption that is no text": (lambda t: t.update(captions=text(["a"] * 5 + [7])), "row 5: the caption is 7"),
-    "codes of another grid": (lambda t: t.update(codes=t["codes"][:, :9].clone()), "9 codes a picture.*5 x 5"),
+    "codes of another grid": (lambda t: t.update(codes=t["codes"][:, :9].clone()), "9 codes per image.*5 x 5"),
     "codes of another book": (lambda t: t["codes"].fill_(96), "codes are 96 to 96.*has 96"),
     "negative codes": (lambda t: t["codes"].fill_(-1), "codes are -1"),
     "latents of another size": (lambda t: t.update(latents=t["latents"][..., :4].clone()), "8 x 8 x 4.*8 x 8 x 8"),

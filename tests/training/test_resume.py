@@ -127,7 +127,7 @@ def test_a_run_is_not_continued_by_mistake(world, tmp_path):
         world.train(steps=2)
     for changes, shown in (
         ({"seed": 1}, "seed 0"),
-        ({"batch": 3}, "pictures per step 4"),
+        ({"batch": 3}, "images per step 4"),
         ({"clip": 2}, "clip 1.0"),
         ({"train": {"sana": 1e-3}}, "train"),
         ({"lora": {"rank": 2}}, "lora None"),

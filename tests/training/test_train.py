@@ -13,7 +13,6 @@ from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.training.data.items import ShuffledOrder
 from blip3o_core.training.joint_model import JointModel
-from blip3o_core.training.losses import Objective
 from blip3o_core.training.run_folder import load_state
 from blip3o_core.training.trainer import Trainer
 from tests.support.training_world import assert_same_run
@@ -49,9 +48,9 @@ def test_a_loss_that_is_no_number_stops_the_run(world, tmp_path):
     good = {"cache": str(tmp_path / "good"), "save_every": 1, "keep": 9, "steps": 5, "batch": 1}
     world.train("good", **good)
     trainer = Trainer(world.config("other", **good))
-    picture = trainer.batches.items[ShuffledOrder(6, 0).index(3)].picture
-    trainer.pictures.encode(picture)
-    key = trainer.pictures._keys[picture]
+    image = trainer.batches.items[ShuffledOrder(6, 0).index(3)].image
+    trainer.images.encode(image)
+    key = trainer.images._keys[image]
     entry = tmp_path / "good" / key[:2] / f"{key[2:]}.safetensors"
     kept = load_file(entry)
     save_file({**kept, "latents": kept["latents"] * float("nan")}, entry)
@@ -81,7 +80,7 @@ def test_weights_that_are_no_numbers_are_not_saved(world, tmp_path):
 def test_the_walk_over_the_layers_is_that_of_inference(pipeline):
     """Catches training on other hidden states than those inference has: masks, positions or the last norm."""
     language = pipeline.language
-    model = JointModel(language, pipeline.transformer, Objective())
+    model = JointModel(language, pipeline.transformer)
     generator = torch.Generator().manual_seed(0)
     embeds = torch.randn(2, 7, language.config.hidden_size, generator=generator)
     positions = torch.arange(7)[None].expand(2, 7)
@@ -112,13 +111,13 @@ def test_every_row_has_its_own_randomness(world):
         trainer = Trainer(world.config(seed=seed, condition_dropout=0.5, batch=6))
         for step in (0, 1):
             [one] = trainer.batches.microbatches(step)
-            seen += [(float(t), float(n.sum())) for t, n in zip(one.timesteps, one.noise, strict=True)]
-            assert one.dropped.any() and not one.dropped.all()
+            seen += [(float(t), float(n.sum())) for t, n in zip(one.noising.timesteps, one.noising.noise, strict=True)]
+            assert one.noising.dropped.any() and not one.noising.dropped.all()
     assert len(set(seen)) == 24
     assert len({t for t, _ in seen}) > 20
     for share, expected in ((0.0, False), (1.0, True)):
         [one] = Trainer(world.config(condition_dropout=share)).batches.microbatches(0)
-        assert (one.dropped == expected).all()
+        assert (one.noising.dropped == expected).all()
 
 
 def test_the_average_is_what_is_saved(world, tmp_path):

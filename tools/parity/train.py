@@ -9,9 +9,12 @@ import torch
 from PIL import Image
 
 from blip3o_core.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from blip3o_core.compat import AUTHORS_EDIT_TRAINING, AUTHORS_TRAINING
 from blip3o_core.images.preprocess import resize_to_tensor, training_image
 from blip3o_core.models import autoencoder
-from blip3o_core.training.losses import AUTHORS, AUTHORS_EDIT, add_noise, collate, joint_loss, timesteps_from
+from blip3o_core.training.data.collate import collate
+from blip3o_core.training.data.encoded import EncodedItem
+from blip3o_core.training.losses import Noising, add_noise, joint_loss, timesteps_from
 from blip3o_core.weights.names import SANA
 
 from .report import Report
@@ -21,7 +24,7 @@ def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path
     report = Report(case)
     checkpoint = open_checkpoint(folder / golden["checkpoint"])
     edit, mode = golden["kind"] == "train_edit", checkpoint.reference_mode
-    objective = AUTHORS_EDIT if edit else AUTHORS
+    quirks = AUTHORS_EDIT_TRAINING if edit else AUTHORS_TRAINING
     language = checkpoint.load_language(torch.float32).requires_grad_(True)
     sana = checkpoint.load_transformer(torch.float32)
     # The authors train the language model, its connectors, and of SANA what carries "caption" in its name; beside the
@@ -36,12 +39,12 @@ def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path
     latents = recorded["vae_latent_raw_call0"] * vae.config.scaling_factor
     prompts = [sample["txt"] for sample in golden["samples"]]
     codes = _codes(checkpoint, recorded, golden)
-    references = {}
+    items = [EncodedItem(*row) for row in zip(codes, latents, strict=True)]
     if edit:
         theirs = recorded.get("vae_latent_raw_call1", recorded["vae_latent_raw_call0"]) * vae.config.scaling_factor
-        references = {"references": _reference_codes(checkpoint, folder, len(prompts)),
-                      "reference_latents": list(theirs[:, None])}  # fmt: skip
-    batch = collate(checkpoint.prompt_encoder, prompts, codes, latents, objective, parse_special=True, **references)
+        references = zip(_reference_codes(checkpoint, folder, len(prompts)), theirs[:, None], strict=True)
+        items = [EncodedItem(item.codes, item.latents, *row) for item, row in zip(items, references, strict=True)]
+    batch = collate(checkpoint.prompt_encoder, prompts, items, quirks)
     report.exact("labels, image codes", batch.labels, recorded["final_labels"])
     report.exact("attention mask", batch.attention_mask.long(), recorded["final_attention_mask"].long())
     if "inputs_embeds" in recorded:
@@ -53,8 +56,8 @@ def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path
     hooks = [_watch(language.connector, "connector", seen), _watch(sana, "sana", seen)]
     if mode.cross:
         hooks.append(_watch(language.reference_connector, "reference", seen))
-    dropped = recorded["bernoulli_mask"].bool()
-    losses = joint_loss(language, sana, batch, recorded["noise"], recorded["timesteps"], dropped, objective, mode=mode)
+    noising = Noising(recorded["noise"], recorded["timesteps"], recorded["bernoulli_mask"].bool())
+    losses = joint_loss(language, sana, batch, noising, mode, quirks)
     for hook in hooks:
         hook.remove()
     losses.total.backward()

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...decoding.prefill import causal_mask
-from ...training.losses import collate
+from ...training.data.collate import collate
+from ...training.data.encoded import EncodedItem
+from ...training.losses import hidden_states, image_states
 from ...weights.names import CONNECTOR
 from ..scenes.captions import caption
 from ..scenes.world import World
@@ -40,14 +41,10 @@ def train(
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index) for scene, index in zip(scenes, indices, strict=True)]
         codes = batch_codes(scenes)
-        batch = collate(encoder, captions, codes, torch.empty(settings.batch, 0))
+        batch = collate(encoder, captions, [EncodedItem(row) for row in codes])
         with torch.no_grad():
-            embeds = model.embed(batch.ids, torch.float32)
-            positions = torch.arange(batch.ids.shape[1])[None].expand_as(batch.ids)
-            hidden = model(embeds, positions, causal_mask(batch.attention_mask))
-            of_codes = batch.scale_positions[:, None] + 1 + torch.arange(batch.num_tokens)
-            states = hidden.gather(1, of_codes[..., None].expand(-1, -1, hidden.shape[-1]))
-        # The scale token has no code, so it has no condition to learn.
+            # Without the scale token: it has no code, so it has no condition to learn.
+            states = image_states(hidden_states(model, batch, model), batch)[:, 1:]
         return F.mse_loss(connector(states).float(), oracle_conditions(codes)[:, 1:]), {}
 
     fit(connector, loss, settings, folder, (), report)

@@ -15,11 +15,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...decoding.engine import decode
-from ...decoding.prefill import Prompts, causal_mask
+from ...decoding.prefill import Prompts
 from ...decoding.sampling import Sampling
+from ...training.data.collate import collate
 from ...training.data.packed import open_pack
 from ...training.joint_model import JointModel
-from ...training.losses import Objective, collate, token_loss
+from ...training.losses import hidden_states, token_loss
 from ..judge.judge import judge_edit
 from ..scenes.edits import EDIT_KINDS, instruction, make_edit
 from ..scenes.world import World
@@ -57,7 +58,7 @@ def train(checkpoint: Checkpoint, packs: list[Path], folder: Path, settings: Fit
     model = checkpoint.load_language(torch.float32)
     model.requires_grad_(True)
     model.connector.requires_grad_(False)
-    joint_model = JointModel(model, torch.nn.Identity(), Objective())
+    joint_model = JointModel(model, torch.nn.Identity())
     edits, *others = ([*open_pack(path).items()] for path in packs)
     images = [item for items in others for item in items]
 
@@ -66,18 +67,8 @@ def train(checkpoint: Checkpoint, packs: list[Path], folder: Path, settings: Fit
         chosen += [images[k] for k in random_integers(generator, len(images), IMAGE_ROWS)]
         captions = random_integers(generator, 2**40, len(chosen))
         texts = [item.captions[k % len(item.captions)] for item, k in zip(chosen, captions, strict=True)]
-        rows = [item.encode(None) for item in chosen]
-        batch = collate(
-            checkpoint.prompt_encoder,
-            texts,
-            torch.stack([row.codes for row in rows]),
-            torch.empty(len(rows), 0),
-            references=[row.references for row in rows],
-            reference_latents=[row.reference_latents for row in rows],
-        )
-        embeds = model.embed(batch.ids, torch.float32)
-        positions = torch.arange(batch.ids.shape[1])[None].expand_as(batch.ids)
-        hidden = joint_model.run_language(embeds, positions, causal_mask(batch.attention_mask))
+        batch = collate(checkpoint.prompt_encoder, texts, [item.encode() for item in chosen])
+        hidden = hidden_states(model, batch, joint_model.run_language)
         edit_loss = token_loss(model, hidden[:EDIT_ROWS], batch.labels[:EDIT_ROWS])
         image_loss = token_loss(model, hidden[EDIT_ROWS:], batch.labels[EDIT_ROWS:])
         share = EDIT_ROWS / (EDIT_ROWS + IMAGE_ROWS)

@@ -8,10 +8,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...decoding.engine import decode
-from ...decoding.prefill import Prompts, causal_mask
+from ...decoding.prefill import Prompts
 from ...decoding.sampling import Sampling
+from ...training.data.collate import collate
+from ...training.data.encoded import EncodedItem
 from ...training.joint_model import JointModel
-from ...training.losses import Objective, collate, token_loss
+from ...training.losses import hidden_states, token_loss
 from ...weights.names import CONNECTOR
 from ..scenes.captions import caption
 from ..scenes.world import Scene, World
@@ -50,17 +52,15 @@ def train(
     model = checkpoint.load_language(torch.float32)
     model.requires_grad_(True)
     model.connector.requires_grad_(False)
-    joint_model = JointModel(model, torch.nn.Identity(), Objective())
+    joint_model = JointModel(model, torch.nn.Identity())
     encoder = checkpoint.prompt_encoder
 
     def loss(step: int, generator: torch.Generator):
         indices = random_integers(generator, 2**40, settings.batch)
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index, plain=index % 10 < 7) for scene, index in zip(scenes, indices, strict=True)]
-        batch = collate(encoder, captions, batch_codes(scenes), torch.empty(settings.batch, 0))
-        embeds = model.embed(batch.ids, torch.float32)
-        positions = torch.arange(batch.ids.shape[1])[None].expand_as(batch.ids)
-        hidden = joint_model.run_language(embeds, positions, causal_mask(batch.attention_mask))
+        batch = collate(encoder, captions, [EncodedItem(codes) for codes in batch_codes(scenes)])
+        hidden = hidden_states(model, batch, joint_model.run_language)
         return token_loss(model, hidden, batch.labels), {}
 
     # With a mask, the CPU's fused attention has a backward pass four times as slow as plain matrix products.

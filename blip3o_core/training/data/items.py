@@ -1,9 +1,9 @@
-"""Pictures with captions on disk: folders with `items.jsonl`, webdataset-style .tar shards, packed files; by position.
+"""Training items by position: folders with `items.jsonl`, webdataset-style .tar shards, packed files.
 
-- An item without a caption is a reconstruction: the picture is learnt from its own image tokens, which are no labels.
-- An item with references is an edit: they and an instruction give the picture.
-- Several captions or instructions of an item say the same; each time it is shown, one of them is drawn.
-- A shard's index is read once and its members are read in place, so a shard serves any order.
+- An item without a caption is a reconstruction: the image is learnt from its own image tokens, which are not labels.
+- An item with references is an edit: the target image follows from them and an instruction.
+- Several captions or instructions of one item mean the same. One of them is chosen each time the item is used.
+- A shard's index is read once and its members are read in place, so a shard can be read in any order.
 """
 
 import json
@@ -14,51 +14,31 @@ from pathlib import Path
 import torch
 
 from ...errors import Blip3oError
-from .packed import Captions, EncodedItem, PackedItem, open_pack, read_captions
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """The bytes of one picture: a file, or a part of a shard."""
-
-    file: Path
-    name: str  # for messages
-    offset: int | None = None  # inside a shard, in bytes
-    size: int = 0
-
-    def read(self) -> bytes:
-        try:
-            if self.offset is None:
-                return self.file.read_bytes()
-            with open(self.file, "rb") as shard:
-                shard.seek(self.offset)
-                return shard.read(self.size)
-        except OSError as error:
-            raise Blip3oError(f"{self.name} cannot be read: {error}. Restore it or take it out of the data.") from error
+from .encoded import EncodedItem
+from .image_source import IMAGE_SUFFIXES, ImageSource
+from .packed import Captions, PackedItem, open_pack, read_captions
 
 
 @dataclass(frozen=True)
 class Item:
-    captions: Captions  # none: a reconstruction
-    picture: ImageSource
+    captions: Captions  # empty for a reconstruction
+    image: ImageSource
     references: tuple[ImageSource, ...] = ()
 
     @property
     def name(self) -> str:
-        return self.picture.name
+        return self.image.name
 
     @property
     def num_references(self) -> int:
-        """References."""
         return len(self.references)
 
-    def encode(self, pictures) -> EncodedItem:
-        """Through `pictures`, a ImageEncoder."""
-        codes, latents = zip(*map(pictures.encode, (self.picture, *self.references)), strict=True)
-        codes, latents = torch.stack(codes), torch.stack(latents)
-        return EncodedItem(codes[0], latents[0], codes[1:], latents[1:])
+    def encode(self, images) -> EncodedItem:
+        """Codes and latents from `images`, an ImageEncoder."""
+        codes, latents = zip(*map(images.encode, (self.image, *self.references)), strict=True)
+        if not self.references:
+            return EncodedItem(codes[0], latents[0])
+        return EncodedItem(codes[0], latents[0], torch.stack(codes[1:]), torch.stack(latents[1:]))
 
 
 def find_items(sources: tuple[str, ...]) -> list[Item | PackedItem]:
@@ -75,10 +55,13 @@ def find_items(sources: tuple[str, ...]) -> list[Item | PackedItem]:
             found = [item for shard in sorted(source.glob("*.tar")) for item in _shard(shard)]
         else:
             raise Blip3oError(
-                f"data names {source}, which is no folder, .tar shard or packed .safetensors file. Check the path."
+                f"data names {source}, which is not a folder, a .tar shard or a packed .safetensors file. Check the "
+                "path."
             )
         if not found:
-            raise Blip3oError(f"{source} holds no pictures: give a folder with items.jsonl or .tar shards, or a shard.")
+            raise Blip3oError(
+                f"{source} contains no images. Give a folder with items.jsonl or .tar shards, or a shard with images."
+            )
         items += found
     return items
 
@@ -93,33 +76,37 @@ def _folder(folder: Path) -> list[Item]:
             entry = json.loads(line)
             image, images = entry["image"], entry.get("images") or []
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise Blip3oError(f'{where} is {line[:80]!r}; write {{"image": path, "caption": text}}.') from None
-        pictures = []
+            raise Blip3oError(
+                f'Cannot read {where}: {line[:80]!r}. Write {{"image": path, "caption": text}}.'
+            ) from None
+        found = []
         for name in [image, *(images if isinstance(images, list) else [images])]:
             file = folder / str(name)
             if not file.is_file():
-                raise Blip3oError(f"{where} names {name!r}, and {file} does not exist. Paths start there.")
-            pictures.append(ImageSource(file, str(file)))
-        items.append(_item(entry, pictures, where))
+                raise Blip3oError(
+                    f"{where} names {name!r}, but {file} does not exist. Write paths relative to {folder}."
+                )
+            found.append(ImageSource(file, str(file)))
+        items.append(_item(entry, found, where))
     return items
 
 
-def _item(entry: dict, pictures: list[ImageSource], where: str) -> Item:
-    """A target and its references, with what `entry` says of them."""
-    edit = len(pictures) > 1
+def _item(entry: dict, images: list[ImageSource], where: str) -> Item:
+    """A target image and its references, with the captions or instructions of `entry`."""
+    edit = len(images) > 1
     instructions, captions = (read_captions(entry.get(name), where) for name in ("instruction", "caption"))
     if bool(instructions) != edit or (edit and captions):
         raise Blip3oError(
-            f"{where} has {len(pictures) - 1} references and {', '.join(entry) or 'no text'}: an edit has references "
-            "and an instruction and no caption, any other picture has neither."
+            f"{where} has {len(images) - 1} references and {', '.join(entry) or 'no text'}. An edit needs references "
+            "and 'instruction' and no 'caption'. A plain image must not have 'instruction' or references."
         )
-    return Item(instructions or captions, pictures[0], tuple(pictures[1:]))
+    return Item(instructions or captions, images[0], tuple(images[1:]))
 
 
 def _shard(file: Path) -> list[Item]:
-    """Members that share a name up to the first dot belong together.
+    """Members that share a name up to the first dot are one item.
 
-    A picture, .txt or .json (`caption`, `instruction`), and in edits .reference.png or .reference1.png, ...
+    It has an image, .txt or .json (`caption`, `instruction`), and in edits .reference.png or .reference1.png, ...
     """
     groups: dict[str, dict[str, tarfile.TarInfo]] = {}
     items = []
@@ -134,31 +121,35 @@ def _shard(file: Path) -> list[Item]:
                 target = next((members[kind] for kind in IMAGE_SUFFIXES if kind in members), None)
                 if target is None:
                     continue
-                sources = sorted(
+                references = sorted(
                     kind for kind in members if kind.startswith(".reference") and kind.endswith(IMAGE_SUFFIXES)
                 )
-                found = [target, *(members[kind] for kind in sources)]
-                pictures = [ImageSource(file, f"{file}:{one.name}", one.offset_data, one.size) for one in found]
+                found = [target, *(members[kind] for kind in references)]
+                images = [ImageSource(file, f"{file}:{one.name}", one.offset_data, one.size) for one in found]
                 entry = {}
                 if ".txt" in members:
                     text = shard.extractfile(members[".txt"]).read().decode("utf-8")
-                    entry = {"instruction" if sources else "caption": text}
+                    entry = {"instruction" if references else "caption": text}
                 elif ".json" in members:
                     entry = dict(json.loads(shard.extractfile(members[".json"]).read()))
-                items.append(_item(entry, pictures, pictures[0].name))
+                items.append(_item(entry, images, images[0].name))
     except (tarfile.TarError, OSError, ValueError, TypeError) as error:
-        raise Blip3oError(f"{file} cannot be read as an uncompressed .tar shard: {error}. Make it again.") from error
+        if isinstance(error, Blip3oError):
+            raise
+        raise Blip3oError(
+            f"Cannot read {file} as an uncompressed .tar shard: {error}. Make the shard again."
+        ) from error
     return items
 
 
 class ShuffledOrder:
-    """Which item each row of each step shows: every epoch its own permutation, a function of the position alone."""
+    """Which item each row of each step uses. Every epoch has its own permutation, a function of the position alone."""
 
     def __init__(self, count: int, seed: int):
         self.count, self.seed, self._epoch, self._permutation = count, seed, None, []
 
     def index(self, position: int) -> int:
-        """Item of the row that is `position`-th since the beginning of the run."""
+        """The item of a row; `position` counts rows from the beginning of the run."""
         epoch, place = divmod(position, self.count)
         if epoch != self._epoch:
             generator = torch.Generator("cpu").manual_seed(self.seed * 1_000_003 + epoch)

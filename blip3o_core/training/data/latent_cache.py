@@ -1,7 +1,7 @@
-"""Pictures -> what training needs of them: image codes and scaled latents, kept on disk by content.
+"""Images -> image codes and scaled latents, cached on disk by content.
 
-- Pictures are encoded one by one: what is cached must not depend on which pictures came together.
-- The key is a hash of the file's bytes, of both encoders' weights and of the framing; a damaged entry is made again.
+- Images are encoded one by one: an entry must not depend on which images are encoded together.
+- The key is a hash of the file's bytes, of both encoders' weights and of size and fit. A damaged entry is made again.
 """
 
 import hashlib
@@ -19,16 +19,19 @@ from ...files import atomic_write
 from ...images.preprocess import resize_to_tensor, training_image
 from ...models import autoencoder
 from ...weights.tensors import open_file
-from .items import ImageSource
+from .image_source import ImageSource
 
 
 class ImageEncoder:
-    """Pictures -> codes (T,) int64 and scaled latents (C, h, w) float32, on the CPU. Encoders load when needed."""
+    """Images -> codes (T,) int64 and scaled latents (C, h, w) float32, on the CPU. The encoders load when needed."""
 
     def __init__(self, checkpoint: Checkpoint, folder: Path, side: int, fit: str, device: torch.device):
         autoencoder.check_size(side, side, checkpoint.latent_multiple)
         if checkpoint.tower is None:
-            raise Blip3oError(f"{checkpoint.folder} holds no image tokenizer, which training needs to encode pictures.")
+            raise Blip3oError(
+                f"{checkpoint.folder} has no image tokenizer, which training needs to encode images. Use a checkpoint "
+                "with an image tokenizer."
+            )
         self.checkpoint, self.folder, self.side, self.fit, self.device = checkpoint, folder, side, fit, device
         tables = [checkpoint.tables[part] for part in (TOKENIZER, AUTOENCODER)]
         settings = (side, fit, checkpoint.tower, sorted(checkpoint.autoencoder_config.items()))
@@ -38,12 +41,12 @@ class ImageEncoder:
         cells = side // autoencoder.compression(checkpoint.autoencoder_config)
         self.shape = (checkpoint.autoencoder_config["latent_channels"], cells, cells)
 
-    def encode(self, picture: ImageSource) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(self, image: ImageSource) -> tuple[torch.Tensor, torch.Tensor]:
         data = None
-        if picture not in self._keys:
-            data = picture.read()
-            self._keys[picture] = hashlib.sha256(self.identity.encode() + data).hexdigest()
-        key = self._keys[picture]
+        if image not in self._keys:
+            data = image.read()
+            self._keys[image] = hashlib.sha256(self.identity.encode() + data).hexdigest()
+        key = self._keys[image]
         path = self.folder / key[:2] / f"{key[2:]}.safetensors"
         if path.is_file():
             try:
@@ -51,7 +54,7 @@ class ImageEncoder:
                 return entry["codes"].long(), entry["latents"]
             except (SafetensorError, KeyError):
                 path.unlink(missing_ok=True)
-        codes, latents = self._encode(picture.name, picture.read() if data is None else data)
+        codes, latents = self._encode(image.name, image.read() if data is None else data)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as scratch:
             save_file({"codes": codes.int(), "latents": latents}, scratch)
@@ -63,29 +66,29 @@ class ImageEncoder:
 
         try:
             with Image.open(io.BytesIO(data)) as opened:
-                picture = training_image(opened, self.fit)
+                image = training_image(opened, self.fit)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise Blip3oError(f"{name} is no picture that can be read: {error}. Take it out of the data.") from error
+            raise Blip3oError(f"Cannot read {name} as an image: {error}. Remove it from the data.") from error
         if self._networks is None:
             tokenizer, vae = self.checkpoint.load_image_tokenizer(), self.checkpoint.load_autoencoder()
             self._networks = tokenizer.to(self.device), vae.to(self.device)
         tokenizer, vae = self._networks
-        seen = resize_to_tensor(picture, self.checkpoint.tower.side or self.side, "BICUBIC").movedim(-1, 1) * 2 - 1
+        seen = resize_to_tensor(image, self.checkpoint.tower.side or self.side, "BICUBIC").movedim(-1, 1) * 2 - 1
         weight = tokenizer.encode_task_layer[0].weight
         codes = tokenizer.codes(tokenizer.features(seen.to(weight.device, weight.dtype)))[0]
-        latents = autoencoder.encode(vae, resize_to_tensor(picture, self.side, "BILINEAR").to(self.device))[0]
+        latents = autoencoder.encode(vae, resize_to_tensor(image, self.side, "BILINEAR").to(self.device))[0]
         return codes.cpu(), (latents.float() * vae.config.scaling_factor).cpu().contiguous()
 
     @cached_property
     def autoencoder(self):
-        """The network that turns latents into pictures, on the device."""
+        """The network that turns latents into images, on the device."""
         if self._networks is None:
             return self.checkpoint.load_autoencoder().to(self.device)
         return self._networks[1]
 
 
 def _digest(table) -> str:
-    """Of every byte of a part's tensors: a tokenizer trained a little further gives other codes."""
+    """A hash of every byte of a part's tensors: an image tokenizer that was trained further gives other codes."""
     digest = hashlib.sha256()
     handles = {}
     for name, entry in sorted(table.items()):

@@ -1,16 +1,15 @@
-"""Pictures that were encoded before, one file for all of them: rows cost microseconds instead of a file each.
+"""Images that were encoded before, in one file: a row costs microseconds, and not a file of its own.
 
     codes (N, T) integer    latents (N, C, h, w) float, scaled    captions (bytes,) uint8, a JSON list of N entries
 
-- An entry is a caption, a list of captions that say the same, or null for a reconstruction.
-- Edits have `references` (N, R, T), rows of -1 behind the last one, and `reference_latents` (N, R, C, h, w); their
-  captions are instructions.
+- An entry of captions is a text, a list of texts that mean the same, or null for a reconstruction.
+- Edits have `references` (N, R, T), with rows of -1 after an edit's last one, and `reference_latents` (N, R, C, h, w).
+  Their captions are instructions.
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -19,25 +18,17 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import Blip3oError
 from ...files import atomic_write
 from ...weights.tensors import open_file
+from .encoded import EncodedItem
 
 Captions = tuple[str, ...]
 
 
-class EncodedItem(NamedTuple):
-    """One picture as the model sees it, and the R pictures it was made from."""
-
-    codes: torch.Tensor  # (T,) int64
-    latents: torch.Tensor  # (C, h, w) float32, scaled
-    references: torch.Tensor  # (R, T) int64
-    reference_latents: torch.Tensor  # (R, C, h, w) float32, scaled
-
-
 def read_captions(entry, where: str) -> Captions:
-    """A caption, a list of them or None, as read from a file; nothing is left of captions that are empty."""
+    """A caption, a list of captions or None, as read from a file. Empty captions are left out."""
     captions = [] if entry is None else entry if isinstance(entry, list) else [entry]
     wrong = next((caption for caption in captions if not isinstance(caption, str)), None)
     if wrong is not None:
-        raise Blip3oError(f"{where}: the caption is {wrong!r}; it must be text, or absent for a reconstruction.")
+        raise Blip3oError(f"{where}: the caption is {wrong!r}. It must be text, or absent for a reconstruction.")
     return tuple(caption.strip() for caption in captions if caption.strip())
 
 
@@ -49,9 +40,9 @@ def pack(
     references: torch.Tensor | None = None,
     reference_latents: torch.Tensor | None = None,
 ) -> None:
-    """Write a file that `data` may name; it appears whole or not at all, dtypes are kept.
+    """Write a file that `data` may name. It appears whole or not at all, and keeps the tensors' dtypes.
 
-    References may lack the dimension R when every row has one.
+    References need no dimension R when every row has one.
     """
     path = Path(path)
     text = bytearray(json.dumps(captions, ensure_ascii=False).encode())
@@ -67,13 +58,13 @@ def pack(
 
 
 def open_pack(path: Path) -> "Pack":
-    """The file, memory-mapped. Raises Blip3oError for what no checkpoint could take."""
+    """The file, memory-mapped. Raises Blip3oError for content that no checkpoint could take."""
     handle = open_file(path)
     return Pack(path, {name: handle.get_tensor(name) for name in handle.keys() if name in _DIMENSIONS})
 
 
 class Pack:
-    """The rows of one file. Its tensors belong together; `check` compares them with a checkpoint."""
+    """The rows of one file. Its tensors fit each other; `check` compares them with a checkpoint."""
 
     def __init__(self, path: Path, tensors: dict[str, torch.Tensor]):
         self.path = path
@@ -84,37 +75,41 @@ class Pack:
         self.counts = [0] * len(self.codes) if self.references is None else self._counts()
         for row, count in enumerate(self.counts):
             if count and not self.captions[row]:
-                raise Blip3oError(f"{path}, row {row} has references and no instruction. Give it one as its caption.")
+                raise Blip3oError(
+                    f"{path}, row {row} has references and no instruction. Give it an instruction as caption."
+                )
 
     def items(self) -> list["PackedItem"]:
         return [PackedItem(self, row) for row in range(len(self.codes))]
 
     def check(self, checkpoint: Checkpoint, shape: tuple[int, int, int]) -> None:
         """Raise Blip3oError unless these are codes of this checkpoint, and latents of `shape`."""
-        again = "Pack the pictures again with this checkpoint's encoders"
+        again = "Pack the images again with the encoders of this checkpoint"
         rows, columns = checkpoint.grid
         if self.codes.shape[1] != rows * columns:
             raise Blip3oError(
-                f"{self.path} has {self.codes.shape[1]} codes a picture, {checkpoint.folder} has {rows} x {columns}. "
-                f"{again}."
+                f"{self.path} has {self.codes.shape[1]} codes per image, but {checkpoint.folder} needs {rows} x "
+                f"{columns}. {again}."
             )
         if tuple(self.latents.shape[1:]) != shape:
             raise Blip3oError(
-                f"{self.path} has latents of {_by(self.latents.shape[1:])}, this run's are {_by(shape)} (channels, "
-                f"rows, columns). {again}, or set image_size to theirs."
+                f"{self.path} has latents of {_by(self.latents.shape[1:])} (channels, rows, columns), but this run "
+                f"needs {_by(shape)}. {again}, or set image_size to the size of the file's images."
             )
         count = checkpoint.vocabulary.num_codes
         for name, codes, lowest in (("codes", self.codes, 0), ("references", self.references, -1)):
             low, high = (0, 0) if codes is None or not codes.numel() else map(int, torch.aminmax(codes))
             if low < lowest or high >= count:
-                raise Blip3oError(f"{self.path}: {name} are {low} to {high}, {checkpoint.folder} has {count}. {again}.")
+                raise Blip3oError(
+                    f"{self.path}: {name} are {low} to {high}, but {checkpoint.folder} has {count} codes. {again}."
+                )
 
     def _check_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         missing = [name for name in ("codes", "latents", "captions") if name not in tensors]
         if missing:
             raise Blip3oError(
-                f"{self.path} lacks {', '.join(missing)}: it is no file of packed pictures. Write one with "
-                "blip3o_core.training.data.packed.pack, or give a folder of pictures."
+                f"{self.path} lacks {', '.join(missing)}, so it is not a file of packed images. Write one with "
+                "blip3o_core.training.data.packed.pack, or give a folder of images."
             )
         for name, tensor in tensors.items():
             if tensor.ndim != _DIMENSIONS[name] or tensor.is_floating_point() != ("latents" in name):
@@ -124,14 +119,14 @@ class Pack:
                     f"{_DIMENSIONS[name]} dimensions. Pack it again."
                 )
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name != "captions"}
-        (rows, width), (_, *picture) = shapes["codes"], shapes["latents"]
+        (rows, width), (_, *latent) = shapes["codes"], shapes["latents"]
         count = shapes.get("references", (0, 0))[1]
-        wanted = {"codes": (rows, width), "latents": (rows, *picture)}
+        wanted = {"codes": (rows, width), "latents": (rows, *latent)}
         if len(shapes) > 2:
-            wanted |= {"references": (rows, count, width), "reference_latents": (rows, count, *picture)}
+            wanted |= {"references": (rows, count, width), "reference_latents": (rows, count, *latent)}
         if shapes != wanted:
             raise Blip3oError(
-                f"{self.path} holds {shapes}, which do not belong together: {wanted} would. Pack it again."
+                f"Tensor shapes in {self.path} do not match: found {shapes}, expected {wanted}. Pack it again."
             )
 
     def _counts(self) -> list[int]:
@@ -142,8 +137,8 @@ class Pack:
         broken = (there != wanted[..., None]).flatten(1).any(1).nonzero().flatten()
         if len(broken):
             raise Blip3oError(
-                f"{self.path}, row {int(broken[0])}: codes of -1 among those of its references. Only whole references "
-                "behind the last one may be -1; pack it again."
+                f"{self.path}, row {int(broken[0])}: a reference has codes of -1. Only the rows after an edit's last "
+                "reference may be -1, and then completely. Pack it again."
             )
         return counts.tolist()
 
@@ -152,16 +147,18 @@ class Pack:
         try:
             entries = json.loads(text.numpy().tobytes().decode("utf-8"))
         except ValueError as error:
-            raise Blip3oError(f"{self.path}: captions are no JSON in UTF-8: {error}. Pack it again.") from error
+            raise Blip3oError(f"Cannot read the captions in {self.path} as JSON: {error}. Pack it again.") from error
         if not isinstance(entries, list) or len(entries) != rows:
             count = len(entries) if isinstance(entries, list) else type(entries).__name__
-            raise Blip3oError(f"{self.path}: {count} captions for {rows} pictures. Give a list with an entry for each.")
+            raise Blip3oError(
+                f"{self.path} has {count} captions for {rows} images. Give a list with one entry per image."
+            )
         return [read_captions(entry, f"{self.path}, row {row}") for row, entry in enumerate(entries)]
 
 
 @dataclass(frozen=True)
 class PackedItem:
-    """One row of a file; takes the part of an `Item`."""
+    """One row of a file, in the place of an `Item`."""
 
     pack: Pack
     row: int
@@ -176,14 +173,14 @@ class PackedItem:
 
     @property
     def num_references(self) -> int:
-        """References."""
         return self.pack.counts[self.row]
 
-    def encode(self, pictures) -> EncodedItem:
+    def encode(self, images=None) -> EncodedItem:
+        """The row's codes and latents. They are encoded already: `images`, an ImageEncoder, is not used."""
         pack, row, count = self.pack, self.row, self.num_references
         codes, latents = pack.codes[row].long(), pack.latents[row].float()
         if not count:
-            return EncodedItem(codes, latents, codes[None, :][:0], latents[None][:0])
+            return EncodedItem(codes, latents)
         return EncodedItem(
             codes, latents, pack.references[row, :count].long(), pack.reference_latents[row, :count].float()
         )
