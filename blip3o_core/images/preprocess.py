@@ -46,10 +46,14 @@ def to_images(batch: torch.Tensor, name: str = "image") -> list:
     from PIL import Image
 
     shape = list(batch.shape)
-    if batch.ndim != 4 or shape[3] not in (1, 3, 4) or 0 in shape or not batch.is_floating_point():
+    if batch.ndim != 4 or shape[3] not in (1, 3, 4) or not batch.is_floating_point():
         raise Blip3oError(
             f"{name} is a {batch.dtype} tensor of shape {shape}. An image is a float tensor (batch, height, width, "
-            "channels) with 1, 3 or 4 channels, and no size may be 0. Connect an IMAGE."
+            "channels) with 1, 3 or 4 channels. Connect an image."
+        )
+    if 0 in shape:
+        raise Blip3oError(
+            f"{name} is empty: its shape is {shape}. The node that produced it gave no image. Connect another one."
         )
     _check_sides(shape[2], shape[1], name)
     images = []
