@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.models import diffusion_transformer
 from blip3o_core.models.autoencoder import build as build_autoencoder
 from blip3o_core.models.language import ConnectorWidths, LanguageModel

@@ -6,8 +6,8 @@ from unittest.mock import patch
 
 import torch
 
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding.engine import ENGINES, decode
 from blip3o_core.decoding.interface import Compute, Decoded
 from blip3o_core.decoding.prefill import Prompts, prefill

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint.checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint
 from .decoding.engine import decode
 from .decoding.interface import Compute
 from .decoding.prefill import Prompts, encode_tokens
@@ -195,7 +195,7 @@ class Pipeline:
     def tokens_of(self, images: torch.Tensor, prompts: list[str]) -> ImageTokens:
         """Pictures (B, H, W, 3) in [0, 1] -> their image tokens, as if the prompts had been drawn so."""
         tokenizer = self.image_tokenizer
-        views = [tokenizer_input(picture, "stretch", tokenizer.side) for picture in to_images(images)]
+        views = [tokenizer_input(picture, "stretch", tokenizer.image_size) for picture in to_images(images)]
         codes, _ = encode_images(tokenizer, torch.cat(views))
         return ImageTokens(
             codes=codes, grid=self.language.grid, prompts=prompts, prompt_ids=list(map(self.encoder.encode, prompts)),

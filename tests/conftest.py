@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.pipeline import Pipeline
 from tests.support.paths import TOP
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint

@@ -25,7 +25,7 @@ pytestmark = [
 BYTES = {"F32": 4, "BF16": 2}
 MEASURE = """
 import resource, sys, torch, transformers, diffusers
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.checkpoint import open_checkpoint
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()

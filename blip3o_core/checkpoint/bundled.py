@@ -1,4 +1,4 @@
-"""The tiny trained model that comes with the library, and the choice of it where no other is named."""
+"""The tiny trained model that comes with the library, and its names."""
 
 from pathlib import Path
 
@@ -18,12 +18,12 @@ def resolve_checkpoint(name: str | Path | None) -> Path:
         return Path(name)
     if not (BUNDLED / "config.json").is_file():
         raise Blip3oError(
-            f"The bundled model is not at {BUNDLED}: this copy of the library is incomplete. Copy it again with that "
-            "folder, or choose another checkpoint."
+            f"The bundled model is missing: {BUNDLED} contains no config.json, so this copy of the library is "
+            "incomplete. Copy it again with that folder, or choose another checkpoint."
         )
     return BUNDLED
 
 
 def display_name(folder: Path) -> str:
-    """What a checkpoint is called where its place on this machine does not belong."""
+    """What a checkpoint is called in results that travel: never where it lies on this machine."""
     return NAME if folder == BUNDLED else folder.name

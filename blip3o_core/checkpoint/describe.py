@@ -1,16 +1,18 @@
-"""`inspect`: what a checkpoint is, for people."""
+"""What a checkpoint is, for people: the text of `blip3o inspect`."""
 
 import torch
 
 from ..weights.names import EDIT_CONNECTORS, SANA, VAE
 from ..weights.tensors import strip_prefix
-from .checkpoint import PUBLISHED_GRID, Checkpoint
+from .checkpoint import Checkpoint
+from .facts import AUTOENCODER, PUBLISHED_GRID, TRANSFORMER
 
 _LM_NAMES = {(1024, 28): "Qwen3-0.6B", (2048, 28): "Qwen3-1.7B", (2560, 36): "Qwen3-4B", (4096, 36): "Qwen3-8B"}
 
 
 def describe(checkpoint: Checkpoint) -> str:
-    """Family, sizes, token ids, parameters per part, what is unusual. Checks every tensor's shape on the way."""
+    """Family, sizes, token ids, parameters per part, what is unusual. Raises Blip3oError when tensors do not fit."""
+    checkpoint.validate()
     c, config, ids = checkpoint, checkpoint.config, checkpoint.vocabulary
     shape = (config["hidden_size"], config["num_hidden_layers"])
     on = [name for name, value in c.switches.items() if value]
@@ -39,11 +41,11 @@ def describe(checkpoint: Checkpoint) -> str:
         (
             "autoencoder",
             f"{c.autoencoder_config['latent_channels']} channels, scaling factor "
-            f"{c.autoencoder_config['scaling_factor']}, picture sides in multiples of {c.latent_multiple}",
+            f"{c.autoencoder_config['scaling_factor']}, image sides in multiples of {c.latent_multiple}",
         ),
     ]
-    for part, table in c.tables.items():
-        count = sum(torch.Size(entry.shape).numel() for entry in table.values())
+    for part, tensors in c.parts.items():
+        count = sum(torch.Size(entry.shape).numel() for entry in tensors.values())
         facts.append(("parameters", f"{part}: {count / 1e6:,.2f} M"))
     facts += [("unusual", line) for line in unusual(c)]
     return "\n".join(f"{name:16}{value}" for name, value in facts)
@@ -51,24 +53,24 @@ def describe(checkpoint: Checkpoint) -> str:
 
 def unusual(checkpoint: Checkpoint) -> list[str]:
     """What differs from the published checkpoints and may surprise."""
-    remarks, table = [], checkpoint.table
-    dtypes = sorted({entry.dtype for entry in table.values()})
+    remarks, tensors = [], checkpoint.tensors
+    dtypes = sorted({entry.dtype for entry in tensors.values()})
     if len(dtypes) > 1:
         remarks.append(f"tensors of several dtypes: {', '.join(dtypes)}")
-    if not checkpoint.tower:
-        remarks.append(f"no image tokenizer: grid taken as {PUBLISHED_GRID}, pictures cannot be encoded")
-    elif checkpoint.tower.heads is None:
-        remarks.append("the image tokenizer's number of heads is in no file: pictures cannot be encoded")
-    for part, prefix in (("diffusion transformer", SANA), ("autoencoder", VAE)):
-        if not strip_prefix(table, prefix):
+    if not checkpoint.image_tokenizer_config:
+        remarks.append(f"no image tokenizer: images cannot be encoded, and the grid is taken as {PUBLISHED_GRID}")
+    elif checkpoint.image_tokenizer_config.num_heads is None:
+        remarks.append("the image tokenizer's number of heads is in no file: images cannot be encoded")
+    for part, prefix in ((TRANSFORMER, SANA), (AUTOENCODER, VAE)):
+        if not strip_prefix(tensors, prefix):
             remarks.append(f"no {part} in the checkpoint: its weights come from {checkpoint.diffusion_folder}")
     if checkpoint.shift != 1.0:
         remarks.append(f"flow shift {checkpoint.shift:g} in the scheduler config; the published one gives 1")
     for switch, prefix in EDIT_CONNECTORS.items():
-        has = any(name.startswith(prefix) for name in table)
-        # The connector beside the noise is saved by the authors' code and used by nobody (reference.md 6.6).
+        has = any(name.startswith(prefix) for name in tensors)
+        # The connector of use_und_image_vae_as_noise is saved by the authors' code and used by nobody.
         if checkpoint.config.get(switch) and not has and switch != "use_und_image_vae_as_noise":
-            remarks.append(f"config says {switch}, but there are no {prefix}* tensors")
+            remarks.append(f"config.json turns {switch} on, but there are no {prefix}* tensors")
         elif has and not checkpoint.config.get(switch):
-            remarks.append(f"{prefix}* tensors are there, but config does not say {switch}")
+            remarks.append(f"there are {prefix}* tensors, but config.json does not turn {switch} on")
     return remarks

@@ -1,61 +1,72 @@
 """Find the folder that says how SANA and DC-AE are built: `transformer/config.json` and `vae/config.json`.
 
-Given, inside the checkpoint's folder, or beside it. Among several, the first whose sizes are those of the checkpoint's
-tensors; names decide nothing.
+Given, inside the checkpoint's folder, or beside it. Among several it is the first whose sizes are those of the
+checkpoint's tensors; names decide nothing.
 """
 
 from pathlib import Path
 
-from ..errors import Blip3oError
+from ..errors import Blip3oError, bullet_list
 from ..weights.names import CONNECTOR, SANA, VAE
-from ..weights.tensors import Table, read_json, strip_prefix
+from ..weights.tensors import TensorIndex, read_json, strip_prefix
 
-PARTS = ("transformer", "vae")
+_PARTS = ("transformer", "vae")
+_FILES = " and ".join(f"{part}/config.json" for part in _PARTS)
 
 
-def find(folder: Path, given: str | Path | None, table: Table, config: dict) -> Path:
-    """Raises Blip3oError that says, for each folder looked at, why it is not the one."""
+def find_diffusion_folder(folder: Path, given: str | Path | None, tensors: TensorIndex, config: dict) -> Path:
+    """The diffusion folder for the checkpoint in `folder`, whose config.json holds `config`.
+
+    `given` is taken without a look at its sizes. Raises Blip3oError that says for each folder why it does not fit.
+    """
+    source = config.get("diffusion_name_or_path", "the SANA 1.5 diffusers repository")
     if given is not None:
-        candidates = [Path(given)]
-    else:
-        candidates = [folder, *_subfolders(folder), *_subfolders(folder.absolute().parent)]
-    complete = [path for path in candidates if all((path / part / "config.json").is_file() for part in PARTS)]
+        if _has_configs(Path(given)):
+            return Path(given)
+        raise Blip3oError(
+            f"The diffusion folder {given} must contain {_FILES}. Choose the folder that has both, or download them "
+            f"from {source}; its weights are not needed."
+        )
     reasons = []
-    for candidate in complete:
-        reason = None if given is not None else _misfit(candidate, table)
+    for candidate in filter(_has_configs, [folder, *_subfolders(folder), *_subfolders(folder.absolute().parent)]):
+        reason = _mismatch(candidate, tensors)
         if reason is None:
             return candidate
-        reasons.append(f"\n  {candidate}: {reason}")
+        reasons.append(f"{candidate}: {reason}")
+    looked = f"\n{bullet_list(reasons)}\n" if reasons else " "
     raise Blip3oError(
-        f"No diffusion folder for {folder}: {given or 'inside it or beside it'} there must be one with "
-        f"transformer/config.json and vae/config.json that fits the tensors.{''.join(reasons)}\nDownload these "
-        f"two files from {config.get('diffusion_name_or_path', 'the SANA 1.5 diffusers repository')}; its weights are "
-        "not needed."
+        f"No diffusion folder fits {folder}. Neither it, nor a folder in it or beside it, contains {_FILES} with the "
+        f"sizes of these weights.{looked}Download these two files from {source} into {folder / 'diffusion'}; its "
+        "weights are not needed."
     )
 
 
-def _subfolders(place: Path) -> list[Path]:
-    """Readable folders in `place`; none where it may not be listed."""
+def _has_configs(folder: Path) -> bool:
+    return all((folder / part / "config.json").is_file() for part in _PARTS)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Readable folders in `folder`; none where it may not be listed."""
     try:
-        return [path for path in sorted(place.iterdir()) if path.is_dir()]
+        return [path for path in sorted(folder.iterdir()) if path.is_dir()]
     except OSError:
         return []
 
 
-def _misfit(candidate: Path, table: Table) -> str | None:
+def _mismatch(candidate: Path, tensors: TensorIndex) -> str | None:
     """Why the configs in `candidate` do not describe the tensors, by the sizes that tell checkpoints apart."""
     try:
-        sana, vae = (read_json(candidate / part / "config.json") for part in PARTS)
+        sana, vae = (read_json(candidate / part / "config.json") for part in _PARTS)
     except Blip3oError as error:
         return str(error)
-    checks = [("caption_channels", sana.get("caption_channels"), table[CONNECTOR + "2.weight"].shape[0])]
-    own = strip_prefix(table, SANA)
+    checks = [("caption_channels", sana.get("caption_channels"), tensors[CONNECTOR + "2.weight"].shape[0])]
+    own = strip_prefix(tensors, SANA)
     if "proj_out.weight" in own:
         blocks = {name.split(".")[1] for name in own if name.startswith("transformer_blocks.")}
         width = (sana.get("num_attention_heads") or 0) * (sana.get("attention_head_dim") or 0)
         checks.append(("num_layers", sana.get("num_layers"), len(blocks)))
         checks.append(("num_attention_heads * attention_head_dim", width, own["proj_out.weight"].shape[1]))
-    own = strip_prefix(table, VAE)
+    own = strip_prefix(tensors, VAE)
     if "decoder.conv_in.weight" in own:
         # A stage without layers has no tensors: the last index tells how many there are.
         stages = 1 + max(int(name.split(".")[2]) for name in own if name.startswith("decoder.up_blocks."))

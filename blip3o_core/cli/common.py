@@ -18,9 +18,9 @@ def say(line: str) -> None:
 
 def open_checkpoint(arguments: argparse.Namespace):
     """The checkpoint that the options of `add_checkpoint_options` name."""
-    from ..checkpoint import checkpoint
+    from ..checkpoint import recognise
 
-    return checkpoint.open_checkpoint(resolve_checkpoint(arguments.checkpoint), arguments.diffusion_folder)
+    return recognise.open_checkpoint(resolve_checkpoint(arguments.checkpoint), arguments.diffusion_folder)
 
 
 def load_pipeline(arguments: argparse.Namespace, checkpoint, device):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint import Checkpoint
 from ..errors import Blip3oError, bullet_list
 from ..images import preprocess
 from ..models import autoencoder
@@ -133,7 +133,7 @@ def prepare_all(
 
 
 def require_image_tokenizer(checkpoint: Checkpoint) -> None:
-    if checkpoint.tower is None:
+    if checkpoint.image_tokenizer_config is None:
         raise Blip3oError(
             f"{checkpoint.folder} has no image tokenizer (TA-Tok), so it cannot read images. Use a checkpoint that has "
             "one."

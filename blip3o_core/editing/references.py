@@ -65,9 +65,9 @@ def encode_references(
         )
     # Sizes first: nothing is encoded when one of them cannot be.
     views = [vae_input(picture, fit, side, multiple) for picture in pictures]
-    squares = torch.cat([tokenizer_input(picture, fit, tokenizer.side) for picture in pictures])
+    squares = torch.cat([tokenizer_input(picture, fit, tokenizer.image_size) for picture in pictures])
     codes, features = encode_images(tokenizer, squares.to(device), features=True)
     return References(
-        codes, tokenizer.shape.grid, [to_latents(view).float().cpu() for view in views], codes_id,
+        codes, tokenizer.config.grid, [to_latents(view).float().cpu() for view in views], codes_id,
         [picture.size for picture in pictures], [(view.shape[2], view.shape[1]) for view in views], fit, features,
     )  # fmt: skip

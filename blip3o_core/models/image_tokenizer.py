@@ -1,7 +1,7 @@
-"""TA-Tok: picture -> image codes. SigLIP2 tower, task layer, SimVQ codebook (reference.md 6.2).
+"""TA-Tok: image -> codes. A SigLIP2 encoder, the task layer, a SimVQ codebook (docs/reference.md 6.2).
 
-- Only what encoding needs is built: the tower up to its second to last layer, the task layer, the codebook. The
-  decoder, the last layer and the attention pooling of the published file are left on disk.
+- Only what encoding needs is built: the encoder up to its second to last layer, the task layer, the codebook. The
+  decoder, the last layer and the attention pooling of the published file stay on disk.
 - Codes are the argmax; the authors' training mode samples them instead.
 """
 
@@ -14,73 +14,104 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..checks import is_finite
 from ..errors import Blip3oError
-from ..weights.tensors import Table, read_json
+from ..weights.tensors import TensorIndex, read_json
 
 PREFIX = "model.vision_tower.vision_tower."
 _LAYER = "encoder.encoder.layers."
-# Saved with the tower, needed only to turn codes back into features.
-UNUSED = ("decoder.", "decode_task_layer.", "encoder.", "bottleneck.out_linear.", "scale_layer.")
-CODEBOOK = "bottleneck.regularizer."
-# SigLIP2 so400m patch14-384, the only tower published checkpoints use: heads and input side are not in the tensors.
+# Saved with the encoder, needed only to turn codes back into features.
+UNUSED_PREFIXES = ("decoder.", "decode_task_layer.", "encoder.", "bottleneck.out_linear.", "scale_layer.")
+CODEBOOK_PREFIX = "bottleneck.regularizer."
+# SigLIP2 so400m patch14-384, the only one that published checkpoints use: heads and image size are not in the tensors.
 _PUBLISHED = {
-    "hidden_size": 1152, "num_hidden_layers": 27, "patch_size": 14, "num_attention_heads": 16, "image_size": 384,
-}  # fmt: skip
+    "hidden_size": 1152,
+    "num_hidden_layers": 27,
+    "patch_size": 14,
+    "num_attention_heads": 16,
+    "image_size": 384,
+}
 
 
 @dataclass(frozen=True)
-class TowerShape:
-    """What the tensors say, plus heads and input side in pixels from a `vision_config` (None: not known)."""
+class ImageTokenizerConfig:
+    """The sizes that the tensors have, plus heads and image size from a `vision_config` (None: not known)."""
 
-    width: int
-    layers: int
-    mlp: int
-    patch: int
-    channels: int
-    tokens: int
-    codes: int
-    code_width: int
-    heads: int | None
-    side: int | None
+    hidden_size: int
+    num_layers: int
+    intermediate_size: int
+    patch_size: int
+    num_channels: int
+    num_tokens: int  # of one image
+    num_codes: int  # entries of the codebook
+    code_dim: int
+    num_heads: int | None
+    image_size: int | None  # pixels on a side
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(H, W) of the codes; the tower's position table is square."""
-        side = round(self.tokens**0.5)
-        if side * side != self.tokens:
-            raise Blip3oError(f"The image tokenizer has {self.tokens} positions, which is no square grid.")
+        """(H, W) of the codes; the table of positions is square."""
+        side = round(self.num_tokens**0.5)
+        if side * side != self.num_tokens:
+            raise Blip3oError(
+                f"The image tokenizer has {self.num_tokens} positions, which cannot be laid out as a square grid. Copy "
+                "the checkpoint again."
+            )
         return side, side
 
+    def described_by(self, vision: dict | None) -> bool:
+        """Whether a `vision_config` is of this network: the same width, depth, patch and number of positions."""
+        if not isinstance(vision, dict) or not isinstance(vision.get("image_size"), int):
+            return False
+        patch_size = vision.get("patch_size", self.patch_size)
+        sizes = (vision.get("hidden_size"), vision.get("num_hidden_layers"), patch_size)
+        return (
+            bool(vision.get("num_attention_heads"))
+            and sizes == (self.hidden_size, self.num_layers, self.patch_size)
+            and (vision["image_size"] // self.patch_size) ** 2 == self.num_tokens
+        )
 
-def tower_shape(
-    table: Table | dict[str, torch.Tensor], folder: Path, config: dict, file: Path | None = None
-) -> TowerShape | None:
-    """Sizes of the image tokenizer in a checkpoint's tensors (prefix stripped), None when it holds none.
 
-    `file`: the tensors are those of a file in the folder, not of all of it.
+def infer_config(
+    tensors: TensorIndex | dict[str, torch.Tensor], folder: Path, config: dict, file: Path | None = None
+) -> ImageTokenizerConfig | None:
+    """Sizes of the image tokenizer from a checkpoint's tensors (prefix stripped), None when it holds none.
+
+    `config`: what config.json holds. `file`: the tensors are those of one file in the folder, not of all of it.
+    Raises Blip3oError when only a part of the image tokenizer is there.
     """
-    if "encoder.embeddings.position_embedding.weight" not in table:
+    if "encoder.embeddings.position_embedding.weight" not in tensors:
         return None
     try:
-        tokens, width = table["encoder.embeddings.position_embedding.weight"].shape
-        _, channels, patch, _ = table["encoder.embeddings.patch_embedding.weight"].shape
-        codes, code_width = table["bottleneck.regularizer.embedding.weight"].shape
-        mlp = table[_LAYER + "0.mlp.fc1.weight"].shape[0]
+        num_tokens, hidden_size = tensors["encoder.embeddings.position_embedding.weight"].shape
+        _, num_channels, patch_size, _ = tensors["encoder.embeddings.patch_embedding.weight"].shape
+        num_codes, code_dim = tensors["bottleneck.regularizer.embedding.weight"].shape
+        intermediate_size = tensors[_LAYER + "0.mlp.fc1.weight"].shape[0]
     except (KeyError, ValueError, IndexError) as error:
         raise Blip3oError(
-            f"{file or folder}: the image tokenizer (TA-Tok) is incomplete or of another kind: {error}. "
-            f"Copy the {'file' if file else 'checkpoint'} again."
+            f"The image tokenizer (TA-Tok) in {file or folder} is incomplete or of another kind: {error}. Copy the "
+            f"{'file' if file else 'checkpoint'} again."
         ) from error
-    layers = len({name.split(".")[3] for name in table if name.startswith(_LAYER)})
-    shape = TowerShape(width, layers, mlp, patch, channels, tokens, codes, code_width, None, None)
+    found = ImageTokenizerConfig(
+        hidden_size=hidden_size,
+        num_layers=len({name.split(".")[3] for name in tensors if name.startswith(_LAYER)}),
+        intermediate_size=intermediate_size,
+        patch_size=patch_size,
+        num_channels=num_channels,
+        num_tokens=num_tokens,
+        num_codes=num_codes,
+        code_dim=code_dim,
+        num_heads=None,
+        image_size=None,
+    )
     for vision in _vision_configs(folder, config):
-        if _is_of(vision, shape):
-            return replace(shape, heads=vision["num_attention_heads"], side=vision["image_size"])
-    return shape
+        if found.described_by(vision):
+            return replace(found, num_heads=vision["num_attention_heads"], image_size=vision["image_size"])
+    return found
 
 
-def _vision_configs(folder: Path, config: dict) -> Iterator[dict]:
-    """Where heads and input side may be written: config.json, the published model, files in and beside the folder."""
+def _vision_configs(folder: Path, config: dict) -> Iterator[dict | None]:
+    """Where heads and image size may be written: config.json, the published model, files in and beside the folder."""
     yield config.get("vision_config")
     yield _PUBLISHED
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json"), *folder.parent.glob("*/*.json")]):
@@ -91,22 +122,8 @@ def _vision_configs(folder: Path, config: dict) -> Iterator[dict]:
                 continue
 
 
-def _is_of(vision: dict | None, shape: TowerShape) -> bool:
-    """Whether a `vision_config` describes this tower: the same width, depth, patch and number of positions."""
-    if (
-        not isinstance(vision, dict)
-        or not isinstance(vision.get("image_size"), int)
-        or not vision.get("num_attention_heads")
-    ):
-        return False
-    sizes = (vision.get("hidden_size"), vision.get("num_hidden_layers"), vision.get("patch_size", shape.patch))
-    return (
-        sizes == (shape.width, shape.layers, shape.patch) and (vision["image_size"] // shape.patch) ** 2 == shape.tokens
-    )
-
-
 def codebook_digest(codebook: dict) -> str:
-    """What codes mean, in 8 hex digits: of the first rows of the codebook's tensors, by name.
+    """What codes mean, in 8 hex digits: a hash of the first rows of the codebook's tensors, by name.
 
     Values are tensors or what safetensors calls slices; only those rows are read.
     """
@@ -119,80 +136,84 @@ def codebook_digest(codebook: dict) -> str:
 
 
 class ImageTokenizer(nn.Module):
-    """Pictures -> codes and features. State-dict names are those of the published file."""
+    """Images -> codes and features. State-dict names are those of the published file."""
 
-    def __init__(self, shape: TowerShape):
+    def __init__(self, config: ImageTokenizerConfig):
         from transformers import SiglipVisionConfig
         from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
 
         super().__init__()
-        self.shape = shape
-        config = SiglipVisionConfig(
-            hidden_size=shape.width, intermediate_size=shape.mlp, num_hidden_layers=shape.layers - 1,
-            num_attention_heads=shape.heads or 1, num_channels=shape.channels, patch_size=shape.patch,
-            image_size=self.side, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6,
-        )  # fmt: skip
-        config._attn_implementation = "sdpa"
-        self.encoder = nn.ModuleDict({"embeddings": SiglipVisionEmbeddings(config), "encoder": SiglipEncoder(config)})
-        self.encode_task_layer = nn.Sequential(nn.Linear(shape.width, shape.width), nn.Tanh())
+        self.config = config
+        siglip = SiglipVisionConfig(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers - 1,
+            num_attention_heads=config.num_heads or 1,
+            num_channels=config.num_channels,
+            patch_size=config.patch_size,
+            image_size=self.image_size,
+            hidden_act="gelu_pytorch_tanh",
+            layer_norm_eps=1e-6,
+        )
+        siglip._attn_implementation = "sdpa"
+        self.encoder = nn.ModuleDict({"embeddings": SiglipVisionEmbeddings(siglip), "encoder": SiglipEncoder(siglip)})
+        self.encode_task_layer = nn.Sequential(nn.Linear(config.hidden_size, config.hidden_size), nn.Tanh())
+        quantiser = {
+            "embedding": nn.Embedding(config.num_codes, config.code_dim),
+            "embedding_proj": nn.Linear(config.code_dim, config.code_dim),
+        }
         self.bottleneck = nn.ModuleDict(
-            {
-                "in_linear": nn.Linear(shape.width, shape.code_width),
-                "regularizer": nn.ModuleDict(
-                    {
-                        "embedding": nn.Embedding(shape.codes, shape.code_width),
-                        "embedding_proj": nn.Linear(shape.code_width, shape.code_width),
-                    }
-                ),
-            }
+            {"in_linear": nn.Linear(config.hidden_size, config.code_dim), "regularizer": nn.ModuleDict(quantiser)}
         )
 
     @property
-    def side(self) -> int:
-        """Pixels on a side of the pictures it takes."""
-        return self.shape.side or self.shape.grid[0] * self.shape.patch
+    def image_size(self) -> int:
+        """Pixels on a side of the images it takes."""
+        return self.config.image_size or self.config.grid[0] * self.config.patch_size
 
     def restore_buffers(self) -> None:
-        """Position ids are no checkpoint tensor; a network built on the meta device gets them here."""
-        self.encoder["embeddings"].position_ids = torch.arange(self.shape.tokens).expand((1, -1))
+        """Fill in the position ids of a network that was built on the meta device: they are not stored."""
+        self.encoder["embeddings"].position_ids = torch.arange(self.config.num_tokens).expand((1, -1))
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, side, side) in [-1, 1] -> (B, H*W, width): the authors' `vq_feats`, after the task layer."""
-        if self.shape.heads is None or self.shape.side is None:
+        """(B, 3, side, side) in [-1, 1] -> (B, H*W, hidden_size): the authors' `vq_feats`, after the task layer."""
+        if self.config.num_heads is None or self.config.image_size is None:
             raise Blip3oError(
-                f"This checkpoint's image tokenizer is {self.shape.width} wide with {self.shape.layers} layers; its "
-                "number of attention heads is in no file. Put a config.json with its `vision_config` beside it."
+                "No file says how many attention heads this checkpoint's image tokenizer has "
+                f"({self.config.num_layers} layers, width {self.config.hidden_size}). Put a config.json with its "
+                "`vision_config` into a folder beside the checkpoint."
             )
         states = self.encoder["encoder"](inputs_embeds=self.encoder["embeddings"](pixels)).last_hidden_state
         return self.encode_task_layer(states)
 
     def codes(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, H*W, width) features -> (B, H*W) int64 codes, row-major: the nearest codebook direction."""
+        """(B, H*W, hidden_size) features -> (B, H*W) int64 codes, row-major: the nearest codebook direction."""
         quantiser = self.bottleneck["regularizer"]
         wanted = F.normalize(self.bottleneck["in_linear"](features), dim=-1)
-        index = torch.arange(self.shape.codes, device=features.device)
-        known = F.normalize(quantiser["embedding_proj"](quantiser["embedding"](index).to(wanted.dtype)), dim=-1)
-        return (wanted @ known.T).argmax(-1)
+        index = torch.arange(self.config.num_codes, device=features.device)
+        codebook = F.normalize(quantiser["embedding_proj"](quantiser["embedding"](index).to(wanted.dtype)), dim=-1)
+        return (wanted @ codebook.T).argmax(-1)
 
 
 @torch.no_grad()
 def encode_images(
-    tokenizer: ImageTokenizer, views: torch.Tensor, features: bool = False
+    tokenizer: ImageTokenizer, images: torch.Tensor, features: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(B, side, side, 3) in [0, 1] -> codes (B, T) int64 and, when asked for, features (B, T, width), on the CPU.
+    """(B, side, side, 3) in [0, 1] -> codes (B, T) int64 and, if asked for, features (B, T, hidden_size), on the CPU.
 
-    One picture at a time: in a larger batch sums are taken in another order, and a close code may become another.
-    Views on the CPU go to where the weights are; a host that keeps weights elsewhere than it computes gives them there.
+    Images come from `preprocess.tokenizer_input`. They are encoded one by one: in a larger batch sums are taken in
+    another order, and a close code may become another. Images on the CPU go to where the weights are; a host that keeps
+    weights elsewhere than it computes puts the images where it computes.
     """
     weight = tokenizer.encode_task_layer[0].weight
-    device = weight.device if views.device.type == "cpu" else views.device
+    device = weight.device if images.device.type == "cpu" else images.device
     codes, found = [], []
-    for view in views.split(1):
-        own = tokenizer.features((view.movedim(-1, 1) * 2 - 1).to(device, weight.dtype))
-        if not bool(torch.isfinite(own).all()):
+    for image in images.split(1):
+        own = tokenizer.features((image.movedim(-1, 1) * 2 - 1).to(device, weight.dtype))
+        if not is_finite(own):
             raise Blip3oError(
-                f"The image tokenizer gave NaN or infinite values for picture {len(codes) + 1} in {weight.dtype}. Load "
-                "it in float32 or bfloat16; if they remain, the picture or the weights hold them."
+                f"The image tokenizer produced NaN or infinite values for image {len(codes) + 1} in {weight.dtype}. "
+                "Load it in float32 or bfloat16. If that does not help, the image or the weights are damaged."
             )
         codes.append(tokenizer.codes(own).cpu())
         found.append(own.cpu())

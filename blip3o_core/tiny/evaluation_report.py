@@ -134,7 +134,7 @@ def to_json(results: list[Result], pipeline: Pipeline, speed: dict[str, float] |
 def _weights_digest(pipeline: Pipeline) -> str:
     """sha256 of the files that hold the checkpoint's tensors."""
     digest = hashlib.sha256()
-    for file in sorted({entry.file for entry in pipeline.checkpoint.table.values()}):
+    for file in sorted({entry.file for entry in pipeline.checkpoint.tensors.values()}):
         with open(file, "rb") as weights:
             while chunk := weights.read(2**20):
                 digest.update(chunk)

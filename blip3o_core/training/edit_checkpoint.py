@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint import Checkpoint
 from ..diffusion.reference_mode import new_connector
 from ..errors import Blip3oError
 from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR
@@ -50,8 +50,8 @@ def add_references(source: Checkpoint, folder: Path, cross: bool, noise: bool, s
     if folder.exists():
         raise Blip3oError(f"{folder} already exists. Give a new folder.")
     tensors = {}
-    if cross and REFERENCE_CONNECTOR + "0.weight" not in source.table:
-        entry = source.table[CONNECTOR + "0.weight"]
+    if cross and REFERENCE_CONNECTOR + "0.weight" not in source.tensors:
+        entry = source.tensors[CONNECTOR + "0.weight"]
         connector = new_connector(source.autoencoder_config["latent_channels"], entry.shape[0], seed)
         dtype = open_file(entry.file).get_tensor(entry.name).dtype
         tensors = {REFERENCE_CONNECTOR + name: tensor.to(dtype) for name, tensor in connector.state_dict().items()}

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ..checkpoint.checkpoint import AUTOENCODER, TRANSFORMER, Checkpoint
+from ..checkpoint import AUTOENCODER, TRANSFORMER, Checkpoint
 from ..errors import Blip3oError
 from ..weights.names import SANA, VAE
-from ..weights.tensors import Table, TensorEntry, open_file
+from ..weights.tensors import TensorEntry, TensorIndex, open_file
 from .config import Lora
 from .joint_model import published_name
 
@@ -88,14 +88,15 @@ def save_adapter(folder: Path, state: dict[str, torch.Tensor], lora: Lora) -> No
     save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _complete_table(source: Checkpoint) -> Table:
-    table = dict(source.table)
+def _complete_table(source: Checkpoint) -> TensorIndex:
+    source.validate()
+    table = dict(source.tensors)
     for part, prefix in ((TRANSFORMER, SANA), (AUTOENCODER, VAE)):
-        table |= {prefix + name: entry for name, entry in source.tables[part].items()}
+        table |= {prefix + name: entry for name, entry in source.parts[part].items()}
     return table
 
 
-def _split(table: Table, limit: int) -> list[list[str]]:
+def _split(table: TensorIndex, limit: int) -> list[list[str]]:
     """Names in file order, in shards of at most `limit` bytes (a larger tensor is a shard of its own)."""
     shards, filled = [[]], 0
     for name in sorted(table):
@@ -108,7 +109,7 @@ def _split(table: Table, limit: int) -> list[list[str]]:
     return shards
 
 
-def _read(table: Table, names: list[str], trained: dict, added: dict) -> dict[str, torch.Tensor]:
+def _read(table: TensorIndex, names: list[str], trained: dict, added: dict) -> dict[str, torch.Tensor]:
     handles, tensors = {}, {name: added[name].detach().cpu().contiguous() for name in names if name in added}
     for name in names:
         if name in added:
@@ -133,11 +134,16 @@ def _carry_files(folder: Path, source: Checkpoint) -> None:
             target = folder / "diffusion" / part
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    if source.tower and source.tower.heads:
+    config = source.image_tokenizer_config
+    if config and config.num_heads:
         # It may have lain beside the source, where the copy cannot see it.
-        tower = source.tower
-        vision = {"hidden_size": tower.width, "num_hidden_layers": tower.layers,
-                  "num_attention_heads": tower.heads, "image_size": tower.side, "patch_size": tower.patch}  # fmt: skip
+        vision = {
+            "hidden_size": config.hidden_size,
+            "num_hidden_layers": config.num_layers,
+            "num_attention_heads": config.num_heads,
+            "image_size": config.image_size,
+            "patch_size": config.patch_size,
+        }
         (folder / "image_tokenizer").mkdir()
         _write_json(folder / "image_tokenizer" / "config.json", {"vision_config": vision})
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint.checkpoint import open_checkpoint
+from ..checkpoint import open_checkpoint
 from ..errors import Blip3oError
 from .config import TrainingConfig
 from .data.batches import Batches

@@ -1,7 +1,7 @@
 """Where each part lies in a checkpoint: the beginnings of its tensors' names, as the authors' code saves them."""
 
 SANA, VAE, CONNECTOR = "model.sana.", "model.sana_vae.", "model.diffusion_connector."
-# Connectors of edit checkpoints, by the config switch that builds them (reference.md 6). The noise connector is saved
+# Connectors of edit checkpoints, by the config switch that builds them (docs/reference.md 6.7). The second one is saved
 # by the authors' code and used by nobody.
 EDIT_CONNECTORS = {
     "use_und_image_vae": "model.und_image_vae_connector.",
@@ -10,7 +10,12 @@ EDIT_CONNECTORS = {
 }
 REFERENCE_CONNECTOR = EDIT_CONNECTORS["use_und_image_vae"]
 FEATURES_CONNECTOR = EDIT_CONNECTORS["use_tar_siglip_features"]
-LANGUAGE_TENSORS = (
-    "model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.",
-    CONNECTOR, REFERENCE_CONNECTOR, FEATURES_CONNECTOR,
-)  # fmt: skip
+LANGUAGE_PREFIXES = (
+    "model.embed_tokens.",
+    "model.layers.",
+    "model.norm.",
+    "lm_head.",
+    CONNECTOR,
+    REFERENCE_CONNECTOR,
+    FEATURES_CONNECTOR,
+)

@@ -1,12 +1,12 @@
 """The tensors of a checkpoint folder: which file holds which, and how they reach a network built on the meta device.
 
 - Tensors stay memory-mapped when their dtype is kept. When it changes, files are reopened every WINDOW bytes and large
-  tensors converted by rows: pages already read do not stay resident, the peak is the loaded weights plus a window.
+  tensors are converted by rows: pages already read do not stay resident, the peak is the loaded weights plus a window.
 - Nothing is assigned before names, shapes and values of the whole part are known to be right.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ..errors import Blip3oError
+from ..checks import is_finite
+from ..errors import Blip3oError, bullet_list
 
-WINDOW = 32 * 2**20
+WINDOW = 32 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
 class TensorEntry:
+    """Where a tensor lies, and what the file's header says of it."""
+
     file: Path
     name: str  # in the file
     shape: tuple[int, ...]
@@ -28,56 +31,67 @@ class TensorEntry:
     nbytes: int
 
 
-Table = dict[str, TensorEntry]
+TensorIndex = dict[str, TensorEntry]
 
 
-def read_table(folder: Path, stem: str = "model") -> Table:
-    """Names, shapes and files of `<stem>.safetensors` or of the shards its index lists. Reads headers only."""
-    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing or not names:
-            raise Blip3oError(
-                f"{index} lists {len(names)} files; missing: {', '.join(missing) or 'all'}. Download what is missing "
-                f"into {folder}."
-            )
-        files = [folder / name for name in names]
+def read_index(folder: Path, stem: str = "model") -> TensorIndex:
+    """The tensors of `<stem>.safetensors`, or of the shards that `<stem>.safetensors.index.json` lists.
+
+    Reads headers only. Raises Blip3oError when files are missing or damaged.
+    """
+    listing, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+    if listing.is_file():
+        files = _shards(folder, listing)
     elif single.is_file():
         files = [single]
     else:
         raise Blip3oError(
-            f"{folder} has no {stem}.safetensors and no {stem}.safetensors.index.json: no weights to load. Give the "
-            "folder that holds config.json and the .safetensors files."
+            f"{folder} has no weights: neither {single.name} nor {listing.name} is in it. Choose the folder that holds "
+            "config.json and the .safetensors files."
         )
-    table: Table = {}
+    index: TensorIndex = {}
     for file in files:
         with open_file(file) as handle:
             for name in handle.keys():
                 piece = handle.get_slice(name)
                 shape, dtype = tuple(piece.get_shape()), piece.get_dtype()
-                nbytes = _SIZES.get(dtype, 4) * torch.Size(shape).numel()
-                table[name] = TensorEntry(file, name, shape, dtype, nbytes)
-    return table
+                nbytes = _ITEM_BYTES.get(dtype, 4) * torch.Size(shape).numel()
+                index[name] = TensorEntry(file, name, shape, dtype, nbytes)
+    return index
 
 
-_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+def _shards(folder: Path, listing: Path) -> list[Path]:
+    weight_map = read_json(listing).get("weight_map")
+    names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
+    if not names:
+        raise Blip3oError(f"{listing} lists no files under 'weight_map'. Download it again.")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise Blip3oError(
+            f"{listing} lists {len(names)} files, and {len(missing)} of them are missing: {', '.join(missing)}. "
+            f"Download them into {folder}."
+        )
+    return [folder / name for name in names]
+
+
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def open_file(file: Path):
-    """A safetensors handle; a damaged file is a Blip3oError that says so."""
+    """A safetensors handle. Raises Blip3oError when the file is missing or damaged."""
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
+        size = file.stat().st_size if file.exists() else 0
         raise Blip3oError(
-            f"{file} ({file.stat().st_size if file.exists() else 0} bytes) is not a whole safetensors file: {error}. "
-            "It is damaged or was cut short; download it again."
+            f"{file} ({size} bytes) cannot be read as a safetensors file: {error}. It is damaged or was cut short. "
+            "Download it again."
         ) from error
 
 
 def read_json(path: Path) -> dict:
+    """The object in a JSON file. Raises Blip3oError when the file is missing, damaged or holds anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -85,66 +99,73 @@ def read_json(path: Path) -> dict:
     except (OSError, ValueError) as error:
         raise Blip3oError(f"{path} cannot be read as JSON: {error}. Copy it again.") from error
     if not isinstance(content, dict):
-        raise Blip3oError(f"{path} holds a {type(content).__name__}, not an object. Copy it again.")
+        raise Blip3oError(f"{path} must hold a JSON object and holds a {type(content).__name__}. Copy it again.")
     return content
 
 
-def strip_prefix(table: Table, prefix: str) -> Table:
-    return {name[len(prefix) :]: entry for name, entry in table.items() if name.startswith(prefix)}
+def strip_prefix(index: TensorIndex, prefix: str) -> TensorIndex:
+    """The tensors whose names start with `prefix`, named by the rest."""
+    return {name[len(prefix) :]: entry for name, entry in index.items() if name.startswith(prefix)}
 
 
-def compare(network: nn.Module, table: Table, ignored: tuple[str, ...] = ()) -> list[str]:
-    """What does not fit between a network on the meta device and its tensors, a line each; empty when all does."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    lines = [f"missing: {name} {list(shape)}" for name, shape in wanted.items() if name not in table]
-    for name, entry in table.items():
-        if name in wanted:
-            if entry.shape != wanted[name]:
-                lines.append(f"shape: {name} is {list(entry.shape)}, the config says {list(wanted[name])}")
+def mismatches(
+    network: nn.Module, tensors: Mapping[str, TensorEntry | torch.Tensor], ignored: tuple[str, ...] = ()
+) -> list[str]:
+    """What does not fit between a network on the meta device and its tensors, a line each; empty when all does.
+
+    `ignored`: beginnings of names that may be there although the network does not have them.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    lines = [f"missing: {name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
+    for name, entry in tensors.items():
+        if name in expected:
+            if tuple(entry.shape) != expected[name]:
+                lines.append(f"shape: {name} is {list(entry.shape)}, the config says {list(expected[name])}")
         elif not name.startswith(ignored):
             lines.append(f"unexpected: {name} {list(entry.shape)}")
     return lines
 
 
-def assign(network: nn.Module, table: Table, dtype: torch.dtype | None) -> None:
+def load_weights(network: nn.Module, index: TensorIndex, dtype: torch.dtype | None) -> None:
     """Give a network on the meta device its weights, cast to `dtype`, frozen, in eval mode.
 
     `dtype` None keeps the stored one; a part stored in several gets the one that most of its bytes have.
-    Raises Blip3oError naming every tensor that holds NaN or infinity, before anything is assigned.
+    Raises Blip3oError that names every tensor with NaN or infinity, before anything is assigned.
     """
-    wanted = network.state_dict()
-    dtype = dtype or _common_dtype(table)
+    dtype = dtype or _common_dtype(index)
     loaded, damaged = {}, []
-    for name, tensor in _tensors({name: table[name] for name in wanted}, dtype):
-        if tensor.is_floating_point() and not _finite(tensor):
-            damaged.append(f"{table[name].name} in {table[name].file}")
+    for name, tensor in _tensors({name: index[name] for name in network.state_dict()}, dtype):
+        if tensor.is_floating_point() and not is_finite(tensor):
+            damaged.append(f"{index[name].name} in {index[name].file}")
         loaded[name] = tensor
     if damaged:
         raise Blip3oError(
-            f"{len(damaged)} tensors hold NaN or infinite values: {', '.join(damaged[:20])}. Download it again; if "
-            "they remain, the checkpoint itself is damaged."
+            f"{len(damaged)} tensors contain NaN or infinite values:\n{bullet_list(damaged)}\nDownload the checkpoint "
+            "again. If they remain, the checkpoint itself is damaged, or its values are too large for "
+            f"{dtype or 'its dtype'}."
         )
     network.load_state_dict(loaded, assign=True)
     network.requires_grad_(False).eval()
 
 
-def _common_dtype(table: Table) -> torch.dtype | None:
+def _common_dtype(index: TensorIndex) -> torch.dtype | None:
+    """The dtype that most bytes have, where there are several."""
     sizes: dict[str, int] = {}
-    for entry in table.values():
+    for entry in index.values():
         if entry.dtype in _DTYPES:
             sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.nbytes
-    return _DTYPES[max(sizes, key=sizes.get)] if len(sizes) > 1 else None
+    return _DTYPES[max(sizes, key=lambda name: sizes[name])] if len(sizes) > 1 else None
 
 
-def _tensors(table: Table, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(index: TensorIndex, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
     """Tensors file by file; a handle is reopened whenever WINDOW bytes were converted."""
     by_file: dict[Path, list[str]] = {}
-    for name, entry in table.items():
+    for name, entry in index.items():
         by_file.setdefault(entry.file, []).append(name)
     for file, names in by_file.items():
         handle, converted = open_file(file), 0
         for name in names:
-            entry = table[name]
+            entry = index[name]
             if dtype is None or _DTYPES.get(entry.dtype, dtype) == dtype:
                 yield name, handle.get_tensor(entry.name)
                 continue
@@ -164,13 +185,3 @@ def _convert_by_rows(entry: TensorEntry, dtype: torch.dtype) -> torch.Tensor:
     for start in range(0, entry.shape[0], rows):
         out[start : start + rows] = open_file(entry.file).get_slice(entry.name)[start : start + rows]
     return out
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    """Without a temporary of the tensor's size: min and max carry NaN and infinity along."""
-    if tensor.numel() == 0:
-        return True
-    if tensor.dtype.itemsize == 1:
-        tensor = tensor.float()
-    low, high = torch.aminmax(tensor)
-    return bool(torch.isfinite(low) & torch.isfinite(high))

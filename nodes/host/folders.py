@@ -4,8 +4,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ...blip3o_core.checkpoint import bundled
-from ...blip3o_core.checkpoint.checkpoint import find_checkpoints
+from ...blip3o_core.checkpoint import bundled, find_checkpoints
 from ...blip3o_core.errors import Blip3oError
 
 FOLDER = "blip3o"

@@ -5,7 +5,7 @@ It runs on the host's main device, as the language model does.
 
 import comfy.model_management as mm
 
-from ...blip3o_core.checkpoint.checkpoint import TOKENIZER, open_checkpoint
+from ...blip3o_core.checkpoint import IMAGE_TOKENIZER, open_checkpoint
 from ...blip3o_core.checkpoint.tatok_file import open_tatok
 from ...blip3o_core.editing.references import References, encode_references
 from ...blip3o_core.prompts.vocabulary import CodesId
@@ -25,8 +25,9 @@ class ImageTokenizerPart(Part):
 
     def references(self, vae, images: list, fit: str, side: int) -> References:
         """PIL images -> References. `vae`: the host's; `side` 0: that of the images the checkpoint generates."""
-        shape = self.network.shape
-        with self.loaded(4 * shape.tokens * (shape.mlp + 8 * shape.width) * self.dtype.itemsize) as device:
+        config = self.network.config
+        width = config.intermediate_size + 8 * config.hidden_size
+        with self.loaded(4 * config.num_tokens * width * self.dtype.itemsize) as device:
             return encode_references(
                 self.network, vae.encode, images, fit=fit, side=side or self.side,
                 multiple=vae.spacial_compression_encode() * self.patch, codes_id=self.codes_id, device=device,
@@ -38,11 +39,11 @@ def load_image_tokenizer(
 ) -> ImageTokenizerPart | None:
     """None when the checkpoint has no image tokenizer: text to image works without."""
     checkpoint = checkpoint or open_checkpoint(folder, diffusion)
-    if checkpoint.tower is None:
+    if checkpoint.image_tokenizer_config is None:
         return None
     device = mm.get_torch_device()
     # transformers' SigLIP casts pixels to the dtype of its weights, so these are kept in the dtype to compute in.
-    _, compute = dtypes(choice, checkpoint.tables[TOKENIZER], device)
+    _, compute = dtypes(choice, checkpoint.parts[IMAGE_TOKENIZER], device)
     network = swap_leaves(checkpoint.load_image_tokenizer(compute))
     recipe = (load_image_tokenizer_patcher, (folder, diffusion, choice))
     patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic)

@@ -13,7 +13,7 @@ from latent_preview import MAX_PREVIEW_RESOLUTION
 from PIL import Image
 
 from ...blip3o_core import memory, pipeline
-from ...blip3o_core.checkpoint.checkpoint import LANGUAGE, open_checkpoint
+from ...blip3o_core.checkpoint import LANGUAGE, open_checkpoint
 from ...blip3o_core.decoding.interface import Compute
 from ...blip3o_core.diffusion.reference_mode import Strengths
 from ...blip3o_core.editing.references import References
@@ -137,7 +137,7 @@ def load_language(folder, diffusion, choice, lm_weights=PLAIN, checkpoint=None) 
     check(lm_weights)
     checkpoint = checkpoint or open_checkpoint(folder, diffusion)
     device, identity = mm.get_torch_device(), checkpoint.identity
-    weights, compute = dtypes(choice, checkpoint.tables[LANGUAGE], device)
+    weights, compute = dtypes(choice, checkpoint.parts[LANGUAGE], device)
     network = checkpoint.load_language(weights if lm_weights == PLAIN else None)
     if network.reference_connector is not None:
         del network.model.und_image_vae_connector  # MODEL has it

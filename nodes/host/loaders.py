@@ -1,6 +1,6 @@
 """What the loader nodes call."""
 
-from ...blip3o_core.checkpoint.checkpoint import open_checkpoint
+from ...blip3o_core.checkpoint import open_checkpoint
 from .image_tokenizer import load_image_tokenizer
 from .language import load_language
 from .model import load_diffusion

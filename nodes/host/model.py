@@ -13,7 +13,7 @@ import torch
 from diffusers import SanaTransformer2DModel
 
 from ...blip3o_core import memory
-from ...blip3o_core.checkpoint.checkpoint import TRANSFORMER, open_checkpoint
+from ...blip3o_core.checkpoint import TRANSFORMER, open_checkpoint
 from ...blip3o_core.diffusion.reference_mode import ReferenceMode, Strengths, predict
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import compression
@@ -162,7 +162,7 @@ def load_diffusion(folder, diffusion, choice, vae=None, disable_dynamic=False, c
     """
     checkpoint = checkpoint or open_checkpoint(folder, diffusion)
     device, offload = mm.get_torch_device(), mm.unet_offload_device()
-    weights, compute = dtypes(choice, checkpoint.tables[TRANSFORMER], device)
+    weights, compute = dtypes(choice, checkpoint.parts[TRANSFORMER], device)
     network = checkpoint.load_transformer(weights)
     network.__class__ = HostTransformer
     network.reference_mode = checkpoint.reference_mode

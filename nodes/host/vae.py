@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderDC
 
 from ...blip3o_core import memory
-from ...blip3o_core.checkpoint.checkpoint import open_checkpoint
+from ...blip3o_core.checkpoint import open_checkpoint
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import compression
 from .offload import NAMED, SUPPORTED, manage, supported, swap_leaves

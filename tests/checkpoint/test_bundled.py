@@ -6,8 +6,8 @@ import pytest
 import tomllib
 import torch
 
+from blip3o_core.checkpoint import AUTOENCODER, IMAGE_TOKENIZER, LANGUAGE, TRANSFORMER
 from blip3o_core.checkpoint.bundled import BUNDLED, resolve_checkpoint
-from blip3o_core.checkpoint.checkpoint import AUTOENCODER, LANGUAGE, TOKENIZER, TRANSFORMER
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny.evaluation import Settings, evaluate
 from tests.support.odd_prompts import ODD_PROMPTS
@@ -27,7 +27,7 @@ def files() -> list:
 
 def test_it_is_whole_and_small(bundled):
     """Catches a part that was not assembled, a stray file of the training, and weights that outgrow the repository."""
-    assert set(bundled.checkpoint.tables) == {LANGUAGE, TRANSFORMER, AUTOENCODER, TOKENIZER}
+    assert set(bundled.checkpoint.parts) == {LANGUAGE, TRANSFORMER, AUTOENCODER, IMAGE_TOKENIZER}
     assert bundled.checkpoint.diffusion_folder == BUNDLED / "diffusion"
     assert bundled.checkpoint.trained_side == 64
     assert {path.suffix for path in files()} == {".json", ".safetensors"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.describe import describe
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
@@ -122,7 +122,7 @@ def test_damaged_weights_are_named(damage, copy):
     """Catches a SafetensorError without the file's name, and a cut file that loads with rubbish in it."""
     damage(copy.weights)
     message = failure(lambda: open_checkpoint(copy.folder))
-    assert str(copy.weights) in message and "download it again" in message
+    assert str(copy.weights) in message and "Download it again" in message
     assert f"{copy.weights.stat().st_size} bytes" in message
 
 

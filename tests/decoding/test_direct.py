@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding import direct as stepping
 from blip3o_core.decoding.engine import decode
 from blip3o_core.decoding.prefill import Prompts

@@ -12,8 +12,8 @@ import sys
 import pytest
 import torch
 
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding import fused
 from blip3o_core.decoding.interface import Job
 from blip3o_core.decoding.sampling import Sampling

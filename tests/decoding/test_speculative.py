@@ -5,8 +5,8 @@ import torch
 
 from benchmarks import speculative
 from benchmarks.speculative import counted
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.decoding.engine import decode
 from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.diffusion.condition_cache import cache_condition_projections
 

@@ -82,9 +82,12 @@ def poison(tensors: dict) -> None:
 
 # What was done to the folder, and what the message must name: the file or value, then the reason.
 DAMAGE = {
-    "empty": (lambda folder: (folder / WEIGHTS).write_bytes(b""), [WEIGHTS, "0 bytes", "not a whole safetensors file"]),
-    "truncated": (cut, [WEIGHTS, "not a whole safetensors file", "cut short"]),
-    "header": (corrupt_header, [WEIGHTS, "not a whole safetensors file", "damaged"]),
+    "empty": (
+        lambda folder: (folder / WEIGHTS).write_bytes(b""),
+        [WEIGHTS, "0 bytes", "cannot be read as a safetensors file"],
+    ),
+    "truncated": (cut, [WEIGHTS, "cannot be read as a safetensors file", "cut short"]),
+    "header": (corrupt_header, [WEIGHTS, "cannot be read as a safetensors file", "damaged"]),
     "shard": (lose_a_shard, ["model-00002-of-00003.safetensors", "missing"]),
     "field": (
         lambda folder: edit_json(folder / "config.json", lambda config: config.pop("rope_theta")),
@@ -94,7 +97,7 @@ DAMAGE = {
     "foreign": (become_plain_qwen, ["not a BLIP3o-NEXT checkpoint", "Qwen3ForCausalLM"]),
     "tokenizer": (forget_image_tokens, ["tokenizer", "<S0>", "lacks the image tokens"]),
     "nan": (lambda folder: edit_tensors(folder, poison), [WEIGHTS, "patch_embed.proj.weight", "NaN"]),
-    "weights": (lose_the_weights, [WEIGHTS, "no weights to load"]),
+    "weights": (lose_the_weights, [WEIGHTS, "has no weights"]),
     "diffusion": (
         lambda folder: shutil.rmtree(folder / "diffusion"),
         ["No diffusion folder", "transformer/config.json", "vae/config.json"],

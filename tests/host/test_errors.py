@@ -166,6 +166,6 @@ def test_a_damaged_file(client, server, healthy, checkpoint):
     file = folder / "model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    fails(client, server, text_to_image("damaged"), healthy, "model.safetensors", "download it again")
+    fails(client, server, text_to_image("damaged"), healthy, "model.safetensors", "Download it again")
     file.write_bytes(whole)
     assert torch.equal(latents(server, client.run(text_to_image("damaged"))), healthy)

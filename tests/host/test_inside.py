@@ -169,7 +169,7 @@ def test_no_part_leaves_weights_behind_at_any_memory_budget(tmp_path, folder):
             return type(net).__mro__[1].decode(net, zeros(1, net.config.latent_channels, 2, 2))
 
         def tokens(net):
-            return net.codes(net.features(zeros(1, 3, net.shape.side, net.shape.side)))
+            return net.codes(net.features(zeros(1, 3, net.config.image_size, net.config.image_size)))
 
         runs = [
             (0, language),

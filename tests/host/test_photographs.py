@@ -93,7 +93,7 @@ def test_photographs_are_drawn_again_from_their_tokens(client, server, model, na
     shown["condition"]["inputs"] = {"lm": ["load", 0], "tokens": ["encode", 1]}
     del shown["draw"]
     references = pipeline.references([photograph(name)])
-    side = pipeline.image_tokenizer.shape.side
+    side = pipeline.image_tokenizer.config.image_size
     view = photograph(name).resize((side, side), Image.Resampling.BICUBIC)
     tokens = pipeline.tokens_of(torch.tensor(np.asarray(view))[None] / 255, [""])
     assert torch.equal(tokens.codes, references.codes) and tokens.codes.unique().numel() > 5

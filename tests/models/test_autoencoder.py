@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.errors import Blip3oError
 from blip3o_core.models import autoencoder
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint

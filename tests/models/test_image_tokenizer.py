@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.errors import Blip3oError
 from blip3o_core.models.image_tokenizer import PREFIX, encode_images
 
@@ -63,17 +63,17 @@ def test_codes_do_not_depend_on_chance(tokenizer):
 
 def test_a_row_is_the_single_picture(tokenizer, checkpoint):
     """Catches pictures of a batch that influence each other."""
-    images = pictures(3, checkpoint.tower.side)
+    images = pictures(3, checkpoint.image_tokenizer_config.image_size)
     together = tokenizer.features(images)
     torch.testing.assert_close(together[1:2], tokenizer.features(images[1:2]), rtol=1e-4, atol=1e-5)
 
 
 def test_sizes_are_read_from_the_tensors(checkpoint, config):
-    """Catches the published tower built in."""
-    tower, vision = checkpoint.tower, config["vision_config"]
-    assert (tower.width, tower.layers, tower.mlp) == (32, vision["num_hidden_layers"], 64)
-    assert (tower.grid, tower.codes, tower.code_width, tower.patch) == ((5, 5), 96, 16, 14)
-    assert (tower.heads, tower.side) == (4, vision["image_size"])
+    """Catches the published sizes built in."""
+    found, vision = checkpoint.image_tokenizer_config, config["vision_config"]
+    assert (found.hidden_size, found.num_layers, found.intermediate_size) == (32, vision["num_hidden_layers"], 64)
+    assert (found.grid, found.num_codes, found.code_dim, found.patch_size) == ((5, 5), 96, 16, 14)
+    assert (found.num_heads, found.image_size) == (4, vision["image_size"])
 
 
 def test_an_unknown_number_of_heads_is_an_error_only_on_use(copy):
@@ -89,7 +89,7 @@ def test_an_unknown_number_of_heads_is_an_error_only_on_use(copy):
 def test_a_vision_config_of_another_tower_is_not_believed(copy):
     """Catches heads of a stranger's config.json beside the checkpoint used for this tower."""
     copy.edit_json(vision_config={"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2})
-    assert open_checkpoint(copy.folder).tower.heads is None
+    assert open_checkpoint(copy.folder).image_tokenizer_config.num_heads is None
 
 
 def test_a_grid_that_is_not_square_is_an_error(copy):
@@ -126,10 +126,10 @@ def test_views_that_cannot_be_encoded_are_an_error(tokenizer):
     """Catches NaN that becomes some code: argmax finds one in anything."""
     broken = views(2)
     broken[1, 3, 4] = torch.nan
-    with pytest.raises(Blip3oError, match="picture 2 in torch.float32"):
+    with pytest.raises(Blip3oError, match="image 2 in torch.float32"):
         encode_images(tokenizer, broken)
 
 
 def test_the_side_is_that_of_the_pictures_it_was_built_for(tokenizer, config):
     """Catches the side counted in whole patches, which cuts the border that pictures are resized with."""
-    assert tokenizer.side == config["vision_config"]["image_size"] == 76
+    assert tokenizer.image_size == config["vision_config"]["image_size"] == 76

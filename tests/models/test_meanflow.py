@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from blip3o_core.__main__ import main
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.describe import describe
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.errors import Blip3oError

@@ -180,7 +180,7 @@ def test_vocab_and_merges_files_do_as_well(copy, checkpoint):
 
 
 def _encoder(folder: Path) -> PromptEncoder:
-    from blip3o_core.checkpoint.checkpoint import open_checkpoint
+    from blip3o_core.checkpoint import open_checkpoint
 
     return open_checkpoint(folder).prompt_encoder
 

@@ -15,7 +15,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 from torch import nn
 
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.decoding import fused
 from blip3o_core.decoding.engine import choose_engine, decode
 from blip3o_core.decoding.interface import Job

@@ -147,11 +147,18 @@ def _diffusion_configs(sizes: Sizes) -> tuple[dict, dict]:
 
 def _tower(config: dict, sizes: Sizes) -> image_tokenizer.ImageTokenizer:
     """The published file holds one tower layer more than encoding runs; so does this."""
-    full = image_tokenizer.TowerShape(
-        width=sizes.tower, layers=sizes.tower_layers + 1, mlp=2 * sizes.tower, patch=PATCH, channels=3,
-        tokens=sizes.grid**2, codes=sizes.codes, code_width=sizes.code_width, heads=4,
-        side=config["vision_config"]["image_size"],
-    )  # fmt: skip
+    full = image_tokenizer.ImageTokenizerConfig(
+        hidden_size=sizes.tower,
+        num_layers=sizes.tower_layers + 1,
+        intermediate_size=2 * sizes.tower,
+        patch_size=PATCH,
+        num_channels=3,
+        num_tokens=sizes.grid**2,
+        num_codes=sizes.codes,
+        code_dim=sizes.code_width,
+        num_heads=4,
+        image_size=config["vision_config"]["image_size"],
+    )
     return image_tokenizer.ImageTokenizer(full)
 
 

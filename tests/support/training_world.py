@@ -14,7 +14,7 @@ import yaml
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.training.config import TrainingConfig, config_from
 from blip3o_core.training.data.batches import Batches
 from blip3o_core.training.data.items import find_items

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from blip3o_core.__main__ import main
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.diffusion.reference_mode import ReferenceMode
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline

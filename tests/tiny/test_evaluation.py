@@ -145,7 +145,7 @@ def test_each_source_is_what_it_says(pipeline, monkeypatch):
     evaluate(pipeline, FEW, CODES)
     true, sampled = given
     tokenizer = pipeline.image_tokenizer
-    views = torch.cat([tokenizer_input(image, "stretch", tokenizer.side) for image in to_images(true_images())])
+    views = torch.cat([tokenizer_input(image, "stretch", tokenizer.image_size) for image in to_images(true_images())])
     assert torch.equal(true.codes, encode_images(tokenizer, views)[0])
     assert true.prompts == sampled.prompts == [prompt.text for prompt in make_prompts(FEW)]
     assert true.prompt_ids == sampled.prompt_ids
@@ -185,7 +185,7 @@ def test_parts_in_training_are_read_as_they_are_now(checkpoint, pipeline):
 def test_images_are_scaled_to_the_tower_as_in_training(pipeline, monkeypatch):
     """Catches other codes than the language model was trained on: this tower sees 76 px, images have 64."""
     tokenizer, seen = pipeline.image_tokenizer, []
-    real, side = tokenizer.features, tokenizer.shape.side
+    real, side = tokenizer.features, tokenizer.config.image_size
     monkeypatch.setattr(tokenizer, "features", lambda pixels: seen.append(pixels) or real(pixels))
     images = [rasterize(prompt.scene, 64) for prompt in make_prompts(FEW)]
     pipeline.tokens_of(true_images(), ["a"] * len(images))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.decoding.prefill import Prompts, encode_tokens
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.compat import encode_tokens_unmasked
 from blip3o_core.decoding.prefill import Prompts, pad_left
 from blip3o_core.decoding.sampling import Sampling

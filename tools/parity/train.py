@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from blip3o_core.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from blip3o_core.checkpoint import Checkpoint, open_checkpoint
 from blip3o_core.compat import AUTHORS_EDIT_TRAINING, AUTHORS_TRAINING
 from blip3o_core.images.preprocess import resize_to_tensor, training_image
 from blip3o_core.models import autoencoder
@@ -94,7 +94,7 @@ def _reference_codes(checkpoint: Checkpoint, folder: Path, samples: int) -> list
     codes = []
     for k in range(samples):
         with Image.open(folder / f"sample{k}_ref0.png") as picture:
-            seen = resize_to_tensor(training_image(picture, "stretch"), checkpoint.tower.side, "BICUBIC")
+            seen = resize_to_tensor(training_image(picture, "stretch"), tokenizer.image_size, "BICUBIC")
         codes.append(tokenizer.codes(tokenizer.features(seen.movedim(-1, 1) * 2 - 1)))
     return codes
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint import Checkpoint
 from ...training.data.collate import collate
 from ...training.data.encoded import EncodedItem
 from ...training.losses import hidden_states, image_states

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint import Checkpoint
 from ...training.data.packed import pack
 from ..scenes.captions import caption
 from ..scenes.edits import instruction, make_edit

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint import Checkpoint
 from ...decoding.engine import decode
 from ...decoding.prefill import Prompts
 from ...decoding.sampling import Sampling

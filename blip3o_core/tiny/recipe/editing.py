@@ -1,6 +1,6 @@
 """How well a checkpoint edits, by kind of instruction: the gate of the stages `edit` and `latents`."""
 
-from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint import Checkpoint
 from ...pipeline import Pipeline
 from ..edit_evaluation import Settings, evaluate
 

@@ -35,7 +35,7 @@ _EXCLUDED = ("embedding", "bottleneck.", "encode_task_layer")
 def build(seed: int = 0) -> ImageTokenizer:
     """A tower whose attention starts local, with the oracle codebook."""
     with seeded_init(seed):
-        network = ImageTokenizer(model_config.TOWER)
+        network = ImageTokenizer(model_config.IMAGE_TOKENIZER)
     _look_around(network)
     quantiser = network.bottleneck["regularizer"]
     with torch.no_grad():
@@ -94,9 +94,9 @@ def gate(network: ImageTokenizer, count: int = 800) -> dict[str, float]:
 
 @torch.no_grad()
 def _look_around(network: ImageTokenizer) -> None:
-    shape = model_config.TOWER
+    config = model_config.IMAGE_TOKENIZER
     embeddings = network.encoder["embeddings"]
-    content, head = shape.width - _WAVES, shape.width // shape.heads
+    content, head = config.hidden_size - _WAVES, config.hidden_size // config.num_heads
     embeddings.patch_embedding.weight[content:] = 0
     embeddings.patch_embedding.bias[content:] = 0
     table = embeddings.position_embedding.weight
@@ -135,7 +135,7 @@ def _turn(step: int) -> torch.Tensor:
 def tensors(network: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors by published name. The last layer, which encoding never runs, is zeros here."""
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    last = model_config.TOWER.layers - 1
+    last = model_config.IMAGE_TOKENIZER.num_layers - 1
     for name in [name for name in state if f"layers.{last - 1}." in name]:
         state[name.replace(f"layers.{last - 1}.", f"layers.{last}.")] = torch.zeros_like(state[name])
     return state

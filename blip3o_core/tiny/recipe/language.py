@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint import Checkpoint
 from ...decoding.engine import decode
 from ...decoding.prefill import Prompts
 from ...decoding.sampling import Sampling

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ...files import atomic_write
-from ...models.image_tokenizer import TowerShape
+from ...models.image_tokenizer import ImageTokenizerConfig
 from ..scenes.captions import NUMBERS, phrasings
 from ..scenes.edits import EDIT_KINDS, instructions, make_edit
 from ..scenes.font import CHARACTERS
@@ -22,17 +22,17 @@ LATENT_CHANNELS = 16
 PROMPT_LIMIT = 512
 
 # As in the published file, the tower has one layer more than encoding runs.
-TOWER = TowerShape(
-    width=128,
-    layers=5,
-    mlp=384,
-    patch=SIDE // GRID,
-    channels=3,
-    tokens=GRID**2,
-    codes=CODES,
-    code_width=CODE_WIDTH,
-    heads=4,
-    side=SIDE,
+IMAGE_TOKENIZER = ImageTokenizerConfig(
+    hidden_size=128,
+    num_layers=5,
+    intermediate_size=384,
+    patch_size=SIDE // GRID,
+    num_channels=3,
+    num_tokens=GRID**2,
+    num_codes=CODES,
+    code_dim=CODE_WIDTH,
+    num_heads=4,
+    image_size=SIDE,
 )
 
 _CHAT = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
@@ -108,7 +108,7 @@ def write_configs(folder: Path, scaling_factor: float) -> dict:
 
 
 def language_config(first_image: int, end: int) -> dict:
-    tower = TOWER
+    tatok = IMAGE_TOKENIZER
     return {
         "architectures": ["blip3oQwenForCausalLM"],
         "model_type": "qwen3",
@@ -140,12 +140,12 @@ def language_config(first_image: int, end: int) -> dict:
         "tokenizer_model_max_length": PROMPT_LIMIT,
         "diffusion_name_or_path": "diffusion",
         "vision_config": {
-            "hidden_size": tower.width,
-            "num_hidden_layers": tower.layers,
-            "num_attention_heads": tower.heads,
-            "intermediate_size": tower.mlp,
-            "patch_size": tower.patch,
-            "image_size": tower.side,
+            "hidden_size": tatok.hidden_size,
+            "num_hidden_layers": tatok.num_layers,
+            "num_attention_heads": tatok.num_heads,
+            "intermediate_size": tatok.intermediate_size,
+            "patch_size": tatok.patch_size,
+            "image_size": tatok.image_size,
         },
     }
 

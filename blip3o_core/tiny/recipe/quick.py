@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ...checkpoint.checkpoint import open_checkpoint
+from ...checkpoint import open_checkpoint
 from ...errors import Blip3oError
 from ...pipeline import Pipeline
 from ...seeds import row_seeds

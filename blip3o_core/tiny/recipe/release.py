@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ...checkpoint.checkpoint import open_checkpoint
+from ...checkpoint import open_checkpoint
 from ...errors import Blip3oError
 
 LIMIT = 30_000_000  # bytes of the whole folder
@@ -17,7 +17,7 @@ _FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_
 
 def release(source: Path, target: Path) -> int:
     """Write `target` from the checkpoint `source` and return its size in bytes. The old one stays until then."""
-    open_checkpoint(source).tables  # noqa: B018 - raises when a tensor is missing
+    open_checkpoint(source).validate()
     fresh = target.with_name(f".{target.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -38,7 +38,7 @@ def release(source: Path, target: Path) -> int:
         raise Blip3oError(
             f"Cannot release {source}: {size / 1e6:.1f} MB exceed the limit of {LIMIT / 1e6:.0f}. Make a part smaller."
         )
-    open_checkpoint(fresh).tables  # noqa: B018
+    open_checkpoint(fresh).validate()
     shutil.rmtree(target, ignore_errors=True)
     os.replace(fresh, target)
     return size

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint import Checkpoint
 from ...diffusion import sampler as diffusion
 from ...models import autoencoder as dc_ae
 from ...seeds import seeded

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from ...checkpoint import Checkpoint, open_checkpoint
 from ...checkpoint.bundled import BUNDLED
-from ...checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ...errors import Blip3oError
 from ...models.image_tokenizer import PREFIX
 from ...pipeline import Pipeline

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ...checkpoint.checkpoint import AUTOENCODER, TOKENIZER, Checkpoint
+from ...checkpoint import AUTOENCODER, IMAGE_TOKENIZER, Checkpoint
 from ...errors import Blip3oError
 from ...files import atomic_write
 from ...images.preprocess import resize_to_tensor, training_image
@@ -27,15 +27,16 @@ class ImageEncoder:
 
     def __init__(self, checkpoint: Checkpoint, folder: Path, side: int, fit: str, device: torch.device):
         autoencoder.check_size(side, side, checkpoint.latent_multiple)
-        if checkpoint.tower is None:
+        if checkpoint.image_tokenizer_config is None:
             raise Blip3oError(
                 f"{checkpoint.folder} has no image tokenizer, which training needs to encode images. Use a checkpoint "
                 "with an image tokenizer."
             )
         self.checkpoint, self.folder, self.side, self.fit, self.device = checkpoint, folder, side, fit, device
-        tables = [checkpoint.tables[part] for part in (TOKENIZER, AUTOENCODER)]
-        settings = (side, fit, checkpoint.tower, sorted(checkpoint.autoencoder_config.items()))
-        self.identity = hashlib.sha256(repr([settings, *map(_digest, tables)]).encode()).hexdigest()
+        checkpoint.validate()
+        encoders = [checkpoint.parts[part] for part in (IMAGE_TOKENIZER, AUTOENCODER)]
+        settings = (side, fit, checkpoint.image_tokenizer_config, sorted(checkpoint.autoencoder_config.items()))
+        self.identity = hashlib.sha256(repr([settings, *map(_digest, encoders)]).encode()).hexdigest()
         self._keys: dict[ImageSource, str] = {}
         self._networks = None
         cells = side // autoencoder.compression(checkpoint.autoencoder_config)
@@ -73,7 +74,8 @@ class ImageEncoder:
             tokenizer, vae = self.checkpoint.load_image_tokenizer(), self.checkpoint.load_autoencoder()
             self._networks = tokenizer.to(self.device), vae.to(self.device)
         tokenizer, vae = self._networks
-        seen = resize_to_tensor(image, self.checkpoint.tower.side or self.side, "BICUBIC").movedim(-1, 1) * 2 - 1
+        tokenizer_side = self.checkpoint.image_tokenizer_config.image_size or self.side
+        seen = resize_to_tensor(image, tokenizer_side, "BICUBIC").movedim(-1, 1) * 2 - 1
         weight = tokenizer.encode_task_layer[0].weight
         codes = tokenizer.codes(tokenizer.features(seen.to(weight.device, weight.dtype)))[0]
         latents = autoencoder.encode(vae, resize_to_tensor(image, self.side, "BILINEAR").to(self.device))[0]

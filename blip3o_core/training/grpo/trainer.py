@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from ...checkpoint.checkpoint import open_checkpoint
+from ...checkpoint import open_checkpoint
 from ...errors import Blip3oError
 from ...pipeline import Pipeline
 from ...weights.tensors import read_json

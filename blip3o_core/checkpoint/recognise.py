@@ -1,0 +1,113 @@
+"""Find checkpoint folders, and recognise one by its tensors and config fields.
+
+Folder names, shard names and `model_type` ("qwen3") decide nothing. Opening reads headers and JSON, no weights.
+"""
+
+from pathlib import Path
+
+from ..errors import Blip3oError
+from ..models import image_tokenizer
+from ..prompts.vocabulary import Vocabulary
+from ..weights.names import CONNECTOR
+from ..weights.tensors import TensorIndex, read_index, read_json, strip_prefix
+from .checkpoint import Checkpoint
+from .diffusion_folder import find_diffusion_folder
+from .networks import rope_theta
+
+_LANGUAGE_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+    "rms_norm_eps",
+    "max_position_embeddings",
+    "head_dim",
+    "rope_theta",
+)
+_TRANSFORMER_FIELDS = ("in_channels", "num_layers", "num_attention_heads", "attention_head_dim", "caption_channels")
+_AUTOENCODER_FIELDS = ("latent_channels", "decoder_block_out_channels", "scaling_factor")
+_TENSORS = ("model.embed_tokens.weight", CONNECTOR + "0.weight")
+
+
+def find_checkpoints(root: str | Path, depth: int = 3) -> list[str]:
+    """Folders under `root` that look like a checkpoint, relative, with '/'. Looks at names only and never raises."""
+    found: list[str] = []
+
+    def look(folder: Path, level: int) -> None:
+        try:
+            names = {entry.name: entry for entry in folder.iterdir()}
+            if "config.json" in names and ("model.safetensors" in names or "model.safetensors.index.json" in names):
+                found.append(folder.relative_to(root).as_posix())
+            elif level < depth:
+                for name in sorted(names):
+                    if not name.startswith(".") and names[name].is_dir():
+                        look(names[name], level + 1)
+        except OSError:
+            return
+
+    look(Path(root), 0)
+    return sorted(found)
+
+
+def open_checkpoint(folder: str | Path, diffusion_folder: str | Path | None = None) -> Checkpoint:
+    """Recognise the checkpoint in `folder`.
+
+    `diffusion_folder`: where transformer/config.json and vae/config.json are; None looks in and beside `folder`.
+    Raises Blip3oError that says what is missing, or what the folder is instead.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise Blip3oError(
+            f"{folder} {'is a file' if folder.exists() else 'does not exist'}. Choose the folder that contains "
+            "config.json and the .safetensors files."
+        )
+    config = read_json(folder / "config.json")
+    tensors = read_index(folder)
+    _check_tensors(folder, tensors, config)
+    _require({**config, "rope_theta": rope_theta(config)}, _LANGUAGE_FIELDS, folder / "config.json")
+    generation = folder / "generation_config.json"
+    vocabulary = Vocabulary.from_config(config, read_json(generation) if generation.is_file() else {}, folder)
+    diffusion = find_diffusion_folder(folder, diffusion_folder, tensors, config)
+    tatok = image_tokenizer.infer_config(strip_prefix(tensors, image_tokenizer.PREFIX), folder, config)
+    if tatok and tatok.num_codes != vocabulary.num_codes:
+        raise Blip3oError(
+            f"{folder / 'config.json'} says num_image_tokens {vocabulary.num_codes}, the codebook has "
+            f"{tatok.num_codes} codes. The file does not belong to these weights; copy it again."
+        )
+    return Checkpoint(
+        folder=folder,
+        diffusion_folder=diffusion,
+        config=config,
+        vocabulary=vocabulary,
+        tensors=tensors,
+        transformer_config=_read_config(diffusion / "transformer" / "config.json", _TRANSFORMER_FIELDS),
+        autoencoder_config=_read_config(diffusion / "vae" / "config.json", _AUTOENCODER_FIELDS),
+        image_tokenizer_config=tatok,
+    )
+
+
+def _check_tensors(folder: Path, tensors: TensorIndex, config: dict) -> None:
+    """Raise Blip3oError unless these are the weights of a BLIP3o-NEXT checkpoint."""
+    missing = [name for name in _TENSORS if name not in tensors]
+    if missing:
+        found = ", ".join(sorted(tensors)[:4]) + ", ..." if tensors else "nothing"
+        raise Blip3oError(
+            f"{folder} is not a BLIP3o-NEXT checkpoint: its weights have no {' and no '.join(missing)} (found {found}; "
+            f"config.json says architectures {config.get('architectures')}). Choose another folder."
+        )
+
+
+def _require(config: dict, fields: tuple[str, ...], path: Path) -> dict:
+    missing = [name for name in fields if config.get(name) is None]
+    if missing:
+        raise Blip3oError(
+            f"{path} lacks {', '.join(missing)}, which the network is built from. Copy the file again from where the "
+            "checkpoint came from."
+        )
+    return config
+
+
+def _read_config(path: Path, fields: tuple[str, ...]) -> dict:
+    return _require(read_json(path), fields, path)
