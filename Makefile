@@ -8,10 +8,8 @@ WORKERS ?= -n auto --dist loadfile
 DEMO ?= output/demo.png
 LINT = $(VENV) -m ruff check . && $(VENV) -m ruff format --check .
 
-.PHONY: demo evaluate serve test test-fast: environment  ## the library's quick tests: for the inner loop
-	$(VENV) -m pytest -q $(WORKERS) -m "core and not slow"
-
-test-core test-parity test-host test-browser test-oldest lint format environment workflows locales node-contract
+.PHONY: demo evaluate serve test test-fast test-core test-parity test-host test-browser test-oldest lint format
+.PHONY: environment workflows screenshots locales node-contract
 
 demo: environment  ## draw three prompts with the bundled model, through the sample workflow in a real ComfyUI
 	$(VENV) -m tools.demo --out $(DEMO)
@@ -46,6 +44,9 @@ format: environment  ## lay out all files, sort their imports
 
 workflows: environment  ## rewrite workflows/*.json through ComfyUI's own frontend
 	$(VENV) -m tools.workflows
+
+screenshots: environment  ## take the pictures of workflows in README and docs anew
+	$(VENV) -m tools.screenshots
 
 locales: environment  ## rewrite locales/en from the names and tooltips of the nodes
 	$(VENV) -m tools.schemas locales

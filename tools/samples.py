@@ -66,13 +66,15 @@ def load(sample: Sample) -> str:
     return sample.add("BLIP3oLoader", checkpoint=NAME, dtype="auto")
 
 
-def add_chain(sample: Sample, loader: str, prompt: str, encoder: str | None = None, sampler=OURS, **widgets) -> Chain:
+def add_chain(
+    sample: Sample, loader: str, prompt: str, encoder: str | None = None, sampler=OURS, prompt_lines: str = "one prompt"
+) -> Chain:
     """Adds the nodes from `prompt` to an image; with an `encoder` (a reference node), an edit of its images."""
     reference = {} if encoder is None else {"reference": [encoder, 0]}
     generator = sample.add(
-        "BLIP3oTokenGenerator", lm=[loader, 0], prompt=prompt, seed=1, batch_size=1,
+        "BLIP3oTokenGenerator", lm=[loader, 0], prompt=prompt, seed=1, batch_size=1, prompt_lines=prompt_lines,
         **{"sampling": "sample", "sampling.top_k": 1200, "sampling.top_p": 0.95, "sampling.temperature": 1.0},
-        **reference, **widgets,
+        **reference,
     )  # fmt: skip
     conditioner = sample.add("BLIP3oHiddenStateConditioner", lm=[loader, 0], tokens=[generator, 0], **reference)
     empty = None if encoder else sample.add("EmptyLatentImage", width=SIDE, height=SIDE, batch_size=1)

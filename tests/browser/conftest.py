@@ -5,13 +5,16 @@ from tools.environment import browser_path, why_no_browser
 
 
 @pytest.fixture(scope="session")
-def browser():
+def page(server):
+    """One page for all tests: ComfyUI's frontend takes five seconds to start."""
     if browser_path() is None:
         pytest.skip(why_no_browser())
+    with open_frontend(server.address) as opened:
+        yield opened
 
 
 @pytest.fixture
-def frontend(browser, server):
-    with open_frontend(server.address) as opened:
-        yield opened
-        assert not opened.errors, "uncaught exceptions in the page"
+def frontend(page):
+    page.reset()
+    yield page
+    assert not page.errors, "uncaught exceptions in the page"

@@ -4,18 +4,12 @@ import pytest
 from PIL import Image, ImageChops
 
 from tools.comfyui.workflow import WORKFLOWS, load_workflow, to_prompt
-from tools.environment import TOP
 from tools.samples import SAMPLES
+from tools.screenshots import run_in_page
 from tools.workflows import made
 
-IMAGES = TOP / "docs" / "images"
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 NOTES = {"MarkdownNote"}  # the frontend's own, unknown to the server
-
-
-def in_the_docs(name: str) -> bool:
-    pages = [TOP / "README.md", *(TOP / "docs").glob("*.md")]
-    return any(f"images/{name}.png" in page.read_text(encoding="utf-8") for page in pages)
 
 
 def without_places(workflow: dict) -> dict:
@@ -62,25 +56,15 @@ def test_a_free_socket_waits_behind_the_pictures(frontend, name, connected):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_workflow_draws_in_the_page(frontend, client, name, tmp_path):
-    """A sample that fails in the page, shows nothing while it works, or ends without its picture on the canvas.
-
-    Leaves the screenshots that README and docs show.
-    """
+    """A sample that fails in the page, shows nothing while it works, or ends without its image on the canvas."""
     client.free()  # samples draw the same first picture: what is cached shows nothing while it works
     workflow = load_workflow(name)
-    frontend.load(workflow)
-    ended, events = frontend.run(timeout=300)
-    assert ended == "execution_success", events[-1]
-    shown = frontend.shown_images()
-    assert shown
+    events = run_in_page(frontend, workflow)
+    assert frontend.shown_images()
     kinds = {str(node["id"]): node["type"] for node in workflow["nodes"]}
     watched = {kinds[data["node"]] for kind, data in events if kind == "b_preview_with_metadata"}
     assert {"BLIP3oTokenGenerator", "BLIP3oDiffusionSampler"} <= watched
-    folder = IMAGES if in_the_docs(name) else tmp_path
-    folder.mkdir(parents=True, exist_ok=True)
-    frontend.page.set_viewport_size({"width": 2200, "height": 1100})  # below 60 % zoom the canvas leaves out all text
-    frontend.page.evaluate("() => window.app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
-    with_picture = Image.open(frontend.screenshot(folder / f"{name}.png")).convert("RGB")
+    shown = Image.open(frontend.screenshot(tmp_path / "shown.png")).convert("RGB")
     frontend.page.evaluate("() => { for (const node of window.app.graph._nodes) node.imgs = null }")
     without = Image.open(frontend.screenshot(tmp_path / "without.png")).convert("RGB")
-    assert ImageChops.difference(with_picture, without).getbbox(), "the picture is not on the canvas"
+    assert ImageChops.difference(shown, without).getbbox(), "the image is not on the canvas"

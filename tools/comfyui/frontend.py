@@ -16,6 +16,7 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"
              "--disable-component-update", "--disable-sync"]  # fmt: skip
 EVENTS = ["execution_start", "execution_cached", "executing", "executed", "progress_state", "b_preview_with_metadata",
           "execution_success", "execution_error", "execution_interrupted"]  # fmt: skip
+MOST_SHOTS = 30
 ENDS = ["execution_success", "execution_error", "execution_interrupted"]
 WATCH = """kinds => {
     window.__events = [];
@@ -26,8 +27,16 @@ WATCH = """kinds => {
 }"""
 
 
+SIZE = {"width": 1600, "height": 900}  # pixels of the page
+RESET = """() => {
+    window.app.clean();
+    window.app.extensionManager.toast.removeAll();
+    window.__events = [];
+}"""
+
+
 @contextmanager
-def open_frontend(address: str, width: int = 1600, height: int = 900):
+def open_frontend(address: str):
     """`with open_frontend(server.address) as frontend:`; RuntimeError naming the reason where there is no browser."""
     from playwright.sync_api import sync_playwright
 
@@ -38,7 +47,7 @@ def open_frontend(address: str, width: int = 1600, height: int = 900):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path(), headless=True, args=ARGUMENTS)
         try:
-            yield Frontend(browser.new_page(viewport={"width": width, "height": height}), f"http://{address}")
+            yield Frontend(browser.new_page(viewport=SIZE), f"http://{address}")
         finally:
             browser.close()
 
@@ -56,6 +65,13 @@ class Frontend:
         # clientId is set once the websocket is up; before that, events would be lost.
         page.wait_for_function("() => window.app?.vueAppReady && window.app?.api?.clientId", timeout=120_000)
         page.evaluate(WATCH, EVENTS)
+
+    def reset(self) -> None:
+        """Leave nothing of what was opened or run before; loading the page anew takes five seconds."""
+        self.page.set_viewport_size(SIZE)
+        self.page.evaluate(RESET)
+        self.page.wait_for_function("() => !document.querySelector('.p-toast-message')")
+        self.errors.clear()
 
     def load(self, workflow: dict) -> None:
         """Open a UI-format workflow, as dropping its file on the page does."""
@@ -86,15 +102,21 @@ class Frontend:
         return self.page.locator(".p-toast-message").all_inner_texts()
 
     def shown_images(self) -> list[str]:
-        """Addresses of the pictures that nodes show."""
+        """File names of the images that nodes show."""
         return self.page.evaluate(
             "() => Object.values(window.app.nodeOutputs).flatMap(output => output.images ?? []).map(i => i.filename)"
         )
 
     def screenshot(self, file: Path) -> Path:
+        """The page with the whole graph in view, once nothing moves: the view glides, and images fade in."""
         self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-        self.page.wait_for_timeout(500)  # the view moves there, and images fade in
-        self.page.screenshot(path=file)
+        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        shots = [self.page.screenshot(animations="disabled")]
+        while len(shots) < 2 or shots[-1] != shots[-2]:
+            if len(shots) == MOST_SHOTS:
+                raise RuntimeError(f"the page still changes after {MOST_SHOTS} screenshots")
+            shots.append(self.page.screenshot(animations="disabled"))
+        file.write_bytes(shots[-1])
         return file
 
     def _note_request(self, url: str, base: str) -> None:

@@ -1,0 +1,45 @@
+"""`make screenshots`: what README and docs show of the sample workflows, taken in ComfyUI's own frontend.
+
+Each workflow is opened and run, and the page with its results is written to docs/images/<name>.png.
+"""
+
+import tempfile
+from pathlib import Path
+
+from tools.comfyui.frontend import Frontend, open_frontend
+from tools.comfyui.server import Server
+from tools.comfyui.workflow import WORKFLOWS, load_workflow
+from tools.environment import TOP
+
+IMAGES = TOP / "docs" / "images"
+SIZE = {"width": 2200, "height": 1100}  # pixels; below 60 % zoom the canvas leaves out all text
+
+
+def in_the_docs(name: str) -> bool:
+    """Whether README or a page in docs shows the workflow."""
+    pages = [TOP / "README.md", *(TOP / "docs").glob("*.md")]
+    return any(f"images/{name}.png" in page.read_text(encoding="utf-8") for page in pages)
+
+
+def run_in_page(frontend: Frontend, workflow: dict) -> list[tuple[str, dict]]:
+    """Open a UI-format workflow and run it; gives the events of the run."""
+    frontend.load(workflow)
+    ended, events = frontend.run(timeout=300)
+    if ended != "execution_success":
+        raise RuntimeError(f"the run ended with {ended}: {events[-1]}")
+    return events
+
+
+def main() -> None:
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch)) as server:
+        for name in filter(in_the_docs, sorted(file.stem for file in WORKFLOWS.glob("*.json"))):
+            with open_frontend(server.address) as frontend:
+                run_in_page(frontend, load_workflow(name))
+                frontend.page.set_viewport_size(SIZE)
+                frontend.page.evaluate("() => window.app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
+                print(frontend.screenshot(IMAGES / f"{name}.png").relative_to(TOP))
+
+
+if __name__ == "__main__":
+    main()
