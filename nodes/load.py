@@ -29,7 +29,7 @@ class Loader(io.ComfyNode):
                     "dtype",
                     options=DTYPES,
                     default="auto",
-                    tooltip="auto lets ComfyUI choose for your device. fp16 is not offered because the diffusion "
+                    tooltip="'auto' lets ComfyUI choose for your device. fp16 is not offered because the diffusion "
                     "transformer overflows in it.",
                 ),
                 io.Combo.Input(
@@ -38,7 +38,7 @@ class Loader(io.ComfyNode):
                     default=folders.AUTOMATIC,
                     optional=True,
                     advanced=True,
-                    tooltip="The folder with transformer/config.json and vae/config.json. auto looks in the "
+                    tooltip="The folder with transformer/config.json and vae/config.json. 'auto' looks in the "
                     "checkpoint's folder and next to it.",
                 ),
                 io.Combo.Input(
@@ -47,7 +47,7 @@ class Loader(io.ComfyNode):
                     default=LM_WEIGHTS[0],
                     optional=True,
                     advanced=True,
-                    tooltip="int8 and fp8 store the language model in less memory. It gets slower and writes other "
+                    tooltip="'int8' and 'fp8' store the language model in less memory. It gets slower and writes other "
                     "tokens than with 'same as dtype'.",
                 ),
             ],
@@ -96,7 +96,7 @@ class ImageTokenizerLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input("file", options=folders.tatok_files(), tooltip="A .pth file in models/blip3o."),
                 io.Combo.Input(
-                    "dtype", options=DTYPES, default="auto", tooltip="auto lets ComfyUI choose for your device."
+                    "dtype", options=DTYPES, default="auto", tooltip="'auto' lets ComfyUI choose for your device."
                 ),
             ],
             outputs=[

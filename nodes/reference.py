@@ -33,8 +33,8 @@ class EditReferenceEncoder(io.ComfyNode):
                 io.Combo.Input(
                     "fit",
                     options=FITS,
-                    tooltip="How an image becomes the square that the tokens describe; stretch is as trained. With "
-                    "crop and authors the latents show only its centre, otherwise all of it.",
+                    tooltip="How an image becomes the square that the tokens describe; 'stretch' is as trained. With "
+                    "'crop' and 'authors' the latents show only its centre, otherwise all of it.",
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="White where the first image may change."),
                 io.Int.Input(
