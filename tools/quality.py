@@ -1,8 +1,8 @@
-"""`python -m tools.quality [int8 fp8] [--dtype fp32]`: what quantised weights of the bundled model cost.
+"""`python -m tools.quality [int8 fp8] [--dtype fp32]`: what int8 and fp8 weights cost the bundled model.
 
-Inside a host, for the quantised tensors are the host's. Against the same model unquantised in the same dtype: the
-likeliest token, the one sampled by the same random number, and hidden states while both are fed the tokens that the
-unquantised one drew; pictures that each draws with the same seeds, judged; bytes; seconds.
+Runs inside ComfyUI, whose quantised tensors they are, and compares each format with the unquantised model in the same
+dtype. Both read the tokens that the unquantised model wrote: compared are the likeliest token, the token that the same
+random number picks, and the hidden states. Then both generate images from the same seeds, which the judge judges.
 """
 
 import argparse
@@ -16,15 +16,11 @@ from tools.comfyui.inside import in_host
 TIMEOUT = 3600
 
 
-def measure(folder: str, dtype: str, choices: list, read_prompts: int, pictures: int) -> list:
-    """One row for each choice. Runs inside the host."""
-    import importlib
+def measure(module, folder: str, dtype: str, choices: list, read_prompts: int, images: int) -> list:
+    """One row for each format. Runs inside ComfyUI."""
     import time
 
     import torch
-
-    def module(name):
-        return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
     evaluation, decoding = module(".blip3o_core.tiny.evaluation"), module(".blip3o_core.decoding.engine")
     choosing, prefill = module(".blip3o_core.decoding.sampling"), module(".blip3o_core.decoding.prefill")
@@ -32,7 +28,7 @@ def measure(folder: str, dtype: str, choices: list, read_prompts: int, pictures:
     pipeline, kind = module(".blip3o_core.pipeline"), {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     checkpoint = module(".blip3o_core.checkpoint.checkpoint").open_checkpoint(folder)
     transformer, autoencoder = checkpoint.load_transformer(kind), checkpoint.load_autoencoder(kind)
-    settings = evaluation.Settings(count=max(pictures, read_prompts, 8), seeds=1)
+    settings = evaluation.Settings(count=max(images, read_prompts, 8), seeds=1)
     texts = [prompt.text for prompt in evaluation.make_prompts(settings)][:read_prompts]
     sampling = choosing.Sampling()
 
@@ -44,10 +40,10 @@ def measure(folder: str, dtype: str, choices: list, read_prompts: int, pictures:
 
     plain = language("plain")
     ids = [checkpoint.prompt_encoder.encode(text) for text in texts]
-    drawn = decoding.decode(plain, prefill.Prompts(ids), list(range(len(ids))), sampling).ids
+    written = decoding.decode(plain, prefill.Prompts(ids), list(range(len(ids))), sampling).ids
 
     def states(network):
-        hidden = prefill.encode_tokens(network, prefill.Prompts(ids), drawn)
+        hidden = prefill.encode_tokens(network, prefill.Prompts(ids), written)
         head = network.head_weight(hidden, True)
         logits = torch.nn.functional.linear(hidden[:, :-1], head).float().flatten(0, 1)
         return hidden.float(), logits.argmax(-1), choosing.choose(logits, uniforms, sampling)
@@ -58,7 +54,7 @@ def measure(folder: str, dtype: str, choices: list, read_prompts: int, pictures:
         return time.perf_counter() - start
 
     generator = torch.Generator().manual_seed(0)
-    uniforms = torch.rand(drawn.numel(), generator=generator)
+    uniforms = torch.rand(written.numel(), generator=generator)
     base, best, picked = states(plain)
     rows = []
     for choice in ("plain", *choices):
@@ -72,10 +68,10 @@ def measure(folder: str, dtype: str, choices: list, read_prompts: int, pictures:
         row["bytes"] = offload.comfy.model_management.module_size(network)
         row["layer_bytes"] = offload.comfy.model_management.module_size(network.model.layers)
         row["tokens_s"], row["times_plain"] = took[0], took[0] / took[1]
-        if pictures:
+        if images:
             parts = pipeline.Pipeline.of(checkpoint, network, transformer, autoencoder)
             result = evaluation.evaluate(parts, settings)
-            row["pictures"], row["right"] = settings.count, result.mean
+            row["images"], row["right"] = settings.count, result.mean
             row["verdicts"] = [verdict.strict for verdict in result.verdicts[0]]
             both = zip(row["verdicts"], (rows or [row])[0]["verdicts"], strict=True)
             row["same_verdict"] = sum(mine == plains for mine, plains in both)
@@ -87,13 +83,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.quality", description=__doc__)
     parser.add_argument("choices", nargs="*", default=["int8", "fp8"])
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--prompts", type=int, default=64, help="prompts that are read with the true tokens")
-    parser.add_argument("--pictures", type=int, default=300, help="pictures drawn and judged (0: none)")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--prompts", type=int, default=64, help="how many prompts both models read (64)")
+    parser.add_argument(
+        "--images", type=int, default=300, help="how many images to generate and judge; 0 for none (300)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to this file, too")
     chosen = parser.parse_args(argv)
     rows = in_host(
         measure, timeout=TIMEOUT, folder=str(BUNDLED), dtype=chosen.dtype, choices=chosen.choices,
-        read_prompts=chosen.prompts, pictures=chosen.pictures,
+        read_prompts=chosen.prompts, images=chosen.images,
     )  # fmt: skip
     for row in rows:
         cells = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}

@@ -53,3 +53,24 @@ def golden(checkpoints):
         for name in names:
             shutil.copytree(RECORDED / name, checkpoints / target / name, dirs_exist_ok=True)
     return checkpoints / "golden"
+
+
+@pytest.fixture(scope="session")
+def comfyui(tmp_path_factory):
+    """A ComfyUI without a server; its base directory is `comfyui.base`."""
+    from tools.comfyui.inside import Host
+
+    with Host(tmp_path_factory.mktemp("inside")) as host:
+        yield host
+
+
+@pytest.fixture
+def in_host(comfyui):
+    """Runs a function inside that ComfyUI, in a fork of its own."""
+    return comfyui.run
+
+
+@pytest.fixture(scope="session")
+def loose_checkpoint(tmp_path_factory):
+    """A folder outside every model folder, for tests that need no server. A test that changes it takes a copy."""
+    return str(make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny"))

@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 from blip3o_core.pipeline import Pipeline
 from tests.support.tiny_checkpoint import make_checkpoint
 from tools.comfyui.client import Refused
-from tools.comfyui.graphs import PROMPT, latents, node, text_to_image
-from tools.comfyui.inside import in_host
+from tools.comfyui.graphs import PROMPT, equal, latents, node, text_to_image
 
 NEXT_STEP = r"\b(copy|download|give|choose|use|put)\b"
 WEIGHTS = "model.safetensors"
@@ -105,14 +104,14 @@ DAMAGE = {
 }
 
 
-def picture(server, client, result) -> tuple[torch.Tensor, np.ndarray]:
+def picture(server, client, result) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents and pixels of a finished run; the bytes of a PNG also hold the graph."""
     shown = next(image for image in result.images if image["type"] == "output")
-    return latents(server, result), np.asarray(Image.open(io.BytesIO(client.view(**shown))))
+    return latents(server, result), torch.tensor(np.asarray(Image.open(io.BytesIO(client.view(**shown))), np.float32))
 
 
 def same(one, other) -> bool:
-    return torch.equal(one[0], other[0]) and np.array_equal(one[1], other[1])
+    return equal(one[0], other[0]) and equal(one[1], other[1])
 
 
 @pytest.fixture(scope="module")
@@ -192,19 +191,17 @@ def test_a_picture_that_cannot_be_saved(client, server, healthy):
     assert "draw" not in again.cached and same(picture(server, client, again), healthy)
 
 
-def test_decoding_falls_back_to_tiles_that_are_smaller_than_the_picture(tmp_path, checkpoint_folder):
+def test_decoding_falls_back_to_tiles_that_are_smaller_than_the_picture(in_host, loose_checkpoint):
     """Catches a fallback whose tile covers the whole latent: it runs out of memory a second time, and the run ends.
 
     The host's own tiles are for cells of 8 pixels; a 32x32 latent is 1024 pixels at the published 32 pixels a cell.
     """
 
-    def look(folder):
-        import importlib
-
+    def look(module, folder):
         import comfy.model_management as mm
         import torch
 
-        vae = importlib.import_module(pack.__name__ + ".nodes.host.vae").load_vae(folder, None, "fp32")  # noqa: F821
+        vae = module(".nodes.host.vae").load_vae(folder, None, "fp32")
         # Attention sees only its tile, so tiles differ a little from the whole; least where the latent is constant.
         latent = torch.full((1, vae.latent_channels, 32, 32), 0.3)
         decode, seen = vae.first_stage_model.decode, []
@@ -227,7 +224,7 @@ def test_decoding_falls_back_to_tiles_that_are_smaller_than_the_picture(tmp_path
             "mean": float((tiled[inner] - whole[inner]).abs().mean()), "spread": float(whole[inner].std()),
         }  # fmt: skip
 
-    seen = in_host(look, base=tmp_path, folder=checkpoint_folder)
+    seen = in_host(look, folder=loose_checkpoint)
     assert seen["tiles"][0] == [32, 32] and len(seen["tiles"]) > 4  # it did run out of memory, then tiled
     assert seen["tiles"].count([32, 32]) == 2  # tried whole once for the picture and once for the batch of two
     assert seen["shape"] == seen["wanted"] and seen["rows"] == [2, *seen["wanted"][1:]]
@@ -238,17 +235,12 @@ def test_decoding_falls_back_to_tiles_that_are_smaller_than_the_picture(tmp_path
 FLAGS = ["fp16_unet", "fp8_e4m3fn_unet", "fp8_e5m2_unet", "fp16_vae", "force_fp16"]
 
 
-def test_auto_gives_a_supported_dtype_under_every_flag_of_the_host(tmp_path, checkpoint_folder):
+def test_auto_gives_a_supported_dtype_under_every_flag_of_the_host(in_host, loose_checkpoint):
     """Catches fp16, which the transformer overflows, and fp8, which no part computes in, taken from a server flag."""
 
-    def look(folder, flags):
-        import importlib
-
+    def look(module, folder, flags):
         import torch
         from comfy.cli_args import args
-
-        def module(name):
-            return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
         greedy, report = module(".nodes.host.generation").sampling_of({"sampling": "greedy"}, 1.0, "image tokens"), {}
         for flag in ["", *flags]:
@@ -270,15 +262,9 @@ def test_auto_gives_a_supported_dtype_under_every_flag_of_the_host(tmp_path, che
             report[flag or "none"] = found
         return report
 
-    seen = in_host(look, base=tmp_path, folder=checkpoint_folder, flags=FLAGS)
+    seen = in_host(look, folder=loose_checkpoint, flags=FLAGS)
     assert list(seen) == ["none", *FLAGS]
     for flag, found in seen.items():
         assert found.pop("finite") and found.pop("drawn"), flag
         for part, dtypes in found.items():
             assert set(dtypes) <= {"torch.bfloat16", "torch.float32"}, (flag, part, dtypes)
-
-
-@pytest.fixture(scope="module")
-def checkpoint_folder(tmp_path_factory):
-    """A checkpoint for the tests that need no server."""
-    return str(make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny"))

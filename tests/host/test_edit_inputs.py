@@ -22,8 +22,7 @@ from tests.host.test_edit import picture, png
 from tests.host.test_errors import fails
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 from tools.comfyui.client import Refused
-from tools.comfyui.graphs import close, edit, latents, node, text_to_image
-from tools.comfyui.inside import in_host
+from tools.comfyui.graphs import close, edit, equal, latents, node, text_to_image
 
 pytestmark = [pytest.mark.usefixtures("edit_checkpoint", "checkpoint")]
 SIZE = (96, 64)
@@ -194,16 +193,14 @@ def test_no_frames_at_all(client, server, healthy):
     fails(client, server, graph, healthy, "image_1 is empty", "[0, 0, 0, 3]", "Connect another one")
 
 
-def test_tensors_that_only_other_packs_make(tmp_path):
+def test_tensors_that_only_other_packs_make(in_host):
     """Sizes of zero, integers, six channels, a missing batch: a crash inside Pillow in place of their name."""
 
-    def look():
-        import importlib
-
+    def look(module):
         import torch
 
-        reference = importlib.import_module(pack.__name__ + ".nodes.host.reference")  # noqa: F821
-        errors = importlib.import_module(pack.__name__ + ".blip3o_core.errors")  # noqa: F821
+        reference = module(".nodes.host.reference")
+        errors = module(".blip3o_core.errors")
         shapes, said = [(0, 8, 8, 3), (1, 0, 8, 3), (1, 8, 0, 3), (1, 8, 8, 0), (1, 8, 8, 6), (8, 8, 3)], []
         images = [torch.zeros(shape) for shape in shapes] + [torch.zeros(1, 8, 8, 3, dtype=torch.uint8)]
         masks = [torch.zeros(shape) for shape in ((0, 8, 8), (1, 0, 8), (1, 1, 8, 8))]
@@ -221,7 +218,7 @@ def test_tensors_that_only_other_packs_make(tmp_path):
                 said.append(str(error))
         return said
 
-    said = in_host(look, base=tmp_path)
+    said = in_host(look)
     assert all(line.startswith("image_1 is empty") for line in said[:3]), said
     assert all(line.startswith("image_1 is a torch.") and "batch, height, width" in line for line in said[3:7]), said
     assert "0 masks" in said[7] and "The mask is 8x0" in said[8] and "mask" in said[9] and "0 reference" in said[10]
@@ -316,7 +313,7 @@ def test_the_published_tokenizer_file_serves_as_the_checkpoints_own(client, serv
     own = client.run(with_tokenizer(lm, diffusion_folder="golden/sana"))
     other = client.run(with_tokenizer(lm, "ta_tok/ta_tok.pth", diffusion_folder="golden/sana"))
     assert "file" in other.executed and codes(own) == codes(other)
-    assert torch.equal(latents(server, own), latents(server, other))
+    assert equal(latents(server, own), latents(server, other))
 
 
 def tokenizer_file(checkpoint: Path, folder: Path) -> None:

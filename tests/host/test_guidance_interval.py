@@ -11,9 +11,7 @@ import torch
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.pipeline import Pipeline
 from tests.support.pictures import noise
-from tests.support.tiny_checkpoint import make_checkpoint
-from tools.comfyui.graphs import edit, latents, node, text_to_image
-from tools.comfyui.inside import in_host
+from tools.comfyui.graphs import close, edit, latents, node, text_to_image
 
 PARTS = [(0.0, 0.5), (0.2, 0.8), (0.5, 1.0)]
 
@@ -33,9 +31,8 @@ def test_the_graph_draws_what_the_library_draws(part, client, server, checkpoint
     tokens = pipeline.generate_tokens([text_to_image()["draw"]["inputs"]["prompt"]], [5])
     ours = pipeline.latents(tokens, [11], (128, 128), 20, 2.0, interval=part)
     whole = pipeline.latents(tokens, [11], (128, 128), 20, 2.0)
-    factor, limit = pipeline.autoencoder.config.scaling_factor, 1e-4 * float(ours.abs().max())
-    assert (made * factor - ours).abs().max() <= limit
-    assert (made * factor - whole).abs().max() > 10 * limit
+    scaled = made * pipeline.autoencoder.config.scaling_factor
+    assert close(scaled, ours) and not close(scaled, whole)
 
 
 def test_an_edit_is_the_librarys_too(client, server, edit_checkpoint):
@@ -48,23 +45,16 @@ def test_an_edit_is_the_librarys_too(client, server, edit_checkpoint):
     references = pipeline.references([picture])
     tokens = pipeline.generate_tokens(["make it blue"], [5], references=references)
     ours = pipeline.latents(tokens, [11], None, 4, 2.0, references=references, interval=(0.1, 0.6))
-    torch.testing.assert_close(made * pipeline.autoencoder.config.scaling_factor, ours, rtol=1e-4, atol=1e-4)
+    assert close(made * pipeline.autoencoder.config.scaling_factor, ours)
 
 
-def test_every_sampler_leaves_the_negative_out_outside(tmp_path):
+def test_every_sampler_leaves_the_negative_out_outside(in_host, loose_checkpoint):
     """Catches a negative half that is computed and thrown away, and hooks of others that the override cuts off."""
-    folder = str(make_checkpoint(tmp_path / "checkpoint"))
 
-    def look(folder):
-        import importlib
-
-        import torch
+    def look(module, folder):
         from comfy_extras import nodes_custom_sampler as custom
 
         import nodes
-
-        def module(name):
-            return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
         lm, model, vae, _ = module(".nodes.host.loaders").load(folder, None, "fp32")
         settings = module(".nodes.host.generation").sampling_of({"sampling": "greedy"}, 1.0, "image tokens")
@@ -108,7 +98,7 @@ def test_every_sampler_leaves_the_negative_out_outside(tmp_path):
                     report[f"{run.__name__} {name}"] = [list(rows), len(hooked), off]
         return report
 
-    report = in_host(look, base=tmp_path, folder=folder)
+    report = in_host(look, folder=loose_checkpoint)
     inside = [2 if 5 <= step <= 15 else 1 for step in range(20)]
     for name, (rows, hooked, off) in report.items():
         assert rows == (inside if name.endswith("part") else [2] * 20), name
@@ -116,11 +106,11 @@ def test_every_sampler_leaves_the_negative_out_outside(tmp_path):
         assert (off <= 1e-4) == name.endswith("part"), (name, off)
 
 
-def test_parts_stand_for_the_same_sigmas(tmp_path):
+def test_parts_stand_for_the_same_sigmas(in_host):
     """Catches a rounding of our own, that would guide one step more or less than the host."""
     parts, shifts = [k / 100 for k in range(1, 101)], [0.5, 1.0, 1.1, 3.0]
 
-    def look(parts, shifts):
+    def look(module, parts, shifts):
         from comfy.model_sampling import ModelSamplingDiscreteFlow
 
         sampling, found = ModelSamplingDiscreteFlow(), []
@@ -130,5 +120,5 @@ def test_parts_stand_for_the_same_sigmas(tmp_path):
         return found
 
     ours = [[diffusion.guided_sigmas((part, 1.0), shift)[0] for part in parts] for shift in shifts]
-    assert in_host(look, base=tmp_path, parts=parts, shifts=shifts) == ours
+    assert in_host(look, parts=parts, shifts=shifts) == ours
     assert all(diffusion.guided_sigmas((0.0, 1.0), shift)[1] == 0 for shift in shifts)

@@ -1,25 +1,17 @@
 """What no request can show: the pack's footprint in the host, and weights that move leaf by leaf."""
 
-import pytest
+import shutil
 
 from blip3o_core.checkpoint.bundled import NAME
-from tests.support.tiny_checkpoint import make_checkpoint
-from tools.comfyui.inside import in_host
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return str(make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny"))
-
-
-def test_importing_the_pack_is_fast_and_changes_nothing(tmp_path):
+def test_importing_the_pack_loads_nothing_else_and_changes_nothing(in_host):
     """Every start of ComfyUI pays for our imports, and every other pack for our monkeypatches."""
 
-    def look():
+    def look(module):
         import asyncio
         import importlib.util
         import sys
-        import time
 
         import comfy.model_base
         import comfy.model_patcher
@@ -41,24 +33,28 @@ def test_importing_the_pack_is_fast_and_changes_nothing(tmp_path):
                   if callable(value)],
             ]  # fmt: skip
 
-        for name in [name for name in sys.modules if name.startswith(pack.__name__)]:  # noqa: F821
+        pack = module("")
+        for name in [name for name in sys.modules if name.startswith(pack.__name__)]:
             del sys.modules[name]
         blocked = {name: sys.modules.pop(name, None) for name in ("transformers", "diffusers", "accelerate")}
         for name in blocked:
             sys.modules[name] = None  # importing it now raises
-        before, start = settings(), time.perf_counter()
-        spec = importlib.util.spec_from_file_location(pack.__name__, pack.__file__)  # noqa: F821
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        extension = module.comfy_entrypoint()
+        before, known = settings(), set(sys.modules)
+        spec = importlib.util.spec_from_file_location(pack.__name__, pack.__file__)
+        again = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = again
+        spec.loader.exec_module(again)
+        extension = again.comfy_entrypoint()
         asyncio.run(extension.on_load())
         found = asyncio.run(extension.get_node_list())
-        seconds = time.perf_counter() - start
-        return {"seconds": seconds, "nodes": len(found), "same": settings() == before}
+        loaded = [name.removeprefix(pack.__name__) for name in set(sys.modules) - known]
+        return {"loaded": sorted(loaded), "nodes": len(found), "same": settings() == before}
 
-    seen = in_host(look, base=tmp_path)
-    assert seen["nodes"] == 8 and seen["same"] and seen["seconds"] < 0.2
+    seen = in_host(look)
+    assert seen["nodes"] == 8 and seen["same"]
+    strangers = [name for name in seen["loaded"] if not name.startswith(".") and name]
+    heavy = [name for name in seen["loaded"] if name.startswith(".nodes.host.") and name != ".nodes.host.folders"]
+    assert strangers == heavy == [] and len(seen["loaded"]) < 40, seen["loaded"]
 
 
 def test_the_door_is_harmless_without_a_host():
@@ -76,18 +72,17 @@ def test_the_door_is_harmless_without_a_host():
     subprocess.run([sys.executable, "-I", "-c", code, str(TOP / "__init__.py")], check=True)
 
 
-def test_extra_model_paths_are_honoured_and_come_first(tmp_path, folder):
+def test_extra_model_paths_are_honoured_and_come_first(in_host, comfyui, loose_checkpoint):
     """Overwriting the category would hide the folder a user named in extra_model_paths.yaml."""
 
-    def look(folder):
-        import importlib
+    def look(module, folder):
         from pathlib import Path
 
         import folder_paths
         from utils.extra_config import load_extra_path_config
 
-        folders = importlib.import_module(pack.__name__ + ".nodes.host.folders")  # noqa: F821
-        errors = importlib.import_module(pack.__name__ + ".blip3o_core.errors")  # noqa: F821
+        folders = module(".nodes.host.folders")
+        errors = module(".blip3o_core.errors")
         empty = folders.checkpoints()
         del folder_paths.folder_names_and_paths["blip3o"]
         yaml = Path(folder_paths.base_path, "extra.yaml")
@@ -103,22 +98,22 @@ def test_extra_model_paths_are_honoured_and_come_first(tmp_path, folder):
         roots = folder_paths.get_folder_paths("blip3o")
         return [empty, folders.checkpoints(), folders.diffusion_folders(), folders.resolve("tiny"), roots, refused]
 
-    empty, names, diffusion, found, roots, refused = in_host(look, base=tmp_path, folder=folder)
+    empty, names, diffusion, found, roots, refused = in_host(look, folder=loose_checkpoint)
     assert empty == [NAME] and names == [NAME, "tiny"]
-    assert diffusion == ["auto", "tiny/diffusion"] and found == folder
-    assert len(roots) == 2 and folder.startswith(roots[0]) and roots[1] == str(tmp_path / "models/blip3o")
+    assert diffusion == ["auto", "tiny/diffusion"] and found == loose_checkpoint
+    assert len(roots) == 2 and loose_checkpoint.startswith(roots[0])
+    assert roots[1] == str(comfyui.base / "models/blip3o")
     assert len(refused) == 3 and all("models/blip3o" in line and "Put the checkpoint" in line for line in refused)
 
 
-def test_the_bundled_model_is_found_and_watched(tmp_path, folder):
+def test_the_bundled_model_is_found_and_watched(in_host, loose_checkpoint, tmp_path):
     """Catches a copy without the model that fails in the middle of a run, and weights replaced without a reload."""
 
-    def look(folder):
-        import importlib
+    def look(module, folder):
         import os
         from pathlib import Path
 
-        folders = importlib.import_module(pack.__name__ + ".nodes.host.folders")  # noqa: F821
+        folders = module(".nodes.host.folders")
         bundled = folders.bundled
         bundled.BUNDLED = Path(folder)
         found = folders.resolve(bundled.NAME), folders.problem_with(bundled.NAME)
@@ -129,25 +124,21 @@ def test_the_bundled_model_is_found_and_watched(tmp_path, folder):
         missing = folders.problem_with(bundled.NAME), folders.checkpoints()
         return [found, before != after, before == folders.fingerprint(bundled.NAME), missing]
 
-    found, changed, same, (complaint, names) = in_host(look, base=tmp_path, folder=folder)
+    folder = str(shutil.copytree(loose_checkpoint, tmp_path / "model"))
+    found, changed, same, (complaint, names) = in_host(look, folder=folder)
     assert found == [folder, None] and changed and not same
     assert "absent" in complaint and "incomplete" in complaint and names == [NAME]
 
 
-def test_no_part_leaves_weights_behind_at_any_memory_budget(tmp_path, folder):
+def test_no_part_leaves_weights_behind_at_any_memory_budget(in_host, loose_checkpoint):
     """A leaf that the host cannot stream stays on the CPU when a card is too small, and the run crashes there.
 
     The meta device stands for the card: whatever is still on the CPU meets meta tensors in the forward and fails.
     """
 
-    def look(folder):
-        import importlib
-
+    def look(module, folder):
         import comfy.model_patcher
         import torch
-
-        def module(name):
-            return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
         offload, card, report = module(".nodes.host.offload"), torch.device("meta"), {}
 
@@ -171,16 +162,20 @@ def test_no_part_leaves_weights_behind_at_any_memory_budget(tmp_path, folder):
         def tokens(net):
             return net.codes(net.features(zeros(1, 3, net.config.image_size, net.config.image_size)))
 
+        def encode(net):
+            return net.encode(zeros(1, 3, 64, 64))
+
         runs = [
-            (0, language),
-            (1, diffusion),
-            (2, decode),
-            (2, lambda net: net.encode(zeros(1, 3, 64, 64))),
-            (3, tokens),
+            ("language.load_language", language),
+            ("model.load_diffusion", diffusion),
+            ("vae.load_vae", decode),
+            ("vae.load_vae", encode),
+            ("image_tokenizer.load_image_tokenizer", tokens),
         ]
-        for part, run in runs:
-            for budget in (0.05, 0.3, 0.6, 0.9, 2.0):
-                loaded = module(".nodes.host.loaders").load(folder, None, "fp32")[part]
+        for loader, run in runs:
+            file, _, function = loader.partition(".")
+            for budget in (0.05, 0.5, 2.0):
+                loaded = getattr(module(f".nodes.host.{file}"), function)(folder, None, "fp32")
                 made = getattr(loaded, "patcher", loaded)
                 patcher = comfy.model_patcher.ModelPatcher(made.model, card, torch.device("cpu"))
                 patcher.callbacks = made.callbacks
@@ -188,28 +183,23 @@ def test_no_part_leaves_weights_behind_at_any_memory_budget(tmp_path, folder):
                     patcher.partially_load(card, int(budget * patcher.model_size()))
                     run(patcher.model)
                 share = [parameter.is_meta for parameter in patcher.model.parameters()]
-                report[f"{part} {run.__name__} {budget}"] = sum(share) / len(share)
+                report[f"{run.__name__} {budget}"] = sum(share) / len(share)
                 assert not offload.unswapped(made.model), offload.unswapped(made.model)
         # The check itself: a norm of another kind must be noticed.
         made.model.stranger = torch.nn.PReLU()
         return [report, offload.unswapped(made.model)]
 
-    report, missed = in_host(look, base=tmp_path, folder=folder)
+    report, missed = in_host(look, folder=loose_checkpoint)
     assert missed == ["stranger (PReLU)"]
     assert all(share == 1 for name, share in report.items() if name.endswith("2.0"))
     assert any(0 < share < 1 for share in report.values()) and min(report.values()) < 0.1
 
 
-def test_cast_leaves_compute_what_the_library_computes(tmp_path, folder):
+def test_cast_leaves_compute_what_the_library_computes(in_host, loose_checkpoint):
     """bf16 weights under fp32 activations: a norm or table that answers in bf16 would poison what follows."""
 
-    def look(folder):
-        import importlib
-
+    def look(module, folder):
         import torch
-
-        def module(name):
-            return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
         checkpoint = module(".blip3o_core.checkpoint.checkpoint").open_checkpoint(folder)
         swap, worst = module(".nodes.host.offload").swap_leaves, {}
@@ -244,19 +234,17 @@ def test_cast_leaves_compute_what_the_library_computes(tmp_path, folder):
                 worst[name].append(float((uncast - exact).abs().max()))
         return worst
 
-    for name, (cast, uncast) in in_host(look, base=tmp_path, folder=folder).items():
+    for name, (cast, uncast) in in_host(look, folder=loose_checkpoint).items():
         assert cast < 1e-6 and uncast == 0, name
 
 
-def test_the_host_can_build_an_ordinary_patcher_again(tmp_path, folder):
+def test_the_host_can_build_an_ordinary_patcher_again(in_host, loose_checkpoint):
     """With dynamic VRAM, torch.compile, hooks and several GPUs clone the model this way and fail without a recipe."""
 
-    def look(folder):
-        import importlib
-
+    def look(module, folder):
         import torch
 
-        parts = importlib.import_module(pack.__name__ + ".nodes.host.loaders").load(folder, None, "fp32")  # noqa: F821
+        parts = module(".nodes.host.loaders").load(folder, None, "fp32")
         same = []
         for part in parts:
             patcher = getattr(part, "patcher", part)
@@ -266,19 +254,14 @@ def test_the_host_can_build_an_ordinary_patcher_again(tmp_path, folder):
             same.append(all(torch.equal(mine[name], theirs[name]) for name in mine) and len(mine) == len(theirs))
         return same
 
-    assert in_host(look, base=tmp_path, folder=folder) == [True] * 8
+    assert in_host(look, folder=loose_checkpoint) == [True] * 8
 
 
-def test_hidden_states_are_reused_only_from_the_very_same_weights(tmp_path, folder):
+def test_hidden_states_are_reused_only_from_the_very_same_weights(in_host, loose_checkpoint):
     """Stale hidden states would render a LoRA's prompt with the states of the plain model."""
 
-    def look(folder):
-        import importlib
-
+    def look(module, folder):
         import torch
-
-        def module(name):
-            return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
         language_module, reads = module(".nodes.host.language"), []
         language = language_module.load_language(folder, None, "fp32")
@@ -305,19 +288,17 @@ def test_hidden_states_are_reused_only_from_the_very_same_weights(tmp_path, fold
         return [plain, len(reads), torch.equal(first, again), bool((moved - wanted).abs().max() < 1e-4),
                 bool((moved - first).abs().max() > 1e-3), torch.equal(back, first)]  # fmt: skip
 
-    assert in_host(look, base=tmp_path, folder=folder) == [0, 1, True, True, True, True]
+    assert in_host(look, folder=loose_checkpoint) == [0, 1, True, True, True, True]
 
 
-def test_an_interrupt_ends_decoding_at_the_next_token(tmp_path, folder):
+def test_an_interrupt_ends_decoding_at_the_next_token(in_host, loose_checkpoint):
     """Creators press stop because they have seen enough; 729 tokens later is too late."""
 
-    def look(folder):
-        import importlib
-
+    def look(module, folder):
         import comfy.model_management as mm
 
-        language_module = importlib.import_module(pack.__name__ + ".nodes.host.language")  # noqa: F821
-        generation = importlib.import_module(pack.__name__ + ".nodes.host.generation")  # noqa: F821
+        language_module = module(".nodes.host.language")
+        generation = module(".nodes.host.generation")
         language, seen = language_module.load_language(folder, None, "fp32"), []
 
         def after_forward(*_):
@@ -335,20 +316,15 @@ def test_an_interrupt_ends_decoding_at_the_next_token(tmp_path, folder):
         return [seen.index("interrupted"), len(seen), tokens.codes.shape[1]]
 
     # Five passes until the interrupt, none after it; then prompt and 25 tokens, undisturbed.
-    assert in_host(look, base=tmp_path, folder=folder) == [5, 32, 25]
+    assert in_host(look, folder=loose_checkpoint) == [5, 32, 25]
 
 
-def test_the_diffusion_transformer_compiles_as_one_graph(tmp_path, folder):
+def test_the_diffusion_transformer_compiles_as_one_graph(in_host, loose_checkpoint):
     """A graph break in our forward would make TorchCompileModel slower than no compiling, without a word."""
 
-    def look(folder):
-        import importlib
-
+    def look(module, folder):
         import torch
         from comfy_api.torch_helpers import set_torch_compile_wrapper
-
-        def module(name):
-            return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
         model = module(".nodes.host.model").load_diffusion(folder, None, "fp32")
         latent = {"samples": torch.zeros(1, 4, 16, 16), "downscale_ratio_spacial": 8}
@@ -361,20 +337,15 @@ def test_the_diffusion_transformer_compiles_as_one_graph(tmp_path, folder):
                 pictures.append(render(each, [[tokens[0], {}]], [[tokens[1], {}]], latent, 1, 2, 2.0, 1.0)["samples"])
         return float((pictures[0] - pictures[1]).abs().max())
 
-    assert in_host(look, base=tmp_path, folder=folder) < 1e-5
+    assert in_host(look, folder=loose_checkpoint) < 1e-5
 
 
-def test_the_language_models_weights_lie_still(tmp_path, folder):
+def test_the_language_models_weights_lie_still(in_host, loose_checkpoint):
     """Weights that dynamic VRAM pages in by parts: no CUDA graph can be recorded of those."""
 
-    def look(folder):
-        import importlib
-
+    def look(module, folder):
         import comfy.model_patcher
         from comfy.model_patcher import ModelPatcher
-
-        def module(name):
-            return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
         class Dynamic(ModelPatcher):
             pass
@@ -387,4 +358,4 @@ def test_the_language_models_weights_lie_still(tmp_path, folder):
         with parts[0].loaded(0):
             return kinds, why_not(network, device, parts[0].dtype)
 
-    assert in_host(look, base=tmp_path, folder=folder) == [["ModelPatcher", "Dynamic"], None]
+    assert in_host(look, folder=loose_checkpoint) == [["ModelPatcher", "Dynamic"], None]

@@ -6,8 +6,15 @@ import pytest
 
 from blip3o_core.pipeline import Pipeline
 from tests.support.tiny_checkpoint import make_checkpoint
-from tools.comfyui.graphs import close, drawn, latents, node, text_to_image, with_custom_sampler, with_ksampler
-from tools.comfyui.inside import in_host
+from tools.comfyui.graphs import (
+    close,
+    drawn,
+    latents,
+    node,
+    text_to_image,
+    with_custom_sampler,
+    with_ksampler,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +56,14 @@ def test_other_steps_decode_no_tokens_again(few, client):
     assert {"load", "draw", "condition"} <= set(again.cached) and "draw" not in again.executed
 
 
-def test_what_the_network_is_told(tmp_path, few):
+def test_what_the_network_is_told(in_host, few):
     """Catches an end that another sampler, a part of a schedule or a compiled model takes from elsewhere."""
 
-    def look(folder):
-        import importlib
-
+    def look(module, folder):
         import comfy.sample
         import comfy.samplers
         import torch
         from comfy_api.torch_helpers import set_torch_compile_wrapper
-
-        def module(name):
-            return importlib.import_module(pack.__name__ + name)  # noqa: F821
 
         model = module(".nodes.host.model").load_diffusion(folder, None, "fp32")
         network = model.model.diffusion_model
@@ -98,7 +100,7 @@ def test_what_the_network_is_told(tmp_path, few):
             seen["own"] = again.time_embed._pair[0] is again.time_embed_t
         return seen
 
-    seen = in_host(look, base=tmp_path, folder=str(few))
+    seen = in_host(look, folder=str(few))
     # Both halves of guidance run together, so each call has two rows.
     assert seen["euler"] == [[[1.0, 0.5]] * 2, [[0.5, 0.0]] * 2], json.dumps(seen)
     assert seen["part"] == [[[0.75, 0.5]] * 2]

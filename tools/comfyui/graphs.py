@@ -6,8 +6,13 @@ from safetensors.torch import load_file
 
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.pipeline import condition
+from tools.comfyui.server import ON_CPU
 
 PROMPT = "a red fox in the snow"
+# The library computes on the CPU in float32, which is ComfyUI's choice there, too. On a GPU that choice is bf16, and
+# even float32 rounds differently.
+DTYPE = "auto" if ON_CPU else "fp32"
+TOLERANCE = 1e-4 if ON_CPU else 2e-2  # of the range
 
 
 def node(class_type: str, **inputs) -> dict:
@@ -18,7 +23,7 @@ def text_to_image(checkpoint: str = "tiny", size: tuple[int, int] = (128, 128), 
     """The whole line, ending in SaveImage ("save") and SaveLatent ("latents"); `changes` are widgets by name."""
     width, height = size
     graph = {
-        "load": node("BLIP3oLoader", checkpoint=checkpoint, dtype="auto"),
+        "load": node("BLIP3oLoader", checkpoint=checkpoint, dtype=DTYPE),
         "draw": node(
             "BLIP3oTokenGenerator", lm=["load", 0], prompt=PROMPT, seed=5, batch_size=batch, vocabulary="image tokens",
             **{"sampling": "sample", "sampling.top_k": 1200, "sampling.top_p": 0.95, "sampling.temperature": 1.0},
@@ -108,5 +113,10 @@ def drawn(pipeline, seeds=(5,), noise=(11,), steps=4, size=(16, 16), guidance=2.
 
 
 def close(a, b) -> bool:
-    """Whether tensors are equal within 1e-4 of the range of `b`."""
-    return a.shape == b.shape and bool((a - b).abs().max() <= 1e-4 * b.abs().max())
+    """Whether tensors are equal within TOLERANCE of the range of `b`."""
+    return a.shape == b.shape and bool((a - b).abs().max() <= TOLERANCE * b.abs().max())
+
+
+def equal(a, b) -> bool:
+    """Whether two runs of one graph gave the same tensor: to the bit on the CPU, close on other devices."""
+    return bool(a.shape == b.shape and (a == b).all()) if ON_CPU else close(a, b)

@@ -3,6 +3,8 @@
 Everything the server reads and writes lies under one base folder that the caller owns: put models into `base/models`
 before entering. The pack is a link in `base/custom_nodes`, exactly as a user's clone would be; the project's root stays
 off the server's `sys.path`, where our `nodes` would hide ComfyUI's.
+
+It computes on the CPU. With another `BLIP3O_TEST_DEVICE`, such as cuda, it computes where ComfyUI chooses.
 """
 
 import os
@@ -20,6 +22,7 @@ from tools.comfyui.client import Client
 from tools.environment import TOP, comfyui_path
 
 PACK_FOLDER = "comfyui-blip3o-next"
+ON_CPU = os.environ.get("BLIP3O_TEST_DEVICE", "cpu") == "cpu"
 
 
 def link_pack(base: Path, folder: str = PACK_FOLDER) -> Path:
@@ -59,7 +62,8 @@ class Server:
         # Killed tests run no clean-up; with this the server goes when they do.
         guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         command = [
-            *guard, sys.executable, host / "main.py", "--cpu", "--base-directory", self.base, "--port", self.port,
+            *guard, sys.executable, host / "main.py", *(["--cpu"] if ON_CPU else []),
+            "--base-directory", self.base, "--port", self.port,
             "--disable-api-nodes", "--preview-method", "auto", "--cache-classic", *self.arguments,
         ]  # fmt: skip
         with open(self.log, "wb") as log:
