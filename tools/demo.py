@@ -22,13 +22,13 @@ PROMPTS = (
     "a green triangle on a yellow background",
     "a pink square and a cyan cross on a black background",
 )
-_PICTURE, _LETTERS = 320, 16  # px in the grid
+_IMAGE, _LETTERS = 320, 16  # px in the grid
 
 
-def draw(client: Client, prompts: tuple[str, ...]) -> tuple[list[np.ndarray], list[float]]:
-    """Each prompt through workflows/text_to_image.json -> pictures (H, W, 3) uint8, and seconds from asked to saved."""
+def generate(client: Client, prompts: tuple[str, ...]) -> tuple[list[np.ndarray], list[float]]:
+    """Run workflows/text_to_image.json for each prompt -> images (H, W, 3) uint8, and the seconds that each took."""
     graph = to_prompt(load_workflow("text_to_image"), client.object_info())
-    pictures, seconds = [], []
+    images, seconds = [], []
     for prompt in prompts:
         node_of(graph, "BLIP3oTokenGenerator")[1]["prompt"] = prompt
         started = time.monotonic()
@@ -36,41 +36,41 @@ def draw(client: Client, prompts: tuple[str, ...]) -> tuple[list[np.ndarray], li
         seconds.append(time.monotonic() - started)
         if result.status != "success":
             raise SystemExit(f"{result.status}: {result.error.get('exception_message')}")
-        with Image.open(io.BytesIO(client.view(**result.images[0]))) as picture:
-            pictures.append(np.asarray(picture.convert("RGB")))
-    return pictures, seconds
+        with Image.open(io.BytesIO(client.view(**result.images[0]))) as image:
+            images.append(np.asarray(image.convert("RGB")))
+    return images, seconds
 
 
-def grid(pictures: list[np.ndarray]) -> np.ndarray:
-    """One row, each over its prompt."""
-    return make_contact_sheet(pictures, PROMPTS, len(PROMPTS), _PICTURE, _LETTERS)
+def grid(images: list[np.ndarray]) -> np.ndarray:
+    """One row of images, each above its prompt."""
+    return make_contact_sheet(images, PROMPTS, len(PROMPTS), _IMAGE, _LETTERS)
 
 
 def demo(out: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch)) as server, server.client() as client:
-        pictures, seconds = draw(client, PROMPTS)
+        images, seconds = generate(client, PROMPTS)
     out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid(pictures)).save(out)
+    Image.fromarray(grid(images)).save(out)
     first, *others = seconds
     each = sum(others) / len(others)
     print(
-        f"through ComfyUI on {os.cpu_count()} CPU cores: {first:.1f} s with loading the model, then {each:.1f} s each"
+        f"{os.cpu_count()} CPU cores: {first:.1f} s for the first image, loading included; {each:.1f} s for the others"
     )
     print(out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=TOP / "output" / "demo.png", help="PNG to write the grid to")
-    parser.add_argument("--serve", action="store_true")
-    parser.add_argument("--port", type=int, default=8188)
+    parser.add_argument("--out", type=Path, default=TOP / "output" / "demo.png", help="PNG file to write the images to")
+    parser.add_argument("--serve", action="store_true", help="start ComfyUI and keep it running instead")
+    parser.add_argument("--port", type=int, default=8188, help="with --serve (default: %(default)s)")
     arguments = parser.parse_args()
     if not arguments.serve:
         demo(arguments.out)
         return
     with tempfile.TemporaryDirectory() as scratch, suppress(KeyboardInterrupt):
         with Server(Path(scratch), port=arguments.port) as server:
-            print(f"ComfyUI with the pack: http://{server.address} (log: {server.log}; Ctrl-C ends it)", flush=True)
+            print(f"ComfyUI runs at http://{server.address} (log: {server.log}). Press Ctrl-C to stop it.", flush=True)
             server.process.wait()
 
 

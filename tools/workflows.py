@@ -1,4 +1,4 @@
-"""Writes `workflows/*.json` through ComfyUI's own frontend: `make workflows`, after a node's widgets have changed.
+"""`make workflows`: writes `workflows/*.json` through ComfyUI's own frontend, after a node's widgets have changed.
 
 The graphs are in `samples.py`; the frontend turns each into the file a person would save.
 """

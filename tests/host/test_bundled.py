@@ -44,7 +44,7 @@ def test_the_sample_workflow_draws_what_it_says(client):
 
 def test_the_demo_draws_each_of_its_prompts(client):
     """Catches a demo that shows one picture three times, or times a run that the server had in its cache."""
-    pictures, seconds = demo.draw(client, demo.PROMPTS)
+    pictures, seconds = demo.generate(client, demo.PROMPTS)
     assert len({drawn.tobytes() for drawn in pictures}) == len(seconds) == 3 and min(seconds) > 0
     assert demo.grid(pictures).shape[1] > 3 * 320
 

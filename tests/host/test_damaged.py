@@ -161,8 +161,8 @@ def test_tokens_spelled_in_a_prompt_are_drawn_as_letters(client, server, healthy
     pictures, infos = [healthy], []
     for special in ("as text", "parse"):
         graph = text_to_image(prompt=INJECTION)
-        graph["draw"]["inputs"]["special_tokens"] = special
-        graph["info"] = node("PreviewAny", source=["draw", 1])
+        graph["generate"]["inputs"]["special_tokens"] = special
+        graph["info"] = node("PreviewAny", source=["generate", 1])
         result = client.run(graph)
         pictures.append(picture(server, client, result))
         infos += result.outputs["info"]["text"]
@@ -188,7 +188,7 @@ def test_a_picture_that_cannot_be_saved(client, server, healthy):
     assert "blocked" in result.error["exception_message"]
     assert blocked.read_text() == "a file where a folder should be"
     again = client.run(text_to_image())
-    assert "draw" not in again.cached and same(picture(server, client, again), healthy)
+    assert "generate" not in again.cached and same(picture(server, client, again), healthy)
 
 
 def test_decoding_falls_back_to_tiles_that_are_smaller_than_the_picture(in_host, loose_checkpoint):

@@ -122,9 +122,9 @@ def test_a_longer_condition_beside_another_does_not_weaken_its_references(client
     """The host repeats a shorter context to run it with a longer one; the references behind it would weigh half."""
     graph = edit("wide.png")
     expected = latents(server, client.run(graph))
-    graph["draw2"] = {**graph["draw"], "inputs": {**graph["draw"]["inputs"], "seed": 9}}
+    graph["generate2"] = {**graph["generate"], "inputs": {**graph["generate"]["inputs"], "seed": 9}}
     graph["condition2"] = node(
-        "BLIP3oHiddenStateConditioner", lm=["load", 0], tokens=["draw2", 0], reference=["encode", 0]
+        "BLIP3oHiddenStateConditioner", lm=["load", 0], tokens=["generate2", 0], reference=["encode", 0]
     )
     graph["both"] = node("ConditioningConcat", conditioning_to=["condition2", 0], conditioning_from=["condition2", 0])
     graph["weak"] = node("ConditioningSetAreaStrength", conditioning=["both", 0], strength=0.0)
@@ -148,9 +148,9 @@ def test_nothing_is_encoded_again_for_a_new_seed_or_instruction(client):
     """Pictures that are encoded anew, or tokens drawn anew, for what they do not depend on."""
     client.run(edit("wide.png", "square.png"))
     again = client.run(edit("wide.png", "square.png", noise_seed=12))
-    assert {"load", "encode", "draw", "condition"} <= again.cached and "sample" in again.executed
+    assert {"load", "encode", "generate", "condition"} <= again.cached and "sample" in again.executed
     other = client.run(edit("wide.png", "square.png", noise_seed=12, instruction="make it red"))
-    assert {"load", "encode"} <= other.cached and {"draw", "condition"} <= set(other.executed)
+    assert {"load", "encode"} <= other.cached and {"generate", "condition"} <= set(other.executed)
 
 
 def test_two_instructions_in_a_batch_equal_two_singles(client, server):
@@ -163,9 +163,9 @@ def test_two_instructions_in_a_batch_equal_two_singles(client, server):
 
 
 def _lines(lines: list[str]) -> dict:
-    draw = edit("wide.png", instruction="\n".join(lines))["draw"]
+    draw = edit("wide.png", instruction="\n".join(lines))["generate"]
     draw["inputs"]["prompt_lines"] = "one per line"
-    return {"draw": draw}
+    return {"generate": draw}
 
 
 def test_outside_the_mask_every_pixel_is_the_input(client, server):
@@ -207,7 +207,7 @@ def test_reconstruction_from_tokens_alone(client, server, pipeline):
     """Tokens of the encoder that the conditioner cannot read."""
     graph = edit("square.png")
     graph["condition"]["inputs"] = {"lm": ["load", 0], "tokens": ["encode", 1]}
-    del graph["draw"]
+    del graph["generate"]
     made = latents(server, client.run(graph))
     shown = torch.tensor(np.asarray(picture(SIZES["square"])), dtype=torch.float32)[None] / 255
     tokens = pipeline.tokens_of(shown, [""])
@@ -219,7 +219,7 @@ def test_reconstruction_from_tokens_alone(client, server, pipeline):
 def test_text_to_image_runs_on_an_edit_checkpoint(client, server, pipeline):
     """The authors' edit script cannot draw without an image."""
     made = latents(server, client.run(text_to_image("edit")))
-    tokens = pipeline.generate_tokens([text_to_image()["draw"]["inputs"]["prompt"]], [5])
+    tokens = pipeline.generate_tokens([text_to_image()["generate"]["inputs"]["prompt"]], [5])
     expected = pipeline.latents(tokens, [11], (128, 128), 4, 2.0) / pipeline.autoencoder.config.scaling_factor
     assert close(made, expected)
 
@@ -260,7 +260,7 @@ def test_widgets_offer_what_the_library_has(client):
 def test_the_creator_reads_what_was_resized_and_what_is_in_the_prompt(client):
     """Silent resizing, and a token budget that is only met as an error."""
     graph = edit("wide.png", instruction="put image 2 into image 1")
-    graph["shown"] = node("PreviewAny", source=["draw", 1])
+    graph["shown"] = node("PreviewAny", source=["generate", 1])
     result = client.run(graph)
     [resized] = result.outputs["encode"]["text"]
     assert "160x90" in resized and "5x5 codes" in resized and "88x48" in resized

@@ -37,13 +37,13 @@ def test_interrupt_ends_decoding_at_once_and_the_next_run_is_clean(client, serve
     seen = []
 
     def stop(kind, data):
-        if kind == "progress_state" and "draw" in data["nodes"]:
+        if kind == "progress_state" and "generate" in data["nodes"]:
             if not seen:
                 client.interrupt()
-            seen.append(data["nodes"]["draw"]["value"])
+            seen.append(data["nodes"]["generate"]["value"])
 
     result = client.run(text_to_image("long"), on_event=stop)
-    assert result.status == "interrupted" and result.error["node_id"] == "draw"
+    assert result.status == "interrupted" and result.error["node_id"] == "generate"
     assert seen[-1] < 2500
     assert equal(latents(server, client.run(text_to_image())), healthy)
 
@@ -100,8 +100,8 @@ def test_conditioning_of_another_width(client, server, healthy):
     graph = text_to_image()
     graph |= {
         "wide": node("BLIP3oLoader", checkpoint="wide", dtype="auto"),
-        "draw2": node("BLIP3oTokenGenerator", lm=["wide", 0], prompt="x", seed=1, batch_size=1, sampling="greedy"),
-        "condition": node("BLIP3oHiddenStateConditioner", lm=["wide", 0], tokens=["draw2", 0]),
+        "generate2": node("BLIP3oTokenGenerator", lm=["wide", 0], prompt="x", seed=1, batch_size=1, sampling="greedy"),
+        "condition": node("BLIP3oHiddenStateConditioner", lm=["wide", 0], tokens=["generate2", 0]),
     }
     from tests.support.tiny_checkpoint import Sizes
 

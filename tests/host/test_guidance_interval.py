@@ -28,7 +28,7 @@ def test_the_graph_draws_what_the_library_draws(part, client, server, checkpoint
     """Catches a library and a host that count the parts of a schedule differently: 20 steps have ends right on them."""
     made = latents(server, client.run(with_override(text_to_image(steps=20), *part)))
     pipeline = Pipeline.load(checkpoint)
-    tokens = pipeline.generate_tokens([text_to_image()["draw"]["inputs"]["prompt"]], [5])
+    tokens = pipeline.generate_tokens([text_to_image()["generate"]["inputs"]["prompt"]], [5])
     ours = pipeline.latents(tokens, [11], (128, 128), 20, 2.0, interval=part)
     whole = pipeline.latents(tokens, [11], (128, 128), 20, 2.0)
     scaled = made * pipeline.autoencoder.config.scaling_factor

@@ -8,8 +8,8 @@ from blip3o_core.pipeline import Pipeline
 from tests.support.tiny_checkpoint import make_checkpoint
 from tools.comfyui.graphs import (
     close,
-    drawn,
     latents,
+    library_latents,
     node,
     text_to_image,
     with_custom_sampler,
@@ -38,7 +38,7 @@ def ours(graph: dict, steps: int) -> dict:
 def test_every_sampler_draws_what_the_library_draws(sampler, steps, few, client, server, pipeline):
     """Catches a step told a wrong end: by the schedule before shift, the step after, or none."""
     graph = sampler(text_to_image("few"), steps)
-    assert close(latents(server, client.run(graph)), drawn(pipeline, steps=steps))
+    assert close(latents(server, client.run(graph)), library_latents(pipeline, steps=steps))
 
 
 def test_a_batch_and_a_shifted_schedule_are_told_the_same(few, client, server, pipeline):
@@ -46,14 +46,14 @@ def test_a_batch_and_a_shifted_schedule_are_told_the_same(few, client, server, p
     graph = text_to_image("few", batch=2)
     graph["shift"] = node("ModelSamplingSD3", model=["load", 1], shift=3.0)
     graph["sample"]["inputs"]["model"] = ["shift", 0]
-    assert close(latents(server, client.run(graph)), drawn(pipeline, seeds=(5, 6), noise=(11, 12), shift=3.0))
+    assert close(latents(server, client.run(graph)), library_latents(pipeline, seeds=(5, 6), noise=(11, 12), shift=3.0))
 
 
 def test_other_steps_decode_no_tokens_again(few, client):
     """Catches a preview in two steps that costs the picture in four a second decoding."""
     client.run(text_to_image("few", steps=2))
     again = client.run(text_to_image("few", steps=4))
-    assert {"load", "draw", "condition"} <= set(again.cached) and "draw" not in again.executed
+    assert {"load", "generate", "condition"} <= set(again.cached) and "generate" not in again.executed
 
 
 def test_what_the_network_is_told(in_host, few):

@@ -91,7 +91,7 @@ def test_photographs_are_drawn_again_from_their_tokens(client, server, model, na
     graph, pipeline = model
     shown = graph(name)
     shown["condition"]["inputs"] = {"lm": ["load", 0], "tokens": ["encode", 1]}
-    del shown["draw"]
+    del shown["generate"]
     references = pipeline.references([photograph(name)])
     side = pipeline.image_tokenizer.config.image_size
     view = photograph(name).resize((side, side), Image.Resampling.BICUBIC)

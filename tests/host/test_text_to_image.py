@@ -16,8 +16,8 @@ from blip3o_core.weights.names import SANA
 from tools.comfyui.graphs import (
     PROMPT,
     close,
-    drawn,
     latents,
+    library_latents,
     node,
     text_to_image,
     with_custom_sampler,
@@ -35,7 +35,7 @@ def pipeline(checkpoint):
 def test_the_graph_draws_what_the_library_draws(client, server, pipeline):
     """Any scale, cast, order or seed that differs between host and library."""
     result = client.run(text_to_image())
-    assert close(latents(server, result), drawn(pipeline))
+    assert close(latents(server, result), library_latents(pipeline))
     image = Image.open(io.BytesIO(client.view(**result.images[0])))
     assert image.size == (128, 128)
     expected = pipeline.render(pipeline.generate_tokens([PROMPT], [5]), [11], (128, 128), 4)[0].numpy() * 255
@@ -46,10 +46,10 @@ def test_a_new_noise_seed_runs_only_the_sampler_and_what_follows(client):
     """Tokens decoded again for a new rendering would cost most of the time of a picture."""
     client.run(text_to_image())
     again = client.run(text_to_image(noise_seed=12))
-    assert again.cached == {"load", "draw", "condition", "empty"}
+    assert again.cached == {"load", "generate", "condition", "empty"}
     assert set(again.executed) == {"sample", "decode", "save", "latents"}
     other = client.run(text_to_image(noise_seed=12, prompt="a blue boat"))
-    assert other.cached == {"load", "empty"} and {"draw", "condition", "sample"} < set(other.executed)
+    assert other.cached == {"load", "empty"} and {"generate", "condition", "sample"} < set(other.executed)
 
 
 def test_each_step_sends_a_preview_and_each_token_progress(client):
@@ -57,13 +57,13 @@ def test_each_step_sends_a_preview_and_each_token_progress(client):
     seen = []
 
     def note(kind, data):
-        if kind == "progress_state" and "draw" in data["nodes"]:
-            seen.append((data["nodes"]["draw"]["value"], data["nodes"]["draw"]["max"]))
+        if kind == "progress_state" and "generate" in data["nodes"]:
+            seen.append((data["nodes"]["generate"]["value"], data["nodes"]["generate"]["max"]))
 
     result = client.run(text_to_image(seed=77), on_event=note)
     previews = [p for p in result.previews if p.metadata.get("node_id") == "sample"]
     assert len(previews) == 4
-    rows = [p for p in result.previews if p.metadata.get("node_id") == "draw"]
+    rows = [p for p in result.previews if p.metadata.get("node_id") == "generate"]
     assert len(rows) == 5 and np.asarray(Image.open(io.BytesIO(rows[-1].image))).std() > 1
     assert np.asarray(Image.open(io.BytesIO(previews[-1].image))).std() > 1
     assert seen and seen[-1] == (25, 25)
@@ -81,7 +81,7 @@ def test_the_custom_sampler_draws_the_same_with_our_sigmas(client, server, pipel
     """A schedule off by one entry, which 'simple' is at 30 steps."""
     ours = latents(server, client.run(text_to_image(steps=30)))
     custom = latents(server, client.run(with_custom_sampler(text_to_image(), 30)))
-    assert close(custom, ours) and close(ours, drawn(pipeline, steps=30))
+    assert close(custom, ours) and close(ours, library_latents(pipeline, steps=30))
 
 
 def test_a_batch_of_three_is_three_single_pictures(client, server, pipeline):
@@ -96,7 +96,7 @@ def test_a_batch_of_three_is_three_single_pictures(client, server, pipeline):
 def test_a_picture_twice_as_wide_as_high(client, server, pipeline):
     """Width and height swapped, or a square size built in."""
     result = client.run(text_to_image(size=(256, 128)))
-    assert close(latents(server, result), drawn(pipeline, size=(16, 32)))
+    assert close(latents(server, result), library_latents(pipeline, size=(16, 32)))
     assert Image.open(io.BytesIO(client.view(**result.images[0]))).size == (256, 128)
 
 

@@ -24,11 +24,11 @@ def text_to_image(checkpoint: str = "tiny", size: tuple[int, int] = (128, 128), 
     width, height = size
     graph = {
         "load": node("BLIP3oLoader", checkpoint=checkpoint, dtype=DTYPE),
-        "draw": node(
+        "generate": node(
             "BLIP3oTokenGenerator", lm=["load", 0], prompt=PROMPT, seed=5, batch_size=batch, vocabulary="image tokens",
             **{"sampling": "sample", "sampling.top_k": 1200, "sampling.top_p": 0.95, "sampling.temperature": 1.0},
         ),
-        "condition": node("BLIP3oHiddenStateConditioner", lm=["load", 0], tokens=["draw", 0]),
+        "condition": node("BLIP3oHiddenStateConditioner", lm=["load", 0], tokens=["generate", 0]),
         "empty": node("EmptyLatentImage", width=width, height=height, batch_size=1),
         "sample": node(
             "BLIP3oDiffusionSampler", model=["load", 1], positive=["condition", 0], negative=["condition", 1],
@@ -77,7 +77,7 @@ def edit(
     graph["encode"] = node(
         "BLIP3oEditReferenceEncoder", image_tokenizer=["load", 3], vae=["load", 2], fit="stretch", **images
     )
-    for owner in ("draw", "condition"):
+    for owner in ("generate", "condition"):
         graph[owner]["inputs"]["reference"] = ["encode", 0]
     graph["sample"]["inputs"]["latent_image"] = ["encode", 2]
     del graph["empty"]
@@ -102,7 +102,7 @@ def latents(server, result, id: str = "latents"):
     return load_file(Path(server.base, "output", saved["subfolder"], saved["filename"]))["latent_tensor"]
 
 
-def drawn(pipeline, seeds=(5,), noise=(11,), steps=4, size=(16, 16), guidance=2.0, shift=1.0):
+def library_latents(pipeline, seeds=(5,), noise=(11,), steps=4, size=(16, 16), guidance=2.0, shift=1.0):
     """The library's unscaled latents for the graph of `text_to_image`; `size` is (h, w) in cells."""
     tokens = pipeline.generate_tokens([PROMPT] * len(seeds), list(seeds))
     both = condition(pipeline.language, tokens, pipeline.source)
