@@ -6,7 +6,6 @@ The sampler stands at guidance 1, where the host leaves the negative out; the ov
 import io
 
 import pytest
-import torch
 
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.pipeline import Pipeline
@@ -52,6 +51,7 @@ def test_every_sampler_leaves_the_negative_out_outside(in_host, loose_checkpoint
     """Catches a negative half that is computed and thrown away, and hooks of others that the override cuts off."""
 
     def look(module, folder):
+        import torch
         from comfy_extras import nodes_custom_sampler as custom
 
         import nodes
