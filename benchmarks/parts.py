@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,9 +22,10 @@ def run(names: tuple[str, ...], device: str, quick: bool, plot: Path | None) -> 
     `quick`: fewer runs, and fewer layers of the full shapes. `plot`: the folder to write the images of the curves to.
     """
     place, runs = device_of(device), 2 if quick else 5
-    found = {"machine": describe(place), "quick": quick}
-    print("  ".join(f"{name} {value}" for name, value in found["machine"].items()), flush=True)
-    work = _work(found["machine"]["copy_gb_per_s"] * 1e9)
+    machine = describe(place)
+    found: dict[str, Any] = {"machine": machine, "quick": quick}
+    print("  ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+    work = _work(machine["copy_gb_per_s"] * 1e9)
     for name in names:
         rows = work[name](place, runs, quick)
         found[name] = {"rows": rows}

@@ -79,7 +79,7 @@ def is_hidden(name: str) -> bool:
     return any(published.startswith(part) and published.endswith(_HIDDEN[part]) for part in _HIDDEN)
 
 
-class Muon(getattr(torch.optim, "Muon", torch.optim.Optimizer)):
+class Muon(getattr(torch.optim, "Muon", torch.optim.Optimizer)):  # type: ignore[misc]
     """torch's Muon takes matrices only: it gets a convolution's kernel as a flat view that shares its memory."""
 
     def __init__(self, groups: list[dict], options: MuonOptions):

@@ -8,6 +8,7 @@
 
 import json
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,7 @@ class Item:
 def find_items(sources: tuple[str, ...]) -> list[Item | PackedItem]:
     """All items, in the order of the sources and of their lines or names. Raises Blip3oError when there are none."""
     items: list[Item | PackedItem] = []
+    found: Sequence[Item | PackedItem]
     for source in map(Path, sources):
         if source.is_file() and source.suffix == ".tar":
             found = _shard(source)
@@ -146,7 +148,9 @@ class ShuffledOrder:
     """Which item each row of each step uses. Every epoch has its own permutation, a function of the position alone."""
 
     def __init__(self, count: int, seed: int):
-        self.count, self.seed, self._epoch, self._permutation = count, seed, None, []
+        self.count, self.seed = count, seed
+        self._epoch: int | None = None  # of which `_permutation` is
+        self._permutation: list[int] = []
 
     def index(self, position: int) -> int:
         """The item of a row; `position` counts rows from the beginning of the run."""

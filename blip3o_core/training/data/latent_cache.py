@@ -38,7 +38,7 @@ class ImageEncoder:
         settings = (side, fit, checkpoint.image_tokenizer_config, sorted(checkpoint.autoencoder_config.items()))
         self.identity = hashlib.sha256(repr([settings, *map(_digest, encoders)]).encode()).hexdigest()
         self._keys: dict[ImageSource, str] = {}
-        self._networks = None
+        self._networks: tuple | None = None  # image tokenizer and autoencoder, loaded at the first image
         cells = side // autoencoder.compression(checkpoint.autoencoder_config)
         self.shape = (checkpoint.autoencoder_config["latent_channels"], cells, cells)
 

@@ -8,6 +8,7 @@
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def pack(
     path: str | Path,
     codes: torch.Tensor,
     latents: torch.Tensor,
-    captions: list[str | list[str] | None],
+    captions: Sequence[str | Sequence[str] | None],
     references: torch.Tensor | None = None,
     reference_latents: torch.Tensor | None = None,
 ) -> None:
