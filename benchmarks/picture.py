@@ -36,14 +36,13 @@ def run(model: Model, device: torch.device, steps: int, batch: int, runs: int) -
 
     found = in_turn(ours, authors, device, runs)
     hidden = decode(model.language, Prompts(prompts), seeds, Sampling()).hidden
-    positive, negative = connect(model.language.connector, hidden)
-    latents = diffusion.sample(model.transformer, noise, positive, negative, diffusion.sigmas(steps), 2.0)
+    conditioning = diffusion.Conditioning(*connect(model.language.connector, hidden))
+    schedule, guidance = diffusion.sigmas(steps), diffusion.GuidanceSchedule(2.0)
+    latents = diffusion.sample(model.transformer, noise, conditioning, schedule, guidance)
     stages = {
         "tokens": lambda: decode(model.language, Prompts(prompts), seeds, Sampling()),
         "connector": lambda: connect(model.language.connector, hidden),
-        "diffusion": lambda: diffusion.sample(
-            model.transformer, noise, positive, negative, diffusion.sigmas(steps), 2.0
-        ),
+        "diffusion": lambda: diffusion.sample(model.transformer, noise, conditioning, schedule, guidance),
         "autoencoder": lambda: to_pixels(vae, latents / factor),
     }
     split = {f"{name}_s": min(measure(work, device, runs)) for name, work in stages.items()}

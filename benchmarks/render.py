@@ -24,7 +24,10 @@ def states(model: Model, batch: int, device: torch.device) -> torch.Tensor:
 @torch.no_grad()
 def ours(model: Model, hidden: torch.Tensor, noise: torch.Tensor, steps: int) -> torch.Tensor:
     positive, negative = connect(model.language.connector, hidden)
-    return diffusion.sample(model.transformer, noise, positive, negative, diffusion.sigmas(steps), 2.0)
+    conditioning = diffusion.Conditioning(positive, negative)
+    return diffusion.sample(
+        model.transformer, noise, conditioning, diffusion.sigmas(steps), diffusion.GuidanceSchedule(2.0)
+    )
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from blip3o_core.checkpoint.bundled import BUNDLED
+from blip3o_core.diffusion.sampler import GuidanceSchedule
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.seeds import row_seeds
 from blip3o_core.tiny import evaluation
@@ -77,11 +78,11 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
 
 def _latents(pipeline: Pipeline, device: torch.device, tokens: ImageTokens, seeds: list[int], way: Way):
     """(seconds, latents)."""
-    made = []
-    noise = [seed + way.added for seed in seeds]
+    noise, made = [seed + way.added for seed in seeds], []
+    guidance = GuidanceSchedule(way.guidance, way.interval)
 
     def work() -> None:
-        made.append(pipeline.latents(tokens, noise, None, way.steps, way.guidance, interval=way.interval))
+        made.append(pipeline.latents(tokens, noise, None, way.steps, guidance))
 
     return timed(work, device), made[0]
 

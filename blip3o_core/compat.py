@@ -10,10 +10,11 @@ import torch
 from .checks import require_finite
 from .decoding.interface import Compute
 from .decoding.prefill import LM_REMEDY, Prompts, pad_left, require_room
+from .diffusion.sampler import Conditioning
 from .errors import Blip3oError
 from .models.connector import connect
 from .models.language import LanguageModel, any_length
-from .pipeline import Conditioning, require_same_codes
+from .pipeline import require_same_codes
 from .tokens import ImageTokens
 
 
@@ -70,4 +71,4 @@ def condition_unmasked(language: LanguageModel, tokens: ImageTokens, compute: Co
     prompts = Prompts(tokens.prompt_ids, features=tokens.features)
     hidden = encode_tokens_unmasked(language, prompts, ids, Compute(device, dtype))
     positive, negative = connect(language.connector, hidden.to(device, dtype))
-    return Conditioning(positive, negative, None)
+    return Conditioning(positive, negative)

@@ -5,7 +5,7 @@ The nodes call the same functions one by one.
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from .decoding.interface import Compute
 from .decoding.prefill import Prompts, encode_tokens
 from .decoding.sampling import Sampling
 from .diffusion import sampler as diffusion
-from .diffusion.reference_mode import ReferenceMode, Strengths
-from .editing import masks as masking
-from .editing.references import References, encode_references
+from .diffusion.reference_conditioning import ReferenceConditioning
+from .diffusion.reference_mode import ReferenceMode
+from .diffusion.sampler import Conditioning, GuidanceSchedule
+from .editing.references import EditInputs, Framing, References, encode_references
 from .errors import Blip3oError
 from .images.preprocess import to_images, tokenizer_input
 from .models import autoencoder
@@ -28,15 +29,6 @@ from .models.image_tokenizer import encode_images
 from .models.language import LanguageModel, PromptFeatures
 from .prompts.encoder import PromptEncoder
 from .tokens import ImageTokens
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What the diffusion transformer attends to: (B, 1 + T, C) each; `mask` (B, 1 + T) bool or None."""
-
-    positive: torch.Tensor
-    negative: torch.Tensor
-    mask: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -150,13 +142,12 @@ def check_rendering(
     checkpoint: Checkpoint,
     size: tuple[int, int] | None,
     steps: int,
-    guidance: float,
-    interval: tuple[float, float] = diffusion.WHOLE,
+    guidance: float | GuidanceSchedule,
 ) -> tuple[int, int]:
-    """The size to draw; raises Blip3oError when size, steps, guidance or its interval cannot be drawn with."""
+    """(width, height) to render, in pixels; raises Blip3oError for a size, steps or guidance that are out of range."""
     diffusion.sigmas(steps)
-    diffusion.check_guidance(guidance)
-    diffusion.guided_sigmas(interval)
+    if not isinstance(guidance, GuidanceSchedule):
+        GuidanceSchedule(guidance)
     width, height = size or (checkpoint.trained_side, checkpoint.trained_side)
     autoencoder.check_size(width, height, checkpoint.latent_multiple)
     return width, height
@@ -206,17 +197,19 @@ class Pipeline:
     def reference_mode(self) -> ReferenceMode:
         return self.checkpoint.reference_mode
 
-    def references(self, pictures: list, fit: str = "stretch", side: int | None = None) -> References:
-        """PIL pictures -> what an edit starts from; `fit`: see `images.preprocess`, `side`: see `encode_references`."""
+    def references(self, images: list, fit: str = "stretch", resolution: int | None = None) -> References:
+        """PIL images -> what an edit starts from; `fit`: see `images.preprocess`.
 
-        def to_latents(view: torch.Tensor) -> torch.Tensor:
-            return autoencoder.encode(self.autoencoder, view.to(self.device))
+        `resolution`: pixels on a side of what the autoencoder sees of a square image; None: what the checkpoint was
+        trained on.
+        """
 
-        side = self.checkpoint.trained_side if side is None else side
-        return encode_references(
-            self.image_tokenizer, to_latents, pictures, fit=fit, side=side, multiple=self.checkpoint.latent_multiple,
-            codes_id=self.language.codes_id, device=self.device,
-        )  # fmt: skip
+        def to_latents(pixels: torch.Tensor) -> torch.Tensor:
+            return autoencoder.encode(self.autoencoder, pixels.to(self.device))
+
+        resolution = self.checkpoint.trained_side if resolution is None else resolution
+        framing = Framing(fit, resolution, self.checkpoint.latent_multiple)
+        return encode_references(self.image_tokenizer, to_latents, images, framing, self.language.codes_id, self.device)
 
     def generate_tokens(
         self,
@@ -236,16 +229,12 @@ class Pipeline:
         seeds: list[int],
         size: tuple[int, int] | None = None,
         steps: int = 30,
-        guidance: float = 2.0,
-        callback=None,
-        **more,
+        guidance: float | GuidanceSchedule = 2.0,
+        callback: Callable[[int, int, torch.Tensor], None] | None = None,
+        edit: EditInputs | None = None,
     ) -> torch.Tensor:
-        """Tokens -> pictures (B, H, W, 3) float32 in [0, 1]. `size`: (width, height) in pixels.
-
-        `seeds`: of the noise, one per picture; a single row of tokens is rendered once for each of them. `more`:
-        `interval` and what an edit needs, as `latents` takes it.
-        """
-        return self.decode(self.latents(tokens, seeds, size, steps, guidance, callback, **more))
+        """Tokens -> images (B, H, W, 3) float32 in [0, 1]. Arguments as for `latents`."""
+        return self.decode(self.latents(tokens, seeds, size, steps, guidance, callback, edit))
 
     def latents(
         self,
@@ -253,60 +242,53 @@ class Pipeline:
         seeds: list[int],
         size: tuple[int, int] | None = None,
         steps: int = 30,
-        guidance: float = 2.0,
-        callback=None,
-        references: References | None = None,
-        strengths: Strengths = Strengths(),
-        reference_mode: ReferenceMode | None = None,
-        change_mask: torch.Tensor | None = None,
-        interval: tuple[float, float] = diffusion.WHOLE,
+        guidance: float | GuidanceSchedule = 2.0,
+        callback: Callable[[int, int, torch.Tensor], None] | None = None,
+        edit: EditInputs | None = None,
     ) -> torch.Tensor:
         """The first half of `render`: tokens -> scaled latents (B, C, h, w).
 
-        With `references` the size is the first one's, unless given; `reference_mode` None: all that the checkpoint
-        supports.
-        `change_mask` (H, W) in [0, 1]: where the first reference may change; the size is then the reference's.
-        `interval`: the part of the schedule that is guided, 0 its start and 1 its end; see `diffusion.guided_sigmas`.
+        `seeds`: noise seeds, one for each image; a single row of tokens is rendered once for each seed. `size`: (width,
+        height) in pixels; None: what the checkpoint was trained on, or the first image of an edit. `guidance`: a
+        GuidanceSchedule guides a part of the steps; its shift is the checkpoint's. `callback`: see `sample`.
         """
-        vae = self.autoencoder.config
-        conditioning = inpaint = None
-        if references is not None:
-            factor = vae.scaling_factor
-            reference_mode = self.reference_mode if reference_mode is None else reference_mode
-            scaled = [latents * factor for latents in references.latents]
-            conditioning = diffusion.ReferenceConditioning(scaled, reference_mode, strengths, self._reference_connector)
-            if change_mask is not None:
-                masking.check_fit(references.fit)
-                change_mask = masking.check_mask(change_mask, references.sizes[0])
-                if size not in (None, references.views[0]):
-                    raise Blip3oError(f"With a mask the size is the reference's, {references.views[0]}, not {size}.")
-            size = size or references.views[0]
-            if change_mask is not None:
-                inpaint = diffusion.Inpaint(scaled[0], masking.latent_mask(change_mask, scaled[0].shape[-2:]))
-        elif change_mask is not None:
-            raise Blip3oError("A mask without references: there is no picture of which a part could stay. Give one.")
-        width, height = self.check(size, steps, guidance)
+        if not isinstance(guidance, GuidanceSchedule):
+            guidance = GuidanceSchedule(guidance)
+        shift, vae = self.checkpoint.shift, self.autoencoder.config
+        width, height = self.check(size if edit is None else edit.size(size), steps, guidance)
         cell = autoencoder.compression(self.checkpoint.autoencoder_config)
-        shape = (self.transformer.config.in_channels, height // cell, width // cell)
-        schedule = diffusion.sigmas(steps, self.checkpoint.shift)
-        given = condition(self.language, tokens, self.source, strength=strengths.text)
+        noise = diffusion.initial_noise((self.transformer.config.in_channels, height // cell, width // cell), seeds)
+        strength = 1.0 if edit is None else edit.strengths.text
+        conditioning = condition(self.language, tokens, self.source, strength=strength)
+        inpaint = None
+        if edit is not None:
+            scaled = [latents * vae.scaling_factor for latents in edit.references.latents]
+            mode = self.reference_mode if edit.mode is None else edit.mode
+            references = ReferenceConditioning(scaled, mode, edit.strengths, self._reference_connector)
+            conditioning = replace(conditioning, references=references)
+            inpaint = edit.inpaint(vae.scaling_factor)
         return diffusion.sample(
-            self.transformer, diffusion.initial_noise(shape, seeds), given.positive, given.negative,
-            schedule, guidance, given.mask, callback, conditioning, inpaint, interval, self.checkpoint.shift,
-        )  # fmt: skip
+            self.transformer,
+            noise,
+            conditioning,
+            diffusion.sigmas(steps, shift),
+            replace(guidance, shift=shift),
+            inpaint,
+            callback,
+        )
 
     @cached_property
     def _reference_connector(self):
-        """Belongs to the language model's part, works in the transformer's dtype."""
+        """In the transformer's dtype; its weights belong to the language model's part of the checkpoint."""
         connector, dtype = self.language.reference_connector, self.transformer.dtype
         if connector is None or connector[0].weight.dtype == dtype:
             return connector
         return deepcopy(connector).to(dtype)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """The second half of `render`: scaled latents -> pictures."""
+        """The second half of `render`: scaled latents -> images (B, H, W, 3) float32 in [0, 1]."""
         return autoencoder.decode(self.autoencoder, latents / self.autoencoder.config.scaling_factor)
 
-    def check(self, size: tuple[int, int] | None, steps: int, guidance: float) -> tuple[int, int]:
-        """The size to draw; raises Blip3oError when size, steps or guidance cannot be drawn with."""
+    def check(self, size: tuple[int, int] | None, steps: int, guidance: float | GuidanceSchedule) -> tuple[int, int]:
+        """As the function `check_rendering`, for this checkpoint."""
         return check_rendering(self.checkpoint, size, steps, guidance)

@@ -71,7 +71,7 @@ class EditReferenceEncoder(io.ComfyNode):
         from .host.reference import encode_images
 
         reference, tokens, latent = encode_images(image_tokenizer, vae, images, fit, mask, resolution)
-        info = "\n".join(reference.described())
+        info = "\n".join(reference.summary())
         return io.NodeOutput(reference, tokens, latent, info, ui={"text": (info,)})
 
 

@@ -104,15 +104,17 @@ def add_command(commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     from ..diffusion.reference_mode import Strengths
+    from ..diffusion.sampler import GuidanceSchedule
     from ..editing.jobs import EditSettings, prepare_all
     from ..images.png import check_writable
     from ..pipeline import check_rendering
 
     jobs = _jobs(arguments)
-    sampling, interval = sampling_of(arguments, arguments.token_guidance), arguments.guidance_interval
+    sampling = sampling_of(arguments, arguments.token_guidance)
     strengths = Strengths(arguments.text_strength, arguments.cross_strength, arguments.noise_strength)
     device, checkpoint = device_of(arguments.device), open_checkpoint(arguments)
-    check_rendering(checkpoint, arguments.size, arguments.steps, arguments.guidance, interval)
+    guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
+    check_rendering(checkpoint, arguments.size, arguments.steps, guidance)
     name, mode = checkpoint.reference_mode.select(arguments.reference_mode, strengths, str(checkpoint.folder))
     negative = (arguments.negative_prompt or "") if sampling.guidance > 1 else None
     shared = EditSettings(arguments.fit, arguments.size, arguments.feather, negative)
@@ -125,7 +127,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not planned:
         return
     check_writable(planned[0][0].job.out.parent)
-    editor = Editor(load_pipeline(arguments, checkpoint, device), sampling, interval, strengths, mode)
+    editor = Editor(load_pipeline(arguments, checkpoint, device), sampling, guidance, strengths, mode)
     for k, (edit, settings) in enumerate(planned, 1):
         run_edit(editor, edit, settings, f"{k}/{len(planned)} " if len(planned) > 1 else "")
         print(edit.job.out)
@@ -207,7 +209,7 @@ class Editor:
 
     pipeline: Any  # Pipeline
     sampling: Any  # Sampling
-    interval: tuple[float, float]
+    guidance: Any  # GuidanceSchedule
     strengths: Any  # Strengths
     reference_mode: Any  # ReferenceMode
 
@@ -216,6 +218,7 @@ def run_edit(editor: Editor, edit, settings: dict, label: str) -> None:
     """Make one prepared edit and write it. `label`: words before each line that is said about it."""
     from ..editing import masks
     from ..editing.jobs import open_mask, opened
+    from ..editing.references import EditInputs
     from ..images.png import save_png
     from ..images.preprocess import to_tensor
 
@@ -226,7 +229,7 @@ def run_edit(editor: Editor, edit, settings: dict, label: str) -> None:
     images = [image for _, image in read]
     mask = None if job.mask is None else open_mask(job.mask, images[0].size)
     references = pipeline.references(images, settings["fit"])
-    for line in references.described():
+    for line in references.summary():
         say(label + line)
     limit, count = pipeline.checkpoint.prompt_limit, len(references)
     several = "reference" if count == 1 else "references"
@@ -247,13 +250,9 @@ def run_edit(editor: Editor, edit, settings: dict, label: str) -> None:
             [settings["noise_seed"]],
             edit.size,
             settings["steps"],
-            settings["guidance"],
+            editor.guidance,
             bar,
-            references=references,
-            strengths=editor.strengths,
-            reference_mode=editor.reference_mode,
-            change_mask=mask,
-            interval=editor.interval,
+            EditInputs(references, editor.strengths, editor.reference_mode, mask),
         )
     if mask is not None:
         made = masks.composite(to_tensor(images[0])[0], made.cpu(), mask, settings["feather"])

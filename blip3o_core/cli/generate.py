@@ -83,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     many = arguments.prompts is not None
     if not many:
         check_png_out(arguments.out)
+    from ..diffusion.sampler import GuidanceSchedule
     from ..images.png import check_writable, save_png
     from ..pipeline import check_rendering
     from .processes import launch, own_device, rank_and_count
@@ -91,8 +92,8 @@ def run(arguments: argparse.Namespace) -> int | None:
     check_writable(paths[0].parent)
     device, sampling = own_device(device_of(arguments.device)), sampling_of(arguments, arguments.token_guidance)
     checkpoint = open_checkpoint(arguments)
-    rendering = (arguments.steps, arguments.guidance)
-    size = check_rendering(checkpoint, arguments.size, *rendering, arguments.guidance_interval)
+    guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
+    size = check_rendering(checkpoint, arguments.size, arguments.steps, guidance)
     for prompt in prompts:
         checkpoint.prompt_encoder.encode(prompt)
     if many and arguments.num_processes > 1 and rank_and_count()[1] == 1:
@@ -108,9 +109,7 @@ def run(arguments: argparse.Namespace) -> int | None:
                 batch.prompts, batch.seeds, sampling, negative_prompt=negative, callback=bar
             )
         with Bar(f"{label}diffusion") as bar:
-            images = pipeline.render(
-                tokens, batch.noise_seeds, size, *rendering, bar, interval=arguments.guidance_interval
-            )
+            images = pipeline.render(tokens, batch.noise_seeds, size, arguments.steps, guidance, bar)
         for path, image, settings in zip(batch.paths, images, batch.settings, strict=True):
             save_png(path, image, settings)
             print(path)

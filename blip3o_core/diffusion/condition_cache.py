@@ -1,8 +1,8 @@
-"""What the diffusion transformer makes of the condition alone is the same in every step: computed in the first only.
+"""A cache for what the diffusion transformer computes from the condition alone: it is the same in every step of a run.
 
-That is the projection of the condition and, in every block, cross-attention's keys and values: 730 tokens of the
-published model beside 1,024 of a latent. The price is memory, 3 * layers * tokens * width numbers for each row (keys
-before and after their norm, and values): 0.39 GB for one guided picture of the published model in bfloat16.
+That is the projection of the condition and, in every block, the keys and values of cross-attention: 730 tokens of the
+published model next to 1,024 of a latent. The price is memory, 3 * layers * tokens * width numbers for each row (keys
+before and after their norm, and values): 0.39 GB for one guided image of the published model in bfloat16.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from torch import nn
 
 @contextmanager
 def cache_condition_projections(transformer: nn.Module) -> Iterator[None]:
-    """Inside, SANA's modules that see the condition alone answer from memory when they are asked again.
+    """Inside, SANA's modules that see the condition alone compute once for each input shape, then return that result.
 
-    For runs in which the condition of as many rows and tokens is always the same one. Anything else that stands for the
-    network, such as a compiled one, is left as it is.
+    For runs in which inputs of the same shape are always the same condition. A compiled network, or anything else that
+    stands in for SANA, is left unchanged.
     """
     from diffusers import SanaTransformer2DModel
 
@@ -32,7 +32,7 @@ def cache_condition_projections(transformer: nn.Module) -> Iterator[None]:
         modules += [each for each in (attention.to_k, attention.to_v, attention.norm_k) if each is not None]
     before = [vars(module).get("forward") for module in modules]
     for module in modules:
-        module.forward = _cached(module.forward)
+        module.forward = _cached_by_shape(module.forward)
     try:
         yield
     finally:
@@ -43,7 +43,7 @@ def cache_condition_projections(transformer: nn.Module) -> Iterator[None]:
                 module.forward = forward
 
 
-def _cached(forward):
+def _cached_by_shape(forward):
     cache: dict[torch.Size, torch.Tensor] = {}
 
     def cached_forward(x: torch.Tensor, *arguments, **options) -> torch.Tensor:

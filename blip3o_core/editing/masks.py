@@ -1,12 +1,13 @@
-"""Masked edits: where the picture may change, in latent cells and in pixels.
+"""Masked edits: where an image may change, in latent cells and in pixels.
 
-A mask is 1 where the picture may change. A latent cell that the mask touches is drawn anew; pixels outside the mask are
-the original's, bit for bit, at the original's own size.
+A mask is 1 where the image may change. A latent cell that the mask touches is rendered anew. Pixels outside the mask
+stay exactly as they are in the original, at its own size.
 """
 
 import torch
 import torch.nn.functional as F
 
+from ..checks import require_finite
 from ..errors import Blip3oError
 
 MAX_FEATHER = 1024  # pixels
@@ -17,38 +18,41 @@ def check_fit(fit: str) -> None:
     """Raise Blip3oError for a fit (see `images.preprocess`) with which the autoencoder sees part of the image only."""
     if fit not in _FITS_WITHOUT_CROP:
         raise Blip3oError(
-            f"With a mask the fit cannot be {fit!r}, which crops the picture. Use {' or '.join(_FITS_WITHOUT_CROP)}."
+            f"fit {fit!r} cannot be combined with a mask because it would cut part of the image away. Use "
+            f"{' or '.join(map(repr, _FITS_WITHOUT_CROP))}."
         )
 
 
 def check_feather(feather: int) -> None:
     if not 0 <= feather <= MAX_FEATHER:
-        raise Blip3oError(f"feather is {feather}; it must be 0 to {MAX_FEATHER} pixels.")
+        raise Blip3oError(f"feather is {feather}. It must be 0 to {MAX_FEATHER} pixels.")
 
 
 def check_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(H, W) float in [0, 1] that belongs to a picture of `size` (width, height) and lets something change."""
+    """(H, W) mask of an image of `size` (width, height) -> float in [0, 1]. Raises Blip3oError for an empty mask."""
     if mask.ndim != 2 or tuple(mask.shape) != (size[1], size[0]):
         shown = "x".join(map(str, reversed(mask.shape)))
         raise Blip3oError(
-            f"The mask is {shown}, the picture {size[0]}x{size[1]}: they must have the same size. Paint the mask on "
-            "this picture, or leave it out."
+            f"The mask is {shown} and the image is {size[0]}x{size[1]}. They must have the same size. Paint the mask "
+            "on this image, or leave the mask out."
         )
-    if not bool(torch.isfinite(mask).all()):
-        raise Blip3oError("The mask holds NaN or infinity. Paint it again, or take the node out that computed it.")
+    require_finite(mask, "The mask", "Paint it again, or remove the node that computed it.")
     mask = mask.float().clamp(0, 1)
     if not bool(mask.any()):
-        raise Blip3oError("The mask is empty (all 0): nothing may change. Paint what is to change, or leave it out.")
+        raise Blip3oError(
+            "The mask is empty (all 0), so nothing may change. Paint the part that should change, or leave the mask "
+            "out."
+        )
     return mask
 
 
 def latent_mask(mask: torch.Tensor, cells: tuple[int, int]) -> torch.Tensor:
-    """(H, W) mask -> (1, 1, h, w): 1 for every latent cell that it touches."""
+    """(H, W) mask -> (1, 1, h, w): 1 for every latent cell that the mask touches. `cells`: (h, w)."""
     return F.adaptive_max_pool2d((mask > 0).float()[None, None], cells)
 
 
 def feather_mask(mask: torch.Tensor, feather: int) -> torch.Tensor:
-    """(H, W) mask -> its weights: they rise over `feather` pixels inside its edge. The picture's edge is none."""
+    """(H, W) mask -> weights that rise over `feather` pixels inside its edge. The edge of the image does not count."""
     check_feather(feather)
     if feather == 0:
         return mask
@@ -56,14 +60,17 @@ def feather_mask(mask: torch.Tensor, feather: int) -> torch.Tensor:
     inside = (mask > 0).double()
     eroded = _box_mean(inside, radius) > 1 - 0.5 / (2 * radius + 1) ** 2
     if not bool(eroded.any()):
-        raise Blip3oError(f"A feather of {feather} pixels leaves nothing of the mask: nothing may change. Use less.")
+        raise Blip3oError(
+            f"feather is {feather} pixels, which leaves nothing of the mask, so nothing would change. Use a smaller "
+            "feather or a larger mask."
+        )
     return mask * (_box_mean(eroded.double(), radius).clamp(0, 1) * inside).to(mask)
 
 
 def _box_mean(plane: torch.Tensor, radius: int) -> torch.Tensor:
-    """(H, W) -> the mean of the square `radius` pixels around each pixel; beyond the edges they go on.
+    """(H, W) -> the mean of the square of `radius` pixels around each pixel; edge pixels are repeated outwards.
 
-    By running sums: pooling by wide windows takes minutes for a photo.
+    Running sums, because pooling with wide windows takes minutes for a photo.
     """
     size = 2 * radius + 1
     for _ in range(2):
@@ -75,7 +82,7 @@ def _box_mean(plane: torch.Tensor, radius: int) -> torch.Tensor:
 def composite(original: torch.Tensor, edited: torch.Tensor, mask: torch.Tensor, feather: int = 0) -> torch.Tensor:
     """Original (H, W, 3) with `edited` (h, w, 3), resized to it, where `mask` (H, W) is above 0 -> (H, W, 3).
 
-    `feather`: pixels, inside the mask, over which the one turns into the other.
+    `feather`: pixels inside the mask over which the original blends into the edit.
     """
     height, width = original.shape[:2]
     mask = feather_mask(mask, feather)

@@ -5,7 +5,7 @@ changed (`judge.judge_edit`). `outside` is the error of the pixels that must not
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ..decoding.engine import decode
 from ..decoding.prefill import Prompts
 from ..decoding.sampling import Sampling
 from ..diffusion import sampler as diffusion
+from ..diffusion.reference_conditioning import ReferenceConditioning
 from ..diffusion.reference_mode import REFERENCE_MODES, ReferenceMode, Strengths
 from ..errors import Blip3oError
 from ..models import autoencoder, image_tokenizer
@@ -144,14 +145,13 @@ def run_edits(
     )
 
     conditioning = condition(language, tokens, _HIDDEN_SOURCE)
+    references = ReferenceConditioning([latents.float()], mode, connector=language.reference_connector)
     edited = diffusion.sample(
         pipeline.transformer,
         diffusion.initial_noise(tuple(latents.shape[1:]), seeds),
-        conditioning.positive,
-        conditioning.negative,
+        replace(conditioning, references=references),
         diffusion.sigmas(settings.steps, checkpoint.shift),
-        settings.guidance,
-        references=diffusion.ReferenceConditioning([latents.float()], mode, connector=language.reference_connector),
+        diffusion.GuidanceSchedule(settings.guidance),
     )
     return pipeline.decode(edited).cpu()
 

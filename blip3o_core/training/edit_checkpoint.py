@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ..checkpoint import Checkpoint
-from ..diffusion.reference_mode import new_connector
+from ..diffusion.reference_conditioning import new_connector
 from ..errors import Blip3oError
 from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR
 from ..weights.tensors import open_file

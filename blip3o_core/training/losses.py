@@ -17,7 +17,8 @@ import torch.nn.functional as F
 
 from ..compat import TrainingQuirks
 from ..decoding.prefill import causal_mask
-from ..diffusion.reference_mode import ReferenceMode, append_reference_tokens, predict_side_by_side, reference_tokens
+from ..diffusion.reference_conditioning import append_reference_tokens, predict_side_by_side, reference_tokens
+from ..diffusion.reference_mode import ReferenceMode
 from ..models.language import LanguageModel
 from .data.collate import IGNORED, Batch
 

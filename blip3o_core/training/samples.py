@@ -21,11 +21,13 @@ def save_samples(
     checkpoint, prompts = images.checkpoint, list(config.sample_prompts)
     seeds = list(range(len(prompts)))
     tokens = generate_tokens(model.language, checkpoint.prompt_encoder, Request(prompts, seeds))
-    conditions = condition(model.language, tokens)
     latents = diffusion.sample(
-        model.transformer, diffusion.initial_noise(images.shape, seeds), conditions.positive, conditions.negative,
-        diffusion.sigmas(config.sample_steps, checkpoint.shift), config.sample_guidance, conditions.mask,
-    )  # fmt: skip
+        model.transformer,
+        diffusion.initial_noise(images.shape, seeds),
+        condition(model.language, tokens),
+        diffusion.sigmas(config.sample_steps, checkpoint.shift),
+        diffusion.GuidanceSchedule(config.sample_guidance),
+    )
     vae = images.autoencoder
     row = torch.cat(list(autoencoder.decode(vae, latents / vae.config.scaling_factor).cpu()), dim=1)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import comfy.model_management as mm
 
 from ...blip3o_core.checkpoint import IMAGE_TOKENIZER, open_checkpoint
 from ...blip3o_core.checkpoint.tatok_file import open_tatok
-from ...blip3o_core.editing.references import References, encode_references
+from ...blip3o_core.editing.references import Framing, References, encode_references
 from ...blip3o_core.prompts.vocabulary import CodesId
 from .offload import NAMED, SUPPORTED, dtypes, manage, supported, swap_leaves
 from .part import Part
@@ -23,15 +23,13 @@ class ImageTokenizerPart(Part):
         super().__init__(patcher, dtype)
         self.codes_id, self.side, self.patch = codes_id, side, patch
 
-    def references(self, vae, images: list, fit: str, side: int) -> References:
-        """PIL images -> References. `vae`: the host's; `side` 0: that of the images the checkpoint generates."""
+    def references(self, vae, images: list, fit: str, resolution: int) -> References:
+        """PIL images -> References. `vae`: the host's. `resolution` 0: what the checkpoint was trained on."""
         config = self.network.config
         width = config.intermediate_size + 8 * config.hidden_size
         with self.loaded(4 * config.num_tokens * width * self.dtype.itemsize) as device:
-            return encode_references(
-                self.network, vae.encode, images, fit=fit, side=side or self.side,
-                multiple=vae.spacial_compression_encode() * self.patch, codes_id=self.codes_id, device=device,
-            )  # fmt: skip
+            framing = Framing(fit, resolution or self.side, vae.spacial_compression_encode() * self.patch)
+            return encode_references(self.network, vae.encode, images, framing, self.codes_id, device)
 
 
 def load_image_tokenizer(

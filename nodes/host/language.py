@@ -113,7 +113,7 @@ class Language(Part):
         Both carry how strongly references count in `reference_mode` (see `REFERENCE_MODES`), and the latents of the
         one that is given; ReferenceLatent may add others.
         """
-        _, asked = self.reference_mode.select(reference_mode, strengths, "The checkpoint")
+        _, asked = self.reference_mode.select(reference_mode, strengths, "this checkpoint")
         if tokens.prompt_ids is None:
             tokens = replace(tokens, prompt_ids=[self.encoder.encode(prompt) for prompt in tokens.prompts])
         longest = max(map(len, tokens.prompt_ids)) + tokens.codes.shape[1]

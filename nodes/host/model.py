@@ -1,8 +1,8 @@
 """The diffusion transformer as a native MODEL.
 
-diffusers' SanaTransformer2DModel keeps its module names (LoRA keys are `diffusion_model.<diffusers name>`); only its
-`forward` is put into the host's words. Sampling is the host's FLOW: timestep 1000 * sigma, x0 = x - sigma * v. A
-few-step checkpoint is also told where the step ends: at the next sigma of the run's schedule.
+diffusers' SanaTransformer2DModel keeps its module names (LoRA keys are `diffusion_model.<diffusers name>`); only
+`forward` changes to the host's arguments. Sampling is the host's FLOW: timestep 1000 * sigma, x0 = x - sigma * v. A
+mean-flow network also gets the end of the step: the next sigma of the run's schedule.
 """
 
 import comfy.conds
@@ -14,7 +14,9 @@ from diffusers import SanaTransformer2DModel
 
 from ...blip3o_core import memory
 from ...blip3o_core.checkpoint import TRANSFORMER, open_checkpoint
-from ...blip3o_core.diffusion.reference_mode import ReferenceMode, Strengths, predict
+from ...blip3o_core.checks import require_finite
+from ...blip3o_core.diffusion.reference_conditioning import ReferenceConditioning
+from ...blip3o_core.diffusion.reference_mode import ReferenceMode, Strengths
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import compression
 from ...blip3o_core.models.meanflow import is_meanflow, next_sigma
@@ -30,49 +32,53 @@ class HostTransformer(SanaTransformer2DModel):
     reference_mode: ReferenceMode
 
     def forward(
-        self, x, timestep, context=None, control=None, transformer_options=None, attention_mask=None, ref_latents=(),
-        reference_null=None, reference_cross=1.0, reference_noise=1.0, **kwargs,
-    ):  # fmt: skip
-        """x (B, C, h, w) scaled latents, timestep (B,) = 1000 * sigma, context (B, N, cross width) -> velocity like x.
+        self, x, timestep, context=None, control=None, transformer_options=None, attention_mask=None, **references
+    ):
+        """x (B, C, h, w) scaled latents, timestep (B,) = 1000 * sigma, context (B, N, width) -> velocity like x.
 
-        `attention_mask` (B, N): nonzero where cross-attention may look. `ref_latents`: scaled, (B, C, any size) each;
-        `reference_null` (B,): nonzero in rows of the null condition; then strengths, see `references`.
+        `attention_mask` (B, N): nonzero where cross-attention may look. `references`: what `DiffusionModel.extra_conds`
+        adds for an edit, and other entries of the host, which are not used.
         """
         if context is None or context.shape[-1] != self.config.caption_channels:
-            width = "nothing" if context is None else f"tokens of width {context.shape[-1]}"
+            width = "has none" if context is None else f"has tokens of width {context.shape[-1]}"
             raise Blip3oError(
-                f"The diffusion transformer takes cross-attention tokens of width {self.config.caption_channels}, the "
-                f"conditioning has {width}. Connect BLIP3o Hidden-State Conditioner, with the same checkpoint."
+                f"This model needs cross-attention tokens of width {self.config.caption_channels}, but the "
+                f"conditioning {width}. Connect BLIP3o Hidden-State Conditioner, with the language model of the same "
+                "checkpoint."
             )
         if x.shape[1] != self.config.in_channels:
             raise Blip3oError(
-                f"The latent has {x.shape[1]} channels, this model works on {self.config.in_channels}. Encode the "
-                "picture with the VAE of this checkpoint, or start from an empty latent."
+                f"The latent has {x.shape[1]} channels, but this model needs {self.config.in_channels}. Encode the "
+                "image with the VAE of this checkpoint, or start from an empty latent."
             )
         if is_meanflow(self):
             timestep = meanflow_timesteps(timestep, transformer_options)
-        null = torch.zeros(len(x), device=x.device) if reference_null is None else reference_null
-        strengths = Strengths(cross=reference_cross, noise=reference_noise)
-        return predict(
-            _Plain(self), x, timestep, context, attention_mask, latents=list(ref_latents), null=null.bool(),
-            mode=self.reference_mode, strengths=strengths, connector=self.reference_connector,
-        )  # fmt: skip
+        is_null = references.get("reference_null")
+        is_null = torch.zeros(len(x), device=x.device) if is_null is None else is_null
+        conditioning = ReferenceConditioning(
+            list(references.get("ref_latents", ())),
+            self.reference_mode,
+            Strengths(cross=references.get("reference_cross", 1.0), noise=references.get("reference_noise", 1.0)),
+            self.reference_connector,
+        )
+        network = _DiffusersCall(self)
+        return conditioning.predict_velocity(network, x, timestep, context, attention_mask, is_null.bool())
 
 
 def meanflow_timesteps(timestep: torch.Tensor, transformer_options: dict | None) -> torch.Tensor:
-    """(B,) = 1000 * sigma -> (B, 2), the sigma and the next lower one of the run's schedule, as euler steps."""
+    """(B,) = 1000 * sigma -> (B, 2): the sigma, and where Euler's step ends: the next lower one of the schedule."""
     schedule = (transformer_options or {}).get("sample_sigmas")
     if schedule is None:
         raise Blip3oError(
-            "This few-step checkpoint must know where each step ends, and the sampler does not say its schedule "
-            "(sample_sigmas). Use BLIP3o Diffusion Sampler, KSampler or SamplerCustomAdvanced, with euler."
+            "This few-step checkpoint needs the schedule of the run (sample_sigmas), but this sampler does not give "
+            "it. Use BLIP3o Diffusion Sampler, KSampler or SamplerCustomAdvanced, with the euler sampler."
         )
     sigma = timestep.float() / 1000
     return torch.stack([sigma, next_sigma(schedule.to(sigma), sigma)], dim=1)
 
 
-class _Plain:
-    """The network as diffusers calls it."""
+class _DiffusersCall:
+    """The network with the arguments of diffusers."""
 
     def __init__(self, network: HostTransformer):
         self.network, self.config, self.patch_embed = network, network.config, network.patch_embed
@@ -82,7 +88,7 @@ class _Plain:
 
 
 class DiffusionConfig(comfy.supported_models_base.BASE):
-    """What the host asks about a model family; filled from the checkpoint."""
+    """What the host asks about a model family, filled in from the checkpoint."""
 
     unet_extra_config = {}
     supported_inference_dtypes = [torch.bfloat16, torch.float32]
@@ -109,17 +115,17 @@ class DiffusionModel(comfy.model_base.BaseModel):
             device = kwargs["device"]
             scaled = [self.process_latent_in(latent).to(device) for latent in latents]
             out["ref_latents"] = comfy.conds.CONDList(scaled)
-            # ConditioningZeroOut of the positive is taken for the null condition as well.
+            # ConditioningZeroOut of the positive counts as the null condition too.
             null = kwargs.get("reference_null", kwargs.get("prompt_type") == "negative")
             out["reference_null"] = comfy.conds.CONDRegular(torch.tensor([float(null)], device=device))
             for name in ("reference_cross", "reference_noise"):
                 out[name] = comfy.conds.CONDConstant(kwargs.get(name, 1.0))
-            # The host runs conditions of unequal length together by repeating the shorter one. That changes nothing
-            # where it is all that is attended to; with references behind it, these would weigh less.
+            # The host batches conditions of unequal length by repeating the shorter one. That changes nothing while
+            # attention sees nothing else, but appended references would weigh less. This keeps lengths apart.
             out["reference_context"] = comfy.conds.CONDConstant(kwargs["cross_attn"].shape[1])
         mask, tokens = kwargs.get("attention_mask"), kwargs.get("cross_attn")
         if mask is not None and tokens is not None:
-            # ConditioningConcat appends tokens but keeps the first mask: all that was appended is visible.
+            # ConditioningConcat appends tokens but keeps the first mask: the appended tokens are visible.
             added = tokens.shape[1] - mask.shape[1]
             mask = torch.nn.functional.pad(mask.float(), (0, added), value=1.0)
             out["attention_mask"] = comfy.conds.CONDRegular(mask)
@@ -134,31 +140,32 @@ class DiffusionModel(comfy.model_base.BaseModel):
         mode, channels = self.diffusion_model.reference_mode, self.latent_format.latent_channels
         if not (mode.cross or mode.noise):
             raise Blip3oError(
-                "The conditioning carries reference latents, and this checkpoint has no path for them: its config.json "
-                "sets neither use_und_image_vae nor use_und_image_vae_as_noise. BLIP3o-NEXT-edit-VAE has both. With "
-                "this checkpoint references go as tokens. Take ReferenceLatent out of the graph."
+                "The conditioning carries reference latents, but this checkpoint cannot use them: use_und_image_vae "
+                "and use_und_image_vae_as_noise are off in its config.json. Remove ReferenceLatent (references are "
+                "still used as image tokens), or load BLIP3o-NEXT-edit-VAE, which supports both."
             )
         for latent in latents:
             if latent.ndim != 4 or latent.shape[1] != channels or len(latent) not in (1, rows):
                 raise Blip3oError(
-                    f"A reference latent has shape {tuple(latent.shape)}; this model takes (1 or {rows}, {channels}, "
-                    f"height, width) for {rows} pictures. Encode one picture with the VAE of this checkpoint."
+                    f"A reference latent has shape {tuple(latent.shape)}, but for {rows} images this model needs (1 or "
+                    f"{rows}, {channels}, height, width). Encode one image with the VAE of this checkpoint."
                 )
 
     def process_latent_out(self, latent):
-        """Every sampler ends here, so a run that overflowed stops with a reason, not with a black picture."""
-        if not bool(torch.isfinite(latent).all()):
-            raise Blip3oError(
-                f"The diffusion transformer gave values that are not finite in {self.get_dtype_inference()}. Load it "
-                "in fp32; if that does not help, the weights or a LoRA are damaged, or guidance too high."
-            )
+        """Every sampler ends here, so a run that overflowed stops with a reason instead of giving a black image."""
+        require_finite(
+            latent,
+            f"The latent that the diffusion transformer computed in {self.get_dtype_inference()}",
+            "Load the checkpoint in fp32, or lower the guidance. If that does not help, the weights or a LoRA are "
+            "damaged.",
+        )
         return super().process_latent_out(latent)
 
 
 def load_diffusion(folder, diffusion, choice, vae=None, disable_dynamic=False, checkpoint=None):
-    """A patcher around the transformer of the checkpoint in `folder`.
+    """A patcher for the transformer of the checkpoint in `folder`.
 
-    `choice`: the loader's dtype widget. `vae`: for previews. `checkpoint`: spares opening it again.
+    `choice`: the loader's dtype widget. `vae`: for previews. `checkpoint`: the folder, already opened.
     """
     checkpoint = checkpoint or open_checkpoint(folder, diffusion)
     device, offload = mm.get_torch_device(), mm.unet_offload_device()

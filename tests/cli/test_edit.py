@@ -45,7 +45,9 @@ def test_what_was_done_is_said(edit, place, capsys):
     assert edit(*ONE, "--image={here}/b.png", "--seed=3") == 0
     said = capsys.readouterr()
     assert said.out == f"{place / 'out.png'}\n"
-    assert "image 1: 48x32; tokens: stretched to 5x5 codes; latent: " in said.err and "image 2: 20x30" in said.err
+    assert (
+        "image 1: 48x32 pixels; tokens: stretched to 5x5 codes; latent: " in said.err and "image 2: 20x30" in said.err
+    )
     # Byte-level, so that the prompt can be counted: system and user with their marks, 50 codes between two, the rest.
     system, user = "system\nYou are a helpful assistant.", "user\nPlease edit these images according to the following "
     user += "instruction: red.\n"
@@ -226,7 +228,7 @@ MISTAKES = {
     "strength of an unused mode": (
         [*ONE, "--reference-mode=noise", "--cross-strength=0.5"],
         1,
-        "cross strength is 0.5",
+        "cross_strength is 0.5",
     ),
     "no such device": ([*ONE, "--device=toaster"], 1, "toaster"),
     "absent checkpoint": ([*ONE, "--checkpoint=/nowhere/model"], 1, "/nowhere/model"),

@@ -7,6 +7,7 @@ from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.diffusion.condition_cache import cache_condition_projections
+from blip3o_core.diffusion.sampler import GuidanceSchedule
 
 STEPS = 3
 
@@ -22,11 +23,10 @@ def conditions(transformer, seed: int = 0):
     return [torch.randn(1, 9, width, generator=generator) for _ in range(2)]
 
 
-def run(transformer, *arguments, interval=diffusion.WHOLE, seed: int = 0, **more):
+def run(transformer, interval=diffusion.WHOLE, seed: int = 0, callback=None):
     noise = diffusion.initial_noise((transformer.config.in_channels, 8, 8), [1, 2])
-    return diffusion.sample(
-        transformer, noise, *conditions(transformer, seed), diffusion.sigmas(STEPS), 2.0, interval=interval, **more
-    )
+    conditioning, guidance = diffusion.Conditioning(*conditions(transformer, seed)), GuidanceSchedule(2.0, interval)
+    return diffusion.sample(transformer, noise, conditioning, diffusion.sigmas(STEPS), guidance, callback=callback)
 
 
 def by_hand(transformer, guided):

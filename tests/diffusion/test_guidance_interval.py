@@ -7,6 +7,7 @@ import torch
 
 from blip3o_core.__main__ import main
 from blip3o_core.diffusion import sampler as diffusion
+from blip3o_core.diffusion.reference_conditioning import ReferenceConditioning
 from blip3o_core.errors import Blip3oError
 from blip3o_core.images.png import read_settings
 from blip3o_core.images.preprocess import open_image
@@ -46,8 +47,10 @@ def given() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return diffusion.initial_noise(SHAPE, list(range(ROWS))), *conditions
 
 
-def sampled(transformer, schedule, guidance=2.0, **more) -> torch.Tensor:
-    return diffusion.sample(transformer, *given(), schedule, guidance, **more)
+def sampled(transformer, schedule, scale=2.0, mask=None, **guidance) -> torch.Tensor:
+    noise, *condition = given()
+    conditioning = diffusion.Conditioning(*condition, mask)
+    return diffusion.sample(transformer, noise, conditioning, schedule, diffusion.GuidanceSchedule(scale, **guidance))
 
 
 # Five steps stand at 0, 0.2, 0.4, 0.6, 0.8 of the schedule, whatever the shift. The ends are between the steps here.
@@ -90,7 +93,7 @@ def test_it_is_a_run_by_hand(interval, guided, shift, transformer):
 
 
 def test_the_whole_interval_is_guidance_as_ever(transformer):
-    """Catches pictures that change by a bit for everybody, and a first step lost where its sigma rounds above 1."""
+    """Catches images that change by a bit for everybody, and a first step lost where its sigma rounds above 1."""
     shift = next(part / 100 for part in range(1, 500) if diffusion.sigmas(4, part / 100)[0] > 1)
     for schedule, known_shift in ((diffusion.sigmas(4), 1.0), (diffusion.sigmas(4, shift), shift)):
         watched = Watched(transformer)
@@ -126,26 +129,30 @@ def test_masks_are_those_of_the_conditioned_rows(transformer):
     mask[1, 5:] = False
     schedule, half = diffusion.sigmas(4), {"mask": mask, "interval": (0.0, 0.3)}
     made = sampled(transformer, schedule, **half)
-    noise, positive, negative = given()
-    first = diffusion.sample(transformer, noise, positive, negative, schedule[:3], 2.0, mask)
-    rest = diffusion.sample(transformer, first, positive, negative, schedule[2:], 1.0, mask)
+    noise, *condition = given()
+    conditioning = diffusion.Conditioning(*condition, mask)
+    first = diffusion.sample(transformer, noise, conditioning, schedule[:3], diffusion.GuidanceSchedule(2.0))
+    rest = diffusion.sample(transformer, first, conditioning, schedule[2:], diffusion.GuidanceSchedule(1.0))
     torch.testing.assert_close(made, rest, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(made, sampled(transformer, schedule, interval=(0.0, 0.3)), atol=1e-3)
 
 
 def edited(pipeline, picture, schedule, noise=None, guidance=2.0, **more) -> tuple[torch.Tensor, list[int]]:
-    """Latents of an edit by all ways of the reference, of two rows, and how many rows each call had."""
-    references = pipeline.references([picture])
-    scaled = [latents * pipeline.autoencoder.config.scaling_factor for latents in references.latents]
-    conditioning = diffusion.ReferenceConditioning(
-        scaled, pipeline.reference_mode, connector=pipeline._reference_connector
-    )
-    shape = (8, *scaled[0].shape[-2:])
+    """Latents of an edit with the reference in every use, of two rows, and how many rows each call had.
+
+    `more`: `interval` of the guidance, and `change_mask`, which is expanded to the size of the latent.
+    """
+    [latents] = pipeline.references([picture]).latents
+    source = latents * pipeline.autoencoder.config.scaling_factor
+    references = ReferenceConditioning([source], pipeline.reference_mode, connector=pipeline._reference_connector)
+    conditioning = diffusion.Conditioning(*given()[1:], references=references)
+    shape, inpaint = (8, *source.shape[-2:]), None
     noise = diffusion.initial_noise(shape, list(range(ROWS))) if noise is None else noise
     watched = Watched(pipeline.transformer)
     if "change_mask" in more:
-        more["inpaint"] = diffusion.Inpaint(scaled[0], more.pop("change_mask").expand(1, 1, *shape[1:]))
-    made = diffusion.sample(watched, noise, *given()[1:], schedule, guidance, references=conditioning, **more)
+        inpaint = diffusion.Inpaint(source, more.pop("change_mask").expand(1, 1, *shape[1:]))
+    schedule_of_guidance = diffusion.GuidanceSchedule(guidance, **more)
+    made = diffusion.sample(watched, noise, conditioning, schedule, schedule_of_guidance, inpaint)
     return made, watched.rows
 
 
@@ -173,12 +180,10 @@ BAD = [(0.8, 0.2), (-0.1, 1.0), (0.0, 1.1), (math.nan, 1.0), (0.0, math.nan), (0
 
 
 @pytest.mark.parametrize("interval", BAD, ids=str)
-def test_impossible_intervals_are_refused(interval, pipeline, transformer):
+def test_impossible_intervals_are_refused(interval):
     """Catches an interval turned round that switches guidance off without a word."""
     with pytest.raises(Blip3oError, match="guidance interval is .*0.2, 0.8"):
-        sampled(transformer, diffusion.sigmas(1), interval=interval)
-    with pytest.raises(Blip3oError, match="guidance interval"):
-        pipeline.render(pipeline.generate_tokens(["a"], [0]), [0], steps=1, interval=interval)
+        diffusion.GuidanceSchedule(interval=interval)
 
 
 @pytest.fixture

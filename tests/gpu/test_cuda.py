@@ -112,9 +112,9 @@ def test_a_recorded_diffusion_draws_the_same_latents(folder, monkeypatch):
     """A condition, a noise or a time of the recording in later steps; and guidance in a part of the steps."""
     pipeline = Pipeline.load(folder, device="cuda", dtype=torch.float32)
     tokens = pipeline.generate_tokens(PROMPTS[:1], [1])
-    for more in ({}, {"interval": (0.0, 0.5)}):
-        drawn = []
+    for interval in ((0.0, 1.0), (0.0, 0.5)):
+        guidance, drawn = diffusion.GuidanceSchedule(2.0, interval), []
         for calls in (1, 10**9):
             monkeypatch.setattr(diffusion, "RECORDED_CALLS", calls)
-            drawn.append(pipeline.latents(tokens, [3], steps=10, **more))
+            drawn.append(pipeline.latents(tokens, [3], steps=10, guidance=guidance))
         assert torch.equal(*drawn)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from blip3o_core.diffusion.reference_mode import REFERENCE_MODES, Strengths
-from blip3o_core.editing.references import MAX_REFERENCES
+from blip3o_core.editing.references import MAX_REFERENCES, EditInputs
 from blip3o_core.images.preprocess import FITS
 from blip3o_core.pipeline import Pipeline
 from tools.comfyui.graphs import close, edit, latents, node, text_to_image
@@ -47,9 +47,7 @@ def by_library(pipeline: Pipeline, *names: str, instruction="make it blue", stre
     shown = [picture(SIZES[name], list(SIZES).index(name)) for name in names]
     references = pipeline.references(shown, fit)
     tokens = pipeline.generate_tokens([instruction], [5], references=references)
-    made = pipeline.latents(
-        tokens, [11], None, 4, 2.0, references=references, strengths=strengths or Strengths(), reference_mode=mode
-    )
+    made = pipeline.latents(tokens, [11], None, 4, 2.0, edit=EditInputs(references, strengths or Strengths(), mode))
     return made / pipeline.autoencoder.config.scaling_factor
 
 
@@ -59,7 +57,8 @@ def test_the_graph_edits_as_the_library_does(client, server, pipeline, names):
     result = client.run(edit(*(f"{name}.png" for name in names)))
     assert close(latents(server, result), by_library(pipeline, *names))
     [shown] = result.images
-    assert Image.open(io.BytesIO(client.view(**shown))).size == pipeline.references([picture(SIZES[names[0]])]).views[0]
+    [size] = pipeline.references([picture(SIZES[names[0]])]).vae_sizes
+    assert Image.open(io.BytesIO(client.view(**shown))).size == size
 
 
 @pytest.mark.parametrize(
@@ -211,7 +210,7 @@ def test_reconstruction_from_tokens_alone(client, server, pipeline):
     made = latents(server, client.run(graph))
     shown = torch.tensor(np.asarray(picture(SIZES["square"])), dtype=torch.float32)[None] / 255
     tokens = pipeline.tokens_of(shown, [""])
-    size = pipeline.references([picture(SIZES["square"])]).views[0]
+    size = pipeline.references([picture(SIZES["square"])]).vae_sizes[0]
     expected = pipeline.latents(tokens, [11], size, 4, 2.0) / pipeline.autoencoder.config.scaling_factor
     assert close(made, expected)
 
@@ -224,8 +223,8 @@ def test_text_to_image_runs_on_an_edit_checkpoint(client, server, pipeline):
     assert close(made, expected)
 
 
-def test_a_checkpoint_without_paths_edits_by_tokens_and_refuses_more(client, server):
-    """An edit checkpoint taken for granted: a way that does not exist must be named, not silently left out."""
+def test_a_checkpoint_without_reference_uses_edits_by_tokens_and_refuses_more(client, server):
+    """Catches an edit checkpoint taken for granted: a use that does not exist must be named, not silently left out."""
     assert client.run(edit("wide.png", checkpoint="tiny")).status == "success"
     graph = edit("wide.png", checkpoint="tiny")
     graph["condition"]["inputs"]["reference_mode"] = "cross"
@@ -233,12 +232,15 @@ def test_a_checkpoint_without_paths_edits_by_tokens_and_refuses_more(client, ser
     assert result.status == "error" and "edit-VAE" in result.error["exception_message"]
     graph["condition"]["inputs"] |= {"reference_mode": "auto", "cross_strength": 0.5}
     result = client.run(graph)
-    assert result.status == "error" and "do not go that way" in result.error["exception_message"]
+    assert (
+        result.status == "error"
+        and "does not use reference images in cross-attention" in result.error["exception_message"]
+    )
     graph = edit("wide.png", checkpoint="tiny")
     graph["positive"] = node("ReferenceLatent", conditioning=["condition", 0], latent=["encode", 2])
     graph["sample"]["inputs"]["positive"] = ["positive", 0]
     result = client.run(graph)
-    assert result.status == "error" and "no path" in result.error["exception_message"]
+    assert result.status == "error" and "cannot use them" in result.error["exception_message"]
 
 
 def test_more_references_than_the_prompt_holds(client):

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from blip3o_core.checkpoint.bundled import NAME
+from blip3o_core.editing.references import EditInputs
 from blip3o_core.models.image_tokenizer import PREFIX
 from blip3o_core.pipeline import Pipeline
 from tests.host.test_edit import picture, png
@@ -126,7 +127,7 @@ def by_library(pipeline: Pipeline, pictures: list) -> torch.Tensor:
     """The unscaled latents of the graph of `edit`."""
     references = pipeline.references([each.convert("RGB") for each in pictures])
     tokens = pipeline.generate_tokens(["make it blue"], [5], references=references)
-    made = pipeline.latents(tokens, [11], None, 4, 2.0, references=references)
+    made = pipeline.latents(tokens, [11], None, 4, 2.0, edit=EditInputs(references))
     return made / pipeline.autoencoder.config.scaling_factor
 
 
@@ -138,14 +139,14 @@ def test_the_edit_sees_the_picture_in_the_file(client, server, pipeline, name):
     graph["seen"] = node("SaveLatent", samples=["encode", 2], filename_prefix="latents/seen")
     result = client.run(graph)
     [shown] = result.outputs["encode"]["text"]
-    assert len(shown.splitlines()) == len(pictures) and "{}x{};".format(*pictures[0].size) in shown
+    assert len(shown.splitlines()) == len(pictures) and "{}x{} pixels;".format(*pictures[0].size) in shown
     if name in EXACT:
         assert close(latents(server, result), by_library(pipeline, pictures))
     seen, first = latents(server, result, "seen"), pipeline.references([pictures[0].convert("RGB")])
     assert seen.shape == first.latents[0].shape
     assert (seen - first.latents[0]).abs().mean() < 0.1 * seen.std()
     with Image.open(io.BytesIO(client.view(**result.images[0]))) as made:
-        assert made.size == first.views[0]
+        assert made.size == first.vae_sizes[0]
 
 
 def test_transparency_is_white(client, server, pipeline):
@@ -259,15 +260,15 @@ def of_file(name: str) -> dict:
 
 
 MASKS = {
-    "another size": (of_file("strip.png"), ("mask is 1x8", "picture 96x64", "same size")),
-    "none painted": (node("LoadImage", image="base.png"), ("mask is 64x64", "picture 96x64", "Paint")),
+    "another size": (of_file("strip.png"), ("mask is 1x8", "image is 96x64", "same size")),
+    "none painted": (node("LoadImage", image="base.png"), ("mask is 64x64", "image is 96x64", "Paint")),
     "all zero": (of_file("black.png"), ("mask is empty", "nothing may change", "Paint")),
     "two of a batch": (of_file("animated.gif"), ("3 masks", "first image", "out of the batch")),
-    "NaN": (of_file("nan.pfm"), ("mask holds NaN", "Paint it again")),
-    "infinite": (of_file("infinite.pfm"), ("mask holds NaN or infinity", "Paint it again")),
+    "NaN": (of_file("nan.pfm"), ("mask contains NaN", "Paint it again")),
+    "infinite": (of_file("infinite.pfm"), ("mask contains NaN or infinite", "Paint it again")),
     "no size": (
         node("CropMask", mask=["image1", 1], x=500, y=0, width=8, height=64),
-        ("mask is 0x64", "picture 96x64", "same size"),
+        ("mask is 0x64", "image is 96x64", "same size"),
     ),
 }
 

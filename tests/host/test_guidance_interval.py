@@ -8,6 +8,7 @@ import io
 import pytest
 
 from blip3o_core.diffusion import sampler as diffusion
+from blip3o_core.editing.references import EditInputs
 from blip3o_core.pipeline import Pipeline
 from tests.support.pictures import noise
 from tools.comfyui.graphs import close, edit, latents, node, text_to_image
@@ -28,7 +29,7 @@ def test_the_graph_draws_what_the_library_draws(part, client, server, checkpoint
     made = latents(server, client.run(with_override(text_to_image(steps=20), *part)))
     pipeline = Pipeline.load(checkpoint)
     tokens = pipeline.generate_tokens([text_to_image()["generate"]["inputs"]["prompt"]], [5])
-    ours = pipeline.latents(tokens, [11], (128, 128), 20, 2.0, interval=part)
+    ours = pipeline.latents(tokens, [11], (128, 128), 20, diffusion.GuidanceSchedule(2.0, part))
     whole = pipeline.latents(tokens, [11], (128, 128), 20, 2.0)
     scaled = made * pipeline.autoencoder.config.scaling_factor
     assert close(scaled, ours) and not close(scaled, whole)
@@ -43,7 +44,8 @@ def test_an_edit_is_the_librarys_too(client, server, edit_checkpoint):
     pipeline = Pipeline.load(edit_checkpoint)
     references = pipeline.references([picture])
     tokens = pipeline.generate_tokens(["make it blue"], [5], references=references)
-    ours = pipeline.latents(tokens, [11], None, 4, 2.0, references=references, interval=(0.1, 0.6))
+    guidance = diffusion.GuidanceSchedule(2.0, (0.1, 0.6))
+    ours = pipeline.latents(tokens, [11], None, 4, guidance, edit=EditInputs(references))
     assert close(made * pipeline.autoencoder.config.scaling_factor, ours)
 
 
@@ -88,8 +90,9 @@ def test_every_sampler_leaves_the_negative_out_outside(in_host, loose_checkpoint
             network = (
                 module(".blip3o_core.checkpoint.checkpoint").open_checkpoint(folder).load_transformer(torch.float32)
             )
-            both = (positive[0][0], negative[0][0])
-            expected = core.sample(network, noise, *both, schedule, 2.0, interval=(0.21, 0.79))
+            conditioning = core.Conditioning(positive[0][0], negative[0][0])
+            guidance = core.GuidanceSchedule(2.0, (0.21, 0.79))
+            expected = core.sample(network, noise, conditioning, schedule, guidance)
             for run in (ours, ksampler, advanced):
                 for name, given in (("whole", (model, 2.0)), ("part", (part, 1.0))):
                     rows.clear(), hooked.clear()
@@ -119,6 +122,9 @@ def test_parts_stand_for_the_same_sigmas(in_host):
             found.append([float(sampling.percent_to_sigma(part)) for part in parts])
         return found
 
-    ours = [[diffusion.guided_sigmas((part, 1.0), shift)[0] for part in parts] for shift in shifts]
+    def sigma_range(*interval, shift):
+        return diffusion.GuidanceSchedule(interval=interval, shift=shift).sigma_range()
+
+    ours = [[sigma_range(part, 1.0, shift=shift)[0] for part in parts] for shift in shifts]
     assert in_host(look, parts=parts, shifts=shifts) == ours
-    assert all(diffusion.guided_sigmas((0.0, 1.0), shift)[1] == 0 for shift in shifts)
+    assert all(sigma_range(0.0, 1.0, shift=shift)[1] == 0 for shift in shifts)

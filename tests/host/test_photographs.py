@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from blip3o_core.checkpoint.bundled import BUNDLED, NAME
+from blip3o_core.editing.references import EditInputs
 from blip3o_core.pipeline import Pipeline
 from tests.host.test_edit import png
 from tools.comfyui.graphs import close, edit, latents, node
@@ -81,8 +82,8 @@ def test_photographs_are_edited_as_by_the_library(client, server, model, names):
     graph, pipeline = model
     references = pipeline.references([photograph(name) for name in names])
     tokens = pipeline.generate_tokens(["make it blue"], [5], references=references)
-    expected = pipeline.latents(tokens, [11], None, 4, 2.0, references=references)
-    check(client, server, client.run(graph(*names)), pipeline, expected, references.views[0])
+    expected = pipeline.latents(tokens, [11], None, 4, 2.0, edit=EditInputs(references))
+    check(client, server, client.run(graph(*names)), pipeline, expected, references.vae_sizes[0])
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -97,8 +98,8 @@ def test_photographs_are_drawn_again_from_their_tokens(client, server, model, na
     view = photograph(name).resize((side, side), Image.Resampling.BICUBIC)
     tokens = pipeline.tokens_of(torch.tensor(np.asarray(view))[None] / 255, [""])
     assert torch.equal(tokens.codes, references.codes) and tokens.codes.unique().numel() > 5
-    expected = pipeline.latents(tokens, [11], references.views[0], 4, 2.0)
-    check(client, server, client.run(shown), pipeline, expected, references.views[0])
+    expected = pipeline.latents(tokens, [11], references.vae_sizes[0], 4, 2.0)
+    check(client, server, client.run(shown), pipeline, expected, references.vae_sizes[0])
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -109,7 +110,7 @@ def test_photographs_go_through_the_autoencoder(client, server, model, name):
     shown["decode"] = node("VAEDecode", samples=["encode", 2], vae=["load", 2])
     shown["latents"] = node("SaveLatent", samples=["encode", 2], filename_prefix="latents/latent")
     references = pipeline.references([photograph(name)])
-    size, factor = references.views[0], pipeline.autoencoder.config.scaling_factor
+    size, factor = references.vae_sizes[0], pipeline.autoencoder.config.scaling_factor
     made = check(client, server, client.run(shown), pipeline, references.latents[0] * factor, size)
     if pipeline.checkpoint.folder == BUNDLED:
         view = photograph(name).resize(size, Image.Resampling.BILINEAR)

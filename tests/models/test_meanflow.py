@@ -81,7 +81,9 @@ def test_sampling_is_the_mean_flow_sampler(steps, guidance, transformer, average
         null = average_velocity(z, negative, t, r)
         u = null + guidance * (average_velocity(z, positive, t, r) - null)
         z = z - (t - r) * u
-    ours = diffusion.sample(transformer, noise, positive, negative, diffusion.sigmas(steps), guidance)
+    conditioning = diffusion.Conditioning(positive, negative)
+    schedule = diffusion.sigmas(steps)
+    ours = diffusion.sample(transformer, noise, conditioning, schedule, diffusion.GuidanceSchedule(guidance))
     torch.testing.assert_close(ours, z, rtol=1e-4, atol=1e-5)
     # Otherwise the comparison would show nothing: where the step ends must matter here.
     instant = average_velocity(noise, positive, 1.0, 1.0) - average_velocity(noise, positive, 1.0, 0.0)

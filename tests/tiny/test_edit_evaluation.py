@@ -57,7 +57,7 @@ def test_the_reference_modes_are_those_of_the_checkpoint(tmp_path):
     assert edits.supported_modes(ReferenceMode(cross=True, noise=True)) == list(edits.TITLES)
     plain = tmp_path / "cross"
     add_references(open_checkpoint(BUNDLED), plain, cross=True, noise=False)
-    with pytest.raises(Blip3oError, match="no noise path"):
+    with pytest.raises(Blip3oError, match="noisy latent, but .* does not support that"):
         edits.evaluate(Pipeline.load(plain), FEW, "both")
 
 

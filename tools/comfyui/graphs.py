@@ -108,7 +108,7 @@ def library_latents(pipeline, seeds=(5,), noise=(11,), steps=4, size=(16, 16), g
     both = condition(pipeline.language, tokens, pipeline.source)
     start = diffusion.initial_noise((pipeline.transformer.config.in_channels, *size), list(noise))
     schedule = diffusion.sigmas(steps, shift)
-    out = diffusion.sample(pipeline.transformer, start, both.positive, both.negative, schedule, guidance)
+    out = diffusion.sample(pipeline.transformer, start, both, schedule, diffusion.GuidanceSchedule(guidance))
     return out / pipeline.autoencoder.config.scaling_factor
 
 

@@ -17,7 +17,8 @@ from blip3o_core.compat import encode_tokens_unmasked
 from blip3o_core.decoding.prefill import Prompts, pad_left
 from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.diffusion import sampler as diffusion
-from blip3o_core.pipeline import Conditioning, Pipeline
+from blip3o_core.diffusion.sampler import Conditioning
+from blip3o_core.pipeline import Pipeline
 from blip3o_core.tokens import ImageTokens
 
 from .report import Report

@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 
 from blip3o_core.diffusion import sampler as diffusion
-from blip3o_core.editing.references import References
+from blip3o_core.editing.references import EditInputs, References
 from blip3o_core.images.preprocess import open_image
 from blip3o_core.models import autoencoder
 from blip3o_core.pipeline import Pipeline, condition
@@ -54,7 +54,7 @@ def run(case: str, golden: dict, recorded: Recorded, folder: Path) -> Report:
         with mock.patch.object(diffusion, "initial_noise", recorded_noise):
             return pipeline.latents(
                 tokens, [0], steps=golden["steps"], guidance=golden["guidance_scale"], callback=callback,
-                references=references,
+                edit=EditInputs(references),
             )  # fmt: skip
 
     with _watched(language.reference_connector) as calls:
@@ -75,7 +75,7 @@ def _references(report: Report, pipeline: Pipeline, golden: dict, recorded: Reco
         _watched(tokenizer.bottleneck["in_linear"]) as bottleneck,
         _watched(pipeline.autoencoder.encoder) as encoder,
     ):
-        references = pipeline.references(pictures, fit="authors", side=side)
+        references = pipeline.references(pictures, fit="authors", resolution=side)
     if "tatok/siglip_in" in recorded:
         given = torch.cat([given for given, _ in embeddings])
         report.close("tokenizer, pixels", given, recorded["tatok/siglip_in"], limit=PIXEL)

@@ -35,11 +35,11 @@ def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path
     compare_connector(report, conditioning, recorded)
 
     def sample(callback) -> torch.Tensor:
+        schedule = diffusion.sigmas(golden["steps"], pipeline.checkpoint.shift)
+        guidance = diffusion.GuidanceSchedule(golden["guidance_scale"])
         return diffusion.sample(
-            pipeline.transformer, recorded["noise"], conditioning.positive, conditioning.negative,
-            diffusion.sigmas(golden["steps"], pipeline.checkpoint.shift), golden["guidance_scale"], conditioning.mask,
-            callback,
-        )  # fmt: skip
+            pipeline.transformer, recorded["noise"], conditioning, schedule, guidance, callback=callback
+        )
 
     compare_diffusion(report, pipeline, sample, golden, recorded)
     if reference:
@@ -57,13 +57,12 @@ def _compare_single_runs(report: Report, pipeline: Pipeline, tokens: ImageTokens
         report.close("rows = single runs, hidden", tokens.hidden[k : k + 1, : 1 + count], alone.hidden)
         single = condition(pipeline.language, alone, pipeline.source)
         schedule = diffusion.sigmas(golden["steps"], pipeline.checkpoint.shift)
+        guidance = diffusion.GuidanceSchedule(golden["guidance_scale"])
         pictures = []
         for which, row in ((together, slice(k, k + 1)), (single, slice(None))):
             mask = None if which.mask is None else which.mask[row]
-            latents = diffusion.sample(
-                pipeline.transformer, noise[k : k + 1], which.positive[row], which.negative[row], schedule,
-                golden["guidance_scale"], mask,
-            )  # fmt: skip
+            conditioning = diffusion.Conditioning(which.positive[row], which.negative[row], mask)
+            latents = diffusion.sample(pipeline.transformer, noise[k : k + 1], conditioning, schedule, guidance)
             pictures.append(
                 autoencoder.decode(pipeline.autoencoder, latents / pipeline.autoencoder.config.scaling_factor)
             )

@@ -104,7 +104,8 @@ def gate(checkpoint: Checkpoint, transformer, count: int = 160, steps: int = 12,
     def render(scenes: list[Scene]) -> np.ndarray:
         given = oracle_conditions(batch_codes(scenes))
         noise = diffusion.initial_noise(shape, list(range(len(scenes))))
-        latents = diffusion.sample(transformer, noise, given, torch.zeros_like(given[:1]), schedule, guidance)
+        conditioning = diffusion.Conditioning(given, torch.zeros_like(given[:1]))
+        latents = diffusion.sample(transformer, noise, conditioning, schedule, diffusion.GuidanceSchedule(guidance))
         return dc_ae.decode(vae, latents / vae.config.scaling_factor).numpy()
 
     return accuracy_by_category(held_back_scenes(3, count, World(low_contrast=False)), render)
