@@ -50,9 +50,10 @@ class DiffusionSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, positive, negative, latent_image, noise_seed, steps=30, guidance=2.0, denoise=1.0):
-        from .host.sampling import render
+        from .host.sampling import SamplerSettings, render
 
-        return io.NodeOutput(render(model, positive, negative, latent_image, noise_seed, steps, guidance, denoise))
+        settings = SamplerSettings(noise_seed, steps, guidance, denoise)
+        return io.NodeOutput(render(model, positive, negative, latent_image, settings))
 
 
 class Scheduler(io.ComfyNode):

@@ -1,9 +1,10 @@
-"""DC-AE: latents <-> pictures. Latents are unscaled here; the diffusion works on `latent * scaling_factor`."""
+"""DC-AE: latents <-> images. Latents are unscaled here; the diffusion works on `latent * scaling_factor`."""
 
 from collections.abc import Callable
 
 import torch
 
+from ..checks import require_finite
 from ..errors import Blip3oError
 
 
@@ -20,12 +21,12 @@ def compression(config: dict) -> int:
 
 
 def check_size(width: int, height: int, multiple: int) -> None:
-    """Raise Blip3oError unless both sides in pixels are multiples of `multiple` (compression times patch size)."""
+    """Raise Blip3oError unless both sides in pixels are positive multiples of `multiple` (compression * patch size)."""
     if width <= 0 or height <= 0 or width % multiple or height % multiple:
         nearest = [max(multiple, round(side / multiple) * multiple) for side in (width, height)]
         raise Blip3oError(
-            f"{width}x{height} cannot be drawn: both sides must be positive multiples of {multiple} pixels. "
-            f"Nearest: {nearest[0]}x{nearest[1]}."
+            f"The size is {width}x{height}, but width and height must be multiples of {multiple} pixels. Nearest: "
+            f"{nearest[0]}x{nearest[1]}."
         )
 
 
@@ -33,20 +34,18 @@ def check_size(width: int, height: int, multiple: int) -> None:
 def decode(vae, latents: torch.Tensor) -> torch.Tensor:
     """(B, C, h, w) unscaled latents -> (B, H, W, 3) float32 in [0, 1].
 
-    Row by row: at 1024 x 1024 the decoder's activations are gigabytes a picture.
+    One row at a time: at 1024 x 1024 the decoder's activations take gigabytes for each image.
     """
     pixels = torch.cat([vae.decode(row).sample for row in latents.to(vae.dtype).split(1)])
-    if not bool(torch.isfinite(pixels).all()):
-        raise Blip3oError(
-            f"The autoencoder gave values that are not finite in {vae.dtype}. Use bf16 or fp32: its activations "
-            "overflow fp16."
-        )
+    require_finite(
+        pixels, f"The image that the autoencoder decoded in {vae.dtype}", "Use bf16 or fp32: it overflows in fp16."
+    )
     return (pixels.float() / 2 + 0.5).clamp(0, 1).movedim(1, -1)
 
 
 @torch.no_grad()
 def encode(vae, images: torch.Tensor) -> torch.Tensor:
-    """(B, H, W, 3) in [0, 1] -> (B, C, h, w) unscaled latents. Deterministic: DC-AE has no variance."""
+    """(B, H, W, 3) in [0, 1] -> (B, C, h, w) unscaled latents. Deterministic: DC-AE has no noise."""
     return vae.encode((images.movedim(-1, 1) * 2 - 1).to(vae.dtype)).latent
 
 
@@ -54,10 +53,10 @@ def encode(vae, images: torch.Tensor) -> torch.Tensor:
 def preview_factors(
     encode: Callable[[torch.Tensor], torch.Tensor], factor: int, channels: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Linear map from one unscaled latent cell to its mean colour: (C, 3) factors and (3,) bias, colours in [-1, 1].
+    """Linear map from an unscaled latent cell to its mean colour in [-1, 1]: (C, 3) factors and (3,) bias.
 
-    Fitted by ridge regression on synthetic pictures of 2 x 2 latent cells, smooth random fields of colours, put through
-    `encode` ((B, H, W, 3) in [0, 1] -> latents (B, C, h, w)): any checkpoint gets factors of its own.
+    `encode`: (B, H, W, 3) in [0, 1] -> latents (B, C, h, w). `factor`: pixels per cell along one side. Ridge regression
+    on synthetic images of 2 x 2 cells, smooth random fields of colours, so that every checkpoint gets its own factors.
     """
     generator, side = torch.Generator("cpu").manual_seed(0), 2 * factor
     knots = torch.rand(max(16, channels), 3, 2, 2, generator=generator) * 2 - 1

@@ -1,7 +1,7 @@
-"""Hidden states of the image tokens -> cross-attention tokens of the diffusion transformer, and the null condition.
+"""The connector: hidden states of the image tokens -> cross-attention tokens of the diffusion transformer.
 
-- Linear, GELU (tanh), Linear, RMSNorm eps 1e-5 whose weight starts at sqrt(5.5) (reference.md 4).
-- The null condition is the connector of zeros, not zeros: a constant vector, repeated.
+- Linear, GELU (tanh), Linear, RMSNorm with eps 1e-5, whose weight starts at sqrt(5.5) (docs/reference.md, section 4).
+- The null condition is the connector's output for zeros: a constant vector, not zeros, repeated for every token.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def build_connector(width_in: int, width_out: int) -> nn.Sequential:
-    """(..., width_in) -> (..., width_out). Also the shape of the reference connectors of edit checkpoints."""
+    """(..., width_in) -> (..., width_out). The reference connectors of edit checkpoints have the same layers."""
     from diffusers.models.normalization import RMSNorm
 
     norm = RMSNorm(width_out, eps=1e-5)
@@ -20,7 +20,7 @@ def build_connector(width_in: int, width_out: int) -> nn.Sequential:
 
 
 def connect(connector: nn.Module, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, N, D) -> positive and null condition, each (B, N, C)."""
+    """Hidden states (B, N, D) -> positive and null condition, each (B, N, width)."""
     null = connector(torch.zeros_like(hidden[:1, :1]))
     positive = connector(hidden)
     return positive, null.expand_as(positive).contiguous()

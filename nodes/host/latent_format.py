@@ -1,4 +1,4 @@
-"""How the host reads DC-AE latents: channels, scale, cell size, and a linear map to RGB for live previews."""
+"""DC-AE latents for the host: channels, scale, pixels per cell, and a linear map to RGB for live previews."""
 
 from functools import cached_property
 
@@ -8,21 +8,21 @@ from ...blip3o_core.models.autoencoder import preview_factors
 
 
 class DeepCompressionLatent(comfy.latent_formats.LatentFormat):
-    """Latents on the wire are unscaled; the model sees them times `scale_factor`.
+    """Latents between nodes are unscaled; the model sees them times `scale_factor`.
 
-    One cell is `spacial_downscale_ratio` pixels wide (the host's spelling).
+    One cell is `spacial_downscale_ratio` (the host's spelling) pixels wide.
     """
 
     latent_dimensions = 2
 
     def __init__(self, channels: int, factor: int, scale: float, vae=None):
-        """`vae`: the VAE of the checkpoint, to fit preview colours with; None: no previews."""
+        """`vae`: the VAE of the checkpoint, to which preview colours are fitted. None: no previews."""
         self.latent_channels, self.spacial_downscale_ratio, self.scale_factor = channels, factor, scale
         self._vae = vae
 
     @property
     def latent_rgb_factors(self):
-        """(C, 3) from scaled latents to RGB in [-1, 1]."""
+        """(C, 3): scaled latents -> RGB in [-1, 1]."""
         return self._preview and self._preview[0]
 
     @property
@@ -31,7 +31,7 @@ class DeepCompressionLatent(comfy.latent_formats.LatentFormat):
 
     @cached_property
     def _preview(self) -> tuple[list, list] | None:
-        """Fitted when a preview is first asked for: on a CPU that costs seconds at full size."""
+        """Fitted for the first preview, not before: on a CPU that takes seconds at full size."""
         if self._vae is None:
             return None
         factors, bias = preview_factors(self._vae.encode, self.spacial_downscale_ratio, self.latent_channels)

@@ -1,4 +1,4 @@
-"""The host's IMAGE and MASK -> references, and back into the original picture."""
+"""The host's IMAGE and MASK -> references of an edit, and the edited image back into the original."""
 
 import torch
 
@@ -8,60 +8,79 @@ from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.images.preprocess import to_images
 from ...blip3o_core.tokens import ImageTokens
 
+MAX_ASPECT_DIFFERENCE = 1.6  # between an original and its edit
 
-def encode_images(tatok, vae, images: dict, fit: str, mask, side: int) -> tuple[References, ImageTokens, dict]:
-    """IMAGE batches by name -> References, their tokens, the LATENT of the first; `mask` becomes its noise mask."""
-    if tatok is None:
+
+def encode_images(
+    image_tokenizer, vae, images: dict, fit: str, mask, resolution: int
+) -> tuple[References, ImageTokens, dict]:
+    """IMAGE batches by input name -> References, their tokens, and the LATENT of the first image.
+
+    `mask` becomes the noise mask of that latent. `resolution` 0: what the checkpoint was trained on.
+    """
+    if image_tokenizer is None:
         raise Blip3oError(
-            "This checkpoint brings no image tokenizer (TA-Tok), so pictures cannot become tokens. Use a checkpoint "
-            "that has it, or BLIP3o Image Tokenizer Loader with ta_tok.pth."
+            "This checkpoint has no image tokenizer (TA-Tok), which turns images into tokens. Use a checkpoint that "
+            "has one, or connect BLIP3o Image Tokenizer Loader with ta_tok.pth."
         )
     order = sorted(images, key=lambda name: int(name.rpartition("_")[2]))
-    pictures = [p for name in order if images[name] is not None for p in to_images(images[name], name)]
-    if not 1 <= len(pictures) <= MAX_REFERENCES:
+    pil_images = [image for name in order if images[name] is not None for image in to_images(images[name], name)]
+    if not 1 <= len(pil_images) <= MAX_REFERENCES:
         raise Blip3oError(
-            f"{len(pictures)} reference pictures are connected; an edit takes 1 to {MAX_REFERENCES}. Every picture of "
-            "a batch and every frame of an animation counts: connect fewer, or choose some with ImageFromBatch."
+            f"{len(pil_images)} reference images are connected, but an edit takes 1 to {MAX_REFERENCES}. Every image "
+            "of a batch and every frame of an animation counts. Connect fewer, or choose some with ImageFromBatch."
         )
-    change = None
+    change_mask = None
     if mask is not None:
         check_fit(fit)
-        change = check_mask(_one(mask), pictures[0].size)
-    reference = tatok.references(vae, pictures, fit, side)
+        change_mask = check_mask(_single_mask(mask), pil_images[0].size)
+    reference = image_tokenizer.references(vae, pil_images, fit, resolution)
     rows = len(reference)
     tokens = ImageTokens(
-        codes=reference.codes, grid=reference.grid, prompts=[""] * rows, prompt_ids=None, seeds=[0] * rows,
-        lengths=[reference.codes.shape[1]] * rows, codes_id=reference.codes_id,
-    )  # fmt: skip
+        codes=reference.codes,
+        grid=reference.grid,
+        prompts=[""] * rows,
+        prompt_ids=None,
+        seeds=[0] * rows,
+        lengths=[reference.codes.shape[1]] * rows,
+        codes_id=reference.codes_id,
+    )
     latent = {"samples": reference.latents[0]}
-    if change is not None:
-        latent["noise_mask"] = latent_mask(change, latent["samples"].shape[-2:])
+    if change_mask is not None:
+        latent["noise_mask"] = latent_mask(change_mask, latent["samples"].shape[-2:])
     return reference, tokens, latent
 
 
 def composite_edit(original, edited, mask, feather: int):
-    """IMAGE (1 or B, H, W, 3) with each of `edited` where `mask` is above 0 -> (B, H, W, 3), the rest bit for bit."""
+    """IMAGE (1 or B, H, W, 3 or 4) with each of `edited` where `mask` is above 0 -> (B, H, W, 3 or 4).
+
+    All other pixels stay exactly as they are.
+    """
     rows = max(len(original), len(edited))
     if {len(original), len(edited)} - {1, rows}:
         raise Blip3oError(
-            f"{len(original)} originals and {len(edited)} edited pictures: give one original, or as many as edits."
+            "Connect either one original image or exactly as many originals as edited images (got "
+            f"{len(original)} and {len(edited)})."
         )
     size = (original.shape[2], original.shape[1])
-    aspects = [picture.shape[2] / picture.shape[1] for picture in (original, edited)]
-    if max(aspects) > 1.6 * min(aspects):
+    aspects = [image.shape[2] / image.shape[1] for image in (original, edited)]
+    if max(aspects) > MAX_ASPECT_DIFFERENCE * min(aspects):
         raise Blip3oError(
-            f"The edit is {edited.shape[2]}x{edited.shape[1]}, the original {size[0]}x{size[1]}: it shows a part "
-            "of it, or another picture. Encode the original with fit stretch or pad."
+            f"The edited image ({edited.shape[2]}x{edited.shape[1]}) has a different aspect ratio from the original "
+            f"({size[0]}x{size[1]}), so it shows a part of it or another image. In BLIP3o Edit-Reference Encoder set "
+            "fit to 'stretch' or 'pad'."
         )
-    change = check_mask(_one(mask), size)
-    pictures = zip(original[..., :3].expand(rows, -1, -1, -1), edited[..., :3].expand(rows, -1, -1, -1), strict=True)
-    blended = torch.stack([composite(before, after, change, feather) for before, after in pictures])
+    change_mask = check_mask(_single_mask(mask), size)
+    pairs = zip(original[..., :3].expand(rows, -1, -1, -1), edited[..., :3].expand(rows, -1, -1, -1), strict=True)
+    blended = torch.stack([composite(before, after, change_mask, feather) for before, after in pairs])
     return torch.cat([blended, original[..., 3:].expand(rows, -1, -1, -1)], dim=-1)
 
 
-def _one(mask) -> torch.Tensor:
+def _single_mask(mask) -> torch.Tensor:
     """MASK (1, H, W) or (H, W) -> (H, W)."""
     mask = mask if mask.ndim == 3 else mask[None]
     if len(mask) != 1:
-        raise Blip3oError(f"{len(mask)} masks: one is needed, for the first image. Take one out of the batch.")
+        raise Blip3oError(
+            f"There are {len(mask)} masks, but the first image needs exactly one. Take one mask out of the batch."
+        )
     return mask[0]

@@ -1,4 +1,6 @@
-"""Our sampler on the host's sampling machinery: its Euler, its guider, its previews; only sigmas and noise are ours."""
+"""BLIP3o Diffusion Sampler on the host's sampling: its Euler, its guider, its previews. Sigmas and noise are ours."""
+
+from dataclasses import dataclass
 
 import comfy.sample
 import comfy.samplers
@@ -11,37 +13,48 @@ from ...blip3o_core.models.autoencoder import check_size
 from ...blip3o_core.seeds import row_seeds
 
 
-def render(model, positive, negative, latent, seed, steps, guidance, denoise) -> dict:
-    """CONDITIONING and LATENT -> LATENT, unscaled. Row k starts from the noise of `seed + k`.
+@dataclass(frozen=True)
+class SamplerSettings:
+    """The widgets of the sampler."""
 
-    A latent of one row serves every row of the conditioning. The flow shift is the model's: ModelSamplingSD3 works.
+    noise_seed: int
+    steps: int
+    guidance: float
+    denoise: float
+
+
+def render(model, positive, negative, latent: dict, settings: SamplerSettings) -> dict:
+    """CONDITIONING and LATENT -> LATENT, unscaled. Row k starts from the noise of `noise_seed + k`.
+
+    A latent with one row serves every row of the conditioning. The flow shift is the model's: ModelSamplingSD3 works.
     """
-    schedule = sigmas(steps, _shift(model), denoise)
-    samples = _start(model, latent)
+    schedule = sigmas(settings.steps, _shift(model), settings.denoise)
+    samples = _starting_latent(model, latent)
     rows = max((len(tokens) for tokens, _ in positive), default=1)
     if len(samples) == 1 and rows > 1:
         samples = samples.repeat(rows, 1, 1, 1)
     if len(samples) % rows:
         raise Blip3oError(
-            f"The latent has {len(samples)} rows, the conditioning {rows}: give the latent batch size {rows} or 1."
+            f"The latent has {len(samples)} rows, but the conditioning has {rows}. Set batch_size of the latent to "
+            f"{rows} or 1."
         )
     # A latent taken out of a batch remembers its row, and with it its noise.
     index = list(latent.get("batch_index", ()))
     index = index if len(index) == len(samples) else list(range(len(samples)))
-    seeds = [row_seeds(seed, 1, row)[0] for row in index]
+    seeds = [row_seeds(settings.noise_seed, 1, row)[0] for row in index]
     result = comfy.sample.sample_custom(
         model,
         initial_noise(tuple(samples.shape[1:]), seeds),
-        guidance,
+        settings.guidance,
         comfy.samplers.sampler_object("euler"),
         schedule,
         positive,
         negative,
         samples,
         noise_mask=latent.get("noise_mask"),
-        callback=latent_preview.prepare_callback(model, steps),
+        callback=latent_preview.prepare_callback(model, settings.steps),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
+        seed=settings.noise_seed,
     )
     dropped = ("downscale_ratio_spacial", "downscale_ratio_temporal")
     return {**{key: value for key, value in latent.items() if key not in dropped}, "samples": result}
@@ -51,25 +64,31 @@ def _shift(model) -> float:
     sampling = model.get_model_object("model_sampling")
     if not hasattr(sampling, "shift"):
         raise Blip3oError(
-            f"The model's sampling is {type(sampling).__name__}, which has no flow shift. Connect the MODEL of BLIP3o "
-            "Loader; of the nodes that replace the sampling, use ModelSamplingSD3."
+            f"The model uses {type(sampling).__name__}, which has no flow shift. Connect the MODEL of BLIP3o Loader. "
+            "To change the shift, use ModelSamplingSD3."
         )
     return sampling.shift
 
 
-def _start(model, latent):
-    """The latent in this model's channels and cells. The host rescales empty ones, rounding where it should refuse."""
+def _starting_latent(model, latent: dict):
+    """The latent with this model's channels and cells.
+
+    An empty latent whose size this model cannot render is refused here: the host would round it.
+    """
     samples, made_for = latent["samples"], latent.get("downscale_ratio_spacial")
     ours = model.get_model_object("latent_format")
     if samples.ndim != 4:
-        raise Blip3oError(f"The latent has shape {tuple(samples.shape)}: pictures are (rows, channels, height, width).")
+        raise Blip3oError(
+            f"The latent has shape {tuple(samples.shape)}, but this model needs (batch, channels, height, width). "
+            "Connect a latent of images, such as Empty Latent Image."
+        )
     if samples.count_nonzero() == 0 and made_for is not None:
         width, height = (round(side * made_for) for side in (samples.shape[-1], samples.shape[-2]))
         check_size(width, height, ours.spacial_downscale_ratio * model.model.diffusion_model.config.patch_size)
     samples = comfy.sample.fix_empty_latent_channels(model, samples, made_for)
     if samples.shape[1] != ours.latent_channels:
         raise Blip3oError(
-            f"The latent has {samples.shape[1]} channels, this model works on {ours.latent_channels}. Encode the "
-            "picture with the VAE of this checkpoint, or start from Empty Latent Image."
+            f"The latent has {samples.shape[1]} channels, but this model needs {ours.latent_channels}. Encode the "
+            "image with the VAE of this checkpoint, or start from Empty Latent Image."
         )
     return samples

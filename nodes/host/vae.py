@@ -1,4 +1,4 @@
-"""DC-AE as a native VAE: diffusers' AutoencoderDC behind the host's own encode, decode and tiling."""
+"""DC-AE as a native VAE: diffusers' AutoencoderDC, called by the host's own encode, decode and tiling."""
 
 import logging
 from contextlib import contextmanager
@@ -11,15 +11,15 @@ from diffusers import AutoencoderDC
 
 from ...blip3o_core import memory
 from ...blip3o_core.checkpoint import open_checkpoint
-from ...blip3o_core.errors import Blip3oError
+from ...blip3o_core.checks import require_finite
 from ...blip3o_core.models.autoencoder import compression
 from .offload import NAMED, SUPPORTED, manage, supported, swap_leaves
 
 
 class HostAutoencoder(AutoencoderDC):
-    """AutoencoderDC with plain tensors in and out. Instances are made by swapping the class of a loaded one."""
+    """AutoencoderDC with plain tensors in and out. Made by swapping the class of a loaded network."""
 
-    device = None  # the host writes here; diffusers' is a read-only property
+    device = None  # the host sets it; in diffusers it is a read-only property
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, H / factor, W / factor), unscaled."""
@@ -28,22 +28,24 @@ class HostAutoencoder(AutoencoderDC):
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) unscaled -> (B, 3, h * factor, w * factor) in [-1, 1]."""
         pixels = super().decode(z, return_dict=False)[0]
-        if not bool(torch.isfinite(pixels).all()):
-            raise Blip3oError(
-                f"The autoencoder computed values that are not finite in {z.dtype}. Load it in fp32; if that does not "
-                "help, its weights are damaged."
-            )
+        require_finite(
+            pixels,
+            f"The image that the VAE decoded in {z.dtype}",
+            "Load the checkpoint in fp32. If that does not help, the latent or the weights are damaged.",
+        )
         return pixels
 
 
 class DeepCompressionVAE(comfy.sd.VAE):
+    """The host's VAE with the network, sizes and memory estimates of DC-AE."""
+
     def __init__(self, network: HostAutoencoder, device, offload, dtype: torch.dtype, recipe, disable_dynamic=False):
         with _without_empty_vae_warning():
-            super().__init__(sd={})  # every default of the host's; the network comes from us
+            super().__init__(sd={})  # the host's defaults; the network is set below
         self.first_stage_model = network
         self.latent_channels = network.config.latent_channels
         self.downscale_ratio = self.upscale_ratio = factor = compression(network.config)
-        # The functions must not hold `self`: the host frees a model when its last reference goes.
+        # These functions must not keep `self` alive: the host frees a model when its last reference is gone.
         needed = partial(memory.vae_bytes, network.config)
         self.memory_used_encode = lambda shape, dtype: needed(shape[2] * shape[3], dtype)
         self.memory_used_decode = lambda shape, dtype: needed(shape[2] * shape[3] * factor**2, dtype)
@@ -52,29 +54,30 @@ class DeepCompressionVAE(comfy.sd.VAE):
         self.model_size()
 
     def decode_tiled_(self, samples, tile_x=16, tile_y=16, overlap=4):
-        """The host falls back to its defaults after running out of memory; they are for cells of 8 pixels.
+        """What the host calls after running out of memory. Its default tiles are meant for cells of 8 pixels.
 
-        The host's widest pass doubles a side, so 16 keeps every tile to half of a 32 x 32 latent.
+        The host's widest pass doubles one side, so with 16 every tile is at most half of a 32 x 32 latent.
         """
         return super().decode_tiled_(samples, tile_x, tile_y, overlap)
 
 
 @contextmanager
 def _without_empty_vae_warning():
-    """The host warns that an empty VAE has no weights; a creator would read that as a failure."""
+    """Without the host's warning about a VAE without weights, which would look like a failure."""
 
-    def other(record: logging.LogRecord) -> bool:
+    def keep(record: logging.LogRecord) -> bool:
         return "No VAE weights detected" not in record.getMessage()
 
     root = logging.getLogger()
-    root.addFilter(other)
+    root.addFilter(keep)
     try:
         yield
     finally:
-        root.removeFilter(other)
+        root.removeFilter(keep)
 
 
 def load_vae(folder, diffusion, choice, disable_dynamic=False, checkpoint=None) -> DeepCompressionVAE:
+    """The VAE of the checkpoint in `folder`. `choice`: the loader's dtype widget. `checkpoint`: already opened."""
     checkpoint = checkpoint or open_checkpoint(folder, diffusion)
     device = mm.vae_device()
     dtype = NAMED.get(choice) or supported(mm.vae_dtype(device, SUPPORTED), device)
@@ -86,4 +89,5 @@ def load_vae(folder, diffusion, choice, disable_dynamic=False, checkpoint=None) 
 
 
 def load_vae_patcher(*arguments, disable_dynamic=False):
+    """What the host calls to build the VAE's patcher again, see `offload.manage`."""
     return load_vae(*arguments, disable_dynamic=disable_dynamic).patcher

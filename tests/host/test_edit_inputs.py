@@ -159,8 +159,8 @@ def test_transparency_is_white(client, server, pipeline):
 
 
 ERRORS = {
-    "nine.gif": ("9 reference pictures", "1 to 8", "batch", "ImageFromBatch"),
-    "nine.webp": ("9 reference pictures", "1 to 8", "batch", "ImageFromBatch"),
+    "nine.gif": ("9 reference images", "1 to 8", "batch", "ImageFromBatch"),
+    "nine.webp": ("9 reference images", "1 to 8", "batch", "ImageFromBatch"),
     "tall9.png": ("1x9", "at most 8 times", "Crop the image"),
     "wide9.png": ("270x30", "at most 8 times", "Crop the image"),
     "huge.png": ("image_1", "20000x4", "16384", "scale the image down"),
@@ -237,7 +237,7 @@ def test_an_encoder_without_a_picture_is_refused(client):
 
 def test_nine_pictures_on_wires_and_in_batches(client, server, healthy):
     """A batch that is counted as one picture."""
-    fails(client, server, edit("animated.gif", "animated.webp", "animated.gif"), healthy, "9 reference pictures")
+    fails(client, server, edit("animated.gif", "animated.webp", "animated.gif"), healthy, "9 reference images")
     result = client.run(edit("animated.gif", "base.png", "animated.webp"))
     assert len(result.outputs["encode"]["text"][0].splitlines()) == 7
 
@@ -342,7 +342,7 @@ def test_a_checkpoint_without_a_tokenizer(client, server, checkpoints, healthy):
     expected = codes(client.run({name: whole[name] for name in ("load", "image1", "encode", "shown")}))
     rest = {n: t for n, t in load_file(folder / "model.safetensors").items() if not n.startswith(PREFIX)}
     save_file(rest, folder / "model.safetensors")
-    words = "brings no image tokenizer", "BLIP3o Image Tokenizer Loader", "ta_tok.pth"
+    words = "has no image tokenizer", "BLIP3o Image Tokenizer Loader", "ta_tok.pth"
     fails(client, server, with_tokenizer("bare"), healthy, *words)
     assert codes(client.run(with_tokenizer("bare", "own/ta_tok.pth"))) == expected
 

@@ -211,7 +211,7 @@ def test_batch_rows_need_matching_latents(client):
     graph = text_to_image(batch=3)
     graph["empty"]["inputs"]["batch_size"] = 2
     result = client.run(graph)
-    assert result.status == "error" and "batch size 3 or 1" in result.error["exception_message"]
+    assert result.status == "error" and "to 3 or 1" in result.error["exception_message"]
 
 
 def test_row_seeds_wrap():
