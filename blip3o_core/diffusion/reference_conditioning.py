@@ -115,7 +115,9 @@ def predict_side_by_side(transformer, x: torch.Tensor, references: list[torch.Te
     hook = None
     if transformer.config.interpolation_scale is not None:
         widths = [part.shape[-1] for part in parts]
-        hook = transformer.patch_embed.register_forward_hook(lambda *call: _embed_separately(*call, widths))
+        hook = transformer.patch_embed.register_forward_hook(
+            lambda patch_embed, arguments, _: _embed_separately(patch_embed, arguments[0], widths)
+        )
     try:
         predicted = transformer(torch.cat(parts, dim=-1), return_dict=False, **inputs)[0]
     finally:
@@ -124,9 +126,8 @@ def predict_side_by_side(transformer, x: torch.Tensor, references: list[torch.Te
     return predicted[..., : x.shape[-1]]
 
 
-def _embed_separately(patch_embed, arguments: tuple, _, widths: list[int]) -> torch.Tensor:
+def _embed_separately(patch_embed, row: torch.Tensor, widths: list[int]) -> torch.Tensor:
     """(B, C, h, sum of widths) -> tokens (B, number of patches, D), each part embedded as an image of its own."""
-    [row] = arguments
     lines = row.shape[-2] // patch_embed.patch_size
     embedded = [patch_embed.forward(part).unflatten(1, (lines, -1)) for part in row.split(widths, dim=-1)]
     return torch.cat(embedded, dim=2).flatten(1, 2)

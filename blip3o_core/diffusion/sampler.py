@@ -202,10 +202,16 @@ RECORDED_CALLS, RECORDED_CELLS = 8, 4096
 class _Network:
     """The network under one condition -> float32 velocity. On a GPU it is a CUDA graph from the second call on."""
 
+    # The memory of the graph: what it reads, and what it writes.
+    _x: torch.Tensor
+    _timestep: torch.Tensor
+    _v: torch.Tensor
+
     def __init__(self, transformer, references: ReferenceConditioning, context, mask, is_null, calls: int):
         """`calls`: how often it will be called. The rest: see `ReferenceConditioning.predict_velocity`."""
         self._transformer, self._references, self._condition = transformer, references, (context, mask, is_null)
-        self._calls, self._replay = calls, None
+        self._calls = calls
+        self._replay: Callable[[], None] | None = None
 
     def __call__(self, x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         if self._replay is not None:
