@@ -254,11 +254,11 @@ def test_a_mistake_is_said_before_weights_are_loaded(arguments, status, shown, e
 
 
 @pytest.mark.parametrize("asked", ["cross", "noise", "both"])
-def test_a_way_that_the_checkpoint_lacks_is_refused(asked, edit, teller, place, capsys):
+def test_a_mode_that_the_checkpoint_lacks_is_refused(asked, edit, teller, place, capsys):
     """Catches references silently left out of the diffusion."""
     before = files(place)
     assert edit(*ONE, f"--reference-mode={asked}", model=teller) == 1
-    assert "that takes use_und_image_vae" in capsys.readouterr().err and files(place) == before
+    assert "it needs use_und_image_vae" in capsys.readouterr().err and files(place) == before
     assert edit(*ONE, model=teller) == 0
     assert read_settings(place / "out.png")["reference_mode"] == "tokens"
 

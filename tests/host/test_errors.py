@@ -118,7 +118,7 @@ def test_reference_latents_on_a_model_without_a_path_for_them(client, server, he
         start=node("EmptyLatentImage", width=128, height=128, batch_size=1),
     )
     graph["sample"]["inputs"]["positive"] = ["reference", 0]
-    fails(client, server, graph, healthy, "reference latents", "Take ReferenceLatent out")
+    fails(client, server, graph, healthy, "reference latents", "Remove ReferenceLatent")
 
 
 @pytest.mark.parametrize(("prompt", "word"), [("   ", "Describe the image"), ("fox " * 500, "tokens long")])
