@@ -26,7 +26,7 @@ def measure(module, folder: str, dtype: str, choices: list, read_prompts: int, i
     choosing, prefill = module(".blip3o_core.decoding.sampling"), module(".blip3o_core.decoding.prefill")
     quantised, offload = module(".nodes.host.quantised"), module(".nodes.host.offload")
     pipeline, kind = module(".blip3o_core.pipeline"), {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    checkpoint = module(".blip3o_core.checkpoint.checkpoint").open_checkpoint(folder)
+    checkpoint = module(".blip3o_core.checkpoint.recognise").open_checkpoint(folder)
     transformer, autoencoder = checkpoint.load_transformer(kind), checkpoint.load_autoencoder(kind)
     settings = evaluation.Settings(count=max(images, read_prompts, 8), seeds=1)
     texts = [prompt.text for prompt in evaluation.make_prompts(settings)][:read_prompts]

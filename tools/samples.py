@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from blip3o_core.checkpoint.bundled import NAME
 from blip3o_core.tiny.evaluation import GUIDANCE, STEPS
 
-SIDE = 64  # pixels on a side of what the bundled model draws
+SIDE = 64  # pixels on a side of the bundled model's images
 ENLARGE = 8
 PREVIEW_STEPS = 4
 START = "a red circle left of a blue star"

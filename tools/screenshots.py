@@ -12,7 +12,8 @@ from tools.comfyui.workflow import WORKFLOWS, load_workflow
 from tools.environment import TOP
 
 IMAGES = TOP / "docs" / "images"
-SIZE = {"width": 2200, "height": 1100}  # pixels; below 60 % zoom the canvas leaves out all text
+SIZE = {"width": 2200, "height": 1100}  # pixels
+READABLE = 0.62  # the canvas leaves out all text below 60 % zoom
 
 
 def in_the_docs(name: str) -> bool:
@@ -30,15 +31,28 @@ def run_in_page(frontend: Frontend, workflow: dict) -> list[tuple[str, dict]]:
     return events
 
 
+def take(frontend: Frontend, name: str, file: Path) -> None:
+    """Run the workflow and write the page, as large as its texts need, to `file`."""
+    run_in_page(frontend, load_workflow(name))
+    frontend.page.evaluate("() => window.app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
+    frontend.page.get_by_text("Job completed").wait_for()
+    frontend.page.get_by_text("Job completed").wait_for(state="hidden")
+    frontend.page.set_viewport_size(SIZE)
+    frontend.screenshot(file)
+    zoom = frontend.page.evaluate("() => window.app.canvas.ds.scale")
+    if zoom < READABLE:
+        frontend.page.set_viewport_size({side: round(length * READABLE / zoom) for side, length in SIZE.items()})
+        frontend.screenshot(file)
+
+
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch)) as server:
+    with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch)) as server, server.client() as client:
         for name in filter(in_the_docs, sorted(file.stem for file in WORKFLOWS.glob("*.json"))):
+            client.free()  # tokens from the cache of another workflow would show no preview
             with open_frontend(server.address) as frontend:
-                run_in_page(frontend, load_workflow(name))
-                frontend.page.set_viewport_size(SIZE)
-                frontend.page.evaluate("() => window.app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
-                print(frontend.screenshot(IMAGES / f"{name}.png").relative_to(TOP))
+                take(frontend, name, IMAGES / f"{name}.png")
+                print(f"docs/images/{name}.png")
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ def test_a_free_socket_waits_behind_the_pictures(frontend, name, connected):
     assert sockets == [(f"images.image_{k}", k <= connected) for k in range(1, connected + 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_workflow_draws_in_the_page(frontend, client, name, tmp_path):
     """A sample that fails in the page, shows nothing while it works, or ends without its image on the canvas."""

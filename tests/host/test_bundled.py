@@ -34,12 +34,12 @@ def test_the_sample_workflow_draws_what_it_says(client):
     assert inputs["prompt"] == "a red circle left of a blue star"
     spec = Spec((Expected("circle", "red"), Expected("star", "blue")), relation=(0, "left of", 1))
     right = []
-    for seed in range(5):
+    for seed in range(3):
         inputs["seed"] = seed
         drawn = picture(client, client.run(graph, timeout=300))
         assert drawn.shape == (512, 512, 3)
         right.append(judge_image(drawn, spec).strict)
-    assert sum(right) >= 3, right
+    assert sum(right) >= 2, right
 
 
 def test_the_demo_draws_each_of_its_prompts(client):

@@ -351,7 +351,7 @@ def test_a_tokenizer_whose_config_is_missing(client, server, golden, healthy):
     """A TypeError of Pillow where a file is missing: the number of attention heads is in no tensor."""
     shutil.copytree(golden / "edit_vae", golden.parent / "alone/edit_vae")
     graph = with_tokenizer("alone/edit_vae", diffusion_folder="golden/sana")
-    fails(client, server, graph, healthy, "number of attention heads", "vision_config")
+    fails(client, server, graph, healthy, "how many attention heads", "vision_config")
 
 
 class Hostile:

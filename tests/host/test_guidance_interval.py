@@ -88,7 +88,7 @@ def test_every_sampler_leaves_the_negative_out_outside(in_host, loose_checkpoint
             core = module(".blip3o_core.diffusion.sampler")
             noise, schedule = core.initial_noise((8, 8, 8), [11]), core.sigmas(20)
             network = (
-                module(".blip3o_core.checkpoint.checkpoint").open_checkpoint(folder).load_transformer(torch.float32)
+                module(".blip3o_core.checkpoint.recognise").open_checkpoint(folder).load_transformer(torch.float32)
             )
             conditioning = core.Conditioning(positive[0][0], negative[0][0])
             guidance = core.GuidanceSchedule(2.0, (0.21, 0.79))

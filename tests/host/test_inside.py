@@ -2,6 +2,8 @@
 
 import shutil
 
+import pytest
+
 from blip3o_core.checkpoint.bundled import NAME
 
 
@@ -201,7 +203,7 @@ def test_cast_leaves_compute_what_the_library_computes(in_host, loose_checkpoint
     def look(module, folder):
         import torch
 
-        checkpoint = module(".blip3o_core.checkpoint.checkpoint").open_checkpoint(folder)
+        checkpoint = module(".blip3o_core.checkpoint.recognise").open_checkpoint(folder)
         swap, worst = module(".nodes.host.offload").swap_leaves, {}
         generator = torch.Generator().manual_seed(0)
 
@@ -319,6 +321,7 @@ def test_an_interrupt_ends_decoding_at_the_next_token(in_host, loose_checkpoint)
     assert in_host(look, folder=loose_checkpoint) == [5, 32, 25]
 
 
+@pytest.mark.slow
 def test_the_diffusion_transformer_compiles_as_one_graph(in_host, loose_checkpoint):
     """A graph break in our forward would make TorchCompileModel slower than no compiling, without a word."""
 

@@ -56,6 +56,7 @@ def test_other_steps_decode_no_tokens_again(few, client):
     assert {"load", "generate", "condition"} <= set(again.cached) and "generate" not in again.executed
 
 
+@pytest.mark.slow
 def test_what_the_network_is_told(in_host, few):
     """Catches an end that another sampler, a part of a schedule or a compiled model takes from elsewhere."""
 

@@ -33,6 +33,15 @@ RESET = """() => {
     window.app.extensionManager.toast.removeAll();
     window.__events = [];
 }"""
+# ComfyUI's own command for it glides there.
+FIT = """() => {
+    const canvas = window.app.canvas, boxes = [...canvas.positionableItems].map(item => item.boundingRect);
+    const [left, top] = [0, 1].map(axis => Math.min(...boxes.map(box => box[axis])));
+    const [right, bottom] = [0, 1].map(axis => Math.max(...boxes.map(box => box[axis] + box[axis + 2])));
+    canvas.ds.fitToBounds([left, top, right - left, bottom - top]);
+    canvas.setDirty(true, true);
+}"""
+TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
 @contextmanager
@@ -108,9 +117,10 @@ class Frontend:
         )
 
     def screenshot(self, file: Path) -> Path:
-        """The page with the whole graph in view, once nothing moves: the view glides, and images fade in."""
-        self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        """The page with the whole graph in view, once nothing moves any more: images fade in."""
+        self.page.evaluate(TWO_FRAMES)  # the canvas takes the size of the page
+        self.page.evaluate(FIT)
+        self.page.evaluate(TWO_FRAMES)
         shots = [self.page.screenshot(animations="disabled")]
         while len(shots) < 2 or shots[-1] != shots[-2]:
             if len(shots) == MOST_SHOTS:

@@ -1,4 +1,4 @@
-"""Graphs in API format, put together from parts, and what they leave on disk."""
+"""Graphs in API format, the latents they leave on disk, and the library's own for comparison."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def node(class_type: str, **inputs) -> dict:
 
 
 def text_to_image(checkpoint: str = "tiny", size: tuple[int, int] = (128, 128), batch: int = 1, **changes) -> dict:
-    """The whole line, ending in SaveImage ("save") and SaveLatent ("latents"); `changes` are widgets by name."""
+    """From a prompt to SaveImage ("save") and SaveLatent ("latents"). `changes`: values of widgets by name."""
     width, height = size
     graph = {
         "load": node("BLIP3oLoader", checkpoint=checkpoint, dtype=DTYPE),
@@ -42,7 +42,7 @@ def text_to_image(checkpoint: str = "tiny", size: tuple[int, int] = (128, 128), 
 
 
 def with_ksampler(graph: dict, steps: int) -> dict:
-    """The stock KSampler in the place of ours."""
+    """KSampler in the place of our sampler."""
     graph["sample"] = node(
         "KSampler", model=["load", 1], positive=["condition", 0], negative=["condition", 1], latent_image=["empty", 0],
         seed=11, steps=steps, cfg=2.0, sampler_name="euler", scheduler="simple", denoise=1.0,
@@ -68,12 +68,12 @@ def with_custom_sampler(graph: dict, steps: int) -> dict:
 
 
 def edit(
-    *pictures: str, checkpoint: str = "edit", instruction: str = "make it blue", batch: int = 1, mask=None, **changes
+    *files: str, checkpoint: str = "edit", instruction: str = "make it blue", batch: int = 1, mask=None, **changes
 ) -> dict:
-    """The line of an edit of uploaded `pictures`; with `mask`, an output, it ends in Masked Edit ("whole")."""
+    """An edit of uploaded files. With `mask`, an output of a node, it ends in Masked Edit ("whole")."""
     graph = text_to_image(checkpoint, prompt=instruction, batch=batch)
-    graph |= {f"image{k}": node("LoadImage", image=name) for k, name in enumerate(pictures, 1)}
-    images = {f"images.image_{k}": [f"image{k}", 0] for k in range(1, len(pictures) + 1)}
+    graph |= {f"image{k}": node("LoadImage", image=name) for k, name in enumerate(files, 1)}
+    images = {f"images.image_{k}": [f"image{k}", 0] for k in range(1, len(files) + 1)}
     graph["encode"] = node(
         "BLIP3oEditReferenceEncoder", image_tokenizer=["load", 3], vae=["load", 2], fit="stretch", **images
     )
