@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from blip3o_core.checkpoint import open_checkpoint
-from blip3o_core.training.config import TrainingConfig, config_from
+from blip3o_core.training.config import TrainingConfig
 from blip3o_core.training.data.batches import Batches
 from blip3o_core.training.data.items import find_items
 from blip3o_core.training.data.latent_cache import ImageEncoder
@@ -89,7 +89,7 @@ class World:
         }  # fmt: skip
 
     def config(self, out: str = "run", **changes) -> TrainingConfig:
-        return config_from(self.settings(out, **changes))
+        return TrainingConfig(**self.settings(out, **changes))
 
     def train(self, out: str = "run", resume: bool = False, **changes) -> Path:
         return train(self.config(out, **changes), resume)

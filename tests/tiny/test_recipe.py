@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -215,7 +214,7 @@ def test_a_stage_learns(stage, start, tmp_path, monkeypatch):
     """Catches a stage whose loss does not reach its weights: labels shifted, a part frozen, the wrong target."""
     monkeypatch.setattr(renderer, "IMAGES_PER_STEP", 3)
     monkeypatch.setattr(autoencoder, "RESCALE_IMAGES", 16)
-    settings = replace(stage.SETTINGS, batch=8, steps=8, warmup=3, save_every=100)
+    settings = stage.SETTINGS.replace(batch=8, steps=8, warmup=3, save_every=100)
     entries = []
     given = () if stage in (autoencoder, image_tokenizer) else (start,)
     torch.manual_seed(0)
@@ -374,7 +373,7 @@ def test_the_recorded_quick_run_is_of_this_recipe(start, tmp_path):
         assert curve["loss"][-1] < 0.7 * curve["loss"][0], stage
     for module, given in ((image_tokenizer, ()), (language, (start,))):
         stage, entries = module.__name__.rpartition(".")[2], []
-        first = replace(recipe.stage_settings(stage), steps=1)
+        first = recipe.stage_settings(stage).replace(steps=1)
         module.train(*given, tmp_path / stage, first, entries.append, quick.WORLD)
         assert entries[0]["loss"] == pytest.approx(record["stages"][stage]["loss"][0], rel=0.01)
 

@@ -4,55 +4,55 @@ import pytest
 
 from blip3o_core.__main__ import main
 from blip3o_core.errors import Blip3oError
-from blip3o_core.training.config import Lora, config_from, load_config
+from blip3o_core.training.config import Lora, TrainingConfig, load_config
 from blip3o_core.training.schedule import WarmupCosine
 
 LEAST = {"checkpoint": "model", "out": "run", "data": "data", "train": {"connector": 1e-3}, "steps": 10}
+ADAPTED = {"train": {"language": 1}}
 
 REFUSED = {
-    "unknown name": ({"learning_rte": 1}, "learning_rte"),
+    "unknown name": ({"learning_rte": 1}, "learning_rte is not a known setting. docs/training.md lists all"),
     "misspelt name": ({"acumulation": 2}, "Did you mean accumulation"),
-    "missing name": ({"steps": ...}, "lacks steps"),
-    "missing value": ({"steps": None}, "steps"),
-    "unknown part": ({"train": {"conector": 1e-3}}, "Did you mean connector"),
-    "no part": ({"train": {}}, "must name a part"),
-    "parts without rates": ({"train": "connector"}, "mapping"),
-    "rate of zero": ({"train": {"connector": 0}}, "leave a part out"),
-    "rate below zero": ({"train": {"connector": -1}}, "train.connector"),
-    "rate not a number": ({"train": {"connector": float("nan")}}, "train.connector"),
-    "rate as a word": ({"train": {"connector": "high"}}, "must be a number"),
-    "no steps": ({"steps": 0}, "steps"),
-    "half a step": ({"steps": 1.5}, "whole number"),
+    "missing name": ({"steps": ...}, "steps is missing"),
+    "missing value": ({"steps": None}, "steps is None; it must be a number"),
+    "unknown part": ({"train": {"conector": 1e-3}}, "train names 'conector', .* Did you mean connector"),
+    "no part": ({"train": {}}, "train is {}; it must not be empty"),
+    "parts without rates": ({"train": "connector"}, "train is 'connector'; it must be a mapping"),
+    "rate of zero": ({"train": {"connector": 0}}, "train.connector is 0; it must be above 0. .*Leave out other parts"),
+    "rate not a number": ({"train": {"connector": float("nan")}}, "train.connector is nan; it must be a finite number"),
+    "rate as a word": ({"train": {"connector": "high"}}, "train.connector is 'high'; it must be a number"),
+    "no steps": ({"steps": 0}, "steps is 0; it must be 1 or more"),
+    "half a step": ({"steps": 1.5}, "steps is 1.5; it must be a whole number"),
     "endless steps": ({"steps": float("inf")}, "whole number"),
     "truth as a number": ({"steps": True}, "must be a number"),
-    "word as truth": ({"bf16": "yes please"}, "true or false"),
-    "batch of zero": ({"batch": 0}, "batch"),
-    "dropout above 1": ({"condition_dropout": 1.1}, "condition_dropout"),
-    "clip of zero": ({"clip": 0}, "clip"),
-    "average that never moves": ({"ema_decay": 1}, "ema_decay"),
-    "muon without a rate": ({"muon": 0}, "muon"),
-    "one beta": ({"betas": [0.9]}, "betas"),
-    "warm-up longer than the run": ({"warmup": 11}, "warmup"),
-    "seed below zero": ({"seed": -1}, "seed"),
-    "no data": ({"data": []}, "data"),
-    "unknown fit": ({"fit": "pad"}, "fit"),
-    "unknown device": ({"device": "toaster"}, "device"),
-    "samples of nothing": ({"sample_every": 5}, "sample_prompts"),
-    "adapters of nothing": ({"lora": {}}, "train.language"),
-    "rank of zero": ({"lora": {"rank": 0}, "train": {"language": 1}}, "lora.rank"),
-    "unknown layer": ({"lora": {"targets": ["q_prj"]}, "train": {"language": 1}}, "lora.targets"),
-    "unknown adapter setting": ({"lora": {"rnk": 4}, "train": {"language": 1}}, "Did you mean rank"),
-    "unknown way to save": ({"lora": {"save": "both"}, "train": {"language": 1}}, "lora.save"),
-    "list as text": ({"out": ["a"]}, "out"),
+    "word as truth": ({"bf16": "yes please"}, "must be true or false"),
+    "dropout above 1": ({"condition_dropout": 1.1}, "condition_dropout is 1.1; it must be 1 or less"),
+    "average that never moves": ({"ema_decay": 1}, "ema_decay is 1; it must be below 1"),
+    "muon without a rate": ({"muon": 0}, "muon is 0; it must be above 0. Leave it out to train with AdamW alone"),
+    "one beta": ({"betas": [0.9]}, r"betas is \[0.9\]; it must have 2 values"),
+    "warm-up longer than the run": ({"warmup": 11}, r"warmup is 11; it must not exceed steps \(10\)"),
+    "seed below zero": ({"seed": -1}, "seed is -1; it must be 0 or more"),
+    "no data": ({"data": []}, "data is .*must not be empty"),
+    "unknown fit": ({"fit": "pad"}, "fit is 'pad'; it must be 'crop' or 'stretch'"),
+    "samples of nothing": ({"sample_every": 5}, "sample_every is 5, but sample_prompts is empty"),
+    "adapters of nothing": ({"lora": {}}, "Add train.language"),
+    "rank of zero": ({"lora": {"rank": 0}, **ADAPTED}, "lora.rank is 0; it must be 1 or more"),
+    "unknown layer": (
+        {"lora": {"targets": ["q_prj"]}, **ADAPTED},
+        r"lora.targets\[0\] is 'q_prj'; it must be 'q_proj', ",
+    ),
+    "unknown adapter setting": ({"lora": {"rnk": 4}, **ADAPTED}, "lora.rnk is not a known setting. Did you mean rank"),
+    "list as text": ({"out": ["a"]}, "must be text"),
 }
 
 
 @pytest.mark.parametrize("changes, shown", REFUSED.values(), ids=REFUSED)
 def test_a_bad_setting_is_refused(changes, shown):
-    """Catches a setting that is ignored, or fails hours later: the message names it."""
+    """Catches a setting that is ignored, or fails hours later: the message names it, its value and what is allowed."""
     content = {name: value for name, value in {**LEAST, **changes}.items() if value is not ...}
-    with pytest.raises(Blip3oError, match=shown):
-        config_from(content)
+    with pytest.raises(Blip3oError, match=shown) as raised:
+        TrainingConfig(**content)
+    assert "\n" not in str(raised.value)
 
 
 def test_words_on_the_command_line_go_over_the_file(tmp_path):
@@ -66,6 +66,31 @@ def test_words_on_the_command_line_go_over_the_file(tmp_path):
     assert (config.steps, config.bf16, config.ema_decay, config.data) == (20, True, None, ("a", "b.tar"))
     assert config.train == {"connector": 1e-4, "language": 2e-4}
     assert config.lora == Lora(rank=4, alpha=8.0)
+
+
+def test_all_faults_are_said_at_once(tmp_path):
+    """Catches a message per attempt, and a fault of one file that does not say which file."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("checkpoint: model\nout: run\ndata: data\nsteps: 0\ntrain: {connector: -1}\nbatchs: 3\n")
+    with pytest.raises(Blip3oError) as raised:
+        load_config(path, ["warmup=x"])
+    assert str(raised.value).splitlines() == [
+        f"{path} with warmup=x has 4 faults:",
+        "  train.connector is -1; it must be above 0. " + TrainingConfig.advice["train"],
+        "  steps is 0; it must be 1 or more.",
+        "  warmup is 'x'; it must be a number.",
+        "  batchs is not a known setting. Did you mean batch?",
+    ]
+
+
+def test_changed_settings_are_checked_again():
+    """Catches a copy of the settings that skips the checks, and settings that change under a run."""
+    config = TrainingConfig(**LEAST)
+    assert config.replace(steps=20).steps == 20 and config.steps == 10
+    with pytest.raises(Blip3oError, match="steps is 0"):
+        config.replace(steps=0)
+    with pytest.raises(ValueError, match="frozen"):
+        config.steps = 3
 
 
 def test_mistakes_on_the_command_line_are_said(tmp_path, capsys):

@@ -18,7 +18,8 @@ from blip3o_core.tiny import CATEGORIES, rasterize
 from blip3o_core.tiny.recipe import grpo as tiny_stage
 from blip3o_core.training.grpo import rollout
 from blip3o_core.training.grpo import train as grpo
-from blip3o_core.training.grpo.rollout import GrpoSettings, Score, Task, seed_of
+from blip3o_core.training.grpo.rollout import Score, Task, seed_of
+from blip3o_core.training.grpo.settings import GrpoSettings
 from blip3o_core.training.run_folder import RunFolder
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 
@@ -40,7 +41,7 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def settings(source, tmp_path):
-    return GrpoSettings(str(source), str(tmp_path / "run"), **SMALL)
+    return GrpoSettings(checkpoint=str(source), out=str(tmp_path / "run"), **SMALL)
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_pictures_that_are_scored_are_those_of_inference(source, settings, monke
         return passes, pictures
 
     monkeypatch.setattr(grpo_trainer, "rollout", remember)
-    settings = dataclasses.replace(settings, updates=1, batch=4)
+    settings = settings.replace(updates=1, batch=4)
     trained(settings)
     (passes, pictures, noise), = seen  # fmt: skip
     assert [len(tokens) for tokens in passes] == [4, 4]
@@ -142,7 +143,7 @@ def test_pictures_of_one_prompt_share_their_noise_alone(settings, codes_as_pictu
     seen = []
     remember = lambda *arguments: seen.append(arguments[1:4]) or rollout.rollout(*arguments)  # noqa: E731
     monkeypatch.setattr(grpo_trainer, "rollout", remember)
-    trained(dataclasses.replace(settings, updates=2))
+    trained(settings.replace(updates=2))
     rows, noises = [], []
     for prompts, seeds, noise in seen:
         assert prompts[:4] == prompts[:1] * 4 and prompts[4:] == prompts[4:5] * 4
@@ -158,7 +159,7 @@ def test_what_is_rewarded_becomes_likelier(settings, codes_as_pictures):
     Half of the codes are rewarded, so 0.5 is chance and one standard error of 72 codes is 0.06: 0.75 is luck once in
     a hundred thousand.
     """
-    settings = dataclasses.replace(settings, updates=20, kl=0.01, held_out_every=10, seed=1)
+    settings = settings.replace(updates=20, kl=0.01, held_out_every=10, seed=1)
     best, log = trained(settings)
     rewards = updates(log, "reward")
     assert sum(rewards[:2]) / 2 < 0.65
@@ -194,7 +195,7 @@ def test_the_best_checkpoint_is_kept_and_differs_in_the_language_model_alone(set
 
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(settings, codes_as_pictures, tmp_path):
     """Catches random numbers, learning rates, prompts or optimizer states that a resumed run does not have."""
-    whole = dataclasses.replace(settings, out=str(tmp_path / "whole"))
+    whole = settings.replace(out=str(tmp_path / "whole"))
     _, wanted = trained(whole)
     drawn = []
 
@@ -212,7 +213,7 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(settings, codes_as
     mine, theirs = weights_after(settings, 4), weights_after(whole, 4)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
     with pytest.raises(Blip3oError, match="kl 0.04"):
-        trained(dataclasses.replace(settings, kl=0.5), resume=True)
+        trained(settings.replace(kl=0.5), resume=True)
     with pytest.raises(Blip3oError, match="already holds a run"):
         trained(settings)
 
@@ -251,7 +252,7 @@ def test_a_reward_that_cannot_be_meant_stops_the_run(settings, codes_as_pictures
 def test_settings_that_cannot_be_trained_with_are_refused(settings, wrong):
     """Catches a mistake that shows only after the model was loaded, or never."""
     with pytest.raises(Blip3oError, match=next(iter(wrong))):
-        trained(dataclasses.replace(settings, **wrong))
+        trained(settings.replace(**wrong))
 
 
 def test_without_trl_the_message_names_the_extra(settings, monkeypatch):
@@ -288,11 +289,12 @@ def test_the_tiny_stage_rewards_what_is_right():
 
 
 def test_the_tiny_stage_is_one_command(tmp_path, caplog):
-    """Catches options that do not reach the run, a checkpoint that cannot be found afterwards, and a traceback."""
+    """Catches settings that do not reach the run, a checkpoint that cannot be found afterwards, and a traceback."""
     sizes = Sizes(codes=32, grid=8, latent_side=8, prompt_limit=300)
     source = make_checkpoint(tmp_path / "model", sizes=sizes)
-    small = "--updates 1 --prompts 2 --group 2 --held-out 8 --steps 1 --held-out-steps 1 --fp32".split()
-    command = ["--checkpoint", str(source), "--out", str(tmp_path / "run"), *small]
+    (tmp_path / "grpo.yaml").write_text(f"checkpoint: {source}\nout: {tmp_path / 'run'}\nprompts: 2\ngroup: 2\n")
+    small = "updates=1 held_out=8 steps=1 held_out_steps=1 bf16=false".split()
+    command = [str(tmp_path / "grpo.yaml"), *small]
     with caplog.at_level(logging.INFO):
         assert tiny_stage.main(command) == 0
         assert caplog.messages[-1] == str(RunFolder(tmp_path / "run").last)

@@ -1,39 +1,50 @@
-"""The tiny model's last stage: reinforcement learning (GRPO) with the exact judge as its reward.
+"""The tiny model's reinforcement learning (GRPO) stage, with the exact judge as its reward.
 
-    python -m blip3o_core.tiny.recipe.grpo --checkpoint runs/tiny/joint/step-00001200 --out runs/tiny/grpo
+    python -m blip3o_core.tiny.recipe.grpo CONFIG.yaml [--resume] [KEY=VALUE ...]
 
-Every update draws one prompt of each category, so that none is learnt at the cost of another. Held-out scenes are of
-the other split and of another seed than evaluations use: the best checkpoint is chosen by them.
+Every update has one prompt of each category, so that none is learnt at the cost of another. Held-out scenes are of the
+other split, with a seed that evaluations do not use: the best checkpoint is chosen by them.
 """
 
 import argparse
-import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from ...errors import Blip3oError
-from ...training.grpo.rollout import GrpoSettings, Report, Score, Task
+from ...settings import Count, Flag, NotNegative, Positive, load_settings
+from ...training.grpo.rollout import Report, Score, Task
+from ...training.grpo.settings import GrpoSettings
 from ...training.grpo.train import train
 from ..judge.judge import judge_image
 from ..scenes.captions import caption
 from ..scenes.spec import spec_of
 from ..scenes.world import CATEGORIES, World, make_scene
 
-STRICT = 0.7  # share of the reward for a picture that is all right; the rest is partial credit
+STRICT = 0.7  # share of the reward for an image that is completely right; the rest is partial credit
 WORLD = World(low_contrast=False, coloured=0.45)  # that of the other stages
 SEED = 61  # of the training scenes; no other stage has it
-HELD_OUT_SEED, HELD_OUT = 62, 160
-SETTINGS = {"prompts": len(CATEGORIES), "group": 8, "lr": 5e-4, "kl": 0.02, "bf16": True, "device": "cpu"}
-
+HELD_OUT_SEED = 62
 logger = logging.getLogger(__name__)
 
 
+class TinyGrpoSettings(GrpoSettings):
+    """GRPO's settings with the defaults of this stage."""
+
+    prompts: Count = len(CATEGORIES)
+    lr: Positive = 5e-4
+    kl: NotNegative = 0.02
+    bf16: Flag = True
+    device: Literal["auto", "cpu"] = "cpu"
+    held_out: Count = 160  # scenes that the best checkpoint is chosen by
+
+
 def make_tasks(count: int, split: str, seed: int, plain: bool = False) -> list[Task]:
-    """Captions of scenes, the categories in turn, with what they demand of a picture."""
+    """Captions of scenes, the categories in turn, with the specs that the judge compares an image with."""
     tasks = []
     for index in range(count):
         category = CATEGORIES[index % len(CATEGORIES)]
@@ -42,45 +53,34 @@ def make_tasks(count: int, split: str, seed: int, plain: bool = False) -> list[T
     return tasks
 
 
-def reward(tasks: Sequence[Task], pictures: torch.Tensor) -> list[Score]:
-    """0.7 for a picture that the judge finds right, up to 0.3 for what is right of it."""
-    verdicts = [judge_image(picture.numpy(), task.ground_truth) for task, picture in zip(tasks, pictures, strict=True)]
+def reward(tasks: Sequence[Task], images: torch.Tensor) -> list[Score]:
+    """0.7 for an image that the judge finds completely right, and up to 0.3 for the parts that are right."""
+    verdicts = [judge_image(image.numpy(), task.ground_truth) for task, image in zip(tasks, images, strict=True)]
     return [Score(STRICT * one.strict + (1 - STRICT) * one.credit, one.strict) for one in verdicts]
 
 
-def improve(
-    checkpoint: Path, out: Path, resume: bool = False, report: Report | None = None, held_out: int = HELD_OUT, **changes
-) -> Path:
-    """Run the stage -> the checkpoint that did best on held-out scenes. `changes`: of GrpoSettings."""
-    settings = GrpoSettings(str(checkpoint), str(out), **{**SETTINGS, **changes})
+def improve(settings: TinyGrpoSettings, resume: bool = False, report: Report | None = None) -> Path:
+    """Run the stage -> the checkpoint that did best on held-out scenes."""
     tasks = make_tasks(settings.updates * settings.prompts, "train", SEED + settings.seed)
-    return train(settings, tasks, make_tasks(held_out, "held_back", HELD_OUT_SEED, plain=True), reward, resume, report)
+    held_out = make_tasks(settings.held_out, "held_back", HELD_OUT_SEED, plain=True)
+    return train(settings, tasks, held_out, reward, resume, report)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m blip3o_core.tiny.recipe.grpo",
         description="Reinforcement learning of the tiny model, with the exact judge as reward.",
-        epilog="A run that was cut off goes on with --resume. docs/grpo.md has the settings and the numbers.",
+        epilog="docs/grpo.md lists the settings.",
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="folder to start from")
-    parser.add_argument("--out", type=Path, required=True, help="the run's folder; its step-* is the best checkpoint")
-    parser.add_argument("--resume", action="store_true", help="go on from the last saved state in --out")
-    parser.add_argument("--held-out", type=int, default=HELD_OUT, help=f"scenes to choose the best by ({HELD_OUT})")
-    names = ("updates", "prompts", "group", "lr", "final_lr", "warmup", "kl", "clip", "top_p", "steps", "batch", "seed",
-             "held_out_every", "held_out_steps", "save_every")  # fmt: skip
-    fields = {field.name: field for field in dataclasses.fields(GrpoSettings)}
-    for name in names:
-        default = SETTINGS.get(name, fields[name].default)
-        option = "--" + name.replace("_", "-")
-        parser.add_argument(option, type=type(default), default=default, help=f"default {default}")
-    parser.add_argument("--fp32", action="store_true", help="no bf16 autocast; slower on a CPU that has bf16")
+    parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="YAML file with the settings")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings to use in place of the file's")
+    parser.add_argument("--resume", action="store_true", help="continue from the last saved state in the run's folder")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logger.setLevel(logging.INFO)
-    changes = {name: getattr(arguments, name) for name in names} | {"bf16": not arguments.fp32}
     try:
-        best = improve(arguments.checkpoint, arguments.out, arguments.resume, _tell, arguments.held_out, **changes)
+        settings = load_settings(TinyGrpoSettings, arguments.config, arguments.overrides)
+        best = improve(settings, arguments.resume, _log)
     except Blip3oError as error:
         logger.error("error: %s", error)
         return 2
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _tell(entry: dict) -> None:
+def _log(entry: dict) -> None:
     shown = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in entry.items())
     logger.info("%s", "  ".join(shown))
 

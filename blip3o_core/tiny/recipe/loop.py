@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from ...checks import is_finite
 from ...errors import Blip3oError
 from ...files import atomic_write
 from ...seeds import seeded
+from ...settings import BelowOne, Count, Flag, Fraction, NotNegative, Positive, Settings, Whole
 from ...training.optimizer import MuonOptions, adamw_and_muon, group
 from ...training.schedule import WarmupCosine
 from ...training.train_state import TrainState, read_state
@@ -27,20 +27,19 @@ Report = Callable[[dict], None]
 _MUON = MuonOptions(adjust_lr="original", ns_steps=4)
 
 
-@dataclass(frozen=True)
-class FitSettings:
-    steps: int
-    lr: float  # AdamW's peak
-    muon: float  # Muon's peak; hidden matrices and convolutions
-    batch: int = 48
-    warmup: int = 20
-    final_lr: float = 0.0  # where the cosine ends, as a share of the peak
-    weight_decay: float = 0.0  # of Muon's matrices
-    clip: float = 1.0  # largest norm of the gradient
-    ema_decay: float | None = None  # when given, the network ends with the exponential moving average of its weights
-    bf16: bool = True
-    seed: int = 0
-    save_every: int = 250
+class FitSettings(Settings):
+    steps: Count
+    lr: Positive  # AdamW's peak
+    muon: Positive  # Muon's peak; hidden matrices and convolutions
+    batch: Count = 48
+    warmup: Whole = 20
+    final_lr: Fraction = 0.0  # where the cosine ends, as a share of the peak
+    weight_decay: NotNegative = 0.0  # of Muon's matrices
+    clip: Positive = 1.0  # largest norm of the gradient
+    ema_decay: BelowOne | None = None  # when given, the network ends with the moving average of its weights
+    bf16: Flag = True
+    seed: Whole = 0
+    save_every: Count = 250
 
 
 @contextmanager

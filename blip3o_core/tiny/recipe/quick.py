@@ -60,7 +60,7 @@ class Quick(Recipe):
 
     def stage_settings(self, stage: str) -> FitSettings:
         full, (steps, batch) = MODULES[stage].SETTINGS, SHORT[stage]
-        return replace(replace(self, share=self.share * steps / full.steps).settings(full), batch=batch)
+        return replace(self, share=self.share * steps / full.steps).settings(full).replace(batch=batch)
 
     def train(self, module, stage: str, *given):
         return module.train(*given, self.out / stage, self.stage_settings(stage), self.report, WORLD)
@@ -117,7 +117,7 @@ def _minutes(minutes: dict[str, float], what: str) -> Iterator[None]:
 
 def settings(recipe: Quick) -> dict:
     """What the numbers depend on, besides the code."""
-    stages = {stage: asdict(recipe.stage_settings(stage)) for stage in SHORT}
+    stages = {stage: recipe.stage_settings(stage).model_dump() for stage in SHORT}
     stages["joint"] = {"images": recipe.steps(JOINT_IMAGES), **JOINT, "steps": recipe.steps(JOINT["steps"])}
     return {
         "world": asdict(WORLD),

@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ...checkpoint.bundled import BUNDLED
 from ...errors import Blip3oError
 from ...models.image_tokenizer import PREFIX
 from ...pipeline import Pipeline
-from ...training.config import config_from
+from ...training.config import TrainingConfig
 from ...training.edit_checkpoint import add_references
 from ...training.save import save_checkpoint
 from ...training.trainer import train as train_jointly
@@ -90,7 +90,7 @@ class Recipe:
         steps, ema_decay = self.steps(full.steps), full.ema_decay
         if ema_decay is not None and self.share < 1:
             ema_decay = max(0.0, 1 - (1 - ema_decay) / self.share)  # a short run must forget its start
-        return replace(full, steps=steps, warmup=min(full.warmup, steps), ema_decay=ema_decay)
+        return full.replace(steps=steps, warmup=min(full.warmup, steps), ema_decay=ema_decay)
 
     def steps(self, full: int) -> int:
         return max(1, round(full * self.share))
@@ -128,7 +128,7 @@ class Recipe:
             **changes,
         }
         resume = (self.out / stage).is_dir()
-        train_jointly(config_from(content), resume, self.stage_report(stage))
+        train_jointly(TrainingConfig(**content), resume, self.stage_report(stage))
 
     def stage_report(self, stage: str) -> Report:
         """A report that names the stage in every entry."""
@@ -225,8 +225,10 @@ def _edit_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
 
 def _grpo(recipe: Recipe) -> None:
     folder = recipe.out / "grpo"
-    report, updates = recipe.stage_report("grpo"), recipe.steps(140)
-    grpo.improve(recipe.last_checkpoint("instruct"), folder, folder.is_dir(), report, updates=updates)
+    settings = grpo.TinyGrpoSettings(
+        checkpoint=str(recipe.last_checkpoint("instruct")), out=str(folder), updates=recipe.steps(140)
+    )
+    grpo.improve(settings, folder.is_dir(), recipe.stage_report("grpo"))
 
 
 def _release(recipe: Recipe) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from ...decoding.sampling import Sampling
 from ...errors import Blip3oError
 from ...pipeline import Pipeline
 from ...tokens import ImageTokens
+from .settings import GrpoSettings
 
 
 @dataclass(frozen=True)
@@ -32,60 +33,6 @@ Reward = Callable[[Sequence[Task], torch.Tensor], Sequence[Score]]  # tasks, pic
 
 
 Report = Callable[[dict], None]
-
-
-@dataclass(frozen=True)
-class GrpoSettings:
-    checkpoint: str  # the folder to start from; it is also what KL is measured against
-    out: str  # the run's folder
-    updates: int = 200
-    prompts: int = 8  # per update
-    group: int = 8  # pictures of each prompt, compared with each other
-    lr: float = 1e-4  # peak
-    final_lr: float = 0.1  # where the cosine ends, as a share of the peak
-    warmup: int = 10  # updates until the peak
-    kl: float = 0.04  # weight of the distance to the checkpoint, in nats per token
-    clip: float = 1.0  # largest norm of the gradient
-    top_p: float = 1.0  # of training pictures; below 1 it is not the distribution that is scored, see docs/grpo.md
-    steps: int = 5  # of diffusion, for training pictures
-    guidance: float = 1.0  # of diffusion; 1 is off, half the work
-    batch: int = 64  # pictures drawn at once, and per forward pass of the update
-    bf16: bool = False  # autocast; weights and optimizer stay float32
-    held_out_every: int = 20  # updates between looks at the held-out tasks
-    held_out_steps: int = 12  # of diffusion, for held-out pictures
-    save_every: int = 20  # updates between the states that a cut-off run goes on from
-    seed: int = 0
-    device: str = "auto"  # or 'cpu'
-    diffusion_folder: str | None = None
-    shard_gb: float = 5.0
-
-    def __post_init__(self):
-        for name in ("updates", "prompts", "steps", "batch", "held_out_every", "held_out_steps", "save_every"):
-            _check(getattr(self, name) >= 1, name, getattr(self, name), "must be 1 or more")
-        _check(self.group >= 2, "group", self.group, "must be 2 or more: pictures of one prompt are compared")
-        for name in ("lr", "clip", "shard_gb"):
-            _check(0 < getattr(self, name) < math.inf, name, getattr(self, name), "must be above 0")
-        for name in ("kl", "warmup", "seed"):
-            _check(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "must be 0 or more")
-        _check(0 <= self.final_lr <= 1, "final_lr", self.final_lr, "must be from 0 to 1")
-        _check(self.device in ("auto", "cpu"), "device", self.device, "must be 'auto' or 'cpu'")
-        Sampling(top_p=self.top_p)
-
-    @property
-    def resume_fingerprint(self) -> dict:
-        """What decides the numbers of a run, compared when it is resumed; `updates` may be raised."""
-        free = ("checkpoint", "out", "updates", "batch", "save_every", "device", "diffusion_folder", "shard_gb")
-        return {name: value for name, value in asdict(self).items() if name not in free}
-
-    @property
-    def rollout_sampling(self) -> Sampling:
-        """At top-p 1 the distribution that TRL scores, untouched; below, what inference would draw from."""
-        return Sampling(top_k=0, top_p=1.0) if self.top_p == 1 else Sampling(top_p=self.top_p)
-
-
-def _check(right, name: str, value, reason: str) -> None:
-    if not right:
-        raise Blip3oError(f"{name} is {value!r}; it {reason}.")
 
 
 def seed_of(*key) -> int:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import Blip3oError
-from .rollout import GrpoSettings, Report, Reward, Task
+from .rollout import Report, Reward, Task
+from .settings import GrpoSettings
 
 
 def train(

@@ -29,7 +29,8 @@ from ...weights.tensors import read_json
 from ..run_folder import RunFolder
 from ..save import save_checkpoint
 from .policy import make_policy, mask_text_tokens, policy_tensors
-from .rollout import GrpoSettings, Report, Reward, Task, evaluate, pass_rates, rollout, score_images, seed_of
+from .rollout import Report, Reward, Task, evaluate, pass_rates, rollout, score_images, seed_of
+from .settings import GrpoSettings
 
 # What of TRL's metrics is logged, and how it is called here. `kl` and `entropy` are in nats per token.
 _LOGGED = {
