@@ -1,6 +1,5 @@
 """The graphs behind `workflows/*.json` in API format, with their columns and the notes above the columns."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from blip3o_core.checkpoint.bundled import NAME
@@ -221,7 +220,7 @@ def two_references() -> Sample:
             "checkpoint for that.",
             height=190,
         ),
-        info=True,
+        info="generator",
     )  # fmt: skip
     sample.column("Image", [chain.decode, *save(sample, chain.decode)], note=_LARGER)
     return sample
@@ -236,7 +235,6 @@ def wide_edit() -> Sample:
         "Side by side", [wide, preview], note=Note("An image twice as wide as high: 128 x 64 pixels.", height=80)
     )  # fmt: skip
     encoder = encode(sample, loader, wide)
-    info = sample.add("PreviewAny", source=[encoder, 3])
     chain = _edited(
         sample, loader, RECOLOUR, encoder,
         Note(
@@ -245,7 +243,7 @@ def wide_edit() -> Sample:
             "The text below shows the sizes after a run.",
             height=180,
         ),
-        below=[info],
+        info="encoder",
     )  # fmt: skip
     sample.column(
         "Image", [chain.decode, *save(sample, chain.decode)],
@@ -338,11 +336,12 @@ def _started_twice(name: str) -> tuple[Sample, str, str, str]:
 
 def _edited(
     sample: Sample, loader: str, instruction: str, encoder: str, read: Note | None = None, what: Note | None = None,
-    below: Sequence[str] = (), info: bool = False,
+    info: str = "",
 ) -> Chain:  # fmt: skip
-    """The three columns of an edit. `below`: nodes under the encoder; `info`: the generator's is shown."""
+    """The three columns of an edit. `info`: whose output of that name is shown, "encoder" or "generator"."""
+    sizes = [sample.add("PreviewAny", source=[encoder, 3])] if info == "encoder" else []
     chain = add_chain(sample, loader, instruction, encoder)
-    info_text = [sample.add("PreviewAny", source=[chain.generator, 1])] if info else []
+    counts = [sample.add("PreviewAny", source=[chain.generator, 1])] if info == "generator" else []
     read = read or Note(
         "The image is encoded twice: as image tokens, which say what is in it, and as latents, which keep its details. "
         "A new prompt or seed does not encode it again."
@@ -351,8 +350,8 @@ def _edited(
         "Say in one sentence **what should change**. A new `seed` is another try. The tiny model can recolour, remove, "
         "replace or add a shape, and change the background."
     )
-    sample.column("1. Encode the image", [encoder, *below], note=read)
-    sample.column("2. Say what to change", [chain.generator, *info_text], note=what)
+    sample.column("1. Encode the image", [encoder, *sizes], note=read)
+    sample.column("2. Say what to change", [chain.generator, *counts], note=what)
     sample.column("3. Render", [chain.conditioner, chain.sampler], note=_RENDER)
     return chain
 

@@ -6,7 +6,7 @@ unmasked.
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -89,14 +89,17 @@ def compare_connector(report: Report, conditioning: Conditioning, recorded: Reco
         report.close("connector, null", conditioning.negative, null)
 
 
-def compare_diffusion(
-    report: Report, pipeline: Pipeline, sample: Callable[[Callable], torch.Tensor], golden: dict, recorded: Recorded
-) -> None:
-    """`sample(callback)` gives the latents drawn from the recorded noise; the transformer is watched meanwhile.
+@dataclass
+class _Run:
+    """What one run of the diffusion computed."""
 
-    What the authors ran beside the picture (reference.md 6.6) lies to its right; of guidance and steps the left counts.
-    """
-    sana = pipeline.transformer
+    latents: torch.Tensor
+    first: dict[str, torch.Tensor]  # outputs of the transformer's modules in the first step
+    calls: list[dict[str, torch.Tensor]]  # inputs and output of the transformer, step by step
+    estimates: list[torch.Tensor]  # of the clean latents
+
+
+def _watch(sana: torch.nn.Module, sample: Callable[[Callable], torch.Tensor]) -> _Run:
     first: dict[str, torch.Tensor] = {}
     calls: list[dict[str, torch.Tensor]] = []
     estimates: list[torch.Tensor] = []
@@ -123,6 +126,18 @@ def compare_diffusion(
     for hook in hooks:
         hook.remove()
     first["time_mod"], first["time_emb"] = first.pop("time_embed")
+    return _Run(latents, first, calls, estimates)
+
+
+def compare_diffusion(
+    report: Report, pipeline: Pipeline, sample: Callable[[Callable], torch.Tensor], golden: dict, recorded: Recorded
+) -> None:
+    """`sample(callback)` gives the latents from the recorded noise; the transformer is watched meanwhile.
+
+    The authors concatenate reference latents to the right (docs/reference.md 6.6), so only the left part is compared.
+    """
+    run = _watch(pipeline.transformer, sample)
+    latents, calls = run.latents, run.calls
     schedule = diffusion.sigmas(golden["steps"], pipeline.checkpoint.shift)
     report.close("sigmas", schedule, recorded["sigmas"])
     report.close("timesteps", torch.stack([call["timestep"][0] for call in calls]), recorded["timesteps"])
@@ -131,23 +146,23 @@ def compare_diffusion(
     after = [*before[1:], latents]
     for name, theirs in recorded.items():
         if name.startswith("sana_first/"):
-            report.close("sana, first call", first[name.removeprefix("sana_first/")], theirs)
+            report.close("sana, first call", run.first[name.removeprefix("sana_first/")], theirs)
         elif name == "encoder_hidden_states":
             for call in calls:
                 report.close("sana, condition", call[name], theirs)
         elif match := re.fullmatch(r"step(\d+)_guided", name):
             step = int(match[1])
-            ours = (before[step] - estimates[step]) / schedule[step]
+            ours = (before[step] - run.estimates[step]) / schedule[step]
             report.close("sana, guided", ours, theirs[..., :width])
         elif match := re.fullmatch(r"step(\d+)_(timestep|sana_in|sana_out)", name):
             report.close(f"sana, {match[2]}", calls[int(match[1])][match[2]], theirs)
         elif match := re.fullmatch(r"(?:latents_after|scheduler_out)_step(\d+)", name):
             report.close("latents, each step", after[int(match[1])], theirs[..., :width])
     report.close("latents, final", latents, recorded["latents_final"])
-    picture = pipeline.decode(latents).movedim(-1, 1)
+    image = pipeline.decode(latents).movedim(-1, 1)
     parts = {
-        "image_01": picture, "image_01_crop_480_544": picture[..., 480:544, 480:544],
-        "image_01_avgpool16": F.avg_pool2d(picture, 16),
+        "image_01": image, "image_01_crop_480_544": image[..., 480:544, 480:544],
+        "image_01_avgpool16": F.avg_pool2d(image, 16),
     }  # fmt: skip
     for name, part in parts.items():
         if name in recorded:
