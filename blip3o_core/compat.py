@@ -15,6 +15,7 @@ from .errors import Blip3oError
 from .models.connector import connect
 from .models.language import LanguageModel, any_length
 from .pipeline import require_same_codes
+from .prompts.encoder import ONE_REFERENCE, PromptEncoder
 from .tokens import ImageTokens
 
 
@@ -33,6 +34,11 @@ class TrainingQuirks:
 
 AUTHORS_TRAINING = TrainingQuirks(all_text=True, last_positions=True, parse_special=True)
 AUTHORS_EDIT_TRAINING = TrainingQuirks(all_text=True, last_positions=True, zero_null=True, parse_special=True)
+
+
+def call_references_one_image(encoder: PromptEncoder) -> None:
+    """Say "this image" of several references too: the authors' inference does, their training says "these images"."""
+    encoder.several_references = ONE_REFERENCE
 
 
 @torch.no_grad()

@@ -58,10 +58,11 @@ def open_checkpoint(folder: str | Path, diffusion_folder: str | Path | None = No
     Raises Blip3oError that says what is missing, or what the folder is instead.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not (folder / "config.json").is_file():
+        fault = "contains no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
         raise Blip3oError(
-            f"{folder} {'is a file' if folder.exists() else 'does not exist'}. Choose the folder that contains "
-            "config.json and the .safetensors files."
+            f"The checkpoint folder {folder} {fault}. Choose the folder that contains config.json and the .safetensors "
+            "files, or copy what is missing into it."
         )
     config = read_json(folder / "config.json")
     tensors = read_index(folder)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..checks import is_finite
+from ..checks import require_finite
 from ..errors import Blip3oError
 from ..weights.tensors import TensorIndex, read_json
 
@@ -31,6 +31,7 @@ _PUBLISHED = {
     "num_attention_heads": 16,
     "image_size": 384,
 }
+_REMEDY = "Load it in float32 or bfloat16. If that does not help, the image or the weights are damaged."
 
 
 @dataclass(frozen=True)
@@ -210,11 +211,7 @@ def encode_images(
     codes, found = [], []
     for image in images.split(1):
         own = tokenizer.features((image.movedim(-1, 1) * 2 - 1).to(device, weight.dtype))
-        if not is_finite(own):
-            raise Blip3oError(
-                f"The image tokenizer produced NaN or infinite values for image {len(codes) + 1} in {weight.dtype}. "
-                "Load it in float32 or bfloat16. If that does not help, the image or the weights are damaged."
-            )
+        require_finite(own, f"The output of the image tokenizer for image {len(codes) + 1} in {weight.dtype}", _REMEDY)
         codes.append(tokenizer.codes(own).cpu())
         found.append(own.cpu())
     return torch.cat(codes), torch.cat(found) if features else None

@@ -15,7 +15,8 @@ from .vocabulary import Vocabulary
 
 SYSTEM_PROMPT = "You are a helpful assistant."
 TEXT_TO_IMAGE = "Please generate image based on the following caption: {prompt}"
-EDIT = "Please edit {these} according to the following instruction: {instruction}.\n"
+EDIT = "Please edit {images} according to the following instruction: {instruction}.\n"
+ONE_REFERENCE, SEVERAL_REFERENCES = "this image", "these images"
 
 
 class PromptEncoder:
@@ -28,7 +29,7 @@ class PromptEncoder:
         """
         from tokenizers import Tokenizer
 
-        self.vocabulary, self.limit = vocabulary, limit
+        self.vocabulary, self.limit, self.several_references = vocabulary, limit, SEVERAL_REFERENCES
         self._path = folder / "tokenizer.json"
         try:
             text = _tokenizer_json(folder)
@@ -94,20 +95,14 @@ class PromptEncoder:
         return ids
 
     def encode_edit(
-        self,
-        instruction: str,
-        references: torch.Tensor,
-        parse_special: bool = False,
-        plural: bool = True,
-        as_features: bool = False,
+        self, instruction: str, references: torch.Tensor, parse_special: bool = False, as_features: bool = False
     ) -> list[int]:
         """The prompt of an edit, with the codes (R, T) of all references as image tokens in one block.
 
-        Several references are "these images", as the authors train; their inference says "this image" (`plural` False).
         `as_features`: placeholders in place of the tokens, for the image tokenizer's features to be put there.
         """
-        these = "these images" if plural and len(references) > 1 else "this image"
-        user = EDIT.format(these=these, instruction=instruction)
+        images = self.several_references if len(references) > 1 else ONE_REFERENCE
+        user = EDIT.format(images=images, instruction=instruction)
         tokens = (references.flatten() + self.vocabulary.image_start).tolist()
         if as_features:
             tokens = [self._special("<|image_pad|>")] * len(tokens)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from ..checkpoint import AUTOENCODER, TRANSFORMER, Checkpoint
+from ..checks import is_finite
 from ..errors import Blip3oError
 from ..weights.names import SANA, VAE
 from ..weights.tensors import TensorEntry, TensorIndex, open_file
@@ -40,7 +41,7 @@ def trained_tensors(state: dict[str, torch.Tensor], lora: Lora | None) -> dict[s
                 base = state[layer + ".base_layer.weight"].float()
                 delta = state[layer + _B].float() @ state[name].float()
                 tensors[published_name(layer + ".weight")] = base + lora.alpha / lora.rank * delta
-    damaged = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    damaged = [name for name, tensor in tensors.items() if not is_finite(tensor)]
     if damaged:
         raise Blip3oError(f"Not saved: {len(damaged)} tensors hold NaN or infinity, the first is {damaged[0]}.")
     return tensors

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from blip3o_core.compat import call_references_one_image
 from blip3o_core.errors import Blip3oError
 from blip3o_core.prompts.encoder import PromptEncoder
 from blip3o_core.prompts.vocabulary import Vocabulary
@@ -186,25 +187,28 @@ def _encoder(folder: Path) -> PromptEncoder:
 
 
 EDIT = (
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nPlease edit {these} according to "
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nPlease edit {images} according to "
     "the following instruction: {}.\n<|vision_start|>{tokens}<|vision_end|><|im_end|>\n<|im_start|>assistant\n"
     "<im_start><S0>"
 )
 
 
 @pytest.mark.parametrize(
-    "count, plural, these", [(1, True, "this image"), (2, True, "these images"), (2, False, "this image")]
+    "count, authors, images", [(1, False, "this image"), (2, False, "these images"), (2, True, "this image")]
 )
-def test_an_edit_is_tokenised_as_the_whole_string(count, plural, these, merging, full):
+def test_an_edit_is_tokenised_as_the_whole_string(count, authors, images, limited, full):
     """Catches references in another order or place, their number in the wrong words, and a cut in the instruction."""
+    encoder = limited(10_000)
+    if authors:
+        call_references_one_image(encoder)
     codes = torch.tensor([[5, 0, 95, 7], [1, 2, 3, 4]])[:count]
     tokens = "".join(f"<I{code}>" for code in codes.flatten().tolist())
     for prompt in PROMPTS:
-        string = EDIT.replace("{these}", these).replace("{tokens}", tokens).replace("{}", prompt)
+        string = EDIT.replace("{images}", images).replace("{tokens}", tokens).replace("{}", prompt)
         for parse in (False, True):
-            ids = merging.encode_edit(prompt, codes, parse, plural)
+            ids = encoder.encode_edit(prompt, codes, parse)
             assert ids == full(string)
-            assert merging._full.decode(ids[merging.reference_span(ids, codes.numel())]) == tokens
+            assert encoder._full.decode(ids[encoder.reference_span(ids, codes.numel())]) == tokens
 
 
 def test_an_edit_that_is_too_long_is_refused(limited):

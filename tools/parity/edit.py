@@ -5,12 +5,12 @@ All goes the user's way (Pipeline.references, draw, latents, decode), framed as 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import torch
 
+from blip3o_core.compat import call_references_one_image
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.editing.references import EditInputs, References
 from blip3o_core.images.preprocess import open_image
@@ -32,8 +32,7 @@ from .report import PIXEL, Report
 def run(case: str, golden: dict, recorded: Recorded, folder: Path) -> Report:
     pipeline, report = open_pipeline(golden, folder), Report(case)
     language, encoder, instruction = pipeline.language, pipeline.encoder, golden["instruction"]
-    # The authors' inference says "this image" of several, too.
-    encoder.encode_edit = partial(encoder.encode_edit, plural=False)  # type: ignore[method-assign]
+    call_references_one_image(encoder)
     references = _references(report, pipeline, golden, recorded, folder)
     placeholders = encoder.encode_edit(instruction, references.codes, parse_special=True, as_features=True)
     theirs = recorded["tokenized_ids_before_replacement"]

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ...checkpoint import open_checkpoint
+from ...checks import is_finite
 from ...errors import Blip3oError
 
 LIMIT = 30_000_000  # bytes of the whole folder
@@ -25,7 +26,7 @@ def release(source: Path, target: Path) -> int:
         shutil.copyfile(source / name, fresh / name)
     shutil.copytree(source / "diffusion", fresh / "diffusion")
     tensors = {name: t.to(torch.bfloat16).contiguous() for name, t in load_file(source / "model.safetensors").items()}
-    damaged = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    damaged = [name for name, tensor in tensors.items() if not is_finite(tensor)]
     if damaged:
         raise Blip3oError(
             f"Cannot release {source}: {damaged[0]} contains NaN or infinite values. Use an earlier checkpoint."
