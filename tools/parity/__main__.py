@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from blip3o_core.diffusion.sampler import sigmas
 
 from . import edit, t2i, train
+from .drawing import CPU
 from .report import Report
 
 KINDS = {"t2i": t2i.run, "edit": edit.run, "train_t2i": train.run, "train_edit": train.run}
@@ -38,12 +39,12 @@ def case_folders(folder: Path, kind: str | None = None) -> list[Path]:
     return [case for case in found if kind in (None, _golden(case)["kind"].split("_")[0])]
 
 
-def run_case(case: Path) -> Report | None:
-    """Compare one case; None when its kind cannot be run yet."""
+def run_case(case: Path, device: torch.device = CPU) -> Report | None:
+    """Compare one case, computed on `device`; None when its kind cannot be run yet."""
     golden = _golden(case)
     if golden["kind"] not in KINDS:
         return None
-    return KINDS[golden["kind"]](case.name, golden, load_file(case / "golden.safetensors"), case)
+    return KINDS[golden["kind"]](case.name, golden, load_file(case / "golden.safetensors"), case, device)
 
 
 def _golden(case: Path) -> dict:
@@ -54,10 +55,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.parity", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a folder in the format of the golden set")
     parser.add_argument("--kind", choices=("t2i", "edit", "train"), help="only cases of this kind")
+    parser.add_argument("--device", type=torch.device, default=CPU, help="where to compute (default: cpu)")
     arguments = parser.parse_args(argv)
     reports, unsupported = [], []
     for case in case_folders(arguments.folder, arguments.kind):
-        report = run_case(case)
+        report = run_case(case, arguments.device)
         if report is None:
             unsupported.append(case.name)
         else:

@@ -24,14 +24,17 @@ from blip3o_core.tokens import ImageTokens
 from .report import Report
 
 Recorded = dict[str, torch.Tensor]
+CPU = torch.device("cpu")
 
 
-def open_pipeline(golden: dict, folder: Path) -> Pipeline:
+def open_pipeline(
+    golden: dict, folder: Path, device: torch.device = CPU, dtype: torch.dtype = torch.float32
+) -> Pipeline:
     """The case's checkpoint with the switches that the case overrode."""
     diffusion_folder = folder / golden["diffusers_folder"] if "diffusers_folder" in golden else None
     checkpoint = open_checkpoint(folder / golden["checkpoint"], diffusion_folder)
     checkpoint = replace(checkpoint, config={**checkpoint.config, **golden.get("config_overrides", {})})
-    pipeline = Pipeline(checkpoint, dtype=torch.float32)
+    pipeline = Pipeline(checkpoint, device, dtype)
     if golden["max_new_tokens"] != pipeline.language.num_tokens:  # the recorded length counts, whatever the grid
         pipeline.language.grid = (1, golden["max_new_tokens"])
     return pipeline

@@ -18,6 +18,7 @@ from blip3o_core.models import autoencoder
 from blip3o_core.pipeline import Pipeline, condition
 
 from .drawing import (
+    CPU,
     Recorded,
     compare_connector,
     compare_diffusion,
@@ -29,8 +30,8 @@ from .drawing import (
 from .report import PIXEL, Report
 
 
-def run(case: str, golden: dict, recorded: Recorded, folder: Path) -> Report:
-    pipeline, report = open_pipeline(golden, folder), Report(case)
+def run(case: str, golden: dict, recorded: Recorded, folder: Path, device: torch.device = CPU) -> Report:
+    pipeline, report = open_pipeline(golden, folder, device), Report(case)
     language, encoder, instruction = pipeline.language, pipeline.encoder, golden["instruction"]
     call_references_one_image(encoder)
     references = _references(report, pipeline, golden, recorded, folder)

@@ -16,7 +16,7 @@ class Report:
     def exact(self, quantity: str, ours: torch.Tensor, theirs: torch.Tensor) -> None:
         """Error: the number of entries that differ (every one, when the shapes do)."""
         same = ours.shape == theirs.shape
-        self._keep(quantity, float((ours != theirs).sum()) if same else float(theirs.numel()), 0.0)
+        self._keep(quantity, float((ours.cpu() != theirs.cpu()).sum()) if same else float(theirs.numel()), 0.0)
 
     def close(self, quantity: str, ours: torch.Tensor, theirs: torch.Tensor, limit: float = ACTIVATION) -> None:
         """Error: largest difference relative to the largest recorded value."""
@@ -44,5 +44,5 @@ class Report:
 def _distance(ours: torch.Tensor, theirs: torch.Tensor, relative: bool) -> float:
     if ours.shape != theirs.shape or not bool(torch.isfinite(ours).all()):
         return float("inf")
-    worst = (ours.double() - theirs.double()).abs().max().item()
+    worst = (ours.cpu().double() - theirs.cpu().double()).abs().max().item()
     return worst / max(theirs.abs().max().item(), 1e-12) if relative else worst

@@ -14,12 +14,12 @@ from blip3o_core.models import autoencoder
 from blip3o_core.pipeline import Pipeline, condition
 from blip3o_core.tokens import ImageTokens
 
-from .drawing import compare_connector, compare_diffusion, compare_second_pass, compare_tokens, draw, open_pipeline
+from .drawing import CPU, compare_connector, compare_diffusion, compare_second_pass, compare_tokens, draw, open_pipeline
 from .report import Report
 
 
-def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path) -> Report:
-    pipeline, report = open_pipeline(golden, folder), Report(case)
+def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path, device: torch.device = CPU) -> Report:
+    pipeline, report = open_pipeline(golden, folder, device), Report(case)
     tokens = draw(pipeline, golden, golden["prompts"])
     batch = len(tokens)
     compare_tokens(report, pipeline, tokens, recorded)

@@ -3,6 +3,7 @@
 Reference pictures are read from the case's PNG files, their latents from the recording.
 """
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -12,29 +13,30 @@ from blip3o_core.checkpoint import Checkpoint, open_checkpoint
 from blip3o_core.compat import AUTHORS_EDIT_TRAINING, AUTHORS_TRAINING
 from blip3o_core.images.preprocess import resize_to_tensor, training_image
 from blip3o_core.models import autoencoder
-from blip3o_core.training.data.collate import collate
+from blip3o_core.training.data.collate import Batch, collate
 from blip3o_core.training.data.encoded import EncodedItem
 from blip3o_core.training.losses import Noising, add_noise, joint_loss, timesteps_from
 from blip3o_core.weights.names import SANA
 
+from .drawing import CPU
 from .report import Report
 
 
-def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path) -> Report:
+def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path, device: torch.device = CPU) -> Report:
     report = Report(case)
     checkpoint = open_checkpoint(folder / golden["checkpoint"])
     edit, mode = golden["kind"] == "train_edit", checkpoint.reference_mode
     quirks = AUTHORS_EDIT_TRAINING if edit else AUTHORS_TRAINING
-    language = checkpoint.load_language(torch.float32).requires_grad_(True)
-    sana = checkpoint.load_transformer(torch.float32)
+    language = checkpoint.load_language(torch.float32).to(device).requires_grad_(True)
+    sana = checkpoint.load_transformer(torch.float32).to(device)
     # The authors train the language model, its connectors, and of SANA what carries "caption" in its name; beside the
     # noise its first and last layer, too.
     trained = ("caption", "patch_embed", "proj_out") if mode.noise else ("caption",)
     for name, parameter in sana.named_parameters():
         parameter.requires_grad_(any(part in name for part in trained))
-    vae = checkpoint.load_autoencoder(torch.float32)
+    vae = checkpoint.load_autoencoder(torch.float32).to(device)
     if "target_images" in recorded:
-        raw = autoencoder.encode(vae, (recorded["target_images"].movedim(1, -1) + 1) / 2)
+        raw = autoencoder.encode(vae, (recorded["target_images"].to(device).movedim(1, -1) + 1) / 2)
         report.close("latents", raw, recorded["vae_latent_raw_call0"])
     latents = recorded["vae_latent_raw_call0"] * vae.config.scaling_factor
     prompts = [sample["txt"] for sample in golden["samples"]]
@@ -48,16 +50,18 @@ def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path
     report.exact("labels, image codes", batch.labels, recorded["final_labels"])
     report.exact("attention mask", batch.attention_mask.long(), recorded["final_attention_mask"].long())
     if "inputs_embeds" in recorded:
-        ours = language.embed(batch.ids, torch.float32).detach() * batch.attention_mask[..., None]
-        report.close("embeddings", ours, recorded["inputs_embeds"] * batch.attention_mask[..., None])
+        keep = batch.attention_mask[..., None]
+        ours = language.embed(batch.ids.to(device), torch.float32).detach().cpu() * keep
+        report.close("embeddings", ours, recorded["inputs_embeds"] * keep)
     report.exact("timesteps", timesteps_from(recorded["u"]), recorded["timesteps"])
 
     seen: dict[str, torch.Tensor] = {}
     hooks = [_watch(language.connector, "connector", seen), _watch(sana, "sana", seen)]
     if mode.cross:
         hooks.append(_watch(language.reference_connector, "reference", seen))
-    noising = Noising(recorded["noise"], recorded["timesteps"], recorded["bernoulli_mask"].bool())
-    losses = joint_loss(language, sana, batch, noising, mode, quirks)
+    noise, timesteps, dropped = (recorded[name].to(device) for name in ("noise", "timesteps", "bernoulli_mask"))
+    noising = Noising(noise, timesteps, dropped.bool())
+    losses = joint_loss(language, sana, _moved(batch, device), noising, mode, quirks)
     for hook in hooks:
         hook.remove()
     losses.total.backward()
@@ -72,6 +76,11 @@ def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path
     report.close("loss, total", losses.total.detach(), recorded["loss_total"])
     _compare_gradients(report, {**_named(language), **_named(sana, SANA)}, golden, recorded)
     return report
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    tensors = {each.name: getattr(batch, each.name) for each in fields(batch)}
+    return replace(batch, **{name: x.to(device) for name, x in tensors.items() if isinstance(x, torch.Tensor)})
 
 
 def _codes(checkpoint: Checkpoint, recorded, golden) -> torch.Tensor:
