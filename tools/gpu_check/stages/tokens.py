@@ -5,6 +5,8 @@ import itertools
 import torch
 
 from benchmarks import models
+from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.decoding.engine import decode
 from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling
@@ -41,9 +43,6 @@ def run(bench: Bench) -> None:
 
 
 def _prompts(count: int) -> list[list[int]]:
-    from blip3o_core.checkpoint.bundled import BUNDLED
-    from blip3o_core.checkpoint.checkpoint import open_checkpoint
-
     encode = open_checkpoint(BUNDLED).prompt_encoder.encode
     pairs = itertools.product(("red", "green", "blue", "yellow"), ("circle", "square", "triangle"), ("star", "ring"))
     return [encode(f"a {colour} {shape} left of a white {other}") for colour, shape, other in pairs][:count]
