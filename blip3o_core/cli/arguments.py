@@ -127,6 +127,12 @@ def add_model_options(parser: argparse.ArgumentParser, dtype: str = "auto") -> N
     parser.add_argument(
         "--dtype", choices=DTYPES, default=dtype, help="number format; auto: as stored (default: %(default)s)"
     )
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="CPU threads (default: 1 where a small model makes one image at a time, else torch's choice)",
+    )
 
 
 def add_seed_options(parser: argparse.ArgumentParser) -> None:

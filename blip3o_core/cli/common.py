@@ -23,10 +23,12 @@ def open_checkpoint(arguments: argparse.Namespace):
     return recognise.open_checkpoint(resolve_checkpoint(arguments.checkpoint), arguments.diffusion_folder)
 
 
-def load_pipeline(arguments: argparse.Namespace, checkpoint, device):
-    """The pipeline of an open checkpoint, in the number format that --dtype names."""
+def load_pipeline(arguments: argparse.Namespace, checkpoint, device, rows: int = 1):
+    """The pipeline of an open checkpoint, in the number format that --dtype names. `rows`: images made together."""
     from ..pipeline import Pipeline
+    from .threads import set_threads
 
+    set_threads(arguments.threads, checkpoint, device, rows)
     return Pipeline(checkpoint, device, dtype_of(arguments.dtype))
 
 

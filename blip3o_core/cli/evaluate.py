@@ -151,7 +151,7 @@ def _given(arguments: argparse.Namespace, *names: str) -> dict:
 def _load(arguments: argparse.Namespace):
     device = device_of(arguments.device)
     checkpoint = open_checkpoint(arguments)
-    return load_pipeline(arguments, checkpoint, device)
+    return load_pipeline(arguments, checkpoint, device, arguments.batch)
 
 
 def _write_json(path: Path, content: dict) -> None:

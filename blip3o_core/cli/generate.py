@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     plan = list(_batches(arguments, checkpoint, device, size, prompts, paths))
     pipeline = None
     for batch in _mine(plan) if many else plan:
-        pipeline = pipeline or load_pipeline(arguments, checkpoint, device)
+        pipeline = pipeline or load_pipeline(arguments, checkpoint, device, arguments.batch)
         label = f"{batch.first + 1}/{len(prompts)} " if len(prompts) > 1 else ""
         negative = arguments.negative_prompt
         with Bar(f"{label}tokens") as bar:
