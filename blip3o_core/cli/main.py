@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from ..errors import Blip3oError
-from . import bench, edit, evaluate, generate, inspect, recipe, reconstruct, train
+from . import bench, edit, evaluate, generate, grpo, inspect, recipe, reconstruct, train
 from .arguments import Parser, UsageError, program
 
 
@@ -23,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     reconstruct.add_command(commands)
     inspect.add_command(commands)
     train.add_commands(commands)
+    grpo.add_command(commands)
     evaluate.add_command(commands)
     recipe.add_command(commands)
     bench.add_command(commands)

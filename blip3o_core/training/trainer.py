@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint import open_checkpoint
+from ..checkpoint.bundled import resolve_checkpoint
 from ..errors import Blip3oError
 from .config import TrainingConfig
 from .data.batches import Batches
@@ -50,7 +51,7 @@ class Trainer:
         self.sharded = accelerator.distributed_type.name == "FSDP"
         if self.sharded:
             _check_sharding(config, accelerator)
-        self.checkpoint = open_checkpoint(config.checkpoint, config.diffusion_folder)
+        self.checkpoint = open_checkpoint(resolve_checkpoint(config.checkpoint), config.diffusion_folder)
         self.images, self.batches = self._load_data()
         self.network = self._load_network()
         self.model, self.state = self._prepare()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.cli.main import main
 from blip3o_core.decoding.prefill import Prompts, encode_tokens
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
@@ -288,17 +288,17 @@ def test_the_tiny_stage_rewards_what_is_right():
     assert all(0 <= one.reward < tiny_stage.STRICT and not one.passed for one in wrong)
 
 
-def test_the_tiny_stage_is_one_command(tmp_path, caplog):
+def test_the_tiny_stage_is_one_command(tmp_path, capsys):
     """Catches settings that do not reach the run, a checkpoint that cannot be found afterwards, and a traceback."""
     sizes = Sizes(codes=32, grid=8, latent_side=8, prompt_limit=300)
     source = make_checkpoint(tmp_path / "model", sizes=sizes)
     (tmp_path / "grpo.yaml").write_text(f"checkpoint: {source}\nout: {tmp_path / 'run'}\nprompts: 2\ngroup: 2\n")
     small = "updates=1 held_out=8 steps=1 held_out_steps=1 bf16=false".split()
-    command = [str(tmp_path / "grpo.yaml"), *small]
-    with caplog.at_level(logging.INFO):
-        assert tiny_stage.main(command) == 0
-        assert caplog.messages[-1] == str(RunFolder(tmp_path / "run").last)
-        assert any("held_out_passed" in message and "size" in message for message in caplog.messages)
-        assert tiny_stage.main(command) == 2
-    assert "--resume" in caplog.messages[-1]
+    command = ["grpo", str(tmp_path / "grpo.yaml"), *small]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == str(RunFolder(tmp_path / "run").last)
+    assert any("held_out_passed" in line and "size" in line for line in lines)
+    assert main(command) == 1
+    assert "--resume" in capsys.readouterr().err
     assert open_checkpoint(RunFolder(tmp_path / "run").last).grid == (8, 8)

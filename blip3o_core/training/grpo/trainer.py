@@ -23,6 +23,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from ...checkpoint import open_checkpoint
+from ...checkpoint.bundled import resolve_checkpoint
 from ...errors import Blip3oError
 from ...pipeline import Pipeline
 from ...weights.tensors import read_json
@@ -64,7 +65,7 @@ def _run(settings: GrpoSettings, tasks, held_out, reward: Reward, resume: bool, 
     if done >= settings.updates:
         return folder.last
     arguments = _arguments(settings, folder.path / "trainer")
-    checkpoint = open_checkpoint(settings.checkpoint, settings.diffusion_folder)
+    checkpoint = open_checkpoint(resolve_checkpoint(settings.checkpoint), settings.diffusion_folder)
     for task in (*tasks, *held_out):
         checkpoint.prompt_encoder.encode(task.prompt)  # one that is too long is found before hours of work
     pipeline = Pipeline(checkpoint, arguments.device, torch.float32)

@@ -1,0 +1,34 @@
+"""`blip3o grpo`: reinforcement learning of the language model, for the tiny world's prompts and its judge."""
+
+import argparse
+
+from .common import needs_extra
+from .train import RESUME, add_config_arguments
+
+
+def add_command(commands) -> None:
+    parser = commands.add_parser(
+        "grpo",
+        help="improve the bundled model by reinforcement learning (GRPO)",
+        description="Train the language model of a checkpoint with GRPO. Prompts are captions of the tiny world, and "
+        "its judge gives the reward, so the checkpoint must make images of that world: the bundled model, or one that "
+        "`blip3o recipe tiny` made. For other prompts and rewards call the library; docs/grpo.md shows how and lists "
+        "the settings.",
+        epilog="example: blip3o grpo grpo.yaml updates=140",
+    )
+    add_config_arguments(parser)
+    parser.set_defaults(run=run, parser=parser, cancelled=RESUME)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    with needs_extra("train,rl"):
+        from ..settings import load_settings
+        from ..tiny.recipe.grpo import TinyGrpoSettings, improve
+
+    settings = load_settings(TinyGrpoSettings, arguments.config, arguments.overrides)
+    print(improve(settings, arguments.resume, _print))
+
+
+def _print(entry: dict) -> None:
+    shown = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in entry.items())
+    print("  ".join(shown), flush=True)
