@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
-from blip3o_core.checkpoint.checkpoint import open_checkpoint
 from blip3o_core.cli import threads
 from blip3o_core.cli.main import main
 
