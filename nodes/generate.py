@@ -61,7 +61,7 @@ class TokenGenerator(io.ComfyNode):
 def _sampling():
     """top-k, then top-p on the survivors, temperature 1: the defaults are the authors'."""
     top_k = "Choose among this many of the likeliest tokens. 0 keeps all."
-    top_p = "Of those, keep the likeliest that together have this probability."
+    top_p = "Then keep the likeliest tokens that together have this probability."
     return [
         io.DynamicCombo.Option(
             "sample",

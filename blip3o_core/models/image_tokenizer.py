@@ -90,7 +90,7 @@ def infer_config(
         intermediate_size = tensors[_LAYER + "0.mlp.fc1.weight"].shape[0]
     except (KeyError, ValueError, IndexError) as error:
         raise Blip3oError(
-            f"The image tokenizer (TA-Tok) in {file or folder} is incomplete or of another kind: {error}. Copy the "
+            f"The image tokenizer (TA-Tok) in {file or folder} is incomplete, or built differently: {error}. Copy the "
             f"{'file' if file else 'checkpoint'} again."
         ) from error
     found = ImageTokenizerConfig(
