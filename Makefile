@@ -4,17 +4,17 @@ VENV = .venv/bin/python
 PORT ?= 8188
 # A file's tests stay with one worker: they share servers and models.
 WORKERS ?= -n auto --dist loadfile
-# The README's picture is `make demo DEMO=docs/images/demo.png`.
+# The README's image is `make demo DEMO=docs/images/demo.png`.
 DEMO ?= output/demo.png
-LINT = $(VENV) -m ruff check . && $(VENV) -m ruff format --check .
+LINT = $(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m mypy
 
 .PHONY: demo evaluate serve test test-fast test-core test-parity test-host test-browser test-oldest lint format
 .PHONY: environment workflows screenshots locales node-contract
 
-demo: environment  ## draw three prompts with the bundled model, through the sample workflow in a real ComfyUI
+demo: environment  ## render three prompts with the bundled model, through the sample workflow in a real ComfyUI
 	$(VENV) -m tools.demo --out $(DEMO)
 
-evaluate: environment  ## how often the bundled model draws what it is told, and which of its parts errs
+evaluate: environment  ## how often the bundled model does what it is told, and which of its parts errs
 	$(VENV) -m blip3o_core evaluate tiny --from all --speed --json output/tiny.json --grid output/tiny.png
 
 serve: environment  ## ComfyUI with this pack and the bundled model, for a human
@@ -35,7 +35,7 @@ test-oldest:  ## the library alone, with the lowest versions requirements.txt al
 	$(PYTHON) tools/environment.py --oldest
 	.venv-oldest/bin/python -m pytest -rs $(WORKERS) -m "core or parity"
 
-lint: environment  ## what `make test` asks first: rules and layout, in a second
+lint: environment  ## what `make test` asks first: rules, layout and types, in seconds
 	$(LINT)
 
 format: environment  ## lay out all files, sort their imports
@@ -45,7 +45,7 @@ format: environment  ## lay out all files, sort their imports
 workflows: environment  ## rewrite workflows/*.json through ComfyUI's own frontend
 	$(VENV) -m tools.workflows
 
-screenshots: environment  ## take the pictures of workflows in README and docs anew
+screenshots: environment  ## take the screenshots of workflows in README and docs anew
 	$(VENV) -m tools.screenshots
 
 locales: environment  ## rewrite locales/en from the names and tooltips of the nodes

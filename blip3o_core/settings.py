@@ -194,7 +194,8 @@ def _rule(error: ErrorDetails) -> str:
 
 def _nearest(places: Sequence, kind: type[BaseModel]) -> str:
     """The known name that an unknown one resembles, or where all names are listed."""
-    guide = f"{kind.guide} lists all settings." if getattr(kind, "guide", "") else ""
+    page = getattr(kind, "guide", "")
+    guide = f"{page} lists all settings." if page else ""
     for place in places[:-1]:
         found = [one for one in _models_of(kind, place)]
         if not found:

@@ -5,7 +5,7 @@ Settings that change the losses are compared on resume (`resume_fingerprint`); f
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -43,7 +43,7 @@ class Lora(Strict):
 
     rank: Count = 16
     alpha: Positive = 16.0  # the adapter's output is multiplied by alpha / rank
-    targets: Annotated[tuple[Linear, ...], Field(min_length=1)] = Linear.__args__
+    targets: Annotated[tuple[Linear, ...], Field(min_length=1)] = get_args(Linear)
     save: Literal["merged", "adapter"] = "merged"  # into the language model's weights, or apart from them, for peft
 
 
