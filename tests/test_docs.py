@@ -79,6 +79,18 @@ def test_modules_and_names_in_pages_exist():
     assert not wrong
 
 
+def test_rooms_on_the_plan_have_the_modules_it_names():
+    """Catches a plan of the house that shows doors which were walled up."""
+    rows = re.compile(r"^\| `(?!blip3o_core)(\w+)/`.*\| ([^|]+) \|$", re.MULTILINE)
+    found = list(lines(rows, [TOP / "docs" / "ARCHITECTURE.md"]))
+    assert len(found) > 8
+    wrong = []
+    for _, place, match in found:
+        names = re.findall(r"`([a-z_/]+)`", match[2])
+        wrong += [f"{place} names {name}" for name in names if not module_path(["blip3o_core", match[1], name])]
+    assert not wrong
+
+
 def test_links_between_pages_lead_somewhere():
     """Catches a link to a page that was renamed, and an anchor whose heading was reworded."""
     wrong = []
