@@ -1,4 +1,4 @@
-"""The diffusion transformer's work on the condition is done once a run, and nothing else changes."""
+"""What the diffusion transformer computes from the condition is computed once a run, and nothing else changes."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def run(transformer, interval=diffusion.WHOLE, seed: int = 0, callback=None):
 
 
 def by_hand(transformer, guided):
-    """Every step computed anew; `guided`: steps with guidance."""
+    """Every step without the cache; `guided`: steps with guidance."""
     x, schedule = diffusion.initial_noise((transformer.config.in_channels, 8, 8), [1, 2]), diffusion.sigmas(STEPS)
     positive, null = (each.expand(2, -1, -1) for each in conditions(transformer))
     with torch.no_grad():
@@ -45,15 +45,15 @@ def by_hand(transformer, guided):
     return x
 
 
-def test_every_step_is_as_if_computed_anew(transformer):
-    """Keys of another condition, or of the guided rows where none are guided."""
+def test_every_step_is_as_without_the_cache(transformer):
+    """Catches keys of another condition, or of the guided rows where none are guided."""
     assert torch.allclose(run(transformer), by_hand(transformer, (0, 1, 2)), atol=1e-5)
     # Without guidance the whole step is of other shapes, and rounded otherwise.
     assert torch.allclose(run(transformer, interval=(0.2, 0.5)), by_hand(transformer, (1,)), atol=1e-4)
 
 
-def test_the_condition_is_read_once_a_run(transformer):
-    """Work that is repeated in every step, and keys that outlive the run they belong to."""
+def test_the_condition_is_projected_once_a_run(transformer):
+    """Catches work that is repeated in every step, and keys that outlive their run."""
     calls = []
     for name in ("caption_projection", "transformer_blocks.0.attn2.to_k", "transformer_blocks.1.attn2.to_v"):
         module = transformer.get_submodule(name)
@@ -67,7 +67,7 @@ def test_the_condition_is_read_once_a_run(transformer):
 
 
 def test_a_run_that_is_cancelled_leaves_nothing(transformer):
-    """A network that answers from a cancelled run's memory, or forgets a forward that another tool put there."""
+    """Catches a network that keeps the cache of a cancelled run, or loses a forward that another tool put there."""
     wrapped = transformer.transformer_blocks[0].attn2.to_k
     wrapped.forward = own = lambda x: type(wrapped).forward(wrapped, x) * 2
 
@@ -81,7 +81,7 @@ def test_a_run_that_is_cancelled_leaves_nothing(transformer):
 
 
 def test_references_and_their_strengths_are_not_mixed_up(transformer):
-    """Condition with and without references' tokens behind it, which differ in length alone."""
+    """Catches conditions with and without reference tokens taken for each other: they differ in length alone."""
     x = torch.randn(1, 7, transformer.config.caption_channels)
     with torch.no_grad(), cache_condition_projections(transformer):
         short, long = (transformer.caption_projection(x[:, :n]) for n in (5, 7))

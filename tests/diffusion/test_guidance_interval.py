@@ -8,6 +8,7 @@ import torch
 from blip3o_core.__main__ import main
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.diffusion.reference_conditioning import ReferenceConditioning
+from blip3o_core.diffusion.sampler import GuidanceSchedule
 from blip3o_core.errors import Blip3oError
 from blip3o_core.images.png import read_settings
 from blip3o_core.images.preprocess import open_image
@@ -92,7 +93,7 @@ def test_it_is_a_run_by_hand(interval, guided, shift, transformer):
     torch.testing.assert_close(made, x, rtol=1e-4, atol=1e-5)
 
 
-def test_the_whole_interval_is_guidance_as_ever(transformer):
+def test_the_whole_interval_is_plain_guidance(transformer):
     """Catches images that change by a bit for everybody, and a first step lost where its sigma rounds above 1."""
     shift = next(part / 100 for part in range(1, 500) if diffusion.sigmas(4, part / 100)[0] > 1)
     for schedule, known_shift in ((diffusion.sigmas(4), 1.0), (diffusion.sigmas(4, shift), shift)):
@@ -151,12 +152,11 @@ def edited(pipeline, picture, schedule, noise=None, guidance=2.0, **more) -> tup
     watched = Watched(pipeline.transformer)
     if "change_mask" in more:
         inpaint = diffusion.Inpaint(source, more.pop("change_mask").expand(1, 1, *shape[1:]))
-    schedule_of_guidance = diffusion.GuidanceSchedule(guidance, **more)
-    made = diffusion.sample(watched, noise, conditioning, schedule, schedule_of_guidance, inpaint)
+    made = diffusion.sample(watched, noise, conditioning, schedule, GuidanceSchedule(guidance, **more), inpaint)
     return made, watched.rows
 
 
-def test_references_by_every_way(editing, place):
+def test_references_in_every_use(editing, place):
     """Catches conditioned rows outside the interval that count as null rows, which see no reference."""
     picture, schedule = open_image(place / "a.png"), diffusion.sigmas(4)
     made, rows = edited(editing, picture, schedule, interval=(0.0, 0.3))
@@ -166,7 +166,7 @@ def test_references_by_every_way(editing, place):
     torch.testing.assert_close(made, rest, rtol=1e-5, atol=1e-6)
 
 
-def test_what_stays_of_a_picture_stays(editing, place):
+def test_what_stays_of_an_image_stays(editing, place):
     """Catches a kept part that guidance moved, or that is not put back where there is none."""
     picture = open_image(place / "a.png")
     change_mask = torch.zeros(1, 1, 1, 1)
@@ -196,7 +196,7 @@ def generate(tiny):
 
 
 def test_generate_takes_stores_and_repeats_it(generate, tmp_path, tiny):
-    """Catches an option that is ignored, or not stored, so that the command in the picture draws another one."""
+    """Catches an option that is ignored, or not stored, so that the command in the image file makes another one."""
     made = {}
     for interval in ("0-1", "0-0.5", "0.5-1", "1e-05-0.5"):
         out = tmp_path / f"{interval}.png"
@@ -208,7 +208,7 @@ def test_generate_takes_stores_and_repeats_it(generate, tmp_path, tiny):
 
 
 def test_the_whole_interval_is_not_stored(generate, tmp_path):
-    """Catches pictures of an earlier version that are all drawn again, because their settings seem to differ."""
+    """Catches images of an earlier version that are all made again, because their settings seem to differ."""
     for name, words in {"without": [], "with": ["--guidance-interval", "0.0-1"]}.items():
         assert generate(*words, f"--out={tmp_path / name}.png") == 0
         assert "interval" not in str(read_settings(tmp_path / f"{name}.png"))
@@ -228,8 +228,8 @@ def test_edit_takes_stores_and_repeats_it(edit, place, editor):
 
 
 @pytest.mark.parametrize("text", ["0.5", "a-b", "0.1-0.2-0.3", "0.8-0.2", "0-2", "-0.1-1", "nan-1", ""])
-def test_mistakes_end_with_a_reason_and_no_picture(text, generate, tmp_path, capsys):
-    """Catches a traceback, or a picture drawn without the guidance that was asked for."""
+def test_mistakes_end_with_a_reason_and_no_image(text, generate, tmp_path, capsys):
+    """Catches a traceback, or an image made without the guidance that was asked for."""
     assert generate(f"--guidance-interval={text}", f"--out={tmp_path / 'a.png'}") == 2
     said = capsys.readouterr()
     assert said.err.startswith("error: ") and repr(text) in said.err and said.out == ""

@@ -30,7 +30,7 @@ def pipeline(folder):
     return Pipeline.load(folder)
 
 
-def picture(width=96, height=96, seed=0):
+def image(width=96, height=96, seed=0):
     pixels = torch.randint(256, (3, 3, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     return Image.fromarray(pixels.numpy()).resize((width, height), Image.BICUBIC)
 
@@ -43,7 +43,7 @@ def edited(pipeline, references, size=None, **more) -> torch.Tensor:
 
 def test_strength_0_is_without_the_use_and_1_as_trained(pipeline):
     """Catches a strength that only scales: zeros get attention too, and a black reference next to the latent counts."""
-    references = pipeline.references([picture()])
+    references = pipeline.references([image()])
     without = {
         name: edited(pipeline, references, mode=REFERENCE_MODES[name]) for name in ("tokens", "cross", "noise", "both")
     }
@@ -60,7 +60,7 @@ def test_strength_0_is_without_the_use_and_1_as_trained(pipeline):
 
 def test_half_the_strength_is_between(pipeline):
     """Catches a strength in between that jumps to one of its ends."""
-    references = pipeline.references([picture()])
+    references = pipeline.references([image()])
     ends = [edited(pipeline, references, strengths=Strengths(noise=value)) for value in (0, 0.5, 1)]
     assert all(not torch.allclose(ends[1], end, atol=1e-3) for end in (ends[0], ends[2]))
     far = (ends[2] - ends[0]).norm()
@@ -78,7 +78,7 @@ def test_text_strength_leads_from_the_null_condition(pipeline):
 
 def test_rows_of_a_batch_are_single_runs(pipeline):
     """Catches rows that take each other's reference, noise or half of the guidance."""
-    references = pipeline.references([picture(120, 60)])
+    references = pipeline.references([image(120, 60)])
     lines = ["make it blue", "a rather longer instruction for the second row"]
     tokens = pipeline.generate_tokens(lines, [3, 4], references=references)
     together = pipeline.latents(tokens, [5, 6], steps=3, edit=EditInputs(references))
@@ -87,9 +87,9 @@ def test_rows_of_a_batch_are_single_runs(pipeline):
         assert torch.allclose(together[row : row + 1], alone, atol=1e-4)
 
 
-def test_references_of_other_sizes_than_the_picture(pipeline):
+def test_references_of_other_sizes_than_the_output(pipeline):
     """Catches a crash where latents of different heights are put side by side."""
-    references = pipeline.references([picture(160, 80), picture(60, 100, 1), picture(seed=2)])
+    references = pipeline.references([image(160, 80), image(60, 100, 1), image(seed=2)])
     tokens = pipeline.generate_tokens(["combine them"], [0], references=references)
     for size in (None, (64, 64), (128, 72)):
         made = pipeline.latents(tokens, [1], size, 2, edit=EditInputs(references))
@@ -155,7 +155,7 @@ def test_modes_by_name():
 
 def test_a_mask_keeps_the_latents_outside(pipeline):
     """Catches a mask that is applied once instead of at every step, or to the wrong cells."""
-    references = pipeline.references([picture()])
+    references = pipeline.references([image()])
     change_mask = torch.zeros(96, 96)
     change_mask[:24, :24] = 1
     made = edited(pipeline, references, change_mask=change_mask) / pipeline.autoencoder.config.scaling_factor
@@ -173,13 +173,13 @@ def test_a_mask_keeps_the_latents_outside(pipeline):
 
 def test_what_cannot_be_encoded_is_refused(pipeline):
     """Catches sides that the autoencoder crops or chokes on, and numbers of images that no prompt holds."""
-    for pictures, more, words in (
-        ([], {}, "0 reference images"), ([picture()] * 9, {}, "9 reference images"),
-        ([picture()], {"resolution": 100}, "Nearest: 96"), ([picture()], {"resolution": 1}, "Nearest: 8"),
-        ([picture()], {"resolution": -8}, "multiple of 8"), ([picture()], {"fit": "squash"}, "stretch"),
+    for images, more, words in (
+        ([], {}, "0 reference images"), ([image()] * 9, {}, "9 reference images"),
+        ([image()], {"resolution": 100}, "Nearest: 96"), ([image()], {"resolution": 1}, "Nearest: 8"),
+        ([image()], {"resolution": -8}, "multiple of 8"), ([image()], {"fit": "squash"}, "stretch"),
     ):  # fmt: skip
         with pytest.raises(Blip3oError, match=words):
-            pipeline.references(pictures, **more)
+            pipeline.references(images, **more)
 
 
 def test_reference_latents_of_other_numbers_of_rows_are_refused(pipeline):

@@ -74,14 +74,14 @@ def test_denoise_takes_the_end_of_a_longer_schedule(denoise):
     ],
 )  # fmt: skip
 def test_impossible_schedules_are_refused(steps, kwargs, shown):
-    """Catches a division by zero, or pure noise returned as a picture after no step at all."""
+    """Catches a division by zero, or pure noise returned as an image after no step at all."""
     with pytest.raises(Blip3oError, match=shown):
         diffusion.sigmas(steps, **kwargs)
 
 
 @pytest.mark.parametrize("guidance", [-1.0, float("nan"), float("inf")])
 def test_impossible_guidance_is_refused(guidance, transformer):
-    """Catches a black picture, blamed on the number format, for a scale that is no number."""
+    """Catches a black image, blamed on the dtype, for a guidance that is NaN or infinite."""
     with pytest.raises(Blip3oError, match=f"guidance is {guidance}"):
         noise = diffusion.initial_noise((8, 4, 4), [0])
         sample(transformer, noise, conditions(1), diffusion.sigmas(1), guidance)
@@ -190,7 +190,7 @@ def test_the_latent_stays_float32_in_half_precision(checkpoint):
 
 
 def test_values_that_are_not_finite_are_an_error(transformer):
-    """Catches a black picture where the transformer overflowed."""
+    """Catches a black image where the transformer overflowed."""
 
     class Overflowing(Watched):
         def __call__(self, x, **kwargs):
@@ -202,7 +202,7 @@ def test_values_that_are_not_finite_are_an_error(transformer):
 
 
 def test_one_row_of_tokens_serves_several_seeds(pipeline):
-    """Catches conditions regrouped across rows, which draws two wrong pictures without a word."""
+    """Catches conditions regrouped across rows, which gives two wrong images without a word."""
     tokens = pipeline.generate_tokens(["a red cube"], [1])
     both = pipeline.render(tokens, [3, 4], steps=3)
     for row, seed in zip(both, [3, 4], strict=True):
@@ -211,7 +211,7 @@ def test_one_row_of_tokens_serves_several_seeds(pipeline):
 
 @pytest.mark.parametrize("rows, seeds", [(2, [1]), (3, [1, 2]), (2, [1, 2, 3])])
 def test_rows_without_their_own_noise_are_refused(rows, seeds, pipeline):
-    """Catches pictures left out, or mixed, when there are not as many noise seeds as rows of tokens."""
+    """Catches images left out, or mixed, when there are not as many noise seeds as rows of tokens."""
     tokens = pipeline.generate_tokens(["a"] * rows, list(range(rows)))
     with pytest.raises(Blip3oError, match=f"{rows} rows of conditioning and {len(seeds)} rows of noise"):
         pipeline.render(tokens, seeds, steps=1)

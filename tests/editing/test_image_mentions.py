@@ -1,4 +1,4 @@
-"""Numbers that an instruction gives to pictures."""
+"""Image numbers in an instruction."""
 
 import pytest
 
@@ -18,6 +18,6 @@ from blip3o_core.editing.image_mentions import missing_image_numbers
         ("", []),
     ],
 )
-def test_numbers_without_a_picture_are_found(instruction, unknown):
-    """A number that is missed, and numbers that count other things than pictures."""
+def test_numbers_without_an_image_are_found(instruction, unknown):
+    """Catches a number that is missed, and numbers that count other things than images."""
     assert missing_image_numbers(instruction, 2) == unknown

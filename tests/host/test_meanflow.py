@@ -1,4 +1,4 @@
-"""Few-step checkpoints in the host: each step is told where it ends, whichever node samples."""
+"""Mean-flow checkpoints in the host: the network gets the end of each step, whichever node samples."""
 
 import json
 
@@ -35,13 +35,13 @@ def ours(graph: dict, steps: int) -> dict:
 
 @pytest.mark.parametrize("steps", [2, 4])
 @pytest.mark.parametrize("sampler", [ours, with_ksampler, with_custom_sampler])
-def test_every_sampler_draws_what_the_library_draws(sampler, steps, few, client, server, pipeline):
-    """Catches a step told a wrong end: by the schedule before shift, the step after, or none."""
+def test_every_sampler_renders_what_the_library_renders(sampler, steps, few, client, server, pipeline):
+    """Catches a wrong end of a step: by the schedule before shift, the step after, or none."""
     graph = sampler(text_to_image("few"), steps)
     assert close(latents(server, client.run(graph)), library_latents(pipeline, steps=steps))
 
 
-def test_a_batch_and_a_shifted_schedule_are_told_the_same(few, client, server, pipeline):
+def test_a_batch_and_a_shifted_schedule_have_the_same_ends(few, client, server, pipeline):
     """Catches an end for the first row alone, and one looked up in the schedule that is not shifted."""
     graph = text_to_image("few", batch=2)
     graph["shift"] = node("ModelSamplingSD3", model=["load", 1], shift=3.0)
@@ -50,14 +50,14 @@ def test_a_batch_and_a_shifted_schedule_are_told_the_same(few, client, server, p
 
 
 def test_other_steps_decode_no_tokens_again(few, client):
-    """Catches a preview in two steps that costs the picture in four a second decoding."""
+    """Catches a preview in two steps that makes the image in four decode its tokens again."""
     client.run(text_to_image("few", steps=2))
     again = client.run(text_to_image("few", steps=4))
     assert {"load", "generate", "condition"} <= set(again.cached) and "generate" not in again.executed
 
 
 @pytest.mark.slow
-def test_what_the_network_is_told(in_host, few):
+def test_what_the_network_gets(in_host, few):
     """Catches an end that another sampler, a part of a schedule or a compiled model takes from elsewhere."""
 
     def look(module, folder):
@@ -70,17 +70,17 @@ def test_what_the_network_is_told(in_host, few):
         network = model.model.diffusion_model
         generator = torch.Generator().manual_seed(0)
         positive, negative = ([[torch.randn(1, 26, 40, generator=generator), {}]] for _ in range(2))
-        told = []
-        hook = network.time_embed.register_forward_pre_hook(lambda _, inputs: told.append(inputs[0].tolist()))
+        inputs_seen = []
+        hook = network.time_embed.register_forward_pre_hook(lambda _, inputs: inputs_seen.append(inputs[0].tolist()))
 
         def run(sampler, table, which=model):
-            told.clear()
+            inputs_seen.clear()
             x = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(1))
             out = comfy.sample.sample_custom(
                 which, x, 2.0, comfy.samplers.sampler_object(sampler), torch.tensor(table), positive, negative,
                 torch.zeros(1, 8, 4, 4), disable_pbar=True, seed=1,
             )  # fmt: skip
-            return out, list(told)
+            return out, list(inputs_seen)
 
         seen = {}
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Latents <-> pictures, sizes that can be drawn, and preview colours."""
+"""Latents <-> images, sizes that can be rendered, and preview colours."""
 
 from types import SimpleNamespace
 
@@ -28,8 +28,8 @@ def test_decoding_is_that_of_diffusers(height, width, vae):
     assert picture.min() >= 0 and picture.max() <= 1
 
 
-def test_encoding_maps_the_pictures_range_to_the_networks(vae):
-    """Catches pictures in [0, 1] encoded as if they were in [-1, 1], and channels taken for a side."""
+def test_encoding_maps_the_range_of_images_to_the_networks(vae):
+    """Catches images in [0, 1] encoded as if they were in [-1, 1], and channels taken for a side."""
     images = torch.rand(2, 16, 24, 3, generator=torch.Generator().manual_seed(0))
     latents = autoencoder.encode(vae, images)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def test_the_compression_is_read_from_the_config(widths, tmp_path):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_are_an_error(bad):
-    """Catches a black picture where the autoencoder overflowed in fp16."""
+    """Catches a black image where the autoencoder overflowed in fp16."""
     pixels = torch.zeros(1, 3, 8, 8)
     pixels[0, 1, 2, 3] = bad
     vae = SimpleNamespace(dtype=torch.float16, decode=lambda z: SimpleNamespace(sample=pixels))
@@ -59,7 +59,7 @@ def test_values_that_are_not_finite_are_an_error(bad):
 
 
 @pytest.mark.parametrize("multiple", [8, 32])
-def test_sizes_that_can_be_drawn_pass_and_others_name_the_nearest(multiple):
+def test_sizes_that_can_be_rendered_pass_and_others_name_the_nearest(multiple):
     """Catches a size cut down in silence, a refusal without a way out, and a suggestion that is refused itself."""
     for width in (-8, 0, 1, 20, 32, 63, 64, 100, 1024):
         for height in (-1, 0, 31, 64, 96, 1000):
@@ -98,7 +98,7 @@ class Linear:
 @pytest.mark.parametrize("channels", [4, 8, 32])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_preview_colours_are_learned(channels, seed):
-    """Catches a preview whose colours say nothing: on unseen pictures the error must be far below the mean colour's."""
+    """Catches a preview whose colours say nothing: on unseen images the error must be far below the mean colour's."""
     vae = Linear(channels, seed)
     factors, bias = autoencoder.preview_factors(lambda images: autoencoder.encode(vae, images), 4, channels)
     assert factors.shape == (channels, 3) and bias.shape == (3,)

@@ -1,4 +1,4 @@
-"""Few-step checkpoints: recognised by their tensors, told both ends of a step, and otherwise ordinary SANA."""
+"""Mean-flow checkpoints: recognised by their tensors, given both ends of a step, and otherwise ordinary SANA."""
 
 import copy as copying
 import json
@@ -156,7 +156,7 @@ def test_a_copy_and_a_cast_take_the_embeddings_along(transformer):
     ],
 )
 def test_half_a_pair_is_refused(gone, said, few_copy):
-    """Catches a transformer with a random embedding, and pictures drawn by the ordinary rule from these weights."""
+    """Catches a transformer with a random embedding, and images made by the ordinary rule from these weights."""
     few_copy.edit_tensors(lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith(gone)])
     with pytest.raises(Blip3oError) as caught:
         open_checkpoint(few_copy.folder).load_transformer()
@@ -202,7 +202,7 @@ def test_training_stops_with_a_reason(few, training_files, tmp_path):
 @pytest.mark.parametrize("shift", [1.0, 3.0, 100.0])
 @pytest.mark.parametrize("steps", [1, 4, 1000])
 def test_the_next_sigma_is_found_after_a_host_rounded_it(steps, shift):
-    """Catches a step that is told to end where it starts, or a whole step too far, for 1000 * sigma / 1000 rounds."""
+    """Catches a step that ends where it starts, or a whole step too far, for 1000 * sigma / 1000 rounds."""
     table = diffusion.sigmas(steps, shift)
     assert torch.equal(meanflow.next_sigma(table, table[:-1] * 1000 / 1000), table[1:])
 
@@ -214,7 +214,7 @@ def test_sigmas_between_steps_and_beyond_the_table_have_an_end():
     assert meanflow.next_sigma(table, asked).tolist() == pytest.approx([0.8, 0.5, 0.5, 0.2, 0.2, 0.0, 0.0])
 
 
-def test_the_command_line_draws_in_four_steps(few, tmp_path):
+def test_the_command_line_renders_in_four_steps(few, tmp_path):
     """Catches a command that renders such a checkpoint by another rule than the library, or not at all."""
     out = tmp_path / "fox.png"
     words = ["generate", f"--checkpoint={few}", "--prompt=a red fox", "--steps=4", f"--out={out}", "--device=cpu"]
