@@ -220,7 +220,7 @@ class _Network:
             self._replay()
             return self._v
         v = self._predict(x, timestep)
-        if x.device.type == "cuda" and self._pays(x):
+        if self._recording_pays(x):
             self._x, self._timestep = x.clone(), timestep.clone()
             self._replay = try_capture(self._record, x.device)
         self._calls = 0  # recording is tried once
@@ -232,5 +232,6 @@ class _Network:
     def _record(self) -> None:
         self._v = self._predict(self._x, self._timestep)
 
-    def _pays(self, x: torch.Tensor) -> bool:
-        return self._calls >= RECORDED_CALLS and len(x) * x.shape[-2] * x.shape[-1] <= RECORDED_CELLS
+    def _recording_pays(self, x: torch.Tensor) -> bool:
+        few_cells = len(x) * x.shape[-2] * x.shape[-1] <= RECORDED_CELLS
+        return x.device.type == "cuda" and self._calls >= RECORDED_CALLS and few_cells

@@ -201,6 +201,25 @@ def test_values_that_are_not_finite_are_an_error(transformer):
         sample(Overflowing(transformer), noise, conditions(1), diffusion.sigmas(2))
 
 
+@pytest.mark.parametrize("interval, networks", [((0.0, 1.0), 1), ((0.0, 0.3), 2)])
+def test_a_recorded_network_computes_the_same(interval, networks, transformer, monkeypatch):
+    """Catches a noise, a time or a condition of the recording in later steps. Here the graph is the work itself."""
+    recorded = []
+
+    def record(work, device):
+        work()
+        recorded.append(work)
+        return work
+
+    noise, conditioning = diffusion.initial_noise((8, 4, 4), [0]), diffusion.Conditioning(*conditions(1))
+    arguments = (transformer, noise, conditioning, diffusion.sigmas(4), diffusion.GuidanceSchedule(2.0, interval))
+    expected = diffusion.sample(*arguments)
+    monkeypatch.setattr(diffusion, "try_capture", record)
+    monkeypatch.setattr(diffusion._Network, "_recording_pays", lambda self, x: self._calls > 1)
+    assert torch.equal(diffusion.sample(*arguments), expected)
+    assert len(recorded) == networks
+
+
 def test_one_row_of_tokens_serves_several_seeds(pipeline):
     """Catches conditions regrouped across rows, which gives two wrong images without a word."""
     tokens = pipeline.generate_tokens(["a red cube"], [1])
