@@ -1,1 +1,1 @@
-"""Editing: lists of edits, masks, and image numbers in instructions."""
+"""Editing: reference images, masks, lists of edits, and image numbers in instructions."""
