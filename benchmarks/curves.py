@@ -1,6 +1,6 @@
-"""What tokens cost against the prompt's length and the batch, and a diffusion step against the picture's size.
+"""How the cost of image tokens grows with the prompt and the batch, and that of a diffusion step with the image's size.
 
-Of the bundled model, and of the published shapes with few layers, so that a CPU gets through. `--plot` draws them.
+Measured for the bundled model, and for the published shapes with few layers, so that a CPU can run them.
 """
 
 import time
@@ -22,7 +22,7 @@ LAYERS, TOKENS = 4, 12  # of the published shapes on a CPU
 
 
 def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
-    """float32 and bfloat16."""
+    """The bundled model in float32, the published shapes in bfloat16."""
     cut, cpu = (2 if quick else None), device.type == "cpu"
     rows = []
     models = [tiny(device, torch.float32)]
@@ -42,7 +42,7 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
 
 
 def _tokens(model: Model, device: torch.device, length: int, batch: int, runs: int) -> dict:
-    """Reading the prompts and writing tokens apart: the first callback comes between.
+    """Seconds for the prompts, and tokens per second after them: the first callback separates the two.
 
     On a GPU the graph's recording lies before it, too. One token a step, for how well the next ones are guessed depends
     on what a prompt says.
@@ -83,12 +83,12 @@ def _sizes(model: Model, device: torch.device, cells: int, pixels: int, runs: in
 
 
 def plot(rows: list[dict], folder: Path) -> list[Path]:
-    """One picture a curve, written into `folder`."""
+    """Write one image for each curve into `folder`."""
     from matplotlib.figure import Figure
 
     figures = (
         ("prompt", "prompt, tokens", "tokens_per_s", "image tokens / s", {"curve": "tokens", "batch": 1}),
-        ("batch", "pictures at once", "tokens_per_s", "image tokens / s", {"curve": "tokens", "prompt": PROMPTS[0]}),
+        ("batch", "images at once", "tokens_per_s", "image tokens / s", {"curve": "tokens", "prompt": PROMPTS[0]}),
         ("pixels", "pixels on a side", "step_s", "seconds a diffusion step", {"curve": "diffusion"}),
     )
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Image tokens per second, against the authors' way: transformers' `generate`, then a second pass over everything."""
+"""Image tokens per second. The authors call transformers' `generate` and then run a second pass over everything."""
 
 import os
 import shutil
@@ -18,12 +18,12 @@ from .models import Model, authors_language
 
 
 def run(model: Model, device: torch.device, tokens: int | None, batch: int, runs: int, copy: float = 0.0) -> dict:
-    """`tokens`: to write, fewer than a picture's where that would take minutes. `copy`: measured bytes per second."""
+    """`tokens`: how many to write, None for a whole image. `copy`: bytes per second that the machine copies."""
     language, prompts = model.language, [model.prompt] * batch
     if tokens is not None:
         language.grid = (1, tokens)
     tokens, dtype = language.num_tokens, language.model.norm.weight.dtype
-    # What is read for a token is not known where several are written in a pass.
+    # The bytes read for a token are unknown where a pass writes several.
     speculative = choose_engine("auto", Job(language, batch, Sampling(), device, dtype)) == "speculative"
     theirs = authors_language(language)
     ids = torch.tensor(prompts, device=device)
@@ -34,12 +34,12 @@ def run(model: Model, device: torch.device, tokens: int | None, batch: int, runs
     @torch.no_grad()
     def authors() -> None:
         # No end token: both sides write as many tokens.
-        drawn = theirs.generate(
+        written = theirs.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=True, top_p=0.95, top_k=1200,
             temperature=1.0, eos_token_id=None, pad_token_id=0,
         )  # fmt: skip
-        assert drawn.shape[1] == ids.shape[1] + tokens
-        theirs.model(drawn, output_hidden_states=True)
+        assert written.shape[1] == ids.shape[1] + tokens
+        theirs.model(written, output_hidden_states=True)
 
     found = in_turn(ours, authors, device, runs)
     read = None if speculative else _read(language) * tokens / found["ours_s"]
@@ -53,13 +53,13 @@ def run(model: Model, device: torch.device, tokens: int | None, batch: int, runs
 
 
 def _read(language) -> int:
-    """Bytes of weights that a token takes."""
+    """Bytes of weights that are read for a token."""
     layers = sum(p.numel() * p.element_size() for p in language.model.layers.parameters())
     return layers + language.vocabulary.num_codes * language.config.hidden_size * language.model.norm.weight.itemsize
 
 
 def engines(model: Model, device: torch.device, tokens: int | None, runs: int, copy: float) -> list[dict]:
-    """The ways to run a step against each other, one picture; the first run is kept apart, for what is compiled."""
+    """Each engine on one image. The first run is reported apart: some engines compile in it."""
     language = model.language
     if tokens is not None:
         language.grid = (1, tokens)
@@ -70,14 +70,14 @@ def engines(model: Model, device: torch.device, tokens: int | None, runs: int, c
         loop.stepper.feed = torch.compile(loop.stepper.feed, dynamic=False)
         return real(loop, device)
 
-    ways = {"modules": ("modules", real), "direct": ("direct", real)}
+    variants = {"modules": ("modules", real), "direct": ("direct", real)}
     if device.type == "cuda":
-        ways["graph"] = ("graph", real)
+        variants["graph"] = ("graph", real)
     if device.type == "cuda" or shutil.which(os.environ.get("CXX", "g++")):
-        ways["fixed, compiled"] = ("graph", compiled)
-    ways["speculative"] = ("speculative", real)
+        variants["fixed, compiled"] = ("graph", compiled)
+    variants["speculative"] = ("speculative", real)
     rows = []
-    for name, (engine, capture) in ways.items():
+    for name, (engine, capture) in variants.items():
         with patch.object(graphs, "warm_up_and_capture", capture):
             work = lambda engine=engine: decode(language, Prompts([model.prompt]), [0], Sampling(), engine=engine)  # noqa: E731
             first = timed(work, device)

@@ -1,6 +1,6 @@
-"""The same pictures through the library and through a real ComfyUI server, by turns: what the host adds.
+"""The same images from the library and from a real ComfyUI server, in turn: the time that ComfyUI adds.
 
-Both draw, condition, render, decode and write PNG files, with loaded models. The server's time is its own, from
+Both run all parts and write PNG files, with models that are loaded already. The server's time is its own, from
 `execution_start` to `execution_success`; `asked_s` is a client's, from asking until the answer is there.
 """
 
@@ -19,18 +19,18 @@ from blip3o_core.pipeline import Pipeline
 from blip3o_core.seeds import row_seeds
 
 PROMPT, STEPS = "a red circle left of a blue star", 20
-# Pictures at once, and pixels on a side: a short run, a longer one of many, and one of large pictures.
+# Images at once and pixels on a side: a short run, a run of many images, and one of large images.
 WORK = ((1, 64), (16, 64), (4, 256))
 
 
 def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
-    """With the bundled model on the CPU; needs the development environment, which brings ComfyUI."""
+    """The bundled model on the CPU. Needs the development environment, which has ComfyUI."""
     from tools.comfyui.server import Server
 
     pipeline = Pipeline.load(BUNDLED, "cpu", torch.float32)  # as ComfyUI chooses there
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        # The library shows no previews: neither does the server.
+        # The library shows no previews, so the server shows none either.
         with Server(Path(scratch), arguments=("--preview-method", "none")) as server, server.client() as client:
             for batch, side in WORK[: 1 if quick else None]:
                 rows.append(_compare(pipeline, client, Path(scratch), batch, side, runs))
@@ -40,7 +40,7 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
 
 
 def _compiled(client, batch: int, runs: int) -> dict:
-    """The sampler's node with ComfyUI's TorchCompileModel before it, against without, by turns."""
+    """The sampler node with and without ComfyUI's TorchCompileModel before it, in turn."""
     from tools.comfyui.graphs import node
 
     compiled = {"compile": node("TorchCompileModel", model=["load", 1], backend="inductor")}
@@ -54,7 +54,7 @@ def _compiled(client, batch: int, runs: int) -> dict:
 
 
 def _sampling(client, batch: int, seed: int, more: dict) -> float:
-    """Seconds between the sampler's node and the one behind it."""
+    """Seconds between the start of the sampler node and the start of the next one."""
     graph, stamps = _graph(batch, 64, seed) | more, []
     if more:
         graph["sample"]["inputs"]["model"] = ["compile", 0]

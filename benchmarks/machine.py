@@ -1,4 +1,4 @@
-"""What the numbers were measured on."""
+"""The machine that numbers are measured on, and how they are measured."""
 
 import os
 import platform
@@ -38,7 +38,7 @@ def _processor() -> str:
 def copy_bandwidth(device: torch.device, size: int | None = None) -> float:
     """Bytes per second read and written by copying a large tensor.
 
-    On a card the copy is timed by the card's own clock, and large enough for its start not to count.
+    On a GPU the copy is timed by the GPU's own clock and large enough for its start not to matter.
     """
     size = size or (2**31 if device.type == "cuda" else 2**28)
     source = torch.ones(size // 4, device=device)
@@ -49,7 +49,7 @@ def copy_bandwidth(device: torch.device, size: int | None = None) -> float:
 
 
 def _by_events(work: Callable[[], object], runs: int) -> list[float]:
-    """Seconds of each run by the card's clock."""
+    """Seconds of each run by the GPU's clock."""
     pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs)]
     for begin, end in pairs:
         begin.record()
@@ -73,13 +73,13 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def measure(work: Callable[[], object], device: torch.device, runs: int) -> list[float]:
-    """Seconds of each of `runs`, after one that is not counted."""
+    """Seconds of each of `runs` runs, after one that does not count."""
     work()
     return [timed(work, device) for _ in range(runs)]
 
 
 def in_turn(ours: Callable[[], object], theirs: Callable[[], object], device: torch.device, runs: int) -> dict:
-    """Both sides by turns, so that a machine that slows down slows both. The first run of each is kept apart.
+    """Run both sides in turn, so that a machine that slows down slows both. The first run of each is reported apart.
 
     Seconds are medians; `ratio` is the median of the pairs' ratios, above 1 where ours is faster.
     """

@@ -1,8 +1,8 @@
 """Bytes of each part and of the work it does: counted from shapes, and measured where an allocator counts.
 
 - `weights_gb`, `int8_gb`, `fp8_gb`: the weights in the model's dtype, and the language model's quantised.
-- `cache_gb`: keys and values of one picture, prompt included. `estimate_gb`: what the nodes ask ComfyUI to keep free
-  beside the weights for one picture, guided in the diffusion transformer.
+- `cache_gb`: keys and values of one image, prompt included. `estimate_gb`: what the nodes ask ComfyUI to keep free
+  in addition to the weights for one image, with guidance in the diffusion transformer.
 - `whole_gb`: least free memory with which ComfyUI loads all of the part, before what it keeps for others.
 - `working_gb`: measured peak beside the weights: on a GPU, and for the tiny model on a CPU. None: not measured. It is
   the library's sampler that is measured, which remembers what it made of the condition, as ComfyUI's does not.
@@ -32,7 +32,7 @@ LANGUAGE, TRANSFORMER, AUTOENCODER = "language model", "diffusion transformer", 
 
 
 def run(model: Model, device: torch.device, steps: int = 2) -> list[dict]:
-    """Counted and measured, of a model in memory."""
+    """Count and measure a model in memory."""
     autoencoder = models.autoencoder(model, device)
     dtype = model.language.connector[0].weight.dtype
     rows = count(model.name, model.language, model.transformer, autoencoder, model.cells, len(model.prompt), dtype)
@@ -51,13 +51,13 @@ def run(model: Model, device: torch.device, steps: int = 2) -> list[dict]:
 
 
 def published(dtype: torch.dtype = torch.bfloat16, prompt: int = 60) -> list[dict]:
-    """Counted alone, of the published shapes, on the meta device."""
+    """Count the published shapes, on the meta device. Nothing is measured."""
     language, transformer = models.shapes(None, render=True)
     return count("published shapes", language, transformer, models.published_autoencoder(), 32, prompt, dtype)
 
 
 def count(name: str, language, transformer, autoencoder, cells: int, prompt: int, dtype: torch.dtype) -> list[dict]:
-    """`cells`: of a latent, on a side. `prompt`: its tokens."""
+    """`cells`: side of a latent. `prompt`: number of its tokens."""
     length = prompt + language.num_tokens
     pixels = (cells * compression(autoencoder.config)) ** 2
     small = {
@@ -82,7 +82,7 @@ def count(name: str, language, transformer, autoencoder, cells: int, prompt: int
 
 
 def measured(work: Callable[[], object], device: torch.device) -> int:
-    """Peak bytes that `work` has in use at once, without what was there before."""
+    """Peak bytes that `work` uses in addition to what was in use before."""
     if device.type != "cuda":
         return _on_cpu(work)
     torch.cuda.reset_peak_memory_stats(device)
@@ -92,7 +92,7 @@ def measured(work: Callable[[], object], device: torch.device) -> int:
 
 
 def _on_cpu(work: Callable[[], object]) -> int:
-    """By torch's profiler, which sees every allocation of a tensor, not the scratch of the libraries behind it."""
+    """By torch's profiler, which sees every tensor, but not the scratch memory of the libraries it calls."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
         work()
     with tempfile.TemporaryDirectory() as folder:

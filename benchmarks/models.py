@@ -1,4 +1,4 @@
-"""The two models that are measured, and the authors' way through the same weights.
+"""The two models that are measured, and the authors' language model on the same weights.
 
 "tiny" is the bundled checkpoint. "full" has the published shapes (reference.md 8) with random weights, made on the
 device; fewer layers on request, so that a CPU can run it.
@@ -49,7 +49,7 @@ class Model:
     language: LanguageModel
     transformer: torch.nn.Module | None
     prompt: list[int]
-    cells: int  # of a latent, on a side
+    cells: int  # side of a latent
 
 
 def tiny(device: torch.device, dtype: torch.dtype) -> Model:
@@ -64,7 +64,7 @@ def full(
     device: torch.device, dtype: torch.dtype, layers: int | None = None, render: bool = False,
     render_layers: int | None = None,
 ) -> Model:  # fmt: skip
-    """`layers`: of the language model, None for all. `render`: with the diffusion transformer, of `render_layers`."""
+    """`layers` of the language model, None for all. `render`: also the diffusion transformer, with `render_layers`."""
     language, transformer = shapes(layers, render, render_layers)
     config, language = language.config, _random(language, device, dtype)
     language.model.rotary_emb = type(language.model.rotary_emb)(config=config).to(device)
@@ -96,7 +96,7 @@ def published_autoencoder() -> torch.nn.Module:
 
 
 def autoencoder(model: Model, device: torch.device) -> torch.nn.Module:
-    """What decodes `model`'s latents: the bundled one, or the published shape with random weights."""
+    """The autoencoder for `model`'s latents: the bundled one, or the published shape with random weights."""
     dtype = model.transformer.dtype
     if model.name == "tiny":
         return open_checkpoint(BUNDLED).load_autoencoder(dtype).to(device)
@@ -104,7 +104,7 @@ def autoencoder(model: Model, device: torch.device) -> torch.nn.Module:
 
 
 def _random(network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-    """Weights of a small, well-behaved size; what they are does not change what they cost."""
+    """Random weights of a harmless size: the cost does not depend on their values."""
     network = network.to(dtype).to_empty(device=device).requires_grad_(False).eval()
     generator = torch.Generator(device).manual_seed(0)
     for name, parameter in network.named_parameters():

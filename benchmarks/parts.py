@@ -9,7 +9,7 @@ import torch
 
 from blip3o_core.cli.bench import APART
 
-from . import curves, decode, host, memory, picture, render, shortcuts, speculative
+from . import curves, decode, host, image, memory, render, shortcuts, speculative
 from .machine import describe, device_of
 from .models import full, tiny
 
@@ -48,7 +48,7 @@ def _work(copy: float) -> dict[str, Callable[..., list[dict]]]:
         "engines": partial(_engines, copy=copy),
         "render": _render,
         "variants": _variants,
-        "picture": _picture,
+        "image": _image,
         "memory": _memory,
         "curves": curves.run,
         "host": host.run,
@@ -58,7 +58,7 @@ def _work(copy: float) -> dict[str, Callable[..., list[dict]]]:
 
 
 def _decode(device, runs: int, quick: bool, copy: float) -> list[dict]:
-    """On a CPU the full shapes write a few tokens, with all layers unless in a hurry."""
+    """On a CPU the full shapes write only a few tokens; with `quick` they have four layers."""
     rows = [decode.run(tiny(device, torch.float32), device, None, batch, runs, copy) for batch in (1, 4)]
     cpu = device.type == "cpu"
     large = full(device, torch.bfloat16, layers=4 if cpu and quick else None)
@@ -88,11 +88,11 @@ def _variants(device, runs: int, quick: bool) -> list[dict]:
     return [row for batch in (1, 4) for row in render.variants(model, device, STEPS, batch, runs)]
 
 
-def _picture(device, runs: int, quick: bool) -> list[dict]:
-    rows = [picture.run(tiny(device, torch.float32), device, STEPS, batch, runs) for batch in (1, 4)]
+def _image(device, runs: int, quick: bool) -> list[dict]:
+    rows = [image.run(tiny(device, torch.float32), device, STEPS, batch, runs) for batch in (1, 4)]
     if device.type == "cuda":
         large = full(device, torch.bfloat16, render=True)
-        rows += [picture.run(large, device, 30, batch, 2) for batch in (1, 4)]
+        rows += [image.run(large, device, 30, batch, 2) for batch in (1, 4)]
     return rows
 
 
@@ -104,7 +104,7 @@ def _memory(device, runs: int, quick: bool) -> list[dict]:
 
 
 def _table(title: str, rows: list[dict]) -> str:
-    """Markdown."""
+    """A Markdown table."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [f"**{title}**", "", "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for row in rows:

@@ -1,4 +1,4 @@
-"""The diffusion loop, against the authors' way: diffusers' scheduler, the connector in every step, the whole in one."""
+"""The diffusion loop. The authors use diffusers' scheduler and run the connector again in every step."""
 
 import copy
 import statistics
@@ -15,7 +15,7 @@ from .models import Model
 
 
 def states(model: Model, batch: int, device: torch.device) -> torch.Tensor:
-    """Hidden states of the published number, of no particular picture."""
+    """Random hidden states, as many as an image has."""
     width, weight = model.language.config.hidden_size, model.language.connector[0].weight
     generator = torch.Generator("cpu").manual_seed(0)
     return torch.randn(batch, 1 + model.language.num_tokens, width, generator=generator).to(device, weight.dtype)
@@ -32,7 +32,7 @@ def ours(model: Model, hidden: torch.Tensor, noise: torch.Tensor, steps: int) ->
 
 @torch.no_grad()
 def authors(model: Model, hidden: torch.Tensor, noise: torch.Tensor, steps: int) -> torch.Tensor:
-    """reference.md 4 and 5: the pair of conditions is made anew in every step."""
+    """docs/reference.md, sections 4 and 5: both conditions are made again in every step."""
     import numpy as np
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -60,7 +60,7 @@ def run(model: Model, device: torch.device, steps: int, batch: int, runs: int) -
 
 
 def variants(model: Model, device: torch.device, steps: int, batch: int, runs: int) -> list[dict]:
-    """Ways to hold the transformer's weights, by turns; `difference`: of latents to the first's, relative."""
+    """Memory layouts and number formats of the weights, in turn. `difference`: of latents to the first's, relative."""
     shape = (model.transformer.config.in_channels, model.cells, model.cells)
     noise, hidden = diffusion.initial_noise(shape, list(range(batch))), states(model, batch, device)
     models = {"as it is": model}

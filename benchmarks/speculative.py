@@ -24,7 +24,7 @@ KINDS = {"greedy": Sampling(top_k=1), "default": Sampling()}
 
 
 def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
-    """The bundled model in float32 over held-back prompts; then the cost of a pass, there and at the full shapes."""
+    """The bundled model in float32 on unseen prompts; then the cost of a pass, there and with the published shapes."""
     model = tiny(device, torch.float32)
     prompts = _prompts(8 if quick else PROMPTS)
     windows = WINDOWS[2:3] if quick else WINDOWS
@@ -34,7 +34,7 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
 
 
 class Counted(Guess):
-    """A guess that counts the passes: it is taught once in each."""
+    """A guess that counts the passes: it learns once in each."""
 
     def __init__(self, guess: Guess):
         self.guess, self.passes = guess, 0
@@ -72,7 +72,7 @@ def _prompts(count: int) -> list[list[int]]:
 
 
 def _compare(language: LanguageModel, prompts: list[list[int]], kind: str, window: int, device: torch.device) -> dict:
-    """Both ways by turns, prompt by prompt; prompt k has seed k. Seconds are medians, `ratio` that of the pairs."""
+    """Both engines in turn for each prompt; prompt k has seed k. Seconds are medians, `ratio` is that of the pairs."""
     sampling, pairs, passes, equal, apart = KINDS[kind], [], 0, 0, 0.0
     counted(language, prompts[0], 0, sampling, window)
     for seed, prompt in enumerate(prompts):
@@ -84,7 +84,7 @@ def _compare(language: LanguageModel, prompts: list[list[int]], kind: str, windo
         equal += torch.equal(plain.ids, guessed.ids)
         apart = max(apart, (plain.hidden - guessed.hidden).abs().max().item())
     return {
-        "model": "tiny", "sampling": kind, "window": window, "pictures": len(prompts), "equal_ids": equal,
+        "model": "tiny", "sampling": kind, "window": window, "images": len(prompts), "equal_ids": equal,
         "hidden_apart": apart, "passes": passes / len(prompts),
         "tokens_per_pass": len(prompts) * language.num_tokens / passes,
         "ours_s": statistics.median(pair[0] for pair in pairs),
@@ -101,7 +101,7 @@ def _with_seconds(work, device: torch.device):
 
 @torch.inference_mode()
 def _cost(model: Model, device: torch.device, runs: int) -> list[dict]:
-    """One pass with output matrix and choice; `break_even`: tokens it must settle to be worth as many plain steps."""
+    """One pass with the choice of tokens. `break_even`: tokens that a pass must settle to be worth it."""
     language, dtype = model.language, model.language.model.norm.weight.dtype
     room = max(LENGTHS)
     prefilled = prefill(language, Prompts([model.prompt]), Compute(device, dtype))

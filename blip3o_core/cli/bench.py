@@ -13,7 +13,7 @@ PARTS = {
     "engines": "the engines that write image tokens",
     "render": "the diffusion, and the authors' code in turn",
     "variants": "number formats and memory layouts of the diffusion transformer",
-    "picture": "whole images, and the authors' code in turn",
+    "image": "whole images, and the authors' code in turn",
     "memory": "bytes of each part and of its work",
     "curves": "what prompt length, batch and image size cost",
     "host": "what ComfyUI adds; needs ComfyUI",

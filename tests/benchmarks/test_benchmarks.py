@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import curves, decode, machine, memory, models, picture, render, shortcuts
+from benchmarks import curves, decode, image, machine, memory, models, render, shortcuts
 from blip3o_core.cli.main import main
 from blip3o_core.decoding.prefill import Prompts, encode_tokens
 
@@ -50,7 +50,7 @@ def test_every_part_says_what_was_done(tiny):
     """Rows that cannot be told apart, or rates of other numbers of tokens."""
     row = decode.run(models.tiny(CPU, torch.float32), CPU, 5, 2, 1)
     assert row["tokens"] == 5 and row["batch"] == 2 and row["ours_tokens_per_s"] == pytest.approx(10 / row["ours_s"])
-    row = picture.run(tiny, CPU, 2, 1, 1)
+    row = image.run(tiny, CPU, 2, 1, 1)
     assert {"tokens_s", "diffusion_s", "autoencoder_s", "connector_s", "ratio"} <= row.keys()
 
 
@@ -137,7 +137,7 @@ def test_a_picture_of_the_full_shapes_goes_through_all_parts(monkeypatch):
     monkeypatch.setattr(models, "CODES", 2000)
     model = models.full(CPU, torch.bfloat16, layers=1, render=True, render_layers=1)
     model.language.grid = (1, 3)
-    row = picture.run(replace(model, cells=2), CPU, 1, 1, 1)
+    row = image.run(replace(model, cells=2), CPU, 1, 1, 1)
     assert row["model"] == "full shapes, 1 layers" and row["dtype"] == "bfloat16"
     assert all(row[f"{part}_s"] > 0 for part in ("tokens", "diffusion", "autoencoder", "ours", "theirs"))
     assert models.autoencoder(model, CPU).config.latent_channels == model.transformer.config.in_channels == 32
@@ -145,8 +145,8 @@ def test_a_picture_of_the_full_shapes_goes_through_all_parts(monkeypatch):
 
 def test_shortcuts_are_compared_on_the_same_tokens_and_noise():
     """Ways that differ by their tokens, and a share of another way's time."""
-    rows = {row["way"]: row for row in shortcuts.run(CPU, 1, quick=True)}
-    assert list(rows) == [name for name, *_ in shortcuts.WAYS] and rows["all"]["near"] == 0
+    rows = {row["variant"]: row for row in shortcuts.run(CPU, 1, quick=True)}
+    assert list(rows) == [name for name, *_ in shortcuts.VARIANTS] and rows["all"]["near"] == 0
     assert rows["all"]["alone_share"] == rows["all"]["batch_share"] == 1
     assert rows["8 steps"]["near"] < rows["2 steps"]["near"] < rows["1 step"]["near"] < 20
     assert all(0 <= row["right"] <= row["of"] == 16 for row in rows.values()) and rows["all"]["right"] > 10

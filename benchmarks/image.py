@@ -1,4 +1,4 @@
-"""A whole picture: tokens, conditioning, diffusion, decoding; and what each of these takes."""
+"""A whole image: tokens, conditioning, diffusion and decoding, together and one by one."""
 
 import torch
 
@@ -27,11 +27,11 @@ def run(model: Model, device: torch.device, steps: int, batch: int, runs: int) -
         return to_pixels(vae, render.ours(model, hidden, noise, steps) / factor)
 
     def authors() -> torch.Tensor:
-        drawn = theirs.generate(
+        written = theirs.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=total, do_sample=True, top_p=0.95, top_k=1200,
             temperature=1.0, eos_token_id=None, pad_token_id=0,
         )  # fmt: skip
-        hidden = theirs.model(drawn, output_hidden_states=True).hidden_states[-1][:, -1 - total :]
+        hidden = theirs.model(written, output_hidden_states=True).hidden_states[-1][:, -1 - total :]
         return vae.decode(render.authors(model, hidden, noise, steps) / factor).sample
 
     found = in_turn(ours, authors, device, runs)
