@@ -25,4 +25,4 @@ def set_threads(asked: int | None, checkpoint, device: torch.device, rows: int) 
 
 
 def parameters(checkpoint) -> int:
-    return sum(math.prod(entry.shape) for entry in checkpoint.table.values())
+    return sum(math.prod(entry.shape) for entry in checkpoint.tensors.values())

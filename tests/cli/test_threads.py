@@ -23,7 +23,7 @@ def chosen(monkeypatch) -> list[int]:
 
 
 def checkpoint(parameters: int):
-    return SimpleNamespace(table={"weight": SimpleNamespace(shape=(parameters // 2, 2))})
+    return SimpleNamespace(tensors={"weight": SimpleNamespace(shape=(parameters // 2, 2))})
 
 
 @pytest.mark.parametrize(
