@@ -4,6 +4,7 @@ Nothing is installed into the Python that runs this. Processes started with the 
 then all that the old one has.
 """
 
+import json
 import os
 import shutil
 import site
@@ -53,8 +54,7 @@ def unpack(carried: Path, folder: Path) -> Unpacked:
     ]
     if (carried / KERNELS).is_file():
         cache = Path(tempfile.gettempdir(), "gpu-check-kernels")  # a later run finds what this one compiles
-        with tarfile.open(carried / KERNELS) as archive:
-            archive.extractall(cache, filter="data")
+        unpack_kernels(carried / KERNELS, cache)
         shutil.copy(Path(__file__).with_name("carried_kernels.py"), packages)
         lines.append("import carried_kernels; carried_kernels.install()")
         made.environment["TRITON_CACHE_DIR"] = str(cache)
@@ -65,6 +65,16 @@ def unpack(carried: Path, folder: Path) -> Unpacked:
             archive.extractall(folder / "ComfyUI")
         made.environment["COMFYUI_PATH"] = str(folder / "ComfyUI")
     return made
+
+
+def unpack_kernels(archive: Path, cache: Path) -> None:
+    """Into Triton's cache, whose groups of files name whole paths."""
+    with tarfile.open(archive) as packed:
+        packed.extractall(cache, filter="data")
+    for group in cache.glob("*/__grp__*.json"):
+        names = json.loads(group.read_text(encoding="utf-8"))["child_paths"]
+        paths = {name: str(group.parent / name) for name in names}
+        group.write_text(json.dumps({"child_paths": paths}), encoding="utf-8")
 
 
 def fits(wheel: str) -> bool:
