@@ -24,25 +24,25 @@ def folder(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("gpu") / "tiny")
 
 
-def test_a_seed_means_the_same_picture_on_both_devices(folder):
-    """Sampling or noise drawn on the device, whose generators differ from the CPU's."""
-    pictures, codes = [], []
+def test_a_seed_means_the_same_image_on_both_devices(folder):
+    """Catches random numbers made on the device, whose generators differ from the CPU's."""
+    images, codes = [], []
     for device in ("cpu", "cuda"):
         pipeline = Pipeline.load(folder, device=device, dtype=torch.float32)
         tokens = pipeline.generate_tokens(PROMPTS, [1, 2])
         codes.append(tokens.codes)
-        pictures.append(pipeline.render(tokens, [3, 4], steps=5).cpu())
+        images.append(pipeline.render(tokens, [3, 4], steps=5).cpu())
     assert torch.equal(*codes)
     # TF32 convolutions, when the user turned them on, are the coarsest thing here.
-    assert (pictures[0] - pictures[1]).abs().max() < 1e-2
+    assert (images[0] - images[1]).abs().max() < 1e-2
 
 
-def test_bfloat16_draws_a_finite_picture(folder):
-    """A tensor left in float32 or on the CPU, which half precision turns into an error."""
+def test_bfloat16_renders_a_finite_image(folder):
+    """Catches a tensor that stayed in float32 or on the CPU: half precision turns it into an error."""
     pipeline = Pipeline.load(folder, device="cuda", dtype=torch.bfloat16)
     tokens = pipeline.generate_tokens(PROMPTS, [1, 2], Sampling(guidance=2.0), negative_prompt="blurry")
-    picture = pipeline.render(tokens, [3, 4], size=(128, 64), steps=4)
-    assert picture.shape == (2, 64, 128, 3) and bool(torch.isfinite(picture).all())
+    image = pipeline.render(tokens, [3, 4], size=(128, 64), steps=4)
+    assert image.shape == (2, 64, 128, 3) and bool(torch.isfinite(image).all())
 
 
 SAMPLINGS = [Sampling(top_k=1), Sampling(), Sampling(guidance=2.5), Sampling(top_k=0, top_p=1.0)]
@@ -51,8 +51,8 @@ SAMPLINGS = [Sampling(top_k=1), Sampling(), Sampling(guidance=2.5), Sampling(top
 @pytest.mark.parametrize("engine", ["fused", "graph"])
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "default", "guided", "all"])
 def test_the_quick_engines_write_the_tokens_of_the_modules(folder, engine, sampling, caplog):
-    """A step that was recorded with a number of its own recording: a position, a mask, a seed, rows of guidance; and a
-    kernel that goes on before another program has written what it reads."""
+    """Catches a captured step that keeps a position, a mask or a random number of its capture, or the wrong rows of
+    guidance; and a kernel that reads before another program has written."""
     pipeline = Pipeline.load(folder, device="cuda", dtype=torch.float32)
     language, encode = pipeline.language, pipeline.checkpoint.prompt_encoder.encode
     rows = [encode(f"{k} cubes" + " on a shelf" * (k % 3)) for k in range(4)]
@@ -65,8 +65,8 @@ def test_the_quick_engines_write_the_tokens_of_the_modules(folder, engine, sampl
         quick, walked = ways()
     assert torch.equal(quick.ids, walked.ids)
     assert torch.allclose(quick.hidden, walked.hidden, atol=1e-3)
-    assert not caplog.records, "another engine took its place, or no graph was recorded"
-    # Recorded anew, with other weights.
+    assert not caplog.records, "another engine took its place, or no graph was captured"
+    # Captured again, with other weights.
     with torch.no_grad():
         language.model.norm.weight.mul_(0.5)
     quick, walked = ways()
@@ -74,7 +74,7 @@ def test_the_quick_engines_write_the_tokens_of_the_modules(folder, engine, sampl
 
 
 def test_the_quickest_engine_is_the_fused_step(folder, caplog):
-    """A card that could run it, and a process that never does."""
+    """Catches a card that could run it, and a process that never does."""
     pipeline = Pipeline.load(folder, device="cuda", dtype=torch.bfloat16)
     with caplog.at_level(logging.INFO):
         chosen = choose_engine("auto", Job(pipeline.language, 1, Sampling(), torch.device("cuda", 0), torch.bfloat16))
@@ -82,7 +82,7 @@ def test_the_quickest_engine_is_the_fused_step(folder, caplog):
 
 
 def test_a_row_is_the_single_run_to_the_bit_in_bfloat16(folder):
-    """Sums whose order depends on how many rows there are, which bfloat16 rounds to other tokens."""
+    """Catches sums whose order depends on the number of rows, which bfloat16 rounds to other tokens."""
     pipeline = Pipeline.load(folder, device="cuda", dtype=torch.bfloat16)
     language, encode = pipeline.language, pipeline.checkpoint.prompt_encoder.encode
     rows = [encode("a cube"), encode("a cube"), encode("two cubes on a long shelf"), encode("a ball")]
@@ -94,7 +94,7 @@ def test_a_row_is_the_single_run_to_the_bit_in_bfloat16(folder):
 
 @pytest.mark.parametrize("engine", ["fused", "graph"])
 def test_a_run_can_be_cancelled_and_the_next_one_is_whole(folder, engine):
-    """A capture or a stream that is left half way."""
+    """Catches a capture or a stream that a cancelled run leaves half done."""
     pipeline = Pipeline.load(folder, device="cuda", dtype=torch.bfloat16)
     language, row = pipeline.language, pipeline.checkpoint.prompt_encoder.encode("two cubes")
 
@@ -108,8 +108,9 @@ def test_a_run_can_be_cancelled_and_the_next_one_is_whole(folder, engine):
     assert torch.equal(decode(language, Prompts([row]), [0], Sampling(), engine=engine).ids, whole.ids)
 
 
-def test_a_recorded_diffusion_draws_the_same_latents(folder, monkeypatch):
-    """A condition, a noise or a time of the recording in later steps; and guidance in a part of the steps."""
+def test_a_captured_diffusion_step_gives_the_same_latents(folder, monkeypatch):
+    """Catches a captured step that keeps the condition, the noise or the time of its capture; also with guidance in a
+    part of the steps."""
     pipeline = Pipeline.load(folder, device="cuda", dtype=torch.float32)
     tokens = pipeline.generate_tokens(PROMPTS[:1], [1])
     for interval in ((0.0, 1.0), (0.0, 0.5)):

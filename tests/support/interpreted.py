@@ -13,7 +13,6 @@ from pathlib import Path
 os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
-from torch import nn
 
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.decoding import fused
@@ -22,6 +21,7 @@ from blip3o_core.decoding.interface import Job
 from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling
 from tests.support.tiny_checkpoint import make_checkpoint
+from tools.gpu_check.quantised import quantise
 
 SHORT, LONG = "a", "a longer prompt than the first"
 CASES = {
@@ -32,31 +32,6 @@ CASES = {
     "int8": (torch.bfloat16, [SHORT], Sampling(top_k=1), torch.int8),
     "fp8": (torch.bfloat16, [SHORT], Sampling(top_k=1), torch.float8_e4m3fn),
 }
-
-
-class Stored(nn.Linear):
-    """A matrix of one byte a number with scales, as a host stores it."""
-
-    def stored(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.numbers, self.scale
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(x, (self.numbers.float() * self.scale).to(x.dtype))
-
-
-def quantise(network: nn.Module, dtype: torch.dtype) -> None:
-    for module in network.modules():
-        if type(module) is nn.Linear:
-            values = module.weight.detach().float()
-            if dtype == torch.int8:
-                scale = values.abs().amax(1, keepdim=True) / 127
-                numbers = (values / scale).round().to(dtype)
-            else:
-                # One scale for the matrix; small values reach e4m3's subnormal numbers.
-                scale = values.abs().amax() / 100
-                numbers = (values / scale).to(dtype)
-            module.__class__ = Stored
-            module.numbers, module.scale = numbers, scale
 
 
 def run(checkpoint, dtype, prompts, sampling, stored) -> dict:

@@ -9,8 +9,9 @@ import pytest
 
 from tests.support.paths import TOP
 from tools.gpu_check import report
+from tools.gpu_check.prepare import pack_comfyui, pack_kernels
 from tools.gpu_check.stages import STAGES, Limits
-from tools.gpu_check.unpack import fits, unpack
+from tools.gpu_check.unpack import fits, unpack, unpack_kernels
 from tools.gpu_check.watcher import Watch
 
 # What a table of results is made from, by stage. `host` is in tests/host.
@@ -136,3 +137,36 @@ def test_carried_packages_come_before_the_machines(tmp_path):
     assert made.notes["left out"] == ["other-1-cp27-cp27m-any.whl"]
     assert fits("a-1-py3-none-any.whl") and fits("a-1-cp39-abi3-manylinux_2_17_x86_64.whl")
     assert not fits("a-1-cp27-cp27m-manylinux1_x86_64.whl")
+
+
+@pytest.mark.slow
+def test_a_carried_kernel_is_not_compiled_again(tmp_path):
+    """Catches a name in Triton's cache, or a path in it, that depends on the machine: each kernel would cost half a
+    minute of a card's time."""
+    pytest.importorskip("triton", reason="Triton has no package for this machine")
+
+    def compiled(cache: str) -> str:
+        command = [sys.executable, "-m", "tools.gpu_check.kernels", str(tmp_path / cache)]
+        chosen = ["--only", "tests, torch.bfloat16, 1, greedy"]
+        done = subprocess.run([*command, *chosen], cwd=TOP, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.splitlines()[-1]
+
+    made = compiled("made")
+    count = int(made.split()[0])
+    assert count >= 5 and made == f"{count} kernels compiled, 0 found"
+    pack_kernels(tmp_path / "made", tmp_path / "kernels.tar.gz")
+    (tmp_path / "made").rename(tmp_path / "gone")
+    unpack_kernels(tmp_path / "kernels.tar.gz", tmp_path / "carried")
+    assert compiled("carried") == f"0 kernels compiled, {count} found"
+
+
+def test_comfyui_is_carried_without_what_no_server_opens(tmp_path):
+    """Catches a ComfyUI without a part that it needs, or with all that makes it large."""
+    for name in ("main.py", "comfy/sd.py", "comfy/text_encoders/t5.py", "comfy/text_encoders/t5_tokenizer/words.json",
+                 "models/large.bin", "comfy/__pycache__/sd.pyc"):  # fmt: skip
+        (tmp_path / "host" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "host" / name).touch()
+    pack_comfyui(tmp_path / "host", tmp_path / "comfyui.zip")
+    with zipfile.ZipFile(tmp_path / "comfyui.zip") as archive:
+        assert sorted(archive.namelist()) == ["comfy/sd.py", "comfy/text_encoders/t5.py", "main.py"]

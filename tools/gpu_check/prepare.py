@@ -54,7 +54,7 @@ def prepare(folder: Path, with_comfyui: bool, with_kernels: bool, capability: st
             (folder / STUBS / name).mkdir(parents=True)
             shutil.copy(Path(__file__).with_name("stub.py"), folder / STUBS / name / "__init__.py")
         print("ComfyUI", flush=True)
-        _pack_comfyui(comfyui(), folder / COMFYUI)
+        pack_comfyui(comfyui(), folder / COMFYUI)
     stamp = folder / "kernels.stamp"
     if not with_kernels:
         (folder / KERNELS).unlink(missing_ok=True)
@@ -78,7 +78,7 @@ def _download(folder: Path, requirements: tuple[str, ...], implementation: str =
     subprocess.run([*command, *requirements], check=True)
 
 
-def _pack_comfyui(source: Path, target: Path) -> None:
+def pack_comfyui(source: Path, target: Path) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for path in sorted(source.rglob("*")):
             parts = path.relative_to(source).parts

@@ -17,7 +17,7 @@ class Stored(nn.Linear):
 
 
 def quantise(network: nn.Module, dtype: torch.dtype) -> None:
-    """In place: int8 with a scale for each row, fp8 with one for the matrix."""
+    """In place: int8 with a scale for each row, fp8 with one for the matrix; small values are subnormal."""
     for module in network.modules():
         if type(module) is nn.Linear:
             values = module.weight.detach().float()
@@ -25,7 +25,7 @@ def quantise(network: nn.Module, dtype: torch.dtype) -> None:
                 scale = values.abs().amax(1, keepdim=True) / 127
                 numbers = (values / scale).round().to(dtype)
             else:
-                scale = (values.abs().amax() / 448).reshape(1, 1)
+                scale = values.abs().amax() / 100
                 numbers = (values / scale).to(dtype)
             module.__class__ = Stored
             module.numbers, module.scale = numbers, scale

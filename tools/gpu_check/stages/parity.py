@@ -70,15 +70,14 @@ def _bfloat16(bench: Bench) -> None:
         ids = recorded["generated_ids"][:, prompt.shape[1] :]
         null, positive = recorded["connector_out"].chunk(2)
         schedule = diffusion.sigmas(golden["steps"], pipeline.checkpoint.shift)
+        conditioning = diffusion.Conditioning(positive, null)
+        guidance = diffusion.GuidanceSchedule(golden["guidance_scale"])
         hidden = recorded["connector_in"][1:]
         noise, latents = recorded["noise"], recorded["latents_final"]
         pairs = {
             "hidden states": (encode_tokens_unmasked(pipeline.language, Prompts(prompt.tolist()), ids), hidden),
             "connector": (connect(pipeline.language.connector, hidden.bfloat16())[0], positive),
-            "latents": (
-                diffusion.sample(pipeline.transformer, noise, positive, null, schedule, golden["guidance_scale"]),
-                latents,
-            ),
+            "latents": (diffusion.sample(pipeline.transformer, noise, conditioning, schedule, guidance), latents),
         }
         if "image_01" in recorded:
             unscaled = latents / pipeline.autoencoder.config.scaling_factor

@@ -22,16 +22,17 @@ def _images(bench: Bench, images: int) -> None:
     model, vae, notes = bench.full, bench.autoencoder, bench.notes
     prompts, seeds = Prompts(bench.rows(1) * images), list(range(images))
     noise = diffusion.initial_noise((model.transformer.config.in_channels, model.cells, model.cells), seeds)
-    schedule, made = diffusion.sigmas(bench.sizes.steps), {}
+    schedule, guidance = diffusion.sigmas(bench.sizes.steps), diffusion.GuidanceSchedule(2.0)
+    made: dict = {}
 
     def tokens() -> None:
         made["hidden"] = decode(model.language, prompts, seeds, Sampling()).hidden
 
     def connector() -> None:
-        made["condition"] = connect(model.language.connector, made["hidden"])
+        made["condition"] = diffusion.Conditioning(*connect(model.language.connector, made["hidden"]))
 
     def latents() -> None:
-        made["latents"] = diffusion.sample(model.transformer, noise, *made["condition"], schedule, 2.0)
+        made["latents"] = diffusion.sample(model.transformer, noise, made["condition"], schedule, guidance)
 
     def pixels() -> None:
         made["pixels"] = to_pixels(vae, made["latents"] / vae.config.scaling_factor)
