@@ -76,7 +76,7 @@ def read_list(path: Path, folder: Path) -> list[EditJob]:
             jobs.append(_job(line, number, path.parent, folder, f"{index:05d}.png"))
         except Blip3oError as error:
             faults.append(f"line {number}: {error}")
-    taken: dict[str, int] = {}
+    taken: dict[str, int | None] = {}
     for job in jobs:
         # Names that differ only in case are one file on some systems.
         first = taken.setdefault(job.out.name.casefold(), job.line)
@@ -236,6 +236,6 @@ def _text(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _raise_faults(source: Path, faults: list[str]) -> None:
+def _raise_faults(source: Path | None, faults: list[str]) -> None:
     if faults:
         raise Blip3oError(f"--list {source} has faulty lines. No image was made.\n{bullet_list(faults, _MOST)}")
