@@ -254,8 +254,8 @@ def test_auto_gives_a_supported_dtype_under_every_flag_of_the_host(in_host, loos
             with torch.inference_mode():
                 positive, negative = language.conditionings(language.generate_tokens(["a fox"], 0, greedy))
                 latent = {"samples": torch.zeros(1, 4, 16, 16), "downscale_ratio_spacial": 8}
-                render = module(".nodes.host.sampling").render
-                samples = render(model, positive, negative, latent, 1, 2, 2.0, 1.0)["samples"]
+                sampler = module(".nodes.sample").DiffusionSampler
+                samples = sampler.execute(model, positive, negative, latent, 1, 2, 2.0, 1.0)[0]["samples"]
                 pixels = vae.decode(samples)
             found["finite"] = bool(torch.isfinite(samples).all() and torch.isfinite(pixels).all())
             found["drawn"] = bool(samples.std() > 0 and pixels.std() > 0)

@@ -336,8 +336,8 @@ def test_the_diffusion_transformer_compiles_as_one_graph(in_host, loose_checkpoi
         set_torch_compile_wrapper(compiled, backend="eager", fullgraph=True)
         with torch.inference_mode():
             for each in (model, compiled):
-                render = module(".nodes.host.sampling").render
-                pictures.append(render(each, [[tokens[0], {}]], [[tokens[1], {}]], latent, 1, 2, 2.0, 1.0)["samples"])
+                sampler, conditions = module(".nodes.sample").DiffusionSampler, [[[one, {}]] for one in tokens]
+                pictures.append(sampler.execute(each, *conditions, latent, 1, 2, 2.0, 1.0)[0]["samples"])
         return float((pictures[0] - pictures[1]).abs().max())
 
     assert in_host(look, folder=loose_checkpoint) < 1e-5
