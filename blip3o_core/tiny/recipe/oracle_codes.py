@@ -74,10 +74,11 @@ def batch_codes(scenes: Iterable[Scene]) -> torch.Tensor:
     return torch.stack([torch.from_numpy(scene_codes(scene)) for scene in scenes])
 
 
+@lru_cache(maxsize=1)
 def codebook() -> torch.Tensor:
     """(K, width): shape, colour, radius, position or offset, background or object, each in dimensions of its own.
 
-    Codes that no piece needs are zero, so nothing is ever nearest to them.
+    Codes that no piece needs are zero, so nothing is ever nearest to them. All callers share the tensor.
     """
     book = torch.zeros(CODES, CODE_WIDTH)
     backgrounds = torch.arange(FIRST_OBJECT)
