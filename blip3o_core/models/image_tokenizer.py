@@ -159,13 +159,13 @@ class ImageTokenizer(nn.Module):
         siglip._attn_implementation = "sdpa"
         self.encoder = nn.ModuleDict({"embeddings": SiglipVisionEmbeddings(siglip), "encoder": SiglipEncoder(siglip)})
         self.encode_task_layer = nn.Sequential(nn.Linear(config.hidden_size, config.hidden_size), nn.Tanh())
+        # In this order: a recorded run of the tiny model's recipe starts from these random values.
+        in_linear = nn.Linear(config.hidden_size, config.code_dim)
         quantiser = {
             "embedding": nn.Embedding(config.num_codes, config.code_dim),
             "embedding_proj": nn.Linear(config.code_dim, config.code_dim),
         }
-        self.bottleneck = nn.ModuleDict(
-            {"in_linear": nn.Linear(config.hidden_size, config.code_dim), "regularizer": nn.ModuleDict(quantiser)}
-        )
+        self.bottleneck = nn.ModuleDict({"in_linear": in_linear, "regularizer": nn.ModuleDict(quantiser)})
 
     @property
     def image_size(self) -> int:
