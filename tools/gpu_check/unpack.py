@@ -73,7 +73,7 @@ def unpack_kernels(archive: Path, cache: Path) -> None:
         packed.extractall(cache, filter="data")
     for group in cache.glob("*/__grp__*.json"):
         names = json.loads(group.read_text(encoding="utf-8"))["child_paths"]
-        paths = {name: str(group.parent / name) for name in names}
+        paths = {name: str(group.parent / name) for name in names if (group.parent / name).is_file()}
         group.write_text(json.dumps({"child_paths": paths}), encoding="utf-8")
 
 
