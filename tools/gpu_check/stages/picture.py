@@ -44,4 +44,5 @@ def _images(bench: Bench, images: int) -> None:
     whole = sum(seconds.values())
     finite = bool(torch.isfinite(made["pixels"]).all())
     notes.row("images", images=images, first_s=first, whole_s=whole, **seconds, **peaks, finite=finite)
-    notes.say(f"{images} images: {whole:.2f} s; " + ", ".join(f"{name[:-2]} {taken:.2f}" for name, taken in seconds.items()))
+    taken = ", ".join(f"{name.removesuffix('_s')} {second:.2f}" for name, second in seconds.items())
+    notes.say(f"{images} images: {whole:.2f} s; {taken}")
