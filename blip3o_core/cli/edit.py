@@ -142,7 +142,7 @@ def _check(arguments: argparse.Namespace) -> None:
         return
     if not arguments.image:
         raise UsageError("There is no image to edit. Give --image FILE, once for each image, or --list FILE.")
-    if arguments.instruction is None:
+    if not (arguments.instruction or "").strip():
         raise UsageError("There is no instruction. Say what should change with --instruction TEXT.")
     if arguments.feather and arguments.mask is None:
         raise UsageError(f"--feather is {arguments.feather}, but there is no mask. Give --mask or leave it out.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import Blip3oError
 from .arguments import (
+    UsageError,
     add_interval_option,
     add_model_options,
     add_rendering_options,
@@ -83,6 +84,8 @@ def run(arguments: argparse.Namespace) -> int | None:
     many = arguments.prompts is not None
     if not many:
         check_png_out(arguments.out)
+        if not arguments.prompt.strip():
+            raise UsageError(f"--prompt is {arguments.prompt!r}. Describe the image in words.")
     from ..diffusion.sampler import GuidanceSchedule
     from ..images.png import check_writable, save_png
     from ..pipeline import check_rendering

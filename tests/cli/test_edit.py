@@ -187,8 +187,8 @@ def test_a_photo_that_lies_on_its_side_is_turned(edit, place):
 MISTAKES = {
     "no image": (["--instruction=red"], 2, "no image"),
     "no instruction": (["--image={here}/a.png"], 2, "no instruction"),
-    "empty instruction": ([*ONE, "--instruction="], 1, "Say what should change"),
-    "blank instruction": ([*ONE, "--instruction= \n"], 1, "Say what should change"),
+    "empty instruction": ([*ONE, "--instruction="], 2, "Say what should change"),
+    "blank instruction": ([*ONE, "--instruction= \n"], 2, "Say what should change"),
     "missing file": ([*ONE, "--image={here}/absent.png"], 1, "absent.png"),
     "folder for an image": ([*ONE, "--image={here}"], 1, "directory"),
     "empty file": ([*ONE, "--image={here}/empty.png"], 1, "0 bytes"),

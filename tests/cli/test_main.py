@@ -3,8 +3,10 @@
 import argparse
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 
 import pytest
+import tomllib
 
 from benchmarks import parts
 from blip3o_core.cli import arguments as words
@@ -79,6 +81,13 @@ def test_the_module_runs_as_a_program(tmp_path):
         assert done.returncode == status, done.stderr
         assert done.stdout == "" and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
     assert "python -m blip3o_core inspect --help" in done.stderr
+
+
+def test_the_installed_script_is_the_same_door():
+    """Catches a command `blip3o` that names a function which has moved."""
+    scripts = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    [(name, value)] = scripts.items()
+    assert name == "blip3o" and EntryPoint(name, value, "console_scripts").load() is main.main
 
 
 def test_choices_and_defaults_are_the_librarys():
