@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import curves, decode, image, machine, memory, models, render, shortcuts
+from benchmarks import curves, decode, image, machine, memory, models, parts, render, shortcuts
 from blip3o_core.cli.main import main
 from blip3o_core.decoding.prefill import Prompts, encode_tokens
 
@@ -21,7 +21,7 @@ def tiny():
 
 
 def test_the_authors_way_runs_on_the_same_weights(tiny):
-    """A comparison with another model, or one whose output matrix is not the embedding."""
+    """Catches a comparison with another model, or one whose output matrix is not the embedding."""
     theirs = models.authors_language(tiny.language)
     ids = torch.tensor([[*tiny.prompt, *range(300, 310)]])
     with torch.no_grad():
@@ -32,14 +32,14 @@ def test_the_authors_way_runs_on_the_same_weights(tiny):
 
 
 def test_both_ways_render_the_same_latents(tiny):
-    """A ratio of two different pictures."""
+    """Catches a ratio of two different images."""
     hidden, noise = render.states(tiny, 1, CPU), torch.randn(1, 16, 8, 8)
     ours, theirs = (way(tiny, hidden, noise, 3) for way in (render.ours, render.authors))
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
 def test_the_ratio_is_theirs_over_ours(monkeypatch):
-    """A ratio upside down."""
+    """Catches a ratio upside down."""
     clock = {"ours": 1.0, "theirs": 3.0}
     monkeypatch.setattr(machine, "timed", lambda work, device: clock[work()])
     found = machine.in_turn(lambda: "ours", lambda: "theirs", CPU, 3)
@@ -47,27 +47,30 @@ def test_the_ratio_is_theirs_over_ours(monkeypatch):
 
 
 def test_every_part_says_what_was_done(tiny):
-    """Rows that cannot be told apart, or rates of other numbers of tokens."""
+    """Catches rows that cannot be told apart, or rates of other numbers of tokens."""
     row = decode.run(models.tiny(CPU, torch.float32), CPU, 5, 2, 1)
     assert row["tokens"] == 5 and row["batch"] == 2 and row["ours_tokens_per_s"] == pytest.approx(10 / row["ours_s"])
     row = image.run(tiny, CPU, 2, 1, 1)
     assert {"tokens_s", "diffusion_s", "autoencoder_s", "connector_s", "ratio"} <= row.keys()
 
 
-def test_curves_are_of_what_they_say_and_drawn(tmp_path):
-    """An axis that does not vary, rates that count the prompt's time, and a plot that is not written."""
+def test_curves_are_of_what_they_say_and_drawn(tmp_path, monkeypatch):
+    """Catches an axis that does not vary, rates that count the prompt's time, and a plot that is not written."""
+    monkeypatch.setattr(curves, "PIXELS", (64, 96))
+    monkeypatch.setattr(curves, "PROMPTS", (16, 32))
     rows = curves.run(CPU, 1, quick=True)
     tokens = {(row["prompt"], row["batch"]): row for row in rows if row["curve"] == "tokens"}
-    assert set(tokens) == {(64, 1), (128, 1), (64, 2)}
+    assert set(tokens) == {(16, 1), (32, 1), (16, 2)}
     assert all(row["prompt_s"] > 0 and row["tokens_per_s"] > 0 for row in tokens.values())
-    assert [row["pixels"] for row in rows if row["curve"] == "diffusion"] == [512, 768]
+    assert [row["pixels"] for row in rows if row["curve"] == "diffusion"] == [64, 96]
     paths = curves.plot(rows, tmp_path / "new")
     assert [path.name for path in paths] == ["speed_prompt.png", "speed_batch.png", "speed_pixels.png"]
     assert all(path.stat().st_size > 5000 for path in paths)
 
 
+@pytest.mark.slow
 def test_every_engine_decodes_and_is_named():
-    """A row whose number is another engine's: "graph" without a GPU stands for the compiled step only."""
+    """Catches a row whose number is another engine's: "graph" without a GPU stands for the compiled step only."""
     rows = decode.engines(models.tiny(CPU, torch.float32), CPU, 3, 1, 1e9)
     compiled = ["fixed, compiled"] if shutil.which("g++") else []
     assert [row["engine"] for row in rows] == ["modules", "direct", *compiled, "speculative"]
@@ -77,14 +80,14 @@ def test_every_engine_decodes_and_is_named():
 
 
 def test_variants_of_the_transformer_are_compared_with_the_first(tiny):
-    """A variant that changes the model that is shared, or draws another picture."""
+    """Catches a variant that changes the model that is shared, or makes another image."""
     plain, last, half = render.variants(tiny, CPU, 2, 1, 1)
     assert plain["difference"] == 0 and last["difference"] < 1e-5 and 1e-4 < half["difference"] < 0.2
     assert tiny.transformer.dtype == torch.float32
 
 
 def test_full_shapes_are_the_published_ones():
-    """A "full-size" model that is a small one."""
+    """Catches a "full-size" model that is a small one."""
     language, transformer = models.shapes(None, render=True)
     assert language.num_tokens == 729 and language.vocabulary.num_codes == 65536
     # Qwen3-1.7B with the image tokens, and SANA 1.5 1.6B (reference.md 8)
@@ -93,7 +96,7 @@ def test_full_shapes_are_the_published_ones():
 
 
 def test_memory_of_the_published_shapes_is_counted():
-    """A card class that is promised a model of another size, or counted by allocating it."""
+    """Catches a card class that is promised a model of another size, or counted by allocating it."""
     rows = {row["part"]: row for row in memory.published()}
     assert rows["autoencoder"]["weights_gb"] == pytest.approx(2 * 0.3123, rel=0.001)
     assert rows["diffusion transformer"]["weights_gb"] == pytest.approx(2 * 1.6046, rel=0.001)
@@ -106,7 +109,7 @@ def test_memory_of_the_published_shapes_is_counted():
 
 
 def test_memory_at_work_is_measured_and_the_estimates_hold(tiny):
-    """A peak that counts what was freed before, and estimates below what the parts then take."""
+    """Catches a peak that counts what was freed before, and estimates below what the parts then take."""
 
     def work():
         first = torch.ones(2_000_000)
@@ -121,9 +124,10 @@ def test_memory_at_work_is_measured_and_the_estimates_hold(tiny):
     assert all(row["working_gb"] < row["estimate_gb"] for row in rows[1:]), rows
 
 
-def test_the_command_writes_the_ratio_with_the_machine(tmp_path, capsys):
-    """Numbers without the machine they were measured on."""
+def test_the_command_writes_the_ratio_with_the_machine(tmp_path, capsys, monkeypatch):
+    """Catches numbers without the machine they were measured on."""
     path = tmp_path / "found.json"
+    monkeypatch.setattr(parts, "STEPS", 2)
     assert main(["bench", "render", "--quick", "--device", "cpu", "--json", str(path)]) == 0
     found = json.loads(path.read_text(encoding="utf-8"))
     assert found["machine"]["torch"] == torch.__version__ and found["machine"]["copy_gb_per_s"] > 0
@@ -131,10 +135,13 @@ def test_the_command_writes_the_ratio_with_the_machine(tmp_path, capsys):
     assert "| ratio |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_picture_of_the_full_shapes_goes_through_all_parts(monkeypatch):
-    """A whole picture that is timed without its autoencoder, or with the bundled one's: what a GPU is to be asked."""
+    """Catches a whole image that is timed without its autoencoder, or with the bundled one's."""
     monkeypatch.setitem(models.LANGUAGE, "vocab_size", 3000)
     monkeypatch.setattr(models, "CODES", 2000)
+    for side in ("encoder", "decoder"):
+        monkeypatch.setitem(models.DC_AE, f"{side}_block_out_channels", [32] * 6)
     model = models.full(CPU, torch.bfloat16, layers=1, render=True, render_layers=1)
     model.language.grid = (1, 3)
     row = image.run(replace(model, cells=2), CPU, 1, 1, 1)
@@ -143,10 +150,13 @@ def test_a_picture_of_the_full_shapes_goes_through_all_parts(monkeypatch):
     assert models.autoencoder(model, CPU).config.latent_channels == model.transformer.config.in_channels == 32
 
 
-def test_shortcuts_are_compared_on_the_same_tokens_and_noise():
-    """Ways that differ by their tokens, and a share of another way's time."""
+@pytest.mark.slow
+def test_shortcuts_are_compared_on_the_same_tokens_and_noise(monkeypatch):
+    """Catches variants that differ by their tokens, and a share of another variant's time."""
+    names = ("all", "8 steps", "2 steps", "1 step", "guided 0-0.5", "not guided")
+    monkeypatch.setattr(shortcuts, "VARIANTS", tuple(one for one in shortcuts.VARIANTS if one.name in names))
     rows = {row["variant"]: row for row in shortcuts.run(CPU, 1, quick=True)}
-    assert list(rows) == [name for name, *_ in shortcuts.VARIANTS] and rows["all"]["near"] == 0
+    assert list(rows) == list(names) and rows["all"]["near"] == 0
     assert rows["all"]["alone_share"] == rows["all"]["batch_share"] == 1
     assert rows["8 steps"]["near"] < rows["2 steps"]["near"] < rows["1 step"]["near"] < 20
     assert all(0 <= row["right"] <= row["of"] == 16 for row in rows.values()) and rows["all"]["right"] > 10
