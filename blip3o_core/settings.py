@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from .errors import Blip3oError, bullet_list
@@ -192,21 +193,17 @@ def _rule(error: ErrorDetails) -> str:
     return rule.format(**context, rule=error["msg"]) if rule else f"is not allowed: {error['msg']}"
 
 
-def _nearest(places: Sequence, kind: type[BaseModel]) -> str:
+def _nearest(places: Sequence, kind: type[Settings]) -> str:
     """The known name that an unknown one resembles, or where all names are listed."""
-    page = getattr(kind, "guide", "")
-    guide = f"{page} lists all settings." if page else ""
+    guide = f"{kind.guide} lists all settings." if kind.guide else ""
+    fields = kind.model_fields
     for place in places[:-1]:
-        found = [one for one in _models_of(kind, place)]
-        if not found:
-            return guide
-        kind = found[0]
-    return did_you_mean(str(places[-1]), list(kind.model_fields)) or guide
+        fields = next((one.model_fields for one in _models_in(fields.get(place))), {})
+    return did_you_mean(str(places[-1]), list(fields)) or guide
 
 
-def _models_of(kind: type[BaseModel], name: str) -> Iterator[type[BaseModel]]:
-    """The settings classes that a field of `kind` may hold."""
-    field = kind.model_fields.get(name)
+def _models_in(field: FieldInfo | None) -> Iterator[type[BaseModel]]:
+    """The settings classes whose values a field may have."""
     annotation = field.annotation if field else None
     for one in getattr(annotation, "__args__", (annotation,)):
         if isinstance(one, type) and issubclass(one, BaseModel):

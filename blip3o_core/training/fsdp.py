@@ -1,19 +1,19 @@
-"""Tensors that FSDP divided between processes: put together to be saved, divided again to be resumed.
+"""Tensors that FSDP divides between processes: put together for saving, divided again for resuming.
 
-What is saved knows nothing of processes, so a run may be resumed with another number of them.
+A saved file does not depend on the number of processes, so a run may resume with a different number.
 """
 
 import torch
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """The complete tensor. All processes must ask for it, in the same order; one that is not divided is itself."""
+    """The complete tensor. All processes must call it, in the same order. An undivided tensor is returned as it is."""
     tensor = tensor.detach()
     return tensor.full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor
 
 
 def shard_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A complete tensor as `like` is divided."""
+    """A complete tensor, divided between the processes as `like` is."""
     if not hasattr(like, "full_tensor") or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -22,6 +22,7 @@ def shard_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def optimizer_state(optimizer) -> dict:
+    """The optimizer's state_dict with complete tensors."""
     state = optimizer.state_dict()
     moments = {
         index: {name: full_tensor(value) if isinstance(value, torch.Tensor) else value for name, value in entry.items()}
@@ -31,6 +32,7 @@ def optimizer_state(optimizer) -> dict:
 
 
 def load_optimizer_state(optimizer, state: dict) -> None:
+    """Load what `optimizer_state` gave, divided as this run's parameters are."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {
         index: {name: shard_like(value, parameters[index]) for name, value in entry.items()}

@@ -1,8 +1,8 @@
 """The folder of one run: checkpoints that appear whole or not at all, and the log of losses.
 
-    config.yaml  log.jsonl  tensorboard/  samples/  cache/  step-00001000/  step-00002000/training/state.pt
+    log.jsonl  tensorboard/  samples/  cache/  step-00001000/  step-00002000/training/state.pt
 
-A checkpoint is written under a name that starts with a dot and renamed; whatever has its own name is complete.
+A checkpoint is written under a name that starts with a dot, then renamed. A folder without the dot is complete.
 """
 
 import json
@@ -24,7 +24,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Complete ones, oldest first."""
+        """The complete checkpoints, oldest first."""
         found = [p for p in self.path.glob(_STEP + "*") if (p / "training" / "state.json").is_file()]
         return sorted(found, key=lambda p: p.name)
 
@@ -33,19 +33,21 @@ class RunFolder:
         return self.checkpoints[-1] if self.checkpoints else None
 
     def resume_point(self, resume: bool, fingerprint: dict) -> Path | None:
-        """Check before anything is loaded -> the checkpoint to continue from, None at the beginning.
+        """The checkpoint to continue from, None at the beginning. Changes nothing, so every process may call it.
 
-        Changes nothing: every process calls it.
+        Raises Blip3oError when a run is there and `resume` is false, or when its fingerprint differs from this one.
         """
         if not resume:
             if self.last or self.log.is_file():
-                raise Blip3oError(f"{self.path} already holds a run. Continue it with --resume, or give another `out`.")
+                raise Blip3oError(
+                    f"{self.path} already contains a run. Continue it with --resume, or set out to a new folder."
+                )
             return None
         if self.last is None:
             return None
         saved = read_json(self.last / "training" / "state.json")["resume_fingerprint"]
         fingerprint = json.loads(json.dumps(fingerprint))
-        # A setting that is younger than the checkpoint was off.
+        # A setting that was added after the checkpoint was written was off then.
         names = sorted(name for name in {*saved, *fingerprint} if name in saved or fingerprint[name])
         changed = [name for name in names if saved.get(name) != fingerprint.get(name)]
         if changed:
@@ -57,7 +59,7 @@ class RunFolder:
         return self.last
 
     def remove_leftovers(self, step: int) -> None:
-        """Remove what a killed process left: half-written checkpoints, log lines of steps from `step` on."""
+        """Remove what a killed process left: half-written checkpoints, and log lines of steps after `step`."""
         self.path.mkdir(parents=True, exist_ok=True)
         for partial in self.path.glob(f".{_STEP}*"):
             shutil.rmtree(partial)
@@ -75,7 +77,7 @@ class RunFolder:
             file.write(json.dumps(entry) + "\n")
 
     def staging_dir(self, step: int) -> Path:
-        """Empty folder to write a checkpoint into; `commit` gives it its name."""
+        """An empty folder to write a checkpoint into, until `commit` gives it its name."""
         staging = self.path / f".{_STEP}{step:08d}"
         if staging.exists():
             shutil.rmtree(staging)
@@ -83,7 +85,7 @@ class RunFolder:
         return staging
 
     def commit(self, staging: Path, step: int, fingerprint: dict, keep: int) -> Path:
-        """Name the complete checkpoint, then let go of the oldest."""
+        """Name the complete checkpoint, then delete the oldest ones until `keep` are left."""
         state = {"step": step, "resume_fingerprint": fingerprint}
         (staging / "training" / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         for file in staging.rglob("*"):
@@ -93,7 +95,7 @@ class RunFolder:
         os.replace(staging, final)
         sync(self.path)
         for old in self.checkpoints[:-keep]:
-            # Renamed first: a half-removed checkpoint must not look like one.
+            # Renamed first: a half-deleted checkpoint must not look complete.
             gone = old.with_name("." + old.name)
             os.replace(old, gone)
             shutil.rmtree(gone)

@@ -1,8 +1,8 @@
-"""Write a checkpoint in the published layout: what was trained is new, every other tensor has the bytes of the source.
+"""Write a checkpoint in the published layout: trained tensors are new, all others have the bytes of the source.
 
-- All parts are written, also those the source took from its diffusion folder; configs and tokenizer files come along.
+- All parts are written, including those that the source took from its diffusion folder, and all config files.
 - Each tensor keeps the dtype it had in the source.
-- LoRA is added to the weights it adapts, or lies beside untouched ones in `adapter/`, in peft's own layout.
+- LoRA is added to the weights it adapts, or saved apart from the unchanged weights in `adapter/`, in peft's own layout.
 """
 
 import json
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from ..checkpoint import AUTOENCODER, TRANSFORMER, Checkpoint
-from ..checks import is_finite
+from ..checks import require_finite
 from ..errors import Blip3oError
 from ..weights.names import SANA, VAE
 from ..weights.tensors import TensorEntry, TensorIndex, open_file
@@ -27,7 +27,7 @@ _INDEX = "model.safetensors.index.json"
 def trained_tensors(state: dict[str, torch.Tensor], lora: Lora | None) -> dict[str, torch.Tensor]:
     """Trained parameters of a JointModel by published name, and the layers that merged adapters change.
 
-    `state` holds the trained parameters, and the base layers of adapters. Raises Blip3oError for NaN and infinity.
+    `state` has the trained parameters, and the base layers of adapters. Raises Blip3oError for NaN and infinity.
     """
     tensors = {}
     for name, tensor in state.items():
@@ -41,9 +41,9 @@ def trained_tensors(state: dict[str, torch.Tensor], lora: Lora | None) -> dict[s
                 base = state[layer + ".base_layer.weight"].float()
                 delta = state[layer + _B].float() @ state[name].float()
                 tensors[published_name(layer + ".weight")] = base + lora.alpha / lora.rank * delta
-    damaged = [name for name, tensor in tensors.items() if not is_finite(tensor)]
-    if damaged:
-        raise Blip3oError(f"Not saved: {len(damaged)} tensors hold NaN or infinity, the first is {damaged[0]}.")
+    remedy = "The checkpoint was not saved. Start a new run from the one before it, with a lower learning rate."
+    for name, tensor in tensors.items():
+        require_finite(tensor, name, remedy)
     return tensors
 
 
@@ -52,13 +52,16 @@ def save_checkpoint(
 ) -> None:
     """Write a complete checkpoint into the empty `folder`. `added`: tensors that the source does not have."""
     table, added = _complete_table(source), added or {}
-    # Tied models may carry a copy of the embedding as their head; it must not stay behind.
+    # The file of a tied model may contain a copy of the embedding as its head. The copy must change with it.
     if source.tied and "lm_head.weight" in table and "model.embed_tokens.weight" in trained:
         trained = {**trained, "lm_head.weight": trained["model.embed_tokens.weight"]}
     unknown = sorted(trained.keys() - table.keys())
     if unknown:
-        raise Blip3oError(f"{source.folder} has no tensor {unknown[0]}, which was trained; it was changed meanwhile.")
-    _carry_files(folder, source)
+        raise Blip3oError(
+            f"{source.folder} has no tensor {unknown[0]}, which was trained. The folder changed while this run used "
+            "it. Restore it, then resume."
+        )
+    _copy_configs(folder, source)
     table |= {name: TensorEntry(folder, name, tuple(new.shape), "", new.nbytes) for name, new in added.items()}
     shards = _split(table, shard_bytes)
     weight_map = {}
@@ -72,7 +75,7 @@ def save_checkpoint(
 
 
 def save_adapter(folder: Path, state: dict[str, torch.Tensor], lora: Lora) -> None:
-    """peft's files, for `PeftModel.from_pretrained` on a Qwen3ForCausalLM with the checkpoint's weights."""
+    """Write peft's files, for `PeftModel.from_pretrained` on a Qwen3ForCausalLM with the checkpoint's weights."""
     from peft import LoraConfig
 
     folder.mkdir(parents=True)
@@ -98,7 +101,7 @@ def _complete_table(source: Checkpoint) -> TensorIndex:
 
 
 def _split(table: TensorIndex, limit: int) -> list[list[str]]:
-    """Names in file order, in shards of at most `limit` bytes (a larger tensor is a shard of its own)."""
+    """Names in file order, in shards of at most `limit` bytes. A larger tensor has a shard of its own."""
     shards, filled = [[]], 0
     for name in sorted(table):
         size = table[name].nbytes
@@ -125,7 +128,7 @@ def _read(table: TensorIndex, names: list[str], trained: dict, added: dict) -> d
     return tensors
 
 
-def _carry_files(folder: Path, source: Checkpoint) -> None:
+def _copy_configs(folder: Path, source: Checkpoint) -> None:
     for path in sorted(source.folder.iterdir()):
         if path.suffix in (".json", ".txt", ".jinja", ".model") and path.is_file() and path.name != _INDEX:
             shutil.copyfile(path, folder / path.name)
@@ -137,7 +140,7 @@ def _carry_files(folder: Path, source: Checkpoint) -> None:
             shutil.copyfile(path, target)
     config = source.image_tokenizer_config
     if config and config.num_heads:
-        # It may have lain beside the source, where the copy cannot see it.
+        # The source may have found it in a neighbouring folder, which the copy does not have.
         vision = {
             "hidden_size": config.hidden_size,
             "num_hidden_layers": config.num_layers,

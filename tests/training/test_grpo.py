@@ -214,7 +214,7 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(settings, codes_as
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
     with pytest.raises(Blip3oError, match="kl 0.04"):
         trained(settings.replace(kl=0.5), resume=True)
-    with pytest.raises(Blip3oError, match="already holds a run"):
+    with pytest.raises(Blip3oError, match="already contains a run"):
         trained(settings)
 
 
@@ -236,7 +236,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(settings, codes_as_pictur
 
 @pytest.mark.parametrize(
     "reward, message",
-    [(lambda tasks, pictures: [Score(0.0, False)], "1 scores for 4"),
+    [(lambda tasks, pictures: [Score(0.0, False)], "1 scores for 4 images"),
      (lambda tasks, pictures: [Score(float("nan"), False)] * len(tasks), "'a cat' is nan")],
     ids=["too few", "NaN"],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rollouts of GRPO: tasks, their settings, drawn pictures and their scores."""
+"""Rollouts of GRPO: tasks, the images that the policy makes of them, and their scores."""
 
 import hashlib
 import math
@@ -19,24 +19,22 @@ from .settings import GrpoSettings
 @dataclass(frozen=True)
 class Task:
     prompt: str
-    group: str  # what logs are split by
-    ground_truth: Any = None  # what the reward wants to know of the prompt
+    group: str  # logs have a pass rate for each group
+    ground_truth: Any = None  # what the reward needs to judge an image, besides the prompt
 
 
 @dataclass(frozen=True)
 class Score:
     reward: float
-    passed: bool  # all right or not; held-out tasks are compared by the share of it
+    passed: bool  # whether the image is completely right. Checkpoints are compared by the share that passed
 
 
-Reward = Callable[[Sequence[Task], torch.Tensor], Sequence[Score]]  # tasks, pictures (B, H, W, 3) float32 in [0, 1]
-
-
+Reward = Callable[[Sequence[Task], torch.Tensor], Sequence[Score]]  # tasks, images (B, H, W, 3) float32 in [0, 1]
 Report = Callable[[dict], None]
 
 
 def seed_of(*key) -> int:
-    """64 bits of anything that can be written down: the same on every machine and in every order."""
+    """64 bits from any values that have a repr: the same on every machine and in every order."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big")
 
 
@@ -49,32 +47,32 @@ def rollout(
     steps: int,
     settings: GrpoSettings,
 ) -> tuple[list[ImageTokens], torch.Tensor]:
-    """Tokens in passes of `batch` rows, and their pictures (B, H, W, 3) on the CPU, as inference draws them."""
-    passes, pictures = [], []
+    """Tokens in passes of `batch` rows, and their images (B, H, W, 3) on the CPU, as inference makes them."""
+    passes, images = [], []
     autocast = torch.autocast(pipeline.device.type, torch.bfloat16) if settings.bf16 else nullcontext()
     with autocast:
         for first in range(0, len(prompts), settings.batch):
             rows = slice(first, first + settings.batch)
             tokens = pipeline.generate_tokens(list(prompts[rows]), list(seeds[rows]), sampling)
-            made = pipeline.render(tokens, list(noise_seeds[rows]), steps=steps, guidance=settings.guidance)
+            rendered = pipeline.render(tokens, list(noise_seeds[rows]), steps=steps, guidance=settings.guidance)
             passes.append(tokens)
-            pictures.append(made.cpu())
-    return passes, torch.cat(pictures)
+            images.append(rendered.cpu())
+    return passes, torch.cat(images)
 
 
-def score_images(reward: Reward, tasks: Sequence[Task], pictures: torch.Tensor) -> list[Score]:
-    """The reward's scores, checked: a wrong number of them, or NaN, would silently train on something else."""
-    scores = list(reward(tasks, pictures))
+def score_images(reward: Reward, tasks: Sequence[Task], images: torch.Tensor) -> list[Score]:
+    """The reward's scores. Raises Blip3oError for a wrong number of them or NaN, which would train something else."""
+    scores = list(reward(tasks, images))
     if len(scores) != len(tasks):
-        raise Blip3oError(f"The reward gave {len(scores)} scores for {len(tasks)} pictures; it must give one for each.")
+        raise Blip3oError(f"The reward gave {len(scores)} scores for {len(tasks)} images. Give one score per image.")
     for task, one in zip(tasks, scores, strict=True):
         if not math.isfinite(one.reward):
-            raise Blip3oError(f"The reward of {task.prompt!r} is {one.reward}; it must be a finite number.")
+            raise Blip3oError(f"The reward for {task.prompt!r} is {one.reward}. It must be a finite number.")
     return scores
 
 
 def pass_rates(tasks: Sequence[Task], scores: Sequence[Score]) -> dict[str, float]:
-    """Share of pictures that passed: over all, and by group as `passed/<group>`."""
+    """Share of images that passed: of all as `passed`, and of each group as `passed/<group>`."""
     groups: dict[str, list[bool]] = {}
     for task, one in zip(tasks, scores, strict=True):
         groups.setdefault(task.group, []).append(one.passed)
@@ -83,9 +81,9 @@ def pass_rates(tasks: Sequence[Task], scores: Sequence[Score]) -> dict[str, floa
 
 
 def evaluate(pipeline: Pipeline, tasks: Sequence[Task], reward: Reward, settings: GrpoSettings) -> dict[str, float]:
-    """Held-out tasks, drawn as inference draws them (top-p 0.95), row k always with the same seeds."""
+    """Pass rates and mean reward of held-out tasks, sampled as inference does (top-p 0.95). Row k has its own seeds."""
     seeds = [seed_of("held out", row) for row in range(len(tasks))]
     prompts = [task.prompt for task in tasks]
-    _, pictures = rollout(pipeline, prompts, seeds, seeds, Sampling(), settings.held_out_steps, settings)
-    scores = score_images(reward, tasks, pictures)
+    _, images = rollout(pipeline, prompts, seeds, seeds, Sampling(), settings.held_out_steps, settings)
+    scores = score_images(reward, tasks, images)
     return {**pass_rates(tasks, scores), "reward": sum(one.reward for one in scores) / len(scores)}

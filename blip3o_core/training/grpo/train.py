@@ -1,9 +1,9 @@
-"""Reinforcement learning of the token generator (GRPO): drawn pictures are scored, and likelier made likelier.
+"""Reinforcement learning of the language model (GRPO): images are scored, the tokens of better ones become likelier.
 
-- Only the language model learns. Connector, SANA and DC-AE stay as they are, so the states of the new language model
-  must stay near those they were trained on: that is what the KL weight is for.
-- The trainer is TRL's, un-forked (grpo_trainer.py); pictures are drawn by the pipeline that inference uses.
-- A reward is any function of tasks and pictures; this module knows nothing of what is right.
+- Only the language model learns. Connector, SANA and DC-AE do not change, so the new language model's states must stay
+  near those that they were trained on. The KL weight keeps them near.
+- The trainer is TRL's own, without a fork (trainer.py). The pipeline of inference makes the images.
+- A reward is any function of tasks and images.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,20 @@ def train(
     resume: bool = False,
     report: Report | None = None,
 ) -> Path:
-    """Run to the last update -> the checkpoint that did best on the held-out tasks, in the published layout.
+    """Train to the last update -> the checkpoint that did best on the held-out tasks, in the published layout.
 
-    Tasks are taken in the order given, `prompts` per update, from the start again when they are used up. Seeds the
-    process's random state, as TRL does: give it a process of its own.
+    Tasks are used in their order, `prompts` per update, and from the start again after the last one. TRL seeds the
+    process's random state: run this in a process of its own.
     """
     try:
         from .trainer import run
     except ImportError as error:
-        raise Blip3oError(f"GRPO needs more packages: {error}. Install this project's `rl` extra.") from error
+        raise Blip3oError(f"GRPO needs more packages: {error}. Install this project with its `rl` extra.") from error
     if len(tasks) < settings.prompts:
-        raise Blip3oError(f"{len(tasks)} tasks for {settings.prompts} prompts per update: give at least as many.")
+        raise Blip3oError(
+            f"There are {len(tasks)} tasks, but an update takes {settings.prompts} prompts. Give more tasks, or set "
+            "prompts lower."
+        )
     if not held_out:
-        raise Blip3oError("There are no held-out tasks, which the best checkpoint is chosen by. Give some.")
+        raise Blip3oError("There are no held-out tasks. Give some: the best checkpoint is chosen by them.")
     return run(settings, tasks, held_out, reward, resume, report)

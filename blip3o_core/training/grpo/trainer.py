@@ -1,10 +1,10 @@
-"""TRL's GRPOTrainer on a checkpoint of ours, through its public parts: rollout function, reward function, callback.
+"""TRL's GRPOTrainer on one of our checkpoints, through its public parts: rollout function, reward function, callback.
 
-- The rollout function draws with our decoder on the policy's own parameters, so prompts need no second tokenizer and
-  the hidden states for the renderer come for free. Rows of one prompt share their diffusion noise: a difference in
-  reward is then the tokens', not the noise's.
-- Everything random is a function of (seed, update, row), and of nothing that a resumed run would not have.
-- TRL's own state, which resuming needs, lies in `trainer/`; the best checkpoint so far in `step-*`.
+- The rollout function generates with our decoder on the policy's own parameters. Prompts need no second tokenizer, and
+  the decoder's hidden states condition the renderer. Rows of one prompt share their diffusion noise, so that a
+  difference in reward comes from the tokens and not from the noise.
+- Random numbers are functions of (seed, update, row), so a resumed run has the same ones.
+- TRL's own state, which resuming needs, is in `trainer/`. The best checkpoint so far is in `step-*`.
 """
 
 import json
@@ -24,6 +24,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from ...checkpoint import open_checkpoint
 from ...checkpoint.bundled import resolve_checkpoint
+from ...checks import is_finite
 from ...errors import Blip3oError
 from ...pipeline import Pipeline
 from ...weights.tensors import read_json
@@ -33,11 +34,16 @@ from .policy import make_policy, mask_text_tokens, policy_tensors
 from .rollout import Report, Reward, Task, evaluate, pass_rates, rollout, score_images, seed_of
 from .settings import GrpoSettings
 
-# What of TRL's metrics is logged, and how it is called here. `kl` and `entropy` are in nats per token.
+# TRL's name -> ours, of the metrics that are logged. `kl` and `entropy` are in nats per token.
 _LOGGED = {
-    "reward": "reward", "kl": "kl", "entropy": "entropy", "grad_norm": "gradient_norm", "learning_rate": "lr",
-    "frac_reward_zero_std": "equal_groups", "loss": "loss",
-}  # fmt: skip
+    "reward": "reward",
+    "kl": "kl",
+    "entropy": "entropy",
+    "grad_norm": "gradient_norm",
+    "learning_rate": "lr",
+    "frac_reward_zero_std": "equal_groups",
+    "loss": "loss",
+}
 
 
 def run(
@@ -48,9 +54,9 @@ def run(
     resume: bool,
     report: Report | None,
 ) -> Path:
-    """See `grpo.train`."""
+    """See `train` in train.py."""
     with warnings.catch_warnings():
-        # Of names that TRL still uses, and that its rollout function is new.
+        # About names that TRL still uses, and about its rollout function being new.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
         warnings.filterwarnings("ignore", "You are using 'rollout_func'")
         return _run(settings, tasks, held_out, reward, resume, report)
@@ -67,7 +73,7 @@ def _run(settings: GrpoSettings, tasks, held_out, reward: Reward, resume: bool, 
     arguments = _arguments(settings, folder.path / "trainer")
     checkpoint = open_checkpoint(resolve_checkpoint(settings.checkpoint), settings.diffusion_folder)
     for task in (*tasks, *held_out):
-        checkpoint.prompt_encoder.encode(task.prompt)  # one that is too long is found before hours of work
+        checkpoint.prompt_encoder.encode(task.prompt)  # raises for a prompt that is too long, before hours of work
     pipeline = Pipeline(checkpoint, arguments.device, torch.float32)
     callback = GrpoCallback(settings, folder, pipeline, held_out, reward, report)
     trainer = _trainer(settings, arguments, pipeline, tasks, reward, callback)
@@ -84,13 +90,13 @@ def _run(settings: GrpoSettings, tasks, held_out, reward: Reward, resume: bool, 
 
 def _arguments(settings: GrpoSettings, folder: Path) -> GRPOConfig:
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    pictures = settings.prompts * settings.group
-    share = pictures // processes
+    images = settings.prompts * settings.group
+    share = images // processes
     batch = min(settings.batch, share)
-    if pictures % processes or share % batch:
+    if images % processes or share % batch:
         raise Blip3oError(
-            f"{pictures} pictures per update (prompts x group) cannot be divided between {processes} processes in "
-            f"passes of {settings.batch}. Change prompts, group or batch."
+            f"prompts x group is {images} images per update. They cannot be divided evenly between {processes} "
+            f"processes with passes of {settings.batch} images. Change prompts, group or batch."
         )
     return GRPOConfig(
         output_dir=str(folder), max_steps=settings.updates, per_device_train_batch_size=batch,
@@ -98,7 +104,7 @@ def _arguments(settings: GrpoSettings, folder: Path) -> GRPOConfig:
         learning_rate=settings.lr, lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": settings.final_lr}, warmup_steps=settings.warmup,
         max_grad_norm=settings.clip, weight_decay=0.0, adam_beta2=0.95, beta=settings.kl,
-        # One update per drawing: the ratio to the policy that drew is 1, and clipping it never acts.
+        # One update per rollout: the ratio to the policy of the rollout is 1, and clipping it has no effect.
         num_iterations=1, loss_type="grpo", temperature=1.0, top_p=1.0, top_k=0,
         shuffle_dataset=False, seed=settings.seed, bf16=settings.bf16, gradient_checkpointing=False,
         use_cpu=settings.device == "cpu", dataloader_pin_memory=False, logging_steps=1, report_to="none",
@@ -109,7 +115,7 @@ def _arguments(settings: GrpoSettings, folder: Path) -> GRPOConfig:
 def _trainer(settings, arguments: GRPOConfig, pipeline: Pipeline, tasks, reward: Reward, callback) -> GRPOTrainer:
     language, vocabulary = pipeline.language, pipeline.language.vocabulary
     policy = make_policy(language)
-    # TRL loads the reference from a folder; the checkpoint's own is of a class that transformers does not know.
+    # TRL loads the reference from a folder. transformers does not know the class of the checkpoint itself.
     reference = Path(arguments.output_dir) / "reference"
     with arguments.main_process_first(local=False):
         if arguments.process_index == 0:
@@ -121,18 +127,18 @@ def _trainer(settings, arguments: GRPOConfig, pipeline: Pipeline, tasks, reward:
         update, rank = trainer.state.global_step, trainer.accelerator.process_index
         seeds = [seed_of(settings.seed, update, rank * len(prompts) + row) for row in range(len(prompts))]
         noise = [seed_of(settings.seed, update, prompt) for prompt in prompts]
-        passes, pictures = rollout(pipeline, prompts, seeds, noise, settings.rollout_sampling, settings.steps, settings)
+        passes, images = rollout(pipeline, prompts, seeds, noise, settings.rollout_sampling, settings.steps, settings)
         return {
             "prompt_ids": [ids for tokens in passes for ids in tokens.prompt_ids],
             "completion_ids": [ids for tokens in passes for ids in (tokens.codes + vocabulary.image_start).tolist()],
-            "logprobs": None,  # only vLLM's correction asks for them
-            "picture": list(pictures),
+            "logprobs": None,  # only vLLM's correction needs them
+            "rendered": list(images),  # "image" would mean an input of a vision model to TRL
         }
 
-    def reward_func(prompts, completions, completion_ids, task, picture, log_metric, **_) -> list[float]:
-        asked = [tasks[number] for number in task]
-        scores = score_images(reward, asked, torch.stack(picture))
-        for name, value in pass_rates(asked, scores).items():
+    def reward_func(prompts, completions, completion_ids, task, rendered, log_metric, **_) -> list[float]:
+        chosen = [tasks[number] for number in task]
+        scores = score_images(reward, chosen, torch.stack(rendered))
+        for name, value in pass_rates(chosen, scores).items():
             log_metric(name, value)
         return [one.reward for one in scores]
 
@@ -149,14 +155,14 @@ def _trainer(settings, arguments: GRPOConfig, pipeline: Pipeline, tasks, reward:
 
 
 def _tokenizer(pipeline: Pipeline):
-    """What TRL pads with and writes completions in its tables with; prompts never go through it."""
+    """The tokenizer that TRL pads and prints completions with. Prompts do not go through it."""
     tokenizer = AutoTokenizer.from_pretrained(pipeline.checkpoint.folder, local_files_only=True)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pipeline.language.vocabulary.pad)
     return tokenizer
 
 
 class GrpoCallback(TrainerCallback):
-    """Logs, looks at the held-out tasks, keeps the best checkpoint, and stops before a gradient that is not finite."""
+    """Logs, evaluates held-out tasks, keeps the best checkpoint, and stops before a gradient that is not finite."""
 
     def __init__(self, settings, folder: RunFolder, pipeline: Pipeline, held_out, reward: Reward, report):
         self.settings, self.folder, self.pipeline = settings, folder, pipeline
@@ -167,11 +173,10 @@ class GrpoCallback(TrainerCallback):
             self._evaluate_held_out(0, model)
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+        if not all(is_finite(p.grad) for p in model.parameters() if p.grad is not None):
             raise Blip3oError(
-                f"Update {state.global_step + 1} stopped: its gradient is not finite. The weights are those before "
-                "it. Resume with a lower learning rate in a new run, or without bf16."
+                f"Update {state.global_step + 1} stopped: its gradient contains NaN or infinite values. The weights "
+                "did not change. Start a new run from the last checkpoint with a lower lr, or with bf16: false."
             )
 
     def on_step_end(self, args, state, control, model=None, **_):
@@ -181,7 +186,7 @@ class GrpoCallback(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **_):
         if not state.is_world_process_zero or "reward" not in logs:
-            return  # the summary at the end
+            return  # TRL's summary at the end
         entry = {"step": state.global_step}
         entry |= {ours: logs[theirs] for theirs, ours in _LOGGED.items() if theirs in logs}
         entry |= {name: value for name, value in logs.items() if name.startswith("passed")}
@@ -200,7 +205,7 @@ class GrpoCallback(TrainerCallback):
         save_checkpoint(staging, self.pipeline.checkpoint, policy_tensors(policy), int(self.settings.shard_gb * 1e9))
         (staging / "training" / "held_out.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
         final = self.folder.path / staging.name.removeprefix(".")
-        if final.exists():  # of a run that was cut off behind this update
+        if final.exists():  # from a run that was interrupted after this update
             shutil.rmtree(final)
         self.folder.commit(staging, step, json.loads(json.dumps(self.settings.resume_fingerprint)), keep=1)
 
@@ -211,7 +216,7 @@ class GrpoCallback(TrainerCallback):
 
 
 def _newest_state(folder: Path) -> Path | None:
-    """TRL's newest complete state: it writes `trainer_state.json` last."""
+    """The folder of TRL's newest complete state. TRL writes `trainer_state.json` last."""
     found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
     return max(found, key=_update_of, default=None)
 
