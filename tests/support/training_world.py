@@ -1,10 +1,11 @@
 """Coloured squares to train on, and runs of the trainer on the tiny random checkpoint."""
 
+import atexit
+import gc
 import io
 import json
 import os
-import subprocess
-import sys
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -23,18 +24,21 @@ from blip3o_core.training.run_folder import load_state
 from blip3o_core.training.trainer import train
 from tests.support.paths import TOP
 
+# Every run ends with a garbage collection, which need not look at all the modules that are loaded by now.
+gc.freeze()
+atexit.register(gc.unfreeze)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOP)}
 COLOURS = ["red", "green", "blue", "yellow", "purple", "orange"]
 
 
 def make_data(folder: Path, captions: bool = True) -> Path:
-    """Six pictures, wider than high, whose captions differ in length."""
+    """Six images, wider than high, whose captions differ in length."""
     folder.mkdir(parents=True)
     lines = []
     for k, colour in enumerate(COLOURS):
-        picture = Image.new("RGB", (80, 64), "white")
-        ImageDraw.Draw(picture).rectangle((4 + 6 * k, 12, 44 + 6 * k, 52), fill=colour)
-        picture.save(folder / f"{k}.png")
+        image = Image.new("RGB", (80, 64), "white")
+        ImageDraw.Draw(image).rectangle((4 + 6 * k, 12, 44 + 6 * k, 52), fill=colour)
+        image.save(folder / f"{k}.png")
         entry = {"image": f"{k}.png"}
         lines.append(json.dumps({**entry, "caption": f"a {colour} square" + " on white" * k} if captions else entry))
     (folder / "items.jsonl").write_text("\n".join(lines) + "\n")
@@ -48,9 +52,9 @@ def make_edits(folder: Path, several: bool = False) -> Path:
     lines = []
     for k, colour in enumerate(COLOURS):
         after = (k + 1) % len(COLOURS)
-        with Image.open(folder / f"{k}.png") as picture:
-            ImageDraw.Draw(picture).rectangle((4 + 6 * k, 12, 44 + 6 * k, 52), fill=COLOURS[after])
-            picture.save(folder / f"after{k}.png")
+        with Image.open(folder / f"{k}.png") as image:
+            ImageDraw.Draw(image).rectangle((4 + 6 * k, 12, 44 + 6 * k, 52), fill=COLOURS[after])
+            image.save(folder / f"after{k}.png")
         references = [f"{k}.png", f"{after}.png"][: 2 if several and k % 2 else 1]
         lines.append({"image": f"after{k}.png", "images": references, "instruction": f"paint the {colour} one"})
     (folder / "items.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
@@ -76,7 +80,7 @@ def make_shard(folder: Path, shard: Path) -> Path:
 
 
 class World:
-    """Settings that every test shares, in a folder of its own; pictures are encoded once for all tests."""
+    """Settings that every test shares, in a folder of its own; images are encoded once for all tests."""
 
     def __init__(self, checkpoint: Path, data: Path, cache: Path, folder: Path):
         self.checkpoint, self.data, self.cache, self.folder = checkpoint, data, cache, folder
@@ -104,17 +108,27 @@ def write_config(world: World, out: str, **changes) -> Path:
     return path
 
 
-def launch(program: list[str], config: Path, *options: str) -> str:
-    """Two processes -> what they print."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
-    command = [*torchrun, "--rdzv-endpoint=localhost:0", *program, "train", str(config), *options]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 def read_log(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    """Two checkpoints have the same tensors, to the last bit."""
+    mine, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+
+
+def assert_resumes(world: World, **settings) -> Path:
+    """A run of four steps, resumed from its second one, gives the same log and weights again -> the resumed run."""
+    settings = {"steps": 4, "save_every": 2, **settings}
+    straight = world.train("straight", **settings)
+    shutil.copytree(world.folder / "straight", world.folder / "resumed")
+    shutil.rmtree(world.folder / "resumed" / straight.name)
+    resumed = world.train("resumed", resume=True, **settings)
+    assert world.log("resumed") == world.log("straight")
+    assert_same_weights(resumed, straight)
+    return resumed
 
 
 def assert_same_run(one: Path, other: Path, tolerance: float = 1e-5) -> None:

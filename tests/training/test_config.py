@@ -94,7 +94,7 @@ def test_changed_settings_are_checked_again():
 
 
 def test_mistakes_on_the_command_line_are_said(tmp_path, capsys):
-    """Catches a traceback for a file that is absent, no YAML or no mapping, and for a word that is no setting."""
+    """Catches a traceback for a file that is absent, not YAML or not a mapping, and for a word without a value."""
     (tmp_path / "list.yaml").write_text("- a\n")
     (tmp_path / "broken.yaml").write_text("a: [")
     (tmp_path / "good.yaml").write_text("checkpoint: /nowhere\nout: run\ndata: d\nsteps: 1\ntrain: {sana: 1}\n")

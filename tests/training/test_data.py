@@ -1,4 +1,4 @@
-"""What the trainer sees of pictures and captions: order, framing, codes and latents, and what is kept of them."""
+"""What the trainer sees of images and captions: their order, codes and latents, and what is cached."""
 
 import json
 import shutil
@@ -16,8 +16,8 @@ from blip3o_core.training.data.latent_cache import ImageEncoder, training_image
 from tests.support.training_world import assert_same_microbatches, batches, encoder, make_data, make_shard
 
 
-def test_cached_pictures_give_the_same_batches(world, tmp_path, monkeypatch):
-    """Catches a cache that rounds, mixes pictures up, or is not used: the second time nothing may be encoded."""
+def test_cached_images_give_the_same_batches(world, tmp_path, monkeypatch):
+    """Catches a cache that rounds, mixes images up, or is not used: the second time nothing may be encoded."""
     cache = tmp_path / "cache"
     fresh = [batches(world, cache, batch=6).microbatches(step) for step in (0, 1)]
     assert len(list(cache.rglob("*.safetensors"))) == 6
@@ -27,11 +27,11 @@ def test_cached_pictures_give_the_same_batches(world, tmp_path, monkeypatch):
 
 
 def test_what_is_cached_is_known_by_its_content(world, tmp_path):
-    """Catches codes of another picture, framing, size or encoder: all that decides them must be in the key."""
+    """Catches codes of another image, fit, size or encoder: all that decides them must be in the key."""
     cache, data = tmp_path / "cache", shutil.copytree(world.data, tmp_path / "data")
 
-    def count(pictures) -> int:
-        pictures.encode(find_items((str(data),))[0].image)
+    def count(images) -> int:
+        images.encode(find_items((str(data),))[0].image)
         return len(list(cache.rglob("*.safetensors")))
 
     assert [count(encoder(world, cache)) for _ in range(2)] == [1, 1]
@@ -43,13 +43,13 @@ def test_what_is_cached_is_known_by_its_content(world, tmp_path):
 
     world.checkpoint = make_checkpoint(tmp_path / "other" / "model", seed=1)
     assert count(encoder(world, cache)) == 5
-    # A later stage of training leaves the encoders alone, and finds the pictures encoded.
+    # A later stage of training leaves the encoders alone, and finds the images encoded.
     world.checkpoint = world.train("later", steps=1, cache=str(tmp_path / "unused"), train={"connector": 1.0})
     assert count(encoder(world, cache)) == 5
 
 
 def test_a_damaged_entry_is_made_again(world, tmp_path):
-    """Catches a run that stops, or trains on rubbish, because a disk was full when a picture was cached."""
+    """Catches a run that stops, or trains on rubbish, because a disk was full when an image was cached."""
     item, cache = find_items((str(world.data),))[0].image, tmp_path / "cache"
     codes, latents = encoder(world, cache).encode(item)
     [entry] = cache.rglob("*.safetensors")
@@ -62,8 +62,8 @@ def test_a_damaged_entry_is_made_again(world, tmp_path):
 def test_codes_and_latents_are_those_of_the_two_encoders(world, checkpoint, tmp_path):
     """Catches swapped axes, a wrong value range, and latents that lack the scale the diffusion works on."""
     codes, latents = encoder(world, tmp_path / "cache").encode(find_items((str(world.data),))[2].image)
-    with Image.open(world.data / "2.png") as picture:
-        middle = picture.crop((8, 0, 72, 64))
+    with Image.open(world.data / "2.png") as image:
+        middle = image.crop((8, 0, 72, 64))
         seen = torch.tensor(np.array(middle.resize((76, 76), Image.Resampling.BICUBIC)))
         whole = torch.tensor(np.array(middle))[None] / 255
     tokenizer, vae = checkpoint.load_image_tokenizer(), checkpoint.load_autoencoder()
@@ -73,7 +73,7 @@ def test_codes_and_latents_are_those_of_the_two_encoders(world, checkpoint, tmp_
     assert (latents - 0.5 * autoencoder.encode(vae, whole)[0]).abs().max() < 1e-4
 
 
-def test_pictures_are_upright_and_on_white():
+def test_images_are_upright_and_on_white():
     """Catches photographs that lie on their side, and transparency that turns black."""
     turned = Image.new("RGB", (20, 10), "red")
     turned.getexif()[0x0112] = 6
@@ -88,7 +88,7 @@ def contents(items) -> list:
 
 
 def test_a_shard_holds_the_same_items_as_a_folder(world, tmp_path):
-    """Catches members read at the wrong place, captions of another picture, and a folder of shards that is not seen."""
+    """Catches members read at the wrong place, captions of another image, and a folder of shards that is not seen."""
     make_shard(world.data, tmp_path / "squares-000.tar")
     folder = find_items((str(world.data),))
     for source in (tmp_path / "squares-000.tar", tmp_path):
@@ -99,7 +99,7 @@ def test_a_shard_holds_the_same_items_as_a_folder(world, tmp_path):
 
 
 def test_every_epoch_shows_everything_once_in_a_new_order():
-    """Catches pictures left out or shown twice, and an order that depends on where a run was resumed."""
+    """Catches images left out or shown twice, and an order that depends on where a run was resumed."""
     order = ShuffledOrder(50, seed=3)
     shown = [order.index(position) for position in range(150)]
     epochs = [shown[:50], shown[50:100], shown[100:]]
@@ -109,8 +109,8 @@ def test_every_epoch_shows_everything_once_in_a_new_order():
     assert [ShuffledOrder(50, seed=4).index(position) for position in range(50)] != epochs[0]
 
 
-def test_pictures_without_captions_are_reconstructed(world, tmp_path):
-    """Catches a language model that learns to write pictures nobody described, and NaN where nothing is labelled."""
+def test_images_without_captions_are_reconstructed(world, tmp_path):
+    """Catches a language model that learns to write images nobody described, and NaN where nothing is labelled."""
     plain = make_data(tmp_path / "plain", captions=False)
     world.train(steps=2, data=str(plain), train={"connector": 1e-3, "language": 1e-3})
     assert [entry["tokens"] for entry in world.log()] == [0, 0]
@@ -124,8 +124,8 @@ def test_pictures_without_captions_are_reconstructed(world, tmp_path):
 
 BROKEN = {
     "no JSON": ("a red square", "line 1"),
-    "no picture named": ('{"caption": "a"}', "line 1"),
-    "absent picture": ('{"image": "absent.png", "caption": "a"}', "absent.png"),
+    "no image named": ('{"caption": "a"}', "line 1"),
+    "absent image": ('{"image": "absent.png", "caption": "a"}', "absent.png"),
     "caption no text": ('{"image": "0.png", "caption": 3}', "caption is 3"),
     "no lines": ("\n", "contains no images"),
 }
@@ -141,11 +141,11 @@ def test_broken_lists_are_refused(text, shown, world, tmp_path):
 
 
 def test_broken_files_are_refused(world, tmp_path):
-    """Catches tracebacks for what is no shard, no picture, or of a size the model cannot draw."""
+    """Catches tracebacks for files that cannot be read as a shard or an image, and for an impossible size."""
     (tmp_path / "a.tar").write_bytes(b"no archive" * 100)
     with pytest.raises(Blip3oError, match="a.tar"):
         find_items((str(tmp_path / "a.tar"),))
-    (tmp_path / "0.png").write_bytes(b"no picture")
+    (tmp_path / "0.png").write_bytes(b"no image")
     (tmp_path / "items.jsonl").write_text(json.dumps({"image": "0.png", "caption": "a"}))
     [item] = find_items((str(tmp_path),))
     with pytest.raises(Blip3oError, match="0.png"):

@@ -1,4 +1,4 @@
-"""Reinforcement learning through TRL's own trainer: it sees what our decoder draws, and what it learns is kept."""
+"""Reinforcement learning through TRL's own trainer: it sees what our decoder writes, and what it learns is kept."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ SMALL = {"updates": 4, "prompts": 2, "group": 4, "lr": 3e-3, "warmup": 1, "held_
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """Pictures of 9 tokens and 24 px: most of the time goes into drawing. Its reference connector is not trained."""
+    """Images of 9 tokens and 24 px: most of the time goes into rollouts. Its reference connector is not trained."""
     sizes = Sizes(codes=32, grid=3, latent_side=3, prompt_limit=300)
     return make_checkpoint(tmp_path_factory.mktemp("grpo") / "model", sizes=sizes, edit=("use_und_image_vae",))
 
@@ -45,8 +45,8 @@ def settings(source, tmp_path):
 
 
 @pytest.fixture
-def codes_as_pictures(monkeypatch):
-    """The picture of codes is the codes: rewards may then be about them, and nothing is rendered."""
+def codes_as_images(monkeypatch):
+    """The image of codes is the codes: rewards may then be about them, and nothing is rendered."""
 
     def render(self, tokens, seeds, steps, guidance):
         shares = tokens.codes.float() / self.language.vocabulary.num_codes
@@ -55,9 +55,9 @@ def codes_as_pictures(monkeypatch):
     monkeypatch.setattr(Pipeline, "render", render)
 
 
-def low_codes(tasks, pictures) -> list[Score]:
+def low_codes(tasks, images) -> list[Score]:
     """The share of codes in the lower half: 0.5 by chance, whatever the prompt."""
-    rewards = (pictures < 0.5).float().mean((1, 2, 3)).tolist()
+    rewards = (images < 0.5).float().mean((1, 2, 3)).tolist()
     return [Score(value, value > 0.7) for value in rewards]
 
 
@@ -83,8 +83,8 @@ def trainer(settings, tmp_path):
     return grpo_trainer._trainer(settings, arguments, pipeline, TASKS, low_codes, callback)
 
 
-def test_trl_sees_the_prompts_and_pictures_that_our_decoder_drew(trainer, source):
-    """Catches a second tokenizer, a template, an end token or padding between what is drawn and what is scored."""
+def test_trl_sees_the_prompts_and_tokens_of_our_decoder(trainer, source):
+    """Catches a second tokenizer, a template, an end token or padding between what is sampled and what is scored."""
     rows = [{"prompt": task.prompt, "task": number} for number, task in enumerate(TASKS[:2]) for _ in range(4)]
     seen = trainer._generate_and_score_completions(rows)
     checkpoint = open_checkpoint(source)
@@ -97,7 +97,7 @@ def test_trl_sees_the_prompts_and_pictures_that_our_decoder_drew(trainer, source
     assert int(seen["completion_ids"].max()) < ids.image_start + ids.num_codes
 
 
-def test_trl_scores_the_distribution_that_is_drawn_from(trainer, source):
+def test_trl_scores_the_distribution_that_is_sampled_from(trainer, source):
     """Catches log-probabilities over text tokens too, of padded rows at other places, or of other weights."""
     lm = Pipeline.load(source, dtype=torch.float32).language
     prompts = [open_checkpoint(source).prompt_encoder.encode(task.prompt) for task in TASKS[:2]]
@@ -108,7 +108,7 @@ def test_trl_scores_the_distribution_that_is_drawn_from(trainer, source):
     wanted = wanted.gather(-1, (ids - lm.vocabulary.image_start)[..., None])[..., 0]
 
     longest = max(map(len, prompts))
-    rows = [[0] * (longest - len(p)) + p + picture for p, picture in zip(prompts, ids.tolist(), strict=True)]
+    rows = [[0] * (longest - len(p)) + p + image for p, image in zip(prompts, ids.tolist(), strict=True)]
     mask = [[0] * (longest - len(p)) + [1] * (len(p) + 9) for p in prompts]
     for model in (trainer.model, trainer.ref_model):
         scored, entropies, _ = trainer._get_per_token_logps_and_entropies(
@@ -118,28 +118,28 @@ def test_trl_scores_the_distribution_that_is_drawn_from(trainer, source):
         assert entropies is None or torch.allclose(entropies, entropy, atol=1e-4)
 
 
-def test_pictures_that_are_scored_are_those_of_inference(source, settings, monkeypatch, tmp_path):
-    """Catches stale hidden states, another schedule or another noise: a reward for pictures that nobody will get."""
+def test_images_that_are_scored_are_those_of_inference(source, settings, monkeypatch, tmp_path):
+    """Catches stale hidden states, another schedule or another noise: a reward for images that nobody will get."""
     seen = []
 
     def remember(*arguments):
-        passes, pictures = rollout.rollout(*arguments)
-        seen.append((passes, pictures, arguments[3]))
-        return passes, pictures
+        passes, images = rollout.rollout(*arguments)
+        seen.append((passes, images, arguments[3]))
+        return passes, images
 
     monkeypatch.setattr(grpo_trainer, "rollout", remember)
     settings = settings.replace(updates=1, batch=4)
     trained(settings)
-    (passes, pictures, noise), = seen  # fmt: skip
+    (passes, images, noise), = seen  # fmt: skip
     assert [len(tokens) for tokens in passes] == [4, 4]
     fresh = Pipeline.load(source, dtype=torch.float32)
-    for tokens, made, seeds in zip(passes, pictures.split(4), (noise[:4], noise[4:]), strict=True):
+    for tokens, made, seeds in zip(passes, images.split(4), (noise[:4], noise[4:]), strict=True):
         anew = dataclasses.replace(tokens, hidden=None, hidden_source=None)
         assert torch.allclose(fresh.render(anew, seeds, steps=2, guidance=1.0), made, atol=1e-5)
 
 
-def test_pictures_of_one_prompt_share_their_noise_alone(settings, codes_as_pictures, monkeypatch):
-    """Catches advantages that come from the renderer's noise, and groups whose rows are all the same picture."""
+def test_images_of_one_prompt_share_their_noise_alone(settings, codes_as_images, monkeypatch):
+    """Catches advantages that come from the renderer's noise, and groups whose rows are all the same image."""
     seen = []
     remember = lambda *arguments: seen.append(arguments[1:4]) or rollout.rollout(*arguments)  # noqa: E731
     monkeypatch.setattr(grpo_trainer, "rollout", remember)
@@ -153,7 +153,8 @@ def test_pictures_of_one_prompt_share_their_noise_alone(settings, codes_as_pictu
     assert len(set(rows)) == 16 and len(set(noises)) == 4
 
 
-def test_what_is_rewarded_becomes_likelier(settings, codes_as_pictures):
+@pytest.mark.slow
+def test_what_is_rewarded_becomes_likelier(settings, codes_as_images):
     """Catches a wrong sign, an advantage that does not reach the weights, and a KL against something else.
 
     Half of the codes are rewarded, so 0.5 is chance and one standard error of 72 codes is 0.06: 0.75 is luck once in
@@ -170,15 +171,15 @@ def test_what_is_rewarded_becomes_likelier(settings, codes_as_pictures):
     assert held_out[-1] > held_out[0]
 
 
-def test_the_best_checkpoint_is_kept_and_differs_in_the_language_model_alone(settings, source, codes_as_pictures):
+def test_the_best_checkpoint_is_kept_and_differs_in_the_language_model_alone(settings, source, codes_as_images):
     """Catches the last weights saved instead of the best, trained weights that are lost, and others that move."""
     looks = iter([0.1, 0.9, 0.4])
 
-    def reward(tasks, pictures):
-        if len(tasks) == len(TASKS):  # held out; updates draw eight
+    def reward(tasks, images):
+        if len(tasks) == len(TASKS):  # held out; an update has eight
             share = next(looks)
             return [Score(share, number < share * len(tasks)) for number in range(len(tasks))]
-        return low_codes(tasks, pictures)
+        return low_codes(tasks, images)
 
     best, log = trained(settings, reward)
     assert best.name == "step-00000002"
@@ -193,20 +194,21 @@ def test_the_best_checkpoint_is_kept_and_differs_in_the_language_model_alone(set
     assert len(Pipeline.load(best).generate_tokens(["a cat"], [0])) == 1
 
 
-def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(settings, codes_as_pictures, tmp_path):
+@pytest.mark.slow
+def test_an_interrupted_run_resumes_as_if_it_had_not_been(settings, codes_as_images, tmp_path):
     """Catches random numbers, learning rates, prompts or optimizer states that a resumed run does not have."""
     whole = settings.replace(out=str(tmp_path / "whole"))
     _, wanted = trained(whole)
-    drawn = []
+    batches = []
 
-    def cut_off(tasks, pictures):
-        drawn.append(len(tasks))
-        if drawn.count(8) == 4:
+    def interrupted(tasks, images):
+        batches.append(len(tasks))
+        if batches.count(8) == 4:
             raise KeyboardInterrupt
-        return low_codes(tasks, pictures)
+        return low_codes(tasks, images)
 
     with pytest.raises(KeyboardInterrupt):
-        trained(settings, cut_off)
+        trained(settings, interrupted)
     best, log = trained(settings, resume=True)
     assert log == wanted
     assert best.name == RunFolder(Path(whole.out)).last.name
@@ -218,7 +220,7 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(settings, codes_as
         trained(settings)
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing(settings, codes_as_pictures, monkeypatch):
+def test_a_gradient_that_is_not_finite_changes_nothing(settings, codes_as_images, monkeypatch):
     """Catches weights of NaN, found hours later."""
     policies = []
 
@@ -236,12 +238,12 @@ def test_a_gradient_that_is_not_finite_changes_nothing(settings, codes_as_pictur
 
 @pytest.mark.parametrize(
     "reward, message",
-    [(lambda tasks, pictures: [Score(0.0, False)], "1 scores for 4 images"),
-     (lambda tasks, pictures: [Score(float("nan"), False)] * len(tasks), "'a cat' is nan")],
+    [(lambda tasks, images: [Score(0.0, False)], "1 scores for 4 images"),
+     (lambda tasks, images: [Score(float("nan"), False)] * len(tasks), "'a cat' is nan")],
     ids=["too few", "NaN"],
 )  # fmt: skip
-def test_a_reward_that_cannot_be_meant_stops_the_run(settings, codes_as_pictures, reward, message):
-    """Catches NaN, which TRL counts as 'not scored', and scores of other pictures."""
+def test_a_reward_without_a_score_per_image_stops_the_run(settings, codes_as_images, reward, message):
+    """Catches NaN, which TRL counts as 'not scored', and scores of other images."""
     with pytest.raises(Blip3oError, match=message):
         trained(settings, reward)
 
@@ -264,7 +266,7 @@ def test_without_trl_the_message_names_the_extra(settings, monkeypatch):
 
 
 def test_seeds_do_not_depend_on_the_process():
-    """Catches Python's own hash, which differs between processes: a resumed run would draw other pictures."""
+    """Catches Python's own hash, which differs between processes: a resumed run would make other images."""
     assert seed_of(0, 1, "a cat") == 1290489724052142936
     assert len({seed_of(0, update, row) for update in range(50) for row in range(50)}) == 2500
 
@@ -279,12 +281,12 @@ def test_the_tiny_stage_asks_for_every_category_alike():
 
 
 def test_the_tiny_stage_rewards_what_is_right():
-    """Catches pictures and tasks in different orders, another range of colours, and a judge of other scenes."""
+    """Catches images and tasks in different orders, another range of colours, and a judge of other scenes."""
     scenes = [tiny_stage.make_scene(0, "train", k, tiny_stage.WORLD, category) for k, category in enumerate(CATEGORIES)]
     tasks = tiny_stage.make_tasks(8, "train", 0)
-    pictures = torch.stack([torch.from_numpy(rasterize(scene, 64)) for scene in scenes]).float() / 255
-    assert [(one.reward, one.passed) for one in tiny_stage.reward(tasks, pictures)] == [(pytest.approx(1), True)] * 8
-    wrong = tiny_stage.reward(tasks, torch.full_like(pictures, 0.5))
+    images = torch.stack([torch.from_numpy(rasterize(scene, 64)) for scene in scenes]).float() / 255
+    assert [(one.reward, one.passed) for one in tiny_stage.reward(tasks, images)] == [(pytest.approx(1), True)] * 8
+    wrong = tiny_stage.reward(tasks, torch.full_like(images, 0.5))
     assert all(0 <= one.reward < tiny_stage.STRICT and not one.passed for one in wrong)
 
 

@@ -1,4 +1,4 @@
-"""Muon beside AdamW: which weights it moves, how far, and what is kept of it."""
+"""Muon and AdamW together: which weights it moves, how far, and what is kept of it."""
 
 from types import SimpleNamespace
 
@@ -10,6 +10,7 @@ from blip3o_core.errors import Blip3oError
 from blip3o_core.training import trainer as loop
 from blip3o_core.training.joint_model import published_name
 from blip3o_core.training.trainer import Trainer
+from tests.support.training_world import assert_resumes
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon"),
@@ -69,15 +70,8 @@ def test_a_step_is_orthogonal_and_as_long_as_adamws(world):
 
 def test_muon_resumes(world):
     """Catches momentum that starts again from nothing, or is given to other weights, when a run is continued."""
-    settings = {"steps": 4, "save_every": 2, "muon": 1.0, "ema_decay": 0.5, "weight_decay": 0.01}
-    straight = world.train("straight", **settings)
-    world.train("resumed", **settings)
-    run = world.folder / "resumed"
-    (run / "step-00000004").rename(run / ".step-00000004")
-    resumed = world.train("resumed", resume=True, **settings)
-    assert world.log("resumed") == world.log("straight")
-    mine, theirs = (load_file(folder / "model.safetensors") for folder in (resumed, straight))
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+    settings = {"muon": 1.0, "ema_decay": 0.5, "weight_decay": 0.01}
+    assert_resumes(world, **settings)
     with pytest.raises(Blip3oError, match="muon 1.0"):
         world.train("resumed", resume=True, **{**settings, "steps": 5, "muon": None})
 

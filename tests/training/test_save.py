@@ -13,6 +13,7 @@ from blip3o_core.training.save import save_checkpoint
 from blip3o_core.weights.names import CONNECTOR, SANA
 from blip3o_core.weights.tensors import read_index
 from tests.support.tiny_checkpoint import make_checkpoint
+from tests.support.training_world import assert_resumes
 
 LANGUAGE = ("model.embed_tokens.", "model.layers.", "model.norm.")
 CAPTION = (SANA + "caption_projection.", SANA + "caption_norm.")
@@ -40,7 +41,7 @@ def changed(folder, source) -> set[str]:
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_trains_alone(part, world):
     """Catches a part that trains what it should leave, or leaves some of its own tensors as they were."""
-    saved = world.train(steps=2, train={part: 1e-2})
+    saved = world.train(steps=1, train={part: 1e-2})
     own = {name for name in bits(world.checkpoint) if name.startswith(PARTS[part])}
     assert changed(saved, world.checkpoint) == own
 
@@ -54,7 +55,7 @@ def test_no_name_of_a_part_is_missed(world):
 
 @pytest.mark.parametrize("dtype, shard_gb", [(torch.float32, 5), (torch.bfloat16, 1e-4)], ids=["one file", "shards"])
 def test_a_saved_checkpoint_is_a_checkpoint(dtype, shard_gb, world, tmp_path, capsys):
-    """Catches a folder that inspect does not recognise, or that only runs beside its source; shards keep every bit."""
+    """Catches a folder that inspect does not recognise, or that needs its source to run; shards keep every bit."""
     world.checkpoint = make_checkpoint(tmp_path / "source" / "model", edit=("use_und_image_vae",), dtype=dtype)
     saved = world.train(steps=2, train={"connector": 1e-1, "language": 1e-1}, shard_gb=shard_gb)
     files = list(saved.glob("*.safetensors"))
@@ -71,8 +72,8 @@ def test_a_saved_checkpoint_is_a_checkpoint(dtype, shard_gb, world, tmp_path, ca
     assert open_checkpoint(moved).load_image_tokenizer().config.num_heads == 4
 
 
-def test_parts_from_the_diffusion_folder_come_along(world, tmp_path):
-    """Catches trained SANA weights, or the autoencoder, left out because the source keeps them beside itself."""
+def test_parts_from_the_diffusion_folder_are_included(world, tmp_path):
+    """Catches trained SANA weights, or the autoencoder, left out because the source keeps them in another folder."""
     source = open_checkpoint(world.checkpoint)
     merged = bits(world.checkpoint)
     separate = tmp_path / "separate" / "model"
@@ -90,8 +91,8 @@ def test_parts_from_the_diffusion_folder_come_along(world, tmp_path):
     assert changed(tmp_path / "whole", source.folder) == set()
 
 
-def test_the_vision_config_comes_along(tiny, tmp_path):
-    """Catches a saved checkpoint that cannot encode pictures: the tower's heads may be known from a neighbour alone."""
+def test_the_vision_config_is_included(tiny, tmp_path):
+    """Catches a saved checkpoint that cannot encode images: the tower's heads may be known from a neighbour alone."""
     folder = make_checkpoint(tmp_path / "place" / "model")
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "place" / "tower").mkdir()
@@ -125,7 +126,7 @@ def test_adapters_train_alone_and_merge(world):
             assert torch.linalg.matrix_rank(tuned[name] - base[name], rtol=1e-3) <= 3
 
 
-def test_an_adapter_beside_the_weights_is_the_merged_one(world, config):
+def test_an_adapter_in_files_of_its_own_is_the_merged_one(world, config):
     """Catches files that peft reads as nothing: names that do not fit its base model leave the weights unchanged."""
     from peft import PeftModel
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -147,10 +148,4 @@ def test_an_adapter_beside_the_weights_is_the_merged_one(world, config):
 
 def test_adapters_resume(world):
     """Catches adapters that start again from nothing when a run is continued."""
-    settings = {"train": {"language": 1e-2}, "lora": LORA, "save_every": 2, "steps": 4}
-    straight = world.train("straight", **settings)
-    world.train("resumed", **settings)
-    run = world.folder / "resumed"
-    (run / "step-00000004").rename(run / ".step-00000004")
-    assert changed(world.train("resumed", resume=True, **settings), straight) == set()
-    assert world.log("resumed") == world.log("straight")
+    assert_resumes(world, train={"language": 1e-2}, lora=LORA)
