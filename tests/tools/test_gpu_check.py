@@ -22,7 +22,7 @@ KEYS = {
     "decode": {"steps", "images", "rows", "against_modules", "refused"},
     "tokens": {"agreement"},
     "render": {"ways", "equal", "apart"},
-    "picture": {"images"},
+    "image": {"images"},
     "memory": {"parts", "tokens"},
     "authors": {"tokens_per_s", "step_ms"},
 }

@@ -17,7 +17,7 @@ STAGES = {
     "decode": Limits(110, 25),
     "tokens": Limits(60, 15),
     "render": Limits(40, 12),
-    "picture": Limits(50, 15),
+    "image": Limits(50, 15),
     "host": Limits(220, 50),
     "memory": Limits(40, 12),
     "authors": Limits(50, 15),
