@@ -1,4 +1,4 @@
-"""BLIP3o-NEXT as a library: a language model writes a picture as image tokens, a diffusion transformer renders it."""
+"""BLIP3o-NEXT as a library: a language model writes an image as tokens, a diffusion transformer renders it."""
 
 from .errors import Blip3oError
 

@@ -184,9 +184,9 @@ class Pipeline:
         return self.checkpoint.load_image_tokenizer(self._dtype).to(self.device)
 
     def tokens_of(self, images: torch.Tensor, prompts: list[str]) -> ImageTokens:
-        """Pictures (B, H, W, 3) in [0, 1] -> their image tokens, as if the prompts had been drawn so."""
+        """Images (B, H, W, 3) in [0, 1] -> their image tokens, as if the model had written them for the prompts."""
         tokenizer = self.image_tokenizer
-        views = [tokenizer_input(picture, "stretch", tokenizer.image_size) for picture in to_images(images)]
+        views = [tokenizer_input(image, "stretch", tokenizer.image_size) for image in to_images(images)]
         codes, _ = encode_images(tokenizer, torch.cat(views))
         return ImageTokens(
             codes=codes, grid=self.language.grid, prompts=prompts, prompt_ids=list(map(self.encoder.encode, prompts)),

@@ -1,7 +1,7 @@
 """What every engine takes and gives: a function `(prefilled, choose, callback) -> Decoded`.
 
-B pictures are written. R rows are fed to the language model: B, or 2 B with guidance, the negative prompt's rows last.
-T image tokens are written per picture.
+B images are written. R rows are fed to the language model: B, or 2 B with guidance, the negative prompt's rows last.
+T image tokens are written per image.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What text to image and edits have in common: tokens, second pass, connector, diffusion, picture against a recording.
+"""What text to image and edits have in common: tokens, second pass, connector, diffusion, image against a recording.
 
 The recording is one run of the authors' greedy sampling over the whole vocabulary, special tokens parsed, second pass
 unmasked.

@@ -1,4 +1,4 @@
-"""Edits: every recorded tensor of a case against ours, from the reference pictures on.
+"""Edits: every recorded tensor of a case against ours, from the reference images on.
 
 All goes the user's way (Pipeline.references, draw, latents, decode), framed as the authors do, with the recorded noise.
 """
@@ -59,14 +59,14 @@ def run(case: str, golden: dict, recorded: Recorded, folder: Path, device: torch
 
     with _watched(language.reference_connector) as calls:
         compare_diffusion(report, pipeline, sample, golden, recorded)
-    # One call a picture in every step; rows of both halves of guidance, of which the conditioned one is the last.
+    # One call per image in every step; rows of both halves of guidance, of which the conditioned one is the last.
     calls = [(given[-1], out[-1]) for given, out in calls[: len(references)]]
     _compare_calls(report, "reference connector", calls, "und_image_vae_connector", recorded)
     return report
 
 
 def _references(report: Report, pipeline: Pipeline, golden: dict, recorded: Recorded, folder: Path) -> References:
-    pictures = [open_image(folder / f"ref{k}.png") for k in range(golden["n_reference_images"])]
+    images = [open_image(folder / f"ref{k}.png") for k in range(golden["n_reference_images"])]
     side = golden["latent_size"] * autoencoder.compression(pipeline.checkpoint.autoencoder_config)
     tokenizer = pipeline.image_tokenizer
     with (
@@ -75,7 +75,7 @@ def _references(report: Report, pipeline: Pipeline, golden: dict, recorded: Reco
         _watched(tokenizer.bottleneck["in_linear"]) as bottleneck,
         _watched(pipeline.autoencoder.encoder) as encoder,
     ):
-        references = pipeline.references(pictures, fit="authors", resolution=side)
+        references = pipeline.references(images, fit="authors", resolution=side)
     if "tatok/siglip_in" in recorded:
         given = torch.cat([given for given, _ in embeddings])
         report.close("tokenizer, pixels", given, recorded["tatok/siglip_in"], limit=PIXEL)
@@ -112,7 +112,7 @@ def _watched(module: torch.nn.Module | None) -> Iterator[list[tuple[torch.Tensor
 
 
 def _compare_calls(report: Report, quantity: str, calls: list[tuple], name: str, recorded: Recorded) -> None:
-    """Tokens in and out of a connector; the authors put all pictures into one call."""
+    """Tokens in and out of a connector; the authors put all images into one call."""
     for index, part in enumerate(("in", "out")):
         if f"{name}_{part}" in recorded:
             ours = [call[index].flatten(0, -2) for call in calls] or [torch.empty(0)]  # never called: a failure

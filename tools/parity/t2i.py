@@ -58,12 +58,12 @@ def _compare_single_runs(report: Report, pipeline: Pipeline, tokens: ImageTokens
         single = condition(pipeline.language, alone, pipeline.source)
         schedule = diffusion.sigmas(golden["steps"], pipeline.checkpoint.shift)
         guidance = diffusion.GuidanceSchedule(golden["guidance_scale"])
-        pictures = []
+        images = []
         for which, row in ((together, slice(k, k + 1)), (single, slice(None))):
             mask = None if which.mask is None else which.mask[row]
             conditioning = diffusion.Conditioning(which.positive[row], which.negative[row], mask)
             latents = diffusion.sample(pipeline.transformer, noise[k : k + 1], conditioning, schedule, guidance)
-            pictures.append(
+            images.append(
                 autoencoder.decode(pipeline.autoencoder, latents / pipeline.autoencoder.config.scaling_factor)
             )
-        report.image("rows = single runs, image", *pictures)
+        report.image("rows = single runs, image", *images)

@@ -1,6 +1,6 @@
 """Training: losses, gradients and what leads to them, against recorded steps of the authors' code.
 
-Reference pictures are read from the case's PNG files, their latents from the recording.
+Reference images are read from the case's PNG files, their latents from the recording.
 """
 
 from dataclasses import fields, replace
@@ -98,12 +98,12 @@ def _codes(checkpoint: Checkpoint, recorded, golden) -> torch.Tensor:
 
 @torch.no_grad()
 def _reference_codes(checkpoint: Checkpoint, folder: Path, samples: int) -> list[torch.Tensor]:
-    """(1, T) for each sample, of pictures that are stretched to the tokenizer's square."""
+    """(1, T) for each sample, of images that are stretched to the tokenizer's square."""
     tokenizer = checkpoint.load_image_tokenizer(torch.float32)
     codes = []
     for k in range(samples):
-        with Image.open(folder / f"sample{k}_ref0.png") as picture:
-            seen = resize_to_tensor(training_image(picture, "stretch"), tokenizer.image_size, "BICUBIC")
+        with Image.open(folder / f"sample{k}_ref0.png") as image:
+            seen = resize_to_tensor(training_image(image, "stretch"), tokenizer.image_size, "BICUBIC")
         codes.append(tokenizer.codes(tokenizer.features(seen.movedim(-1, 1) * 2 - 1)))
     return codes
 

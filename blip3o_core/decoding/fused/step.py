@@ -274,7 +274,7 @@ def step_kernel(
     """Feeds the tokens in `token`, notes them in `ids` and their states in `hidden`, and writes the next ones' logits.
 
     `table` (layers, COLUMNS) int64 addresses; x, qkv, gated: activations; parts, lse: of attention; `counter`: tokens
-    fed so far; `begin`: places of the cache that the prompt has; `total`: tokens of a picture; `length`: of the cache;
+    fed so far; `begin`: places of the cache that the prompt has; `total`: tokens of an image; `length`: of the cache;
     `rows` that are fed, of which the first `drawn` are noted; `scratch`: room for a vector of each row, for each
     program. Memory of weights and activations is given as words, logits as float32.
     """
