@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from blip3o_core.diffusion.sampler import sigmas
 
 from . import edit, t2i, train
-from .drawing import CPU
+from .inference import CPU
 from .report import Report
 
 KINDS = {"t2i": t2i.run, "edit": edit.run, "train_t2i": train.run, "train_edit": train.run}

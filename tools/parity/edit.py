@@ -1,6 +1,7 @@
 """Edits: every recorded tensor of a case against ours, from the reference images on.
 
-All goes the user's way (Pipeline.references, draw, latents, decode), framed as the authors do, with the recorded noise.
+As a user runs it (Pipeline.references, generate_tokens, latents, decode), framed as the authors do, with the recorded
+noise.
 """
 
 from collections.abc import Iterator
@@ -17,15 +18,15 @@ from blip3o_core.images.preprocess import open_image
 from blip3o_core.models import autoencoder
 from blip3o_core.pipeline import Pipeline, condition
 
-from .drawing import (
+from .inference import (
     CPU,
     Recorded,
     compare_connector,
     compare_diffusion,
     compare_second_pass,
     compare_tokens,
-    draw,
     open_pipeline,
+    write_tokens,
 )
 from .report import PIXEL, Report
 
@@ -39,7 +40,7 @@ def run(case: str, golden: dict, recorded: Recorded, folder: Path, device: torch
     theirs = recorded["tokenized_ids_before_replacement"]
     report.exact("prompt ids, placeholders", torch.tensor([placeholders]), theirs)
     with _watched(getattr(language.model, "tar_siglip_features_connector", None)) as calls:
-        tokens = draw(pipeline, golden, [instruction], references=references)
+        tokens = write_tokens(pipeline, golden, [instruction], references=references)
     _compare_calls(report, "features connector", calls, "tar_siglip_connector", recorded)
     compare_tokens(report, pipeline, tokens, recorded)
     report.close("hidden states, one pass", tokens.hidden, recorded["connector_in"][1:])

@@ -14,13 +14,21 @@ from blip3o_core.models import autoencoder
 from blip3o_core.pipeline import Pipeline, condition
 from blip3o_core.tokens import ImageTokens
 
-from .drawing import CPU, compare_connector, compare_diffusion, compare_second_pass, compare_tokens, draw, open_pipeline
+from .inference import (
+    CPU,
+    compare_connector,
+    compare_diffusion,
+    compare_second_pass,
+    compare_tokens,
+    open_pipeline,
+    write_tokens,
+)
 from .report import Report
 
 
 def run(case: str, golden: dict, recorded: dict[str, torch.Tensor], folder: Path, device: torch.device = CPU) -> Report:
     pipeline, report = open_pipeline(golden, folder, device), Report(case)
-    tokens = draw(pipeline, golden, golden["prompts"])
+    tokens = write_tokens(pipeline, golden, golden["prompts"])
     batch = len(tokens)
     compare_tokens(report, pipeline, tokens, recorded)
     reference = batch > 1
@@ -51,7 +59,7 @@ def _compare_single_runs(report: Report, pipeline: Pipeline, tokens: ImageTokens
     """Our default for a batch: row k is the single run, whatever its neighbours are."""
     together = condition(pipeline.language, tokens, pipeline.source)
     for k, prompt in enumerate(golden["prompts"]):
-        alone = draw(pipeline, golden, [prompt])
+        alone = write_tokens(pipeline, golden, [prompt])
         count = alone.lengths[0]
         report.exact("rows = single runs, ids", tokens.codes[k : k + 1, :count], alone.codes)
         report.close("rows = single runs, hidden", tokens.hidden[k : k + 1, : 1 + count], alone.hidden)

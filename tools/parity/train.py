@@ -18,7 +18,7 @@ from blip3o_core.training.data.encoded import EncodedItem
 from blip3o_core.training.losses import Noising, add_noise, joint_loss, timesteps_from
 from blip3o_core.weights.names import SANA
 
-from .drawing import CPU
+from .inference import CPU
 from .report import Report
 
 

@@ -16,7 +16,7 @@ from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.models import autoencoder
 from blip3o_core.models.connector import connect
 from tools.parity.__main__ import case_folders, run_case
-from tools.parity.drawing import open_pipeline
+from tools.parity.inference import open_pipeline
 
 from ..bench import Bench, relative
 from ..unpack import TOP

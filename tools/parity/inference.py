@@ -40,7 +40,7 @@ def open_pipeline(
     return pipeline
 
 
-def draw(pipeline: Pipeline, golden: dict, prompts: list[str], **edit) -> ImageTokens:
+def write_tokens(pipeline: Pipeline, golden: dict, prompts: list[str], **edit) -> ImageTokens:
     """The user's way, with the authors' choice of tokens."""
     sampling = Sampling(golden["top_k"], golden["top_p"], golden["temperature"] or 1.0, image_tokens_only=False)
     return pipeline.generate_tokens(prompts, [0] * len(prompts), sampling, parse_special=True, **edit)
