@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import models
+from blip3o_core.models import image_tokenizer
 from blip3o_core.weights.names import SANA, VAE
 from tests.support import tiny_checkpoint
 
@@ -37,7 +38,11 @@ def write(folder: Path, bench: Bench) -> None:
     grid = (sizes.grid, sizes.grid)
     with mock.patch.dict(fields, vocab_size=vocabulary), mock.patch.object(models, "GRID", grid):
         made = models.full(bench.device, torch.bfloat16, render=True)
-    parts = {"": made.language, SANA: made.transformer, VAE: models.autoencoder(made, bench.device)}
+    parts = {
+        "": made.language, SANA: made.transformer, VAE: models.autoencoder(made, bench.device),
+        # A small one: it is not run, but the grid of the tokens is read from it.
+        image_tokenizer.PREFIX: tiny_checkpoint._tower(config, sizes).to(torch.bfloat16),
+    }  # fmt: skip
     tensors = {
         prefix + name: tensor.cpu().contiguous()
         for prefix, network in parts.items()
