@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import Blip3oError
 from .arguments import (
@@ -32,6 +32,13 @@ from .common import (
     say,
     stored_settings,
 )
+
+if TYPE_CHECKING:
+    from ..decoding.sampling import Sampling
+    from ..diffusion.reference_mode import ReferenceMode, Strengths
+    from ..diffusion.sampler import GuidanceSchedule
+    from ..editing.jobs import PreparedEdit
+    from ..pipeline import Pipeline
 
 _STRENGTHS = {
     "text": "strength of the instruction, from 0 (ignore it) to 10",
@@ -134,7 +141,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Raise UsageError for options that contradict each other."""
+    """Raise UsageError for options that contradict each other or are missing."""
     if arguments.list is not None:
         for option in ("image", "instruction", "mask"):
             if getattr(arguments, option) is not None:
@@ -164,7 +171,7 @@ def _jobs(arguments: argparse.Namespace) -> list:
     return jobs
 
 
-def _warn_of_unknown_images(edit) -> None:
+def _warn_of_unknown_images(edit: "PreparedEdit") -> None:
     where = "" if edit.job.line is None else f"line {edit.job.line}: "
     for number_ in edit.unknown:
         say(f"warning: {where}the instruction names image {number_}; images given: {len(edit.job.images)}")
@@ -193,7 +200,7 @@ def _settings(arguments, checkpoint, edit, index: int, device, mode: str) -> dic
     return stored_settings(arguments, checkpoint, settings, edit.files, ["edit", *inputs, *option_words(settings)])
 
 
-def _exists(edit, settings: dict) -> bool:
+def _exists(edit: "PreparedEdit", settings: dict) -> bool:
     """Whether the edit was made already, with these settings; if so, say it."""
     from ..images.png import is_made_with
 
@@ -207,14 +214,14 @@ def _exists(edit, settings: dict) -> bool:
 class Editor:
     """A loaded pipeline, and what all edits of a run share."""
 
-    pipeline: Any  # Pipeline
-    sampling: Any  # Sampling
-    guidance: Any  # GuidanceSchedule
-    strengths: Any  # Strengths
-    reference_mode: Any  # ReferenceMode
+    pipeline: "Pipeline"
+    sampling: "Sampling"
+    guidance: "GuidanceSchedule"
+    strengths: "Strengths"
+    reference_mode: "ReferenceMode"
 
 
-def run_edit(editor: Editor, edit, settings: dict, label: str) -> None:
+def run_edit(editor: Editor, edit: "PreparedEdit", settings: dict, label: str) -> None:
     """Make one prepared edit and write it. `label`: words before each line that is said about it."""
     from ..editing import masks
     from ..editing.jobs import open_mask, opened
