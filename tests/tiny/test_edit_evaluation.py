@@ -1,6 +1,7 @@
 """The evaluation of edits: what is asked for, what is judged, and in which reference modes."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,10 +56,11 @@ def test_the_reference_modes_are_those_of_the_checkpoint(tmp_path):
     """Catches a mode that is measured although the checkpoint lacks it: two columns would hold the same numbers."""
     assert edits.supported_modes(ReferenceMode()) == ["tokens"]
     assert edits.supported_modes(ReferenceMode(cross=True, noise=True)) == list(edits.TITLES)
-    plain = tmp_path / "cross"
-    add_references(open_checkpoint(BUNDLED), plain, cross=True, noise=False)
+    add_references(open_checkpoint(BUNDLED), tmp_path / "cross", cross=True, noise=False)
+    checkpoint = open_checkpoint(tmp_path / "cross")
+    pipeline = SimpleNamespace(checkpoint=checkpoint, reference_mode=checkpoint.reference_mode)
     with pytest.raises(Blip3oError, match="noisy latent, but .* does not support that"):
-        edits.evaluate(Pipeline.load(plain), FEW, "both")
+        edits.evaluate(pipeline, FEW, "both")
 
 
 def test_batches_do_not_change_an_image(pipeline, pairs):

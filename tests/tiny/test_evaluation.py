@@ -33,7 +33,7 @@ from blip3o_core.tiny.judge.judge import judge_image
 from blip3o_core.tiny.scenes.captions import phrasings
 from blip3o_core.tiny.scenes.world import CATEGORIES, DEFAULT_BACKGROUND, LOW_CONTRAST, split_of
 
-FEW = Settings(count=16, seeds=1, steps=2, batch=16)
+FEW = Settings(count=8, seeds=1, steps=2, batch=8)
 
 
 @pytest.fixture
@@ -126,9 +126,9 @@ def test_phrasing_and_contrast_are_as_asked():
 def test_an_image_is_the_same_in_any_batch(source, pipeline):
     """Catches rows that share a seed or take their neighbour's tokens."""
     whole = evaluate(pipeline, FEW, source).images.astype(int)
-    cut = evaluate(pipeline, Settings(count=16, seeds=1, steps=2, batch=3), source).images.astype(int)
-    assert whole.shape == (16, 64, 64, 3) and np.abs(whole - cut).max() <= 1
-    assert len(np.unique(whole, axis=0)) == 16
+    cut = evaluate(pipeline, Settings(count=8, seeds=1, steps=2, batch=3), source).images.astype(int)
+    assert whole.shape == (8, 64, 64, 3) and np.abs(whole - cut).max() <= 1
+    assert len(np.unique(whole, axis=0)) == 8
 
 
 def true_images() -> torch.Tensor:
@@ -149,7 +149,7 @@ def test_each_source_is_what_it_says(pipeline, monkeypatch):
     assert torch.equal(true.codes, encode_images(tokenizer, views)[0])
     assert true.prompts == sampled.prompts == [prompt.text for prompt in make_prompts(FEW)]
     assert true.prompt_ids == sampled.prompt_ids
-    assert torch.equal(sampled.codes, pipeline.generate_tokens(true.prompts, list(range(16))).codes)
+    assert torch.equal(sampled.codes, pipeline.generate_tokens(true.prompts, list(range(8))).codes)
 
 
 def test_the_autoencoder_alone(pipeline):
@@ -165,7 +165,7 @@ def test_settings_reach_the_model(pipeline):
     """Catches steps, guidance or sampling that are printed and not used."""
     plain = evaluate(pipeline, FEW).images
     for change in ({"steps": 3}, {"guidance": 5.0}, {"sampling": evaluation.Sampling(temperature=0.2)}):
-        other = evaluate(pipeline, Settings(**{"count": 16, "seeds": 1, "steps": 2, "batch": 16, **change}))
+        other = evaluate(pipeline, Settings(**{"count": 8, "seeds": 1, "steps": 2, "batch": 8, **change}))
         assert not np.array_equal(other.images, plain), change
 
 

@@ -28,7 +28,7 @@ from blip3o_core.tiny import (
 from blip3o_core.tiny.judge.corruptions import CORRUPTIONS, corrupt
 from blip3o_core.tiny.judge.degradation import Degradation, degrade, fit_degradation
 from blip3o_core.tiny.judge.judge import detect, judge_image
-from blip3o_core.tiny.judge.report import LEVELS, degradations, measure
+from blip3o_core.tiny.judge.report import LEVELS, degradations
 from blip3o_core.tiny.scenes.font import CHARACTERS
 from blip3o_core.tiny.scenes.shapes import SHAPES
 from blip3o_core.tiny.scenes.spec import best_assignment, detection_of, edit_distance
@@ -331,10 +331,9 @@ def test_the_assignment_serves_the_relation():
 
 def test_the_report_measures_and_fails_when_a_gate_does(monkeypatch, capsys):
     """Catches a report that says the gates hold whatever it measured."""
-    text, holds = measure(18, 64, seed=9)
-    assert holds and "the gates hold" in text
-    assert all(name in text for name in (*NAMES, *CORRUPTIONS, *EDIT_KINDS))
-    assert main(["recipe", "report", "--count", "1"]) == 0 and "the gates hold" in capsys.readouterr().out
+    assert main(["recipe", "report", "--count", "10"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in (*NAMES, *CORRUPTIONS, *EDIT_KINDS, "the gates hold"))
     monkeypatch.setattr(
         reports, "judge_image", lambda image, spec: judge_image(image, replace(spec, background="pink"))
     )
