@@ -290,7 +290,7 @@ def test_every_reference_mode_changes_the_edited_image(start, tmp_path):
     pipeline = Pipeline.load(tmp_path / "edit")
     with torch.no_grad():  # at its start the transformer's cross-attention barely reads new tokens
         pipeline.language.reference_connector[3].weight.mul_(10)
-    settings = edit_evaluation.Settings(steps=2, guidance=1.0)
+    settings = edit_evaluation.Settings(count=len(EDIT_KINDS), steps=2, guidance=1.0)
     edit = edit_evaluation.make_edits(settings)[:1]
     with torch.no_grad():
         images = [

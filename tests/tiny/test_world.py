@@ -114,7 +114,7 @@ def test_splits_share_no_image_and_no_caption_with_its_layout(name):
     world = replace(WORLDS[name], weights=(("single_object", 1.0), ("background", 1.0), ("text", 1.0)))
     keys = {
         (seed, split): {scene_key(make_scene(seed, split, index, world)) for index in range(count)}
-        for seed, split, count in ((0, "train", 4000), (1, "train", 1000), (0, "held_back", 1000))
+        for seed, split, count in ((0, "train", 2500), (1, "train", 600), (0, "held_back", 600))
     }
     assert keys[0, "train"] & keys[1, "train"]
     assert not keys[0, "train"] & keys[0, "held_back"]
@@ -123,7 +123,7 @@ def test_splits_share_no_image_and_no_caption_with_its_layout(name):
 def test_both_images_of_an_edit_are_in_its_split():
     """Catches held-back images that training has seen as targets."""
     for split in SPLITS:
-        for index in range(60):
+        for index in range(30):
             edit = make_edit(3, split, index)
             assert split_of(edit.source) == split_of(edit.target) == split
 
@@ -290,7 +290,7 @@ def test_the_plain_captions_do_not_change():
 def test_every_meaning_has_several_wordings_and_no_two_meanings_share_one():
     """Catches a wording that drops the colour, the background or the order of a relation."""
     said = {}
-    for scene in scenes(80):
+    for scene in scenes(50):
         ways = phrasings(scene)
         assert len(ways) >= 12
         for text in ways:

@@ -8,6 +8,7 @@ import hashlib
 import math
 import random
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from ...errors import Blip3oError
 from .font import CHARACTERS, HEIGHT, PITCH
@@ -67,7 +68,7 @@ class SceneObject:
     y: float
     radius: float
 
-    @property
+    @cached_property
     def box(self) -> tuple[float, float, float, float]:
         """left, top, right, bottom."""
         left, top, right, bottom = (self.radius * reach for reach in BOXES[self.shape])
@@ -219,8 +220,8 @@ def is_visible(colour: str, background: str, world: World) -> bool:
 
 
 def has_gap(a: SceneObject, b: SceneObject) -> bool:
-    left, top, right, bottom = a.box
-    return b.box[0] - right >= GAP or left - b.box[2] >= GAP or b.box[1] - bottom >= GAP or top - b.box[3] >= GAP
+    (left, top, right, bottom), (b_left, b_top, b_right, b_bottom) = a.box, b.box
+    return b_left - right >= GAP or left - b_right >= GAP or b_top - bottom >= GAP or top - b_bottom >= GAP
 
 
 def is_inside(item: SceneObject | Word) -> bool:
