@@ -130,5 +130,5 @@ def test_the_benchmark_compares_the_same_pictures():
     rows = speculative.run(torch.device("cpu"), 1, quick=True)
     compared, costs = ([row for row in rows if key in row] for key in ("ratio", "break_even"))
     assert {row["sampling"] for row in compared} == {"greedy", "default"}
-    assert all(row["equal_ids"] == row["pictures"] for row in compared)
+    assert all(row["equal_ids"] == row["images"] for row in compared)
     assert costs[0]["window"] == 1 and costs[0]["break_even"] == 1
