@@ -105,9 +105,9 @@ def require_same_codes(language: LanguageModel, codes: ImageTokens | References,
     """Raise Blip3oError unless `codes` mean to `language` what they meant to the model that made them."""
     if not language.codes_id.understands(codes.codes_id) or codes.grid != language.grid:
         raise Blip3oError(
-            f"These {what} were made with another checkpoint ({codes.codes_id}, {codes.grid[0]}x{codes.grid[1]}). "
-            f"This language model has {language.codes_id}. Make them again with this model, or connect the model "
-            "that made them."
+            f"These {what} were made with a different checkpoint: {codes.codes_id}, {codes.grid[0]}x{codes.grid[1]} "
+            f"tokens. This language model has {language.codes_id}, {language.grid[0]}x{language.grid[1]} tokens. Make "
+            "them again with this model, or connect the model that made them."
         )
 
 

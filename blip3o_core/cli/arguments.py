@@ -137,7 +137,10 @@ def add_model_options(parser: argparse.ArgumentParser, dtype: str = "auto") -> N
 
 def add_seed_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--seed", type=seed, default=0, help="seed; image k of a file uses seed + k (default: %(default)s)"
+        "--seed",
+        type=seed,
+        default=0,
+        help="seed; line k of a file, counted from 0, uses seed + k (default: %(default)s)",
     )
     parser.add_argument(
         "--noise-seed",
@@ -180,7 +183,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         "--top-p",
         type=number(float, "above 0 and at most 1", lambda value: 0 < value <= 1),
         default=0.95,
-        help="and among the likeliest whose probabilities add up to this (default: %(default)s)",
+        help="of those, keep the likeliest whose probabilities add up to this (default: %(default)s)",
     )
     parser.add_argument(
         "--temperature",

@@ -41,7 +41,12 @@ def add_command(commands) -> None:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", help="what the image shows")
-    what.add_argument("--prompts", type=Path, metavar="FILE", help="text file with a prompt on each line")
+    what.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="text file with a prompt on each line; images that exist are skipped",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -62,8 +67,8 @@ def add_command(commands) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="with --prompts: share the work among N processes on this machine; torchrun does it on several machines. "
-        "Images that exist already are skipped (default: %(default)s)",
+        help="with --prompts: share the work among N processes on this machine (default: %(default)s); torchrun does "
+        "it on several machines",
     )
     parser.set_defaults(run=run, parser=parser, cancelled=CANCELLED)
 

@@ -38,8 +38,10 @@ def why_not_direct(lm: LanguageModel, device: torch.device, dtype: torch.dtype, 
         if getattr(module, "weight", None) is None:
             continue
         found = stored_weight(module)
-        if found is None or found[0].device != device:
-            return f"{name} is patched, streamed or not on {device} ({type(module).__name__} on {module.weight.device})"
+        if found is None:
+            return f"{name} is patched or streamed ({type(module).__name__})"
+        if found[0].device != device:
+            return f"{name} is on {found[0].device}, not on {device}"
         weight, scale = found
         if scale is None and weight.dtype != dtype:
             return f"{name} is stored in {weight.dtype}, not in {dtype}"

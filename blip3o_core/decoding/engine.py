@@ -111,7 +111,7 @@ def why_not(engine: str, job: Job) -> str | None:
     if engine == "fused":
         return fused.why_not_fused(job)
     if engine != "direct" and not job.sampling.image_tokens_only:
-        return "vocabulary 'full' may end an image early"
+        return "with vocabulary 'full' an image may end early"
     if engine == "speculative" and job.rows > 1:
         return f"it supports a single image without token guidance; this run has {job.rows} rows"
     return why_not_direct(job.lm, job.device, job.dtype)

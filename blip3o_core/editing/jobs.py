@@ -143,7 +143,7 @@ def require_image_tokenizer(checkpoint: Checkpoint) -> None:
 def check_output(out: Path, inputs: set[str]) -> None:
     """Raise Blip3oError if `out` is one of the `inputs`, given as canonical paths."""
     if canonical_path(out) in inputs:
-        raise Blip3oError(f"--out {out} is also an input and would be overwritten. Choose another name.")
+        raise Blip3oError(f'The result {out} is also an input and would be overwritten. Choose another --out or "out".')
 
 
 def prepare(job: EditJob, checkpoint: Checkpoint, settings: EditSettings) -> PreparedEdit:

@@ -51,9 +51,9 @@ def why_not_fused(job: Job) -> str | None:
     if not interpreted and torch.cuda.get_device_capability(device) < (8, 0):
         return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
     if not job.sampling.image_tokens_only:
-        return "vocabulary 'full' may end an image early"
+        return "with vocabulary 'full' an image may end early"
     if job.rows > MAX_ROWS:
-        return f"it supports {MAX_ROWS} rows; this run has {job.rows}, guidance included"
+        return f"it supports at most {MAX_ROWS} rows; this run has {job.rows} (token guidance counts each image twice)"
     if job.dtype not in (torch.float32, torch.bfloat16):
         return f"it computes in float32 or bfloat16, not in {job.dtype}"
     unreadable = why_not_direct(job.lm, device, job.dtype, quantised=True)
@@ -72,8 +72,10 @@ def why_not_shape(lm: LanguageModel) -> str | None:
     for name, width in widths.items():
         if width % 16:
             return f"the model's {name} is {width}, not a multiple of 16"
-    if config.head_dim % 8 or config.hidden_size > 8192:
-        return f"the model's head_dim is {config.head_dim} and its hidden_size {config.hidden_size}"
+    if config.head_dim % 8:
+        return f"the model's head_dim is {config.head_dim}, not a multiple of 8"
+    if config.hidden_size > 8192:
+        return f"the model's hidden_size is {config.hidden_size}; it supports at most 8192"
     return None
 
 

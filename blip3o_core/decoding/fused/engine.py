@@ -6,8 +6,10 @@ import triton
 
 from ...models.language import LanguageModel, stored_weight
 from ..cuda_graph import captured_or_eager, decode_with_graph, repeat
+from ..direct import why_not_direct
 from ..interface import Callback, Decoded, Prefilled
 from ..sampling import Chooser, choose
+from ..step_by_step import decode_through_modules
 from . import MAX_ROWS, sampler
 from .step import COLUMNS, step_kernel
 from .tiles import BFLOAT16, FLOAT8, FLOAT32, INT8
@@ -22,10 +24,11 @@ BLOCK = 1024  # logits of a program of the sampler
 
 
 def decode_fused(prefilled: Prefilled, choose: Chooser, callback: Callback | None) -> Decoded:
-    """Engine "fused"; where its first step fails or is wrong, engine "graph" takes over."""
+    """Engine "fused"; where its first step fails or is wrong, "graph" serves, or "modules" for quantised weights."""
     loop = FusedLoop(prefilled, choose)
     if not passes(loop):
-        return decode_with_graph(prefilled, choose, callback)
+        graph = why_not_direct(prefilled.lm, prefilled.device, prefilled.dtype) is None
+        return (decode_with_graph if graph else decode_through_modules)(prefilled, choose, callback)
     cuda = prefilled.device.type == "cuda"
     repeat(captured_or_eager(loop, prefilled.device) if cuda else loop, loop.ids, callback)
     return Decoded(loop.ids, [prefilled.total] * prefilled.batch, loop.hidden)

@@ -52,7 +52,7 @@ def _distance(loop) -> float:
 def _refuse(kind: tuple, reason: str) -> bool:
     FAILED[kind] = reason
     logging.getLogger(__name__).warning(
-        "Engine 'fused' is not used until the program restarts: %s. Engine 'graph' replaces it. Please report this.",
+        "Engine 'fused' is not used until the program restarts: %s. A slower engine replaces it. Please report this.",
         reason,
     )
     return False
