@@ -16,7 +16,7 @@ from tests.support import ranks
 from tests.support.paths import TOP
 
 PROMPTS = [f"a {colour} {shape}" for colour in ("red", "blue", "green") for shape in ("circle", "star", "ring")]
-KILLS = 3
+KILLS = 4
 DEADLINE = 300  # seconds until a process that makes nothing is given up
 
 

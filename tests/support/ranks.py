@@ -7,7 +7,14 @@ import sys
 import threading
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["blip3o_core.pipeline", "transformers.models.qwen3", "PIL.PngImagePlugin", "tqdm"])
+context.set_forkserver_preload(
+    [
+        "blip3o_core.pipeline",
+        "diffusers.models.autoencoders.autoencoder_dc",
+        "diffusers.models.transformers.sana_transformer",
+        "transformers.models.qwen3.modeling_qwen3",
+    ]
+)
 
 
 def start(words: list[str], count: int) -> list:
