@@ -73,6 +73,7 @@ def test_a_usage_error_imports_nothing_heavy():
     assert done.stderr.splitlines()[-1] == f"{statuses} []"
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_a_program(tmp_path):
     """Catches an entry point that only works from inside the tests, and a status that does not reach the shell."""
     for arguments, status in ((["--checkpoint", str(tmp_path / "absent")], 1), (["--checkpiont=x"], 2)):

@@ -76,6 +76,7 @@ def test_two_processes_killed_at_any_time_make_the_files_of_one(prompts, by_one,
     assert files(out) == by_one
 
 
+@pytest.mark.slow
 def test_existing_images_are_skipped_and_different_ones_made_again(prompts, by_one, tmp_path, capsys):
     """Catches a second run that makes everything again, and one that keeps images of other settings."""
     out = tmp_path / "again"

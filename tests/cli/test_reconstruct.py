@@ -39,6 +39,7 @@ def test_a_picture_comes_back_and_can_be_made_again(extra, shape, reconstruct, e
     assert str(place) not in json.dumps(read_settings(place / "out.png"))
 
 
+@pytest.mark.slow
 def test_the_bundled_model_gives_a_picture_back(place):
     """Catches codes of the wrong picture, and a reconstruction that looks at the original."""
     red, green = place / "red.png", place / "green.png"

@@ -59,6 +59,7 @@ def test_any_window_gives_the_same(language, prompts, window):
     assert passes == 64 if window == 1 else passes < 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_wrong_guesses_change_nothing(language, prompts, kind):
     """Keys and values of a wrong guess that stay in the cache, or a guess taken unchecked."""

@@ -195,6 +195,7 @@ def generate(tiny):
     return run
 
 
+@pytest.mark.slow
 def test_generate_takes_stores_and_repeats_it(generate, tmp_path, tiny):
     """Catches an option that is ignored, or not stored, so that the command in the image file makes another one."""
     made = {}

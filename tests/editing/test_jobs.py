@@ -29,6 +29,7 @@ LINES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise_seed", [[], ["--noise-seed=30"]])
 def test_a_list_fills_a_folder_with_the_single_runs(noise_seed, edit, place):
     """Catches paths taken from the working directory, seeds of the wrong row, and settings carried over."""
@@ -46,6 +47,7 @@ def test_a_list_fills_a_folder_with_the_single_runs(noise_seed, edit, place):
         assert read_settings(place / "one.png") == read_settings(place / "drawn" / name)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_goes_on(edit, place, capsys, monkeypatch):
     """Catches hours of pictures drawn twice, a picture of other settings taken for done, and a partial one kept."""
     from blip3o_core import pipeline

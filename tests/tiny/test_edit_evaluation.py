@@ -63,6 +63,7 @@ def test_the_reference_modes_are_those_of_the_checkpoint(tmp_path):
         edits.evaluate(pipeline, FEW, "both")
 
 
+@pytest.mark.slow
 def test_batches_do_not_change_an_image(pipeline, pairs):
     """Catches rows that get their neighbour's reference or seed."""
     seeds, mode = [3, 4, 5], ReferenceMode(cross=True, noise=True)
@@ -72,6 +73,7 @@ def test_batches_do_not_change_an_image(pipeline, pairs):
     assert (together[1] - alone[0]).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_numbers(tmp_path, capsys, monkeypatch):
     """Catches numbers in the file that are not those of the table."""
     monkeypatch.setattr(edits, "supported_modes", lambda mode: ["tokens", "both"])

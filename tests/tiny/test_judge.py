@@ -329,6 +329,7 @@ def test_the_assignment_serves_the_relation():
 # ---- the report
 
 
+@pytest.mark.slow
 def test_the_report_measures_and_fails_when_a_gate_does(monkeypatch, capsys):
     """Catches a report that says the gates hold whatever it measured."""
     assert main(["recipe", "report", "--count", "10"]) == 0

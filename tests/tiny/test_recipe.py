@@ -83,6 +83,7 @@ def test_every_code_means_something_else():
     assert similar.max() < 0.95
 
 
+@pytest.mark.slow
 def test_the_tokenizer_knows_every_word_of_the_world(start):
     """Catches a word of the grammar that all captions with it would lose."""
     encoder, words = start.prompt_encoder, set()

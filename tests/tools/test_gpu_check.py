@@ -117,6 +117,7 @@ def test_the_summary_fits_a_screen():
     assert len(text) < 11_000 and "stage9" in text
 
 
+@pytest.mark.slow
 def test_carried_packages_come_before_the_machines(tmp_path):
     """Catches a carried package or kernel that is not found, and a machine's Python that is changed or hidden."""
     carried = tmp_path / "carried"

@@ -171,6 +171,7 @@ def test_what_is_rewarded_becomes_likelier(settings, codes_as_images):
     assert held_out[-1] > held_out[0]
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept_and_differs_in_the_language_model_alone(settings, source, codes_as_images):
     """Catches the last weights saved instead of the best, trained weights that are lost, and others that move."""
     looks = iter([0.1, 0.9, 0.4])
@@ -290,6 +291,7 @@ def test_the_tiny_stage_rewards_what_is_right():
     assert all(0 <= one.reward < tiny_stage.STRICT and not one.passed for one in wrong)
 
 
+@pytest.mark.slow
 def test_the_tiny_stage_is_one_command(tmp_path, capsys):
     """Catches settings that do not reach the run, a checkpoint that cannot be found afterwards, and a traceback."""
     sizes = Sizes(codes=32, grid=8, latent_side=8, prompt_limit=300)

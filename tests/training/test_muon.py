@@ -48,6 +48,7 @@ def test_hidden_matrices_and_no_others_are_moved_by_muon(world):
     assert not any("lora" in name for name, parameter in adapted.state.parameters.items() if id(parameter) in taken)
 
 
+@pytest.mark.slow
 def test_a_step_is_orthogonal_and_as_long_as_adamws(world):
     """Catches rates that mean something else than AdamW's, and Muon groups that no schedule reaches."""
     name, rate = "model.layers.0.mlp.up_proj.weight", 1e-2
@@ -68,6 +69,7 @@ def test_a_step_is_orthogonal_and_as_long_as_adamws(world):
     assert float(half.pow(2).mean().sqrt()) == pytest.approx(sizes[1.0] / 2, rel=0.01)
 
 
+@pytest.mark.slow
 def test_muon_resumes(world):
     """Catches momentum that starts again from nothing, or is given to other weights, when a run is continued."""
     settings = {"muon": 1.0, "ema_decay": 0.5, "weight_decay": 0.01}

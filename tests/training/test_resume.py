@@ -47,6 +47,7 @@ def test_killed_and_resumed_is_uninterrupted(world, tmp_path):
     assert_same_weights(resumed, straight)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_may_divide_its_batch_otherwise(world):
     """Catches a position counted in microbatches: 6 x 1 and 2 x 3 show the same images with the same noise."""
     last = world.train(steps=3, save_every=2, batch=6)
@@ -57,6 +58,7 @@ def test_a_resumed_run_may_divide_its_batch_otherwise(world):
     assert world.log()[2]["loss"] == pytest.approx(whole[2]["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_leftovers_of_a_killed_run_are_cleaned(world, tmp_path):
     """Catches a half-written checkpoint that is resumed from, half a log line, and checkpoints kept for ever."""
     world.train(steps=4, save_every=1, keep=2)
@@ -101,6 +103,7 @@ def test_a_run_is_not_continued_by_mistake(world, tmp_path):
     assert changed == {"state.pt"}
 
 
+@pytest.mark.slow
 def test_a_run_outlives_new_settings(world, tmp_path):
     """Catches a long run that cannot resume because a setting was added since, or that changes when it is used."""
     world.train(steps=1)
