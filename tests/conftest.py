@@ -5,9 +5,14 @@ copy of it. Markers come from the folder a test lies in.
 """
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
+
+# Before torch is imported, here and in every process that a test starts: with a thread for each core the servers of two
+# workers wait for each other most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
