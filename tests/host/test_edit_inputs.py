@@ -330,7 +330,7 @@ def test_the_tokenizer_of_another_codebook_is_refused(client, server, checkpoint
     """Codes that mean something else to the language model: the reference would be another picture."""
     tokenizer_file(make_checkpoint(tmp_path / "stranger", seed=3), checkpoints / "stranger")
     graph = with_tokenizer("edit", "stranger/ta_tok.pth")
-    fails(client, server, graph, healthy, "another checkpoint", "codebook", "connect the model that made them")
+    fails(client, server, graph, healthy, "different checkpoint", "codebook", "connect the model that made them")
 
 
 def test_a_checkpoint_without_a_tokenizer(client, server, checkpoints, healthy):

@@ -92,7 +92,7 @@ def test_tokens_of_another_checkpoint(client, server, healthy, other_checkpoint)
     """Codes mean something else in another vocabulary: the picture would be noise."""
     graph = changed(other=node("BLIP3oLoader", checkpoint="other", dtype="auto"))
     graph["condition"]["inputs"]["lm"] = ["other", 0]
-    fails(client, server, graph, healthy, "another checkpoint", "80 codes", "96 codes")
+    fails(client, server, graph, healthy, "different checkpoint", "80 codes", "96 codes")
 
 
 def test_conditioning_of_another_width(client, server, healthy):
