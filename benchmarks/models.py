@@ -1,6 +1,6 @@
 """The two models that are measured, and the authors' language model on the same weights.
 
-"tiny" is the bundled checkpoint. "full" has the published shapes (reference.md 8) with random weights, made on the
+"tiny" is the bundled checkpoint. "full" has the published shapes with random weights, made on the
 device; fewer layers on request, so that a CPU can run it.
 """
 
@@ -31,7 +31,7 @@ TRANSFORMER = {
 }  # fmt: skip
 
 
-# DC-AE f32c32, 0.3123e9 parameters (reference.md 8).
+# DC-AE f32c32, 0.3123e9 parameters.
 DC_AE = {
     "in_channels": 3, "latent_channels": 32, "attention_head_dim": 32, "scaling_factor": 0.41407,
     **{f"{side}_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3 for side in ("encoder", "decoder")},

@@ -33,7 +33,7 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
     return rows + (_cost(full(device, torch.bfloat16, layers=4), device, runs) if not quick else [])
 
 
-class Counted(Guess):
+class Counted:
     """A guess that counts the passes: it learns once in each."""
 
     def __init__(self, guess: Guess):

@@ -1,6 +1,6 @@
 """Image tokens -> cross-attention tokens."""
 
-from .compat import io
+from .comfy_api import io
 from .sockets import CATEGORY, LM, REFERENCE, TOKENS, decimal_input
 
 REFERENCE_MODES = ["auto", "tokens", "cross", "noise", "both"]

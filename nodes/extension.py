@@ -1,6 +1,6 @@
 """The list of nodes, as ComfyUI asks for it. Ids are forever: saved workflows name them."""
 
-from .compat import ComfyExtension
+from .comfy_api import ComfyExtension
 from .condition import HiddenStateConditioner
 from .generate import TokenGenerator
 from .host import folders

@@ -1,6 +1,6 @@
 """Prompt -> image tokens."""
 
-from .compat import io
+from .comfy_api import io
 from .sockets import CATEGORY, LM, REFERENCE, TOKENS, decimal_input, seed_input
 
 VOCABULARIES = ["image tokens", "full"]

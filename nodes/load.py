@@ -1,6 +1,6 @@
 """Checkpoint folder -> the four parts that the other nodes work with."""
 
-from .compat import io
+from .comfy_api import io
 from .host import folders
 from .sockets import CATEGORY, IMAGE_TOKENIZER, LM
 

@@ -1,6 +1,6 @@
 """Images -> what an edit starts from; and edits that stay inside a mask."""
 
-from .compat import io
+from .comfy_api import io
 from .sockets import CATEGORY, IMAGE_TOKENIZER, REFERENCE, TOKENS
 
 MAX_IMAGES = 8

@@ -1,6 +1,6 @@
 """Conditioning -> latents, and the exact sigmas for ComfyUI's own samplers."""
 
-from .compat import io
+from .comfy_api import io
 from .sockets import CATEGORY, decimal_input, seed_input
 
 

@@ -11,7 +11,7 @@
 The first two have a `.patcher`, through which ComfyUI manages their memory and holds patches that a node adds.
 """
 
-from .compat import io
+from .comfy_api import io
 
 LM = io.Custom("BLIP3O_LM")
 IMAGE_TOKENIZER = io.Custom("BLIP3O_TATOK")

@@ -1,11 +1,13 @@
 """Files that appear whole or not at all."""
 
+import json
+
 import pytest
 import torch
 
 from blip3o_core.checks import require_finite
 from blip3o_core.errors import Blip3oError, bullet_list
-from blip3o_core.files import atomic_write
+from blip3o_core.files import atomic_write, write_json
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -43,3 +45,12 @@ def test_a_long_list_says_how_much_is_left_out():
     """Catches an error of ten thousand lines."""
     assert bullet_list(["a", "b", "c"], most=2) == "  a\n  b\n  and 1 more"
     assert bullet_list(["a"], most=2) == "  a"
+
+
+def test_json_that_cannot_be_written_leaves_the_file_before(tmp_path):
+    """Catches a report that is cut short by the value it cannot hold."""
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1} and list(tmp_path.iterdir()) == [path]

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import json
 import sys
 from pathlib import Path
 
@@ -53,10 +52,9 @@ def run(arguments: argparse.Namespace) -> None:
     names = tuple(name for name in PARTS if name not in APART) if arguments.part == "all" else (arguments.part,)
     found = benchmarks().run(names, arguments.device, arguments.quick, arguments.plot)
     if arguments.json is not None:
-        from ..files import atomic_write
+        from ..files import write_json
 
-        with atomic_write(arguments.json) as scratch:
-            scratch.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(arguments.json, found)
         print(arguments.json)
 
 

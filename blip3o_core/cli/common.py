@@ -16,6 +16,12 @@ def say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+def print_entry(entry: dict) -> None:
+    """One line of a training log: every name with its value."""
+    shown = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in entry.items())
+    print("  ".join(shown), flush=True)
+
+
 def open_checkpoint(arguments: argparse.Namespace):
     """The checkpoint that the options of `add_checkpoint_options` name."""
     from ..checkpoint import recognise

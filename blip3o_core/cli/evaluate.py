@@ -1,7 +1,6 @@
 """`blip3o evaluate tiny` and `blip3o evaluate tiny-edits`: how often a model does what it is told."""
 
 import argparse
-import json
 from pathlib import Path
 
 from .arguments import add_model_options, add_sampling_options, not_negative, number, png_file, positive, seed
@@ -120,7 +119,7 @@ def run_tiny(arguments: argparse.Namespace) -> None:
     if speed:
         print(evaluation_report.speed_line(speed, evaluation_report.device_of(pipeline)))
     if arguments.json is not None:
-        _write_json(arguments.json, evaluation_report.to_json(results, pipeline, speed))
+        _save(arguments.json, evaluation_report.to_json(results, pipeline, speed))
     if arguments.grid is not None:
         evaluation_report.save_grid(arguments.grid, results)
         print(arguments.grid)
@@ -141,7 +140,7 @@ def run_edits(arguments: argparse.Namespace) -> None:
             results.append(edit_evaluation.evaluate(pipeline, settings, mode, bar))
     print(edit_evaluation.table(results))
     if arguments.json is not None:
-        _write_json(arguments.json, edit_evaluation.to_json(results))
+        _save(arguments.json, edit_evaluation.to_json(results))
 
 
 def _given(arguments: argparse.Namespace, *names: str) -> dict:
@@ -154,9 +153,8 @@ def _load(arguments: argparse.Namespace):
     return load_pipeline(arguments, checkpoint, device, arguments.batch)
 
 
-def _write_json(path: Path, content: dict) -> None:
-    from ..files import atomic_write
+def _save(path: Path, content: dict) -> None:
+    from ..files import write_json
 
-    with atomic_write(path) as scratch:
-        scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(path, content)
     print(path)

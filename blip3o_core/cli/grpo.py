@@ -2,7 +2,7 @@
 
 import argparse
 
-from .common import needs_extra
+from .common import needs_extra, print_entry
 from .train import RESUME, add_config_arguments
 
 
@@ -26,9 +26,4 @@ def run(arguments: argparse.Namespace) -> None:
         from ..tiny.recipe.grpo import TinyGrpoSettings, improve
 
     settings = load_settings(TinyGrpoSettings, arguments.config, arguments.overrides)
-    print(improve(settings, arguments.resume, _print))
-
-
-def _print(entry: dict) -> None:
-    shown = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in entry.items())
-    print("  ".join(shown), flush=True)
+    print(improve(settings, arguments.resume, print_entry))

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from .arguments import UsageError, number, png_file, positive, seed
-from .common import needs_extra
+from .common import needs_extra, print_entry
 
 STAGES = (
     "autoencoder",
@@ -125,9 +125,9 @@ def run_tiny(arguments: argparse.Namespace) -> None:
     if arguments.quick:
         out = arguments.out or Path("runs/quick")
         arguments.cancelled = f"Cancelled. Delete {out} before you run the command again: --quick starts from nothing."
-        _print_quick(quick.run(quick.Quick(out, _print, arguments.share)))
+        _print_quick(quick.run(quick.Quick(out, print_entry, arguments.share)))
         return
-    recipe = stages.Recipe(arguments.out or Path("runs/tiny"), _print, arguments.share)
+    recipe = stages.Recipe(arguments.out or Path("runs/tiny"), print_entry, arguments.share)
     for stage in arguments.stages or STAGES:
         numbers = stages.run(stage, recipe)
         print(f"{stage}: " + "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()), flush=True)
@@ -157,10 +157,6 @@ def _world(arguments: argparse.Namespace):
     from ..tiny.scenes.world import World
 
     return World(snapped=not arguments.continuous)
-
-
-def _print(entry: dict) -> None:
-    print("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items()), flush=True)
 
 
 def _print_quick(record: dict) -> None:

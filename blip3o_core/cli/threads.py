@@ -1,8 +1,8 @@
 """How many threads torch computes with on the CPU. These settings are the process's own, and here the process is ours.
 
-Measured with the bundled model on 2 cores: one thread makes images alone as fast as two (24 s for 32) and leaves the
-other core free. With two other busy processes on the machine, two threads wait for each other: 154 s, one thread 38 s.
-Batches gain from two threads on an idle machine (evaluate: 21 s in place of 30), so they keep torch's choice.
+Measured with the bundled model on 2 cores: 32 images made one at a time take 24 to 28 s with one thread, 24 s with two.
+With two other busy processes on the machine, two threads wait for each other: 154 s, one thread 38 s. Batches gain from
+two threads on an idle machine (evaluate: 19 to 23 s in place of 30), so they keep torch's choice.
 """
 
 import math

@@ -13,6 +13,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
@@ -43,15 +44,15 @@ def decode_speculatively(
         return choose(states, choose.uniforms[0, first : first + len(states)])
 
     hidden[:, 0] = prefilled.state[:, 0]
-    draft = Draft(states_of, choose_from, guess, window)
-    ids[0, :1] = draft.start(prefilled.state, prefilled.total)
+    lookahead = Lookahead(states_of, choose_from, guess, window)
+    ids[0, :1] = lookahead.start(prefilled.state, prefilled.total)
     report(callback, 1, ids)
-    while draft.fed < prefilled.total:
-        before, fed = len(draft.known), draft.fed
-        states = draft.advance()
-        hidden[0, fed + 1 : draft.fed + 1] = states[:, 0]
-        ids[0, before : len(draft.known)] = torch.tensor(draft.known[before:], device=ids.device)
-        for done in range(before + 1, len(draft.known) + 1):
+    while lookahead.fed < prefilled.total:
+        before, fed = len(lookahead.known), lookahead.fed
+        states = lookahead.advance()
+        hidden[0, fed + 1 : lookahead.fed + 1] = states[:, 0]
+        ids[0, before : len(lookahead.known)] = torch.tensor(lookahead.known[before:], device=ids.device)
+        for done in range(before + 1, len(lookahead.known) + 1):
             report(callback, done, ids)
     return Decoded(ids, [prefilled.total], hidden)
 
@@ -88,7 +89,7 @@ class WindowStep(DirectStep):
         return self.rotate(x, *(table[0, step : step + self.rows] for table in self.tables))
 
 
-class Guess:
+class Guess(Protocol):
     """Guesses the next token from those before it."""
 
     def learn(self, known: list[int]) -> None:
@@ -96,10 +97,10 @@ class Guess:
 
     def __call__(self, tokens: list[int]) -> int:
         """The token behind `tokens`, whose last ones are guesses themselves."""
-        raise NotImplementedError
+        ...
 
 
-class NeighbourGuess(Guess):
+class NeighbourGuess:
     """The token above the next one, or the code after the one before it.
 
     Of the two rules, the one that has been right more often in this image. The second suits the bundled model, whose
@@ -124,7 +125,7 @@ class NeighbourGuess(Guess):
 
 
 @dataclass
-class Draft:
+class Lookahead:
     """Tokens of one row: those known to be right, and guesses behind them."""
 
     states_of: Callable[[list[int], int], torch.Tensor]  # tokens fed from step k on -> (n, 1, D)

@@ -25,7 +25,7 @@ class PromptEncoder:
     def __init__(self, folder: Path, vocabulary: Vocabulary, limit: int):
         """`limit`: the longest prompt in tokens, scale token included (the tokenizer's `model_max_length`).
 
-        Raises Blip3oError when the tokenizer is missing, damaged, or that of another checkpoint.
+        Raises Blip3oError when the tokenizer is missing, damaged, or made for a different checkpoint.
         """
         from tokenizers import Tokenizer
 

@@ -1,11 +1,11 @@
 """What edits need besides images: a checkpoint whose transformer sees references, and data that fits it."""
 
-import json
 from pathlib import Path
 
 from ..checkpoint import Checkpoint
 from ..diffusion.reference_conditioning import new_connector
 from ..errors import Blip3oError
+from ..files import write_json
 from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR
 from ..weights.tensors import open_file
 from .data.items import Item, PackedItem
@@ -64,4 +64,4 @@ def add_references(source: Checkpoint, folder: Path, cross: bool, noise: bool, s
         "use_tar_siglip_features": False,
     }
     config = {**source.config, **switches}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", config)

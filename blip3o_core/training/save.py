@@ -5,7 +5,6 @@
 - LoRA is added to the weights it adapts, or saved apart from the unchanged weights in `adapter/`, in peft's own layout.
 """
 
-import json
 import shutil
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from ..checkpoint import AUTOENCODER, TRANSFORMER, Checkpoint
 from ..checks import require_finite
 from ..errors import Blip3oError
+from ..files import write_json
 from ..weights.names import SANA, VAE
 from ..weights.tensors import TensorEntry, TensorIndex, open_file
 from .config import Lora
@@ -71,7 +71,7 @@ def save_checkpoint(
         weight_map |= dict.fromkeys(names, file)
     if len(shards) > 1:
         total = sum(entry.nbytes for entry in table.values())
-        _write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        write_json(folder / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def save_adapter(folder: Path, state: dict[str, torch.Tensor], lora: Lora) -> None:
@@ -149,8 +149,4 @@ def _copy_configs(folder: Path, source: Checkpoint) -> None:
             "patch_size": config.patch_size,
         }
         (folder / "image_tokenizer").mkdir()
-        _write_json(folder / "image_tokenizer" / "config.json", {"vision_config": vision})
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "image_tokenizer" / "config.json", {"vision_config": vision})

@@ -90,7 +90,7 @@ def test_full_shapes_are_the_published_ones():
     """Catches a "full-size" model that is a small one."""
     language, transformer = models.shapes(None, render=True)
     assert language.num_tokens == 729 and language.vocabulary.num_codes == 65536
-    # Qwen3-1.7B with the image tokens, and SANA 1.5 1.6B (reference.md 8)
+    # Qwen3-1.7B with the image tokens, and SANA 1.5 1.6B (config.json of the published checkpoints)
     assert sum(p.numel() for p in language.parameters()) == pytest.approx(1.86e9, rel=0.01)
     assert sum(p.numel() for p in transformer.parameters()) == pytest.approx(1.6046e9, rel=0.001)
 

@@ -10,16 +10,19 @@ from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.decoding.engine import decode
 from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling
-from blip3o_core.decoding.speculative import Draft, Guess, NeighbourGuess
+from blip3o_core.decoding.speculative import Lookahead, NeighbourGuess
 
 KINDS = {"greedy": Sampling(top_k=1), "default": Sampling(), "uncut": Sampling(top_k=0, top_p=1.0, temperature=1.3)}
 
 
-class Fixed(Guess):
+class Fixed:
     """Guesses that come from a list."""
 
     def __init__(self, ids):
         self.ids = ids
+
+    def learn(self, known):
+        pass
 
     def __call__(self, tokens):
         return self.ids[len(tokens)]
@@ -83,11 +86,12 @@ def test_a_model_that_cannot_be_guessed_is_hardly_slowed():
     def choose_from(states, first):
         return torch.tensor([next(fresh) for _ in states])
 
-    draft = Draft(states_of, choose_from, Fixed([-1] * 65), window=16)
-    draft.start(torch.zeros(1, 1, 1), total=64)
-    while draft.fed < 64:
-        draft.advance()
-    assert len(draft.known) == 64 and draft.passes == 64 and fed[:6] == [16, 13, 10, 7, 4, 2] and set(fed[6:-1]) == {2}
+    lookahead = Lookahead(states_of, choose_from, Fixed([-1] * 65), window=16)
+    lookahead.start(torch.zeros(1, 1, 1), total=64)
+    while lookahead.fed < 64:
+        lookahead.advance()
+    assert len(lookahead.known) == 64 and lookahead.passes == 64
+    assert fed[:6] == [16, 13, 10, 7, 4, 2] and set(fed[6:-1]) == {2}
 
 
 @pytest.mark.parametrize(("window", "passes"), [(8, 8), (16, 4), (64, 1), (10, 7)])

@@ -5,7 +5,6 @@ token and around it, which is at the same distance in every prompt. Its outputs 
 changes nothing.
 """
 
-import json
 import shutil
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ...checkpoint import Checkpoint
 from ...decoding.engine import decode
 from ...decoding.prefill import Prompts
 from ...decoding.sampling import Sampling
+from ...files import write_json
 from ...training.data.collate import collate
 from ...training.data.packed import open_pack
 from ...training.joint_model import JointModel
@@ -50,7 +50,7 @@ def add_layer(source: Checkpoint, folder: Path) -> None:
         tensors[name] = tensor
     tensors |= {f"model.layers.0.{name}": tensor.contiguous() for name, tensor in layer.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", config)
 
 
 def train(checkpoint: Checkpoint, packs: list[Path], folder: Path, settings: FitSettings, report: Report | None = None):
