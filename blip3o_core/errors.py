@@ -11,3 +11,16 @@ def bullet_list(lines: Sequence[str], most: int = 30) -> str:
     """One indented line for each, at most `most`, then how many more there are."""
     more = [f"and {len(lines) - most} more"] if len(lines) > most else []
     return "\n".join(f"  {line}" for line in [*lines[:most], *more])
+
+
+def first_line(error: BaseException) -> str:
+    """Why something failed, in one line that is never empty: the type where there is no message."""
+    text = (getattr(error, "strerror", None) or str(error)).strip()
+    return text.splitlines()[0].rstrip() if text else type(error).__name__
+
+
+def shown(value: object, most: int = 200) -> str:
+    """A value as messages show it: printable, and cut when it is long."""
+    text = str(value)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"

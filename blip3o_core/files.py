@@ -1,10 +1,23 @@
-"""Files that appear whole or not at all."""
+"""Files: written whole or not at all, and read only when they are regular files of a plausible size.
+
+Every reader of text, JSON and lists goes through here, so that all of them agree on what a line and a character is, and
+none waits for a pipe, reads a device or believes a file of any size.
+"""
 
 import contextlib
 import json
 import os
+import stat
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import Blip3oError, first_line, shown
+
+TEXT_LIMIT = 256 * 2**20  # bytes; the largest text of a checkpoint, tokenizer.json, has 11 MB
+LINE_LIMIT = 16 * 2**20  # bytes
+_POINTER = b"version https://git-lfs"
 
 
 @contextlib.contextmanager
@@ -14,7 +27,8 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     On an error `path` is as it was and nothing is left beside it. Several processes may write the same `path`: the last
     one wins. `durable`: the file is on the disk itself before it gets its name, for what must survive a power cut.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Short, because the name of `path` may be as long as the system allows; random, because threads write, too.
+    scratch = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield scratch
         if durable:
@@ -41,3 +55,101 @@ def sync(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def open_regular(path: Path, remedy: str, limit: int | None = None) -> BinaryIO:
+    """The file opened for reading bytes. Raises Blip3oError, which ends with `remedy`, for anything but a regular file.
+
+    Pipes, sockets and devices are refused without waiting for them; so are files above `limit` bytes, and the pointers
+    that git leaves in place of large files.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise Blip3oError(f"{path} does not exist. {remedy}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise Blip3oError(f"{shown(path)} cannot be read: {first_line(error)}. {remedy}") from error
+    try:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            raise Blip3oError(f"{path} is {_kind(facts.st_mode)}, not a regular file. {remedy}")
+        if limit is not None and facts.st_size > limit:
+            raise Blip3oError(
+                f"{path} has {facts.st_size:,} bytes; at most {limit:,} make sense here. It is not the file that its "
+                f"name says. {remedy}"
+            )
+        if facts.st_size < 1024 and os.read(handle, len(_POINTER)) == _POINTER:
+            raise Blip3oError(
+                f"{path} is a Git LFS pointer: it stands for the file and does not contain it. Run `git lfs pull` in "
+                "its folder, or download the file itself."
+            )
+        os.lseek(handle, 0, os.SEEK_SET)
+    except (Blip3oError, OSError):
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: Path, remedy: str, limit: int = TEXT_LIMIT) -> bytes:
+    """All of a regular file of at most `limit` bytes; raises Blip3oError as `open_regular` does."""
+    with open_regular(path, remedy, limit) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise Blip3oError(f"{path} cannot be read: {first_line(error)}. {remedy}") from error
+
+
+def read_text(path: Path, remedy: str = "Save it again as UTF-8 text.", limit: int = TEXT_LIMIT) -> str:
+    """A UTF-8 text file, with or without a byte-order mark."""
+    return decode_text(read_bytes(path, remedy, limit), str(path))
+
+
+def decode_text(data: bytes, source: str) -> str:
+    """UTF-8 bytes, with or without a byte-order mark -> text. `source`: what errors call them."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        utf16 = " It looks like UTF-16." if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise Blip3oError(
+            f"{source}, line {line}, is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}.{utf16} Save "
+            "it again with the encoding UTF-8."
+        ) from None
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, empty ones included, without their ends: \\n, \\r\\n or \\r.
+
+    str.splitlines also cuts at characters that a prompt may contain, such as U+2028 and the vertical tab.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def read_lines(path: Path, remedy: str = "Save it again as UTF-8 text.") -> list[str]:
+    """The lines of a UTF-8 text file, see `split_lines`."""
+    return split_lines(read_text(path, remedy))
+
+
+def parse_json(text: str, source: str, remedy: str) -> Any:
+    """What a JSON text holds. Raises Blip3oError, which names `source`, for anything else, however deeply nested."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise Blip3oError(f"{source} cannot be read as JSON: it is nested too deeply. {remedy}") from None
+    except ValueError as error:
+        raise Blip3oError(f"{source} cannot be read as JSON: {error}. {remedy}") from error
+
+
+def read_json(path: Path, remedy: str = "Copy it again from where it came from.") -> dict:
+    """The object in a JSON file. Raises Blip3oError when the file is missing, damaged or holds anything else."""
+    content = parse_json(read_text(path, remedy), str(path), remedy)
+    if not isinstance(content, dict):
+        raise Blip3oError(f"{path} must contain a JSON object, but contains a {type(content).__name__}. {remedy}")
+    return content
+
+
+def _kind(mode: int) -> str:
+    kinds = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
+    return next((name for name, test in kinds.items() if test(mode)), "a device")

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from .errors import Blip3oError, bullet_list
+from .files import read_text
 
 
 class SettingsError(Blip3oError):
@@ -112,8 +113,10 @@ def _read_yaml(path: Path, kind: type[Settings]) -> dict:
 
     example = f" {kind.guide} has an example." if kind.guide else ""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = yaml.safe_load(read_text(path, f"Choose a YAML file.{example}"))
+    except Blip3oError:
+        raise
+    except (RecursionError, ValueError, yaml.YAMLError) as error:
         raise Blip3oError(f"Cannot read {path} as YAML: {error}.{example}") from error
     if not isinstance(content, dict):
         raise Blip3oError(f"{path} contains no settings. Write lines like `steps: 1000`.{example}")

@@ -1,13 +1,15 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files that are not what their names say."""
 
 import json
+import os
+import socket
 
 import pytest
 import torch
 
 from blip3o_core.checks import require_finite
-from blip3o_core.errors import Blip3oError, bullet_list
-from blip3o_core.files import atomic_write, write_json
+from blip3o_core.errors import Blip3oError, bullet_list, first_line, shown
+from blip3o_core.files import atomic_write, open_regular, read_json, read_lines, read_text, split_lines, write_json
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -54,3 +56,79 @@ def test_json_that_cannot_be_written_leaves_the_file_before(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path):
+    """Catches a pipe in place of a file, which a reader waits for without end, and a device, which never ends."""
+    pipe, channel = tmp_path / "pipe", tmp_path / "socket"
+    os.mkfifo(pipe)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(channel))
+        for path, kind in ((pipe, "a pipe"), (tmp_path, "a folder"), (os.devnull, "a device"), (channel, "")):
+            with pytest.raises(Blip3oError, match=rf"{kind}.* Choose another\.$"):
+                open_regular(path, "Choose another.")
+    for name in ("missing", "x" * 5000, "a\0b", "\ud800"):
+        with pytest.raises(Blip3oError, match=r" Choose another\.$") as caught:
+            open_regular(tmp_path / name, "Choose another.")
+        assert len(str(caught.value)) < 600 and str(caught.value).isprintable()
+
+
+def test_a_file_of_any_size_is_not_believed(tmp_path):
+    """Catches a sparse file of terabytes that fills the memory."""
+    path = tmp_path / "a.json"
+    with open(path, "wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(Blip3oError, match=r"has 1,099,511,627,776 bytes; at most"):
+        read_json(path)
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    """Catches advice to download again what git has to fetch."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 11422654\n")
+    with pytest.raises(Blip3oError, match="is a Git LFS pointer.*git lfs pull"):
+        read_json(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{", "1" * 5000, "[]", ""])
+def test_json_that_is_no_object_is_one_sentence(tmp_path, text):
+    """Catches RecursionError and other tracebacks out of a config file."""
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(Blip3oError, match=r"config\.json .*Copy it again") as caught:
+        read_json(path)
+    assert len(str(caught.value)) < 500
+
+
+def test_lines_are_what_editors_call_lines(tmp_path):
+    """Catches a prompt that is cut in two at U+2028 or a vertical tab, a byte-order mark, and Windows' line ends."""
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeffa\u2028b\r\nc\x0bd\x85\n\re\n".encode())
+    assert read_lines(path) == ["a\u2028b", "c\x0bd\x85", "", "e"]
+    assert split_lines("") == []
+
+
+@pytest.mark.parametrize(("encoding", "says"), [("cp1252", "line 2"), ("utf-16", "UTF-16"), ("gbk", "line 2")])
+def test_text_in_another_encoding_is_named(tmp_path, encoding, says):
+    """Catches a UnicodeDecodeError that names neither the file nor what to do."""
+    path = tmp_path / "prompts.txt"
+    text = "first\n\u56fe\u7247 second" if encoding != "cp1252" else "first\ncaf\xe9 second"
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(Blip3oError, match=r"prompts\.txt.*not UTF-8.*Save it") as caught:
+        read_text(path)
+    assert says in str(caught.value)
+
+
+def test_a_reason_is_never_empty():
+    """Catches messages that end in a colon, and ones that are many lines long."""
+    assert first_line(RuntimeError()) == "RuntimeError"
+    assert first_line(RuntimeError("\n a \n b")) == "a"
+    assert shown("a\0" * 500) == repr("a\0" * 500)[:200] + "... (2,502 characters)"
+
+
+def test_a_name_as_long_as_the_system_allows_can_be_written(tmp_path):
+    """Catches a scratch name that is longer than its file's and too long."""
+    path = tmp_path / ("\u4e00" * 85)
+    with atomic_write(path) as scratch:
+        scratch.write_bytes(b"a")
+    assert path.read_bytes() == b"a"

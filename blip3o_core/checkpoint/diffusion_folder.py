@@ -7,8 +7,9 @@ checkpoint's tensors; names decide nothing.
 from pathlib import Path
 
 from ..errors import Blip3oError, bullet_list
+from ..files import read_json
 from ..weights.names import CONNECTOR, SANA, VAE
-from ..weights.tensors import TensorIndex, read_json, strip_prefix
+from ..weights.tensors import TensorIndex, strip_prefix
 
 _PARTS = ("transformer", "vae")
 _FILES = " and ".join(f"{part}/config.json" for part in _PARTS)

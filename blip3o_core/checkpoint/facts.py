@@ -13,12 +13,13 @@ from pathlib import Path
 
 from ..diffusion.reference_mode import ReferenceMode
 from ..errors import Blip3oError
+from ..files import read_json
 from ..models import autoencoder, image_tokenizer, meanflow
 from ..models.image_tokenizer import ImageTokenizerConfig
 from ..prompts.encoder import PromptEncoder
 from ..prompts.vocabulary import CodesId, Vocabulary
 from ..weights.names import EDIT_CONNECTORS, LANGUAGE_PREFIXES, SANA, VAE
-from ..weights.tensors import TensorIndex, open_file, read_index, read_json, strip_prefix
+from ..weights.tensors import TensorIndex, open_file, read_index, strip_prefix
 
 # The parts, as users read them.
 LANGUAGE, TRANSFORMER, AUTOENCODER = "language model", "diffusion transformer", "autoencoder"

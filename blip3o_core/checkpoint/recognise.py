@@ -6,10 +6,11 @@ Folder names, shard names and `model_type` ("qwen3") decide nothing. Opening rea
 from pathlib import Path
 
 from ..errors import Blip3oError
+from ..files import read_json
 from ..models import image_tokenizer
 from ..prompts.vocabulary import Vocabulary
 from ..weights.names import CONNECTOR
-from ..weights.tensors import TensorIndex, read_index, read_json, strip_prefix
+from ..weights.tensors import TensorIndex, read_index, strip_prefix
 from .checkpoint import Checkpoint
 from .diffusion_folder import find_diffusion_folder
 from .networks import rope_theta

@@ -6,7 +6,7 @@ import shlex
 import sys
 
 from ..checkpoint.bundled import SHORT_NAME, display_name, resolve_checkpoint
-from ..errors import Blip3oError
+from ..errors import Blip3oError, first_line
 
 CANCELLED = "Cancelled. Every image listed above is complete. Run the same command again to make the others."
 
@@ -48,7 +48,7 @@ def device_of(name: str):
         device = torch.device(name)
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise Blip3oError(f"--device {name!r} cannot be used: {reason}. Try cpu or cuda.") from error
     return device
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Blip3oError
+from ..files import read_lines
 from .arguments import (
     UsageError,
     add_interval_option,
@@ -159,11 +160,7 @@ def _mine(plan: list[Batch]) -> Iterator[Batch]:
 def _prompts_and_paths(arguments: argparse.Namespace) -> tuple[list[str], list[Path]]:
     if arguments.prompts is None:
         return [arguments.prompt], [arguments.out]
-    try:
-        # Not splitlines(): it also cuts at characters that a prompt may hold, like U+2028.
-        lines = arguments.prompts.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Blip3oError(f"--prompts {arguments.prompts} cannot be read: {error}. Give a UTF-8 text file.") from error
+    lines = read_lines(arguments.prompts, "Give --prompts a UTF-8 text file.")
     prompts = [line for line in lines if line.strip()]
     if not prompts:
         raise Blip3oError(f"--prompts {arguments.prompts} is empty. Write a prompt on each line.")

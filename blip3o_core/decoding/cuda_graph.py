@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 
+from ..errors import first_line
 from .direct import DirectStep
 from .interface import Callback, Decoded, Prefilled, report
 from .sampling import Chooser
@@ -185,11 +186,6 @@ def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 work()
     return graph.replay
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @cache

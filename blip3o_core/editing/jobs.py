@@ -5,7 +5,6 @@ A list of edits is a file with a JSON object on each line. Paths in it are relat
 
 import contextlib
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 
 from ..checkpoint import Checkpoint
 from ..errors import Blip3oError, bullet_list
+from ..files import parse_json, read_lines
 from ..images import preprocess
 from ..models import autoencoder
 from . import masks
@@ -59,11 +59,7 @@ class PreparedEdit:
 
 def read_list(path: Path, folder: Path) -> list[EditJob]:
     """The edits in a list; images are written into `folder`. One Blip3oError names all faulty lines."""
-    try:
-        # Not splitlines(): it also cuts at characters that an instruction may hold, like U+2028.
-        lines = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Blip3oError(f"--list {path} cannot be read: {error}. Give a UTF-8 text file of JSON objects.") from error
+    lines = read_lines(path, "Give --list a UTF-8 text file of JSON objects.")
     entries = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not entries:
         raise Blip3oError(
@@ -87,10 +83,7 @@ def read_list(path: Path, folder: Path) -> list[EditJob]:
 
 
 def _job(line: str, number: int, base: Path, folder: Path, name: str) -> EditJob:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise Blip3oError(f"the line is not valid JSON: {error}. It starts with {line[:40]!r}.") from error
+    entry = parse_json(line, "the line", f"It starts with {line[:40]!r}.")
     if not isinstance(entry, dict):
         raise Blip3oError(f"{line[:40]!r} is not a JSON object. Write {{...}} with {', '.join(KEYS)}.")
     if unknown := [key for key in entry if key not in KEYS]:

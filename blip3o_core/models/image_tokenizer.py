@@ -16,7 +16,8 @@ from torch import nn
 
 from ..checks import require_finite
 from ..errors import Blip3oError
-from ..weights.tensors import TensorIndex, read_json
+from ..files import read_json
+from ..weights.tensors import TensorIndex
 
 PREFIX = "model.vision_tower.vision_tower."
 _LAYER = "encoder.encoder.layers."

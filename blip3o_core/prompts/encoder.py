@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..errors import Blip3oError
+from ..files import read_text
 from .vocabulary import Vocabulary
 
 SYSTEM_PROMPT = "You are a helpful assistant."
@@ -161,7 +162,7 @@ def _tokenizer_json(folder: Path) -> str:
     """The fast tokenizer's JSON; transformers makes it when only vocab.json and merges.txt are there."""
     path = folder / "tokenizer.json"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return read_text(path, "Copy tokenizer.json from where the checkpoint came from.")
     if not (folder / "vocab.json").is_file():
         raise Blip3oError(
             f"{folder} has no tokenizer.json, and no vocab.json in its place. Copy tokenizer.json from where the "

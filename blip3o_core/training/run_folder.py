@@ -11,8 +11,7 @@ import shutil
 from pathlib import Path
 
 from ..errors import Blip3oError
-from ..files import atomic_write, sync
-from ..weights.tensors import read_json
+from ..files import atomic_write, read_json, sync
 from .train_state import read_state
 
 _STEP = "step-"

@@ -5,7 +5,6 @@
 - Nothing is assigned before names, shapes and values of the whole part are known to be right.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import nn
 
 from ..checks import is_finite
 from ..errors import Blip3oError, bullet_list
+from ..files import read_json
 
 WINDOW = 32 * 2**20  # bytes
 
@@ -88,19 +88,6 @@ def open_file(file: Path):
             f"{file} ({size} bytes) cannot be read as a safetensors file: {error}. It is damaged or was cut short. "
             "Download it again."
         ) from error
-
-
-def read_json(path: Path) -> dict:
-    """The object in a JSON file. Raises Blip3oError when the file is missing, damaged or holds anything else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Blip3oError(f"{path} does not exist. Copy it from where the checkpoint came from.") from None
-    except (OSError, ValueError) as error:
-        raise Blip3oError(f"{path} cannot be read as JSON: {error}. Copy it again.") from error
-    if not isinstance(content, dict):
-        raise Blip3oError(f"{path} must hold a JSON object and holds a {type(content).__name__}. Copy it again.")
-    return content
 
 
 def strip_prefix(index: TensorIndex, prefix: str) -> TensorIndex:

@@ -4,13 +4,14 @@ from ...blip3o_core.decoding.sampling import Sampling
 from ...blip3o_core.editing.image_mentions import missing_image_numbers
 from ...blip3o_core.editing.references import References
 from ...blip3o_core.errors import Blip3oError
+from ...blip3o_core.files import split_lines
 from ...blip3o_core.tokens import ImageTokens
 from .language import Language
 
 
 def prompts_of(prompt: str, copies: int, by_line: bool) -> list[str]:
     """The prompts of a batch; `by_line`: each line that is not empty, `copies` times."""
-    prompts = [line for line in prompt.splitlines() if line.strip()] if by_line else [prompt]
+    prompts = [line for line in split_lines(prompt) if line.strip()] if by_line else [prompt]
     return [each for each in prompts or [prompt] for _ in range(copies)]
 
 

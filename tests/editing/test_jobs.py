@@ -83,9 +83,9 @@ def test_a_run_that_was_cut_off_goes_on(edit, place, capsys, monkeypatch):
 
 
 BAD_LINES = {
-    "broken": ('{"image": "a.png", "instruction": ', "line 3: the line is not valid JSON"),
+    "broken": ('{"image": "a.png", "instruction": ', "line 3: the line cannot be read as JSON"),
     "no object": ("[1, 2]", "line 3: '[1, 2]' is not a JSON object"),
-    "deep": ("[" * 100_000, "line 3: the line is not valid JSON"),
+    "deep": ("[" * 100_000, "line 3: the line cannot be read as JSON"),
     "unknown key": ({**RED, "masks": "hole.png"}, "line 3: unknown key 'masks'"),
     "no image": ({"instruction": "red"}, 'line 3: give either "image"'),
     "both": ({**RED, "images": ["a.png"]}, 'line 3: give either "image"'),
@@ -138,7 +138,7 @@ def test_lists_that_cannot_be_read_and_folders_that_cannot_be_written(edit, plac
     (place / "taken.png").touch()
     for file, out, shown in (
         ("absent.jsonl", "out", "absent.jsonl"), ("empty.jsonl", "out", "is empty"),
-        ("binary.jsonl", "out", "binary.jsonl"), ("sub", "out", "cannot be read"),
+        ("binary.jsonl", "out", "binary.jsonl"), ("sub", "out", "is a folder"),
         (path, "taken.png", "taken.png"), (path, "taken.png/below", "Cannot write"),
     ):  # fmt: skip
         before = files(place)

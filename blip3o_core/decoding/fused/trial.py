@@ -6,8 +6,8 @@ import logging
 
 import torch
 
+from ...errors import first_line
 from ...models.language import KVCache
-from ..cuda_graph import first_line
 from . import FAILED, kind_of
 
 # Relative distance of the states. bfloat16 states of two engines differ by 0.4 % (few layers) to 1.2 % (28).

@@ -26,8 +26,8 @@ from ...checkpoint import open_checkpoint
 from ...checkpoint.bundled import resolve_checkpoint
 from ...checks import is_finite
 from ...errors import Blip3oError
+from ...files import read_json
 from ...pipeline import Pipeline
-from ...weights.tensors import read_json
 from ..run_folder import RunFolder
 from ..save import save_checkpoint
 from .policy import make_policy, mask_text_tokens, policy_tensors
