@@ -112,7 +112,7 @@ def test_lines_are_what_editors_call_lines(tmp_path):
 def test_text_in_another_encoding_is_named(tmp_path, encoding, says):
     """Catches a UnicodeDecodeError that names neither the file nor what to do."""
     path = tmp_path / "prompts.txt"
-    text = "first\n\u56fe\u7247 second" if encoding != "cp1252" else "first\ncaf\xe9 second"
+    text = "first\n\u7ea2 second" if encoding != "cp1252" else "first\ncaf\xe9 second"
     path.write_bytes(text.encode(encoding))
     with pytest.raises(Blip3oError, match=r"prompts\.txt.*not UTF-8.*Save it") as caught:
         read_text(path)
