@@ -8,7 +8,7 @@ WORKERS ?= -n auto --dist loadfile
 DEMO ?= output/demo.png
 LINT = $(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m mypy
 
-.PHONY: demo evaluate serve test test-fast test-core test-parity test-host test-browser test-oldest lint format
+.PHONY: demo evaluate serve test test-fast test-core test-parity test-host test-browser test-oldest test-long lint format
 .PHONY: environment workflows screenshots locales node-contract
 
 demo: environment  ## render three prompts with the bundled model, through the sample workflow in a real ComfyUI
@@ -30,6 +30,9 @@ test-fast: environment  ## the library's quick tests: for the inner loop
 
 test-core test-parity test-host test-browser: test-%: environment
 	$(VENV) -m pytest -rs $(WORKERS) -m $*
+
+test-long: environment  ## attacks, kills and load that take minutes each
+	$(VENV) -m pytest -rs -n0 --long -m long
 
 test-oldest:  ## the library alone, with the lowest versions requirements.txt allows
 	$(PYTHON) tools/environment.py --oldest

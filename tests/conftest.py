@@ -27,8 +27,16 @@ from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 PARTS = ("parity", "host", "browser", "gpu")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="also run the tests marked long: minutes each")
+
+
+def pytest_collection_modifyitems(config, items):
     for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.slow)
+            if not config.getoption("--long"):
+                item.add_marker(pytest.mark.skip(reason="long: run by make test-long"))
         folder = item.path.relative_to(TOP / "tests").parts[0]
         item.add_marker(getattr(pytest.mark, folder if folder in PARTS else "core"))
 
