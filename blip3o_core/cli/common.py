@@ -4,11 +4,13 @@ import argparse
 import contextlib
 import shlex
 import sys
+from pathlib import Path
 
 from ..checkpoint.bundled import SHORT_NAME, display_name, resolve_checkpoint
 from ..errors import Blip3oError, first_line
 
 CANCELLED = "Cancelled. Every image listed above is complete. Run the same command again to make the others."
+IMAGE_VERSION = 1  # raise it when the same settings begin to make other images: those of before are then made again
 
 
 def say(line: str) -> None:
@@ -78,10 +80,15 @@ def needs_extra(extra: str):
         ) from error
 
 
-def generation_settings(arguments: argparse.Namespace) -> dict:
+def compute_settings(arguments: argparse.Namespace, device) -> dict:
+    """What an image is computed with, as it is stored: the kind of device, because its number decides nothing."""
+    return {"dtype": arguments.dtype, "device": device.type}
+
+
+def generation_settings(arguments: argparse.Namespace, device) -> dict:
     """The settings that `generate` and `edit` share, as they are stored with an image."""
-    names = ("steps", "guidance", "top_k", "top_p", "temperature", "token_guidance", "dtype")
-    settings = {name: getattr(arguments, name) for name in names}
+    names = ("steps", "guidance", "top_k", "top_p", "temperature", "token_guidance")
+    settings = {name: getattr(arguments, name) for name in names} | compute_settings(arguments, device)
     start, end = arguments.guidance_interval
     if (start, end) != (0, 1):
         settings["guidance_interval"] = f"{start}-{end}"
@@ -95,11 +102,11 @@ def option_words(settings: dict) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
 
 
-def stored_settings(arguments: argparse.Namespace, checkpoint, settings: dict, files: dict, words: list[str]) -> dict:
-    """What is stored with an image: its `settings`, facts about its input `files`, and the command that makes it again.
+def stored_settings(arguments: argparse.Namespace, checkpoint, settings: dict, facts: dict, words: list[str]) -> dict:
+    """What is stored with an image: its `settings`, other `facts` that decide it, and the command that makes it again.
 
-    `words`: the command without the checkpoint and the output. Names of the user's files and folders are private:
-    the command says DIR, OUT.png, IMAGE1, ... instead.
+    `facts`: of its input files, and how many images were computed together. `words`: the command without the checkpoint
+    and the output. Names of the user's files and folders are private: the command says DIR, OUT.png, IMAGE1, ...
     """
     words = ["blip3o", *words]
     if arguments.diffusion_folder is not None:
@@ -108,11 +115,25 @@ def stored_settings(arguments: argparse.Namespace, checkpoint, settings: dict, f
         words.append("--checkpoint=DIR")
     return {
         **settings,
-        **files,
+        **facts,
         "checkpoint": display_name(checkpoint.folder),
+        "weights": checkpoint.identity,
+        "shift": checkpoint.shift,
         "tokens": str(checkpoint.codes_id),
+        "version": IMAGE_VERSION,
         "command": shlex.join([*words, "--out=OUT.png"]),
     }
+
+
+def are_made(paths: list[Path], settings: list[dict]) -> bool:
+    """Whether all these images are there already, each with its stored settings; if so, say it."""
+    from ..images.png import is_made_with
+
+    # A checkpoint's name decides nothing, its weights do.
+    made = all(is_made_with(path, own, ("checkpoint", "command")) for path, own in zip(paths, settings, strict=True))
+    for path in paths if made else ():
+        say(f"skipped {path}: it exists, with the same settings")
+    return made
 
 
 class Bar:

@@ -23,6 +23,7 @@ from .arguments import (
 from .common import (
     CANCELLED,
     Bar,
+    are_made,
     device_of,
     generation_settings,
     load_pipeline,
@@ -130,7 +131,7 @@ def run(arguments: argparse.Namespace) -> None:
         _warn_of_unknown_images(edit)
     planned = [(edit, _settings(arguments, checkpoint, edit, k, device, name)) for k, edit in enumerate(prepared)]
     if arguments.list is not None:
-        planned = [plan for plan in planned if not _exists(*plan)]
+        planned = [(edit, settings) for edit, settings in planned if not are_made([edit.job.out], [settings])]
     if not planned:
         return
     check_writable(planned[0][0].job.out.parent)
@@ -191,23 +192,12 @@ def _settings(arguments, checkpoint, edit, index: int, device, mode: str) -> dic
         **{f"{name}_strength": getattr(arguments, f"{name}_strength") for name in _STRENGTHS},
         "seed": seed,
         "noise_seed": noise_seed,
-        **generation_settings(arguments),
-        "device": str(device),
+        **generation_settings(arguments, device),
     }
     # With a mask the size follows from the first image.
     settings |= {"feather": arguments.feather} if job.mask else {"size": f"{edit.size[0]}x{edit.size[1]}"}
     inputs = [f"--image=IMAGE{k}" for k in range(1, len(job.images) + 1)] + ["--mask=MASK"] * (job.mask is not None)
     return stored_settings(arguments, checkpoint, settings, edit.files, ["edit", *inputs, *option_words(settings)])
-
-
-def _exists(edit: "PreparedEdit", settings: dict) -> bool:
-    """Whether the edit was made already, with these settings; if so, say it."""
-    from ..images.png import is_made_with
-
-    exists = is_made_with(edit.job.out, settings)
-    if exists:
-        say(f"skipped {edit.job.out}: it exists, with the same settings")
-    return exists
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ from .arguments import (
 from .common import (
     CANCELLED,
     Bar,
+    are_made,
     device_of,
     generation_settings,
     load_pipeline,
     open_checkpoint,
     option_words,
     sampling_of,
-    say,
     stored_settings,
 )
 
@@ -137,24 +137,19 @@ def _batches(arguments, checkpoint, device, size, prompts: list[str], paths: lis
         settings = []
         for prompt, seed, noise in zip(prompts[rows], seeds, noise_seeds, strict=True):
             own = {"prompt": prompt, "seed": seed, "noise_seed": noise, "size": f"{size[0]}x{size[1]}"}
-            own |= {**generation_settings(arguments), "device": device.type}
-            settings.append(stored_settings(arguments, checkpoint, own, {}, ["generate", *option_words(own)]))
+            own |= generation_settings(arguments, device)
+            together = {"batch": count} if count > 1 else {}
+            settings.append(stored_settings(arguments, checkpoint, own, together, ["generate", *option_words(own)]))
         yield Batch(first, prompts[rows], seeds, noise_seeds, paths[rows], settings)
 
 
 def _mine(plan: list[Batch]) -> Iterator[Batch]:
     """The batches that this process makes: its share of all, without those whose images exist."""
-    from ..images.png import is_made_with
     from .processes import is_mine
 
     for batch in plan:
-        if not is_mine(f"{batch.first} {batch.prompts}"):
-            continue
-        if all(map(is_made_with, batch.paths, batch.settings)):
-            for path in batch.paths:
-                say(f"skipped {path}: it exists, with the same settings")
-            continue
-        yield batch
+        if is_mine(f"{batch.first} {batch.prompts}") and not are_made(batch.paths, batch.settings):
+            yield batch
 
 
 def _prompts_and_paths(arguments: argparse.Namespace) -> tuple[list[str], list[Path]]:

@@ -7,6 +7,7 @@ from .arguments import UsageError, add_model_options, add_rendering_options, png
 from .common import (
     CANCELLED,
     Bar,
+    compute_settings,
     device_of,
     load_pipeline,
     open_checkpoint,
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     pipeline = load_pipeline(arguments, checkpoint, device)
     made = _through_autoencoder(pipeline, view) if from_latents else _from_codes(pipeline, image, size, arguments)
     say(f"image: {facts['size']}; reconstruction: {size[0]}x{size[1]}")
-    settings = {"from": arguments.source, "dtype": arguments.dtype, "device": str(device)}
+    settings = {"from": arguments.source} | compute_settings(arguments, device)
     if not from_latents:
         settings |= {name: getattr(arguments, name) for name in ("seed", "steps", "guidance")}
         settings["size"] = f"{size[0]}x{size[1]}"

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -53,11 +54,13 @@ def read_settings(path: Path) -> dict:
     return json.loads(text)
 
 
-def is_made_with(path: Path, settings: dict) -> bool:
-    """Whether `path` is an undamaged image that this program made with exactly these settings."""
+def is_made_with(path: Path, settings: dict, ignored: Collection[str] = ()) -> bool:
+    """Whether `path` is an undamaged image that this program made with these settings, all but those `ignored`."""
     if not path.is_file():
         return False
     try:
-        return read_settings(path) == json.loads(json.dumps(settings))
+        stored = read_settings(path)  # reads all pixels, so that half a file fails
+        wanted = json.loads(json.dumps(settings))
+        return all(stored.get(name) == wanted.get(name) for name in {*stored, *wanted} - {*ignored})
     except Exception:  # whatever Pillow says about another format or half a file: the image is made again
         return False
