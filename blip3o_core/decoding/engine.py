@@ -23,7 +23,7 @@ import torch
 from ..checks import require_finite
 from ..errors import Blip3oError
 from ..models.language import LanguageModel
-from ..seeds import seeded
+from ..seeds import token_uniforms
 from . import fused
 from .cuda_graph import decode_with_graph
 from .direct import decode_directly, is_small, why_not_direct
@@ -68,7 +68,7 @@ def decode(
     chosen = choose_engine(engine, Job(lm, rows, sampling, device, dtype))
     with torch.inference_mode():
         prefilled = prefill(lm, prompts, Compute(device, dtype), one_by_one=chosen == "fused")
-        uniforms = torch.stack([torch.rand(lm.num_tokens, generator=seeded(seed)) for seed in seeds])
+        uniforms = token_uniforms(seeds, lm.num_tokens)
         image_tokens = sampling.image_tokens_only
         head = lm.head_weight(prefilled.state, image_tokens)
         first_id = lm.vocabulary.image_start if image_tokens else 0

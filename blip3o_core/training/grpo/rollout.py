@@ -1,6 +1,5 @@
 """Rollouts of GRPO: tasks, the images that the policy makes of them, and their scores."""
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ import torch
 from ...decoding.sampling import Sampling
 from ...errors import Blip3oError
 from ...pipeline import Pipeline
+from ...seeds import seed_of
 from ...tokens import ImageTokens
 from .settings import GrpoSettings
 
@@ -31,11 +31,6 @@ class Score:
 
 Reward = Callable[[Sequence[Task], torch.Tensor], Sequence[Score]]  # tasks, images (B, H, W, 3) float32 in [0, 1]
 Report = Callable[[dict], None]
-
-
-def seed_of(*key) -> int:
-    """64 bits from any values that have a repr: the same on every machine and in every order."""
-    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big")
 
 
 def rollout(

@@ -28,10 +28,11 @@ from ...checks import is_finite
 from ...errors import Blip3oError
 from ...files import read_json
 from ...pipeline import Pipeline
+from ...seeds import seed_of
 from ..run_folder import RunFolder
 from ..save import save_checkpoint
 from .policy import make_policy, mask_text_tokens, policy_tensors
-from .rollout import Report, Reward, Task, evaluate, pass_rates, rollout, score_images, seed_of
+from .rollout import Report, Reward, Task, evaluate, pass_rates, rollout, score_images
 from .settings import GrpoSettings
 
 # TRL's name -> ours, of the metrics that are logged. `kl` and `entropy` are in nats per token.
