@@ -24,3 +24,10 @@ def shown(value: object, most: int = 200) -> str:
     text = str(value)
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is how Python or torch say that memory is full; torch has no type of its own for it on the CPU."""
+    text = str(error).lower()
+    words = ("out of memory", "not enough memory", "allocate memory", "bad allocation", "bad_alloc")
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(w in text for w in words)

@@ -7,16 +7,25 @@ none waits for a pipe, reads a device or believes a file of any size.
 import contextlib
 import json
 import os
+import re
 import stat
+import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import Blip3oError, first_line, shown
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 TEXT_LIMIT = 256 * 2**20  # bytes; the largest text of a checkpoint, tokenizer.json, has 11 MB
 LINE_LIMIT = 16 * 2**20  # bytes
+_ABANDONED = 24 * 3600  # seconds until a scratch file counts as left behind where files cannot be locked
 _POINTER = b"version https://git-lfs"
 
 
@@ -26,14 +35,16 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
 
     On an error `path` is as it was and nothing is left beside it. Several processes may write the same `path`: the last
     one wins. `durable`: the file is on the disk itself before it gets its name, for what must survive a power cut.
+    What a killed process leaves beside it, `remove_abandoned` removes.
     """
     # Short, because the name of `path` may be as long as the system allows; random, because threads write, too.
     scratch = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.part")
     try:
-        yield scratch
-        if durable:
-            sync(scratch)
-        os.replace(scratch, path)
+        with _locked(scratch):
+            yield scratch
+            if durable:
+                sync(scratch)
+            os.replace(scratch, path)
         if durable:
             sync(path.parent)
     finally:
@@ -41,9 +52,89 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
             scratch.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def _locked(scratch: Path) -> Iterator[None]:
+    """Create the file and lock it; the lock ends with the process, however that ends. Windows has no such lock."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(scratch, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # a share without locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the scratch files in `folder` whose writers were killed."""
+    for scratch in folder.glob(".*.part"):
+        if re.fullmatch(r"\..{1,40}\.[0-9a-f]{8}\.part", scratch.name, re.DOTALL):
+            with contextlib.suppress(OSError):
+                if _is_abandoned(scratch):
+                    scratch.unlink()
+
+
+def _is_abandoned(scratch: Path) -> bool:
+    facts = scratch.lstat()
+    if not stat.S_ISREG(facts.st_mode):
+        return False
+    if fcntl is None:
+        return time.time() - facts.st_mtime > _ABANDONED
+    handle = os.open(scratch, os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False  # somebody writes it
+    except OSError:
+        return time.time() - facts.st_mtime > _ABANDONED
+    finally:
+        os.close(handle)
+
+
+def check_writable(paths: Sequence[Path], option: str = "--out") -> None:
+    """Make the folders of the files `paths` where needed and try to write in them, before any work is done.
+
+    Raises Blip3oError, which names `option`, also for names that no file can have and for folders of that name. What
+    killed runs left half written in these folders is removed.
+    """
+    remedy = f"Choose another {option}."
+    for folder in dict.fromkeys(path.parent for path in paths):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+            reason = first_line(error)
+            raise Blip3oError(f"Cannot write to the folder {shown(folder)}: {reason}. {remedy}") from error
+        remove_abandoned(folder)
+    for path in paths:
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise Blip3oError(f"Cannot write {shown(path)}: {first_line(error)}. {remedy}") from error
+        if is_folder:
+            raise Blip3oError(f"Cannot write {shown(path)}: it is a folder. {remedy}")
+
+
+@contextlib.contextmanager
+def naming_failures(path: Path) -> Iterator[None]:
+    """An OSError raised while `path` is written becomes a Blip3oError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise Blip3oError(
+            f"Cannot write {shown(path)}: {first_line(error)}. Free some space, or choose another place."
+        ) from error
+
+
 def write_json(path: Path, content: dict) -> None:
     """`content` as an indented JSON file, whole or not at all."""
-    with atomic_write(path) as scratch:
+    with naming_failures(path), atomic_write(path) as scratch:
         scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

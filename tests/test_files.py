@@ -3,13 +3,26 @@
 import json
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from blip3o_core.checks import require_finite
 from blip3o_core.errors import Blip3oError, bullet_list, first_line, shown
-from blip3o_core.files import atomic_write, open_regular, read_json, read_lines, read_text, split_lines, write_json
+from blip3o_core.files import (
+    atomic_write,
+    check_writable,
+    open_regular,
+    read_json,
+    read_lines,
+    read_text,
+    split_lines,
+    write_json,
+)
+from tests.support.paths import TOP
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -132,3 +145,68 @@ def test_a_name_as_long_as_the_system_allows_can_be_written(tmp_path):
     with atomic_write(path) as scratch:
         scratch.write_bytes(b"a")
     assert path.read_bytes() == b"a"
+
+
+def test_a_folder_is_tried_before_work_begins(tmp_path):
+    """Catches minutes of drawing thrown away for a folder that cannot be written, and traces of the trial."""
+    check_writable([tmp_path / "new" / "deep" / "a.png", tmp_path / "b.png"])
+    assert list((tmp_path / "new" / "deep").iterdir()) == []
+    (tmp_path / "file").touch()
+    for name, reason in (
+        ("file/below", "file"), ("x" * 300, "File name too long"), ("a\0b", "null"), ("new", "it is a folder"),
+    ):  # fmt: skip
+        with pytest.raises(Blip3oError, match=reason):
+            check_writable([tmp_path / name])
+
+
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0  # root may write everywhere
+
+
+@pytest.mark.parametrize("how", ["simulated", *([] if ROOT or os.name == "nt" else ["chmod"])])
+def test_a_read_only_folder_is_refused(how, tmp_path, monkeypatch):
+    """Catches a read-only folder noticed only when the picture is finished, or as a bare PermissionError."""
+    if how == "chmod":
+        tmp_path.chmod(0o500)
+    else:
+        real = os.open
+
+        def refuse(path, flags, *args, **kwargs):
+            if Path(path).is_relative_to(tmp_path) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, flags, *args, **kwargs)
+
+        monkeypatch.setattr(os, "open", refuse)
+    try:
+        with pytest.raises(Blip3oError, match="Cannot write") as caught:
+            check_writable([tmp_path / "a.png"])
+    finally:
+        tmp_path.chmod(0o700)
+    message = str(caught.value)
+    assert str(tmp_path) in message and "Permission denied" in message and "Choose another --out" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_is_being_written_is_not(tmp_path):
+    """Catches scraps that stay for ever, a file taken from under a running process, and a user's file deleted."""
+    others = [".00000.png.part", ".a.png.0123456g.part", "a.png.01234567.part", ".part"]
+    for name in [".00000.png.01234567.part", *others]:
+        (tmp_path / name).touch()
+    with atomic_write(tmp_path / "a.png") as scratch:
+        check_writable([tmp_path / "b.png"])
+        assert {path.name for path in tmp_path.iterdir()} == {*others, scratch.name}
+        scratch.write_bytes(b"whole")
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "a.png"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a limit on a file's size")
+def test_a_full_disk_is_said_in_one_sentence(tmp_path):
+    """Catches a traceback, half a file and a lost earlier one where no room is left."""
+    code = (
+        "import resource, pathlib; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100));"
+        "from blip3o_core.files import write_json; write_json(pathlib.Path('a.json'), {'a': 'x' * 9999})"
+    )
+    (tmp_path / "a.json").write_text("earlier")
+    environment = {**os.environ, "PYTHONPATH": str(TOP)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "Blip3oError: Cannot write a.json: File too large. Free some space" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_text() == "earlier"

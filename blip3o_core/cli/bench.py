@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from ..errors import Blip3oError
+from ..files import check_writable, write_json
+from .common import report
 
 PARTS = {
     "decode": "image tokens per second, and the authors' code in turn",
@@ -49,13 +51,15 @@ def add_command(commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.json is not None:
+        check_writable([arguments.json], "--json")
+    if arguments.plot is not None:
+        check_writable([arguments.plot / "curves.png"], "--plot")
     names = tuple(name for name in PARTS if name not in APART) if arguments.part == "all" else (arguments.part,)
     found = benchmarks().run(names, arguments.device, arguments.quick, arguments.plot)
     if arguments.json is not None:
-        from ..files import write_json
-
         write_json(arguments.json, found)
-        print(arguments.json)
+        report(arguments.json)
 
 
 def benchmarks():

@@ -10,12 +10,18 @@ from ..checkpoint.bundled import SHORT_NAME, display_name, resolve_checkpoint
 from ..errors import Blip3oError, first_line
 
 CANCELLED = "Cancelled. Every image listed above is complete. Run the same command again to make the others."
+CANCELLED_ONE = "Cancelled. Nothing was written, unless a file is listed above."
 IMAGE_VERSION = 1  # raise it when the same settings begin to make other images: those of before are then made again
 
 
 def say(line: str) -> None:
     """Print to standard error: standard output lists the files that were written and nothing else."""
     print(line, file=sys.stderr)
+
+
+def report(path: Path) -> None:
+    """Name a finished file on standard output, at once: a command that is killed has named what it made."""
+    print(path, flush=True)
 
 
 def print_entry(entry: dict) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Blip3oError
+from ..files import check_writable
 from .arguments import (
     FITS,
     REFERENCE_MODES,
@@ -22,6 +23,7 @@ from .arguments import (
 )
 from .common import (
     CANCELLED,
+    CANCELLED_ONE,
     Bar,
     are_made,
     device_of,
@@ -29,6 +31,7 @@ from .common import (
     load_pipeline,
     open_checkpoint,
     option_words,
+    report,
     sampling_of,
     say,
     stored_settings,
@@ -114,12 +117,14 @@ def run(arguments: argparse.Namespace) -> None:
     from ..diffusion.reference_mode import Strengths
     from ..diffusion.sampler import GuidanceSchedule
     from ..editing.jobs import EditSettings, prepare_all
-    from ..images.png import check_writable
     from ..pipeline import check_rendering
 
+    if arguments.list is None:
+        arguments.cancelled = CANCELLED_ONE
     jobs = _jobs(arguments)
     sampling = sampling_of(arguments, arguments.token_guidance)
     strengths = Strengths(arguments.text_strength, arguments.cross_strength, arguments.noise_strength)
+    check_writable([job.out for job in jobs])
     device, checkpoint = device_of(arguments.device), open_checkpoint(arguments)
     guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
     check_rendering(checkpoint, arguments.size, arguments.steps, guidance)
@@ -134,11 +139,10 @@ def run(arguments: argparse.Namespace) -> None:
         planned = [(edit, settings) for edit, settings in planned if not are_made([edit.job.out], [settings])]
     if not planned:
         return
-    check_writable(planned[0][0].job.out.parent)
     editor = Editor(load_pipeline(arguments, checkpoint, device), sampling, guidance, strengths, mode)
     for k, (edit, settings) in enumerate(planned, 1):
         run_edit(editor, edit, settings, f"{k}/{len(planned)} " if len(planned) > 1 else "")
-        print(edit.job.out)
+        report(edit.job.out)
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
+from ..files import check_writable, write_json
 from .arguments import add_model_options, add_sampling_options, not_negative, number, png_file, positive, seed
-from .common import Bar, device_of, load_pipeline, needs_extra, open_checkpoint, sampling_of
+from .common import Bar, device_of, load_pipeline, needs_extra, open_checkpoint, report, sampling_of
 
 FILES = "Cancelled. Only the files listed above are complete."
 SPLITS = ("train", "held_back")
@@ -98,8 +99,6 @@ def _add_json_option(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tiny(arguments: argparse.Namespace) -> None:
-    from ..images.png import check_writable
-
     with needs_extra("train"):
         from ..tiny import evaluation, evaluation_report
     settings = evaluation.Settings(
@@ -108,7 +107,7 @@ def run_tiny(arguments: argparse.Namespace) -> None:
     )
     for option, path in (("--json", arguments.json), ("--grid", arguments.grid)):
         if path is not None:
-            check_writable(path.parent, option)
+            check_writable([path], option)
     pipeline = _load(arguments)
     results = []
     for source in SOURCES if arguments.source == "all" else (arguments.source,):
@@ -122,17 +121,15 @@ def run_tiny(arguments: argparse.Namespace) -> None:
         _save(arguments.json, evaluation_report.to_json(results, pipeline, speed))
     if arguments.grid is not None:
         evaluation_report.save_grid(arguments.grid, results)
-        print(arguments.grid)
+        report(arguments.grid)
 
 
 def run_edits(arguments: argparse.Namespace) -> None:
-    from ..images.png import check_writable
-
     with needs_extra("train"):
         from ..tiny import edit_evaluation
     settings = edit_evaluation.Settings(**_given(arguments, "count", "seed", "steps", "guidance", "batch"))
     if arguments.json is not None:
-        check_writable(arguments.json.parent, "--json")
+        check_writable([arguments.json], "--json")
     pipeline = _load(arguments)
     results = []
     for mode in edit_evaluation.supported_modes(pipeline.reference_mode):
@@ -154,7 +151,5 @@ def _load(arguments: argparse.Namespace):
 
 
 def _save(path: Path, content: dict) -> None:
-    from ..files import write_json
-
     write_json(path, content)
-    print(path)
+    report(path)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Blip3oError
-from ..files import read_lines
+from ..files import check_writable, read_lines
 from .arguments import (
     UsageError,
     add_interval_option,
@@ -20,6 +20,7 @@ from .arguments import (
 )
 from .common import (
     CANCELLED,
+    CANCELLED_ONE,
     Bar,
     are_made,
     device_of,
@@ -27,6 +28,7 @@ from .common import (
     load_pipeline,
     open_checkpoint,
     option_words,
+    report,
     sampling_of,
     stored_settings,
 )
@@ -89,16 +91,17 @@ class Batch:
 def run(arguments: argparse.Namespace) -> int | None:
     many = arguments.prompts is not None
     if not many:
+        arguments.cancelled = CANCELLED_ONE
         check_png_out(arguments.out)
         if not arguments.prompt.strip():
             raise UsageError(f"--prompt is {arguments.prompt!r}. Describe the image in words.")
     from ..diffusion.sampler import GuidanceSchedule
-    from ..images.png import check_writable, save_png
+    from ..images.png import save_png
     from ..pipeline import check_rendering
     from .processes import launch, own_device, rank_and_count
 
     prompts, paths = _prompts_and_paths(arguments)
-    check_writable(paths[0].parent)
+    check_writable([paths[0]])
     device, sampling = own_device(device_of(arguments.device)), sampling_of(arguments, arguments.token_guidance)
     checkpoint = open_checkpoint(arguments)
     guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
@@ -121,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int | None:
             images = pipeline.render(tokens, batch.noise_seeds, size, arguments.steps, guidance, bar)
         for path, image, settings in zip(batch.paths, images, batch.settings, strict=True):
             save_png(path, image, settings)
-            print(path)
+            report(path)
     return None
 
 

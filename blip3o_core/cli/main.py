@@ -1,15 +1,17 @@
 """The door: finds the command, runs it, and turns its errors into one line and an exit status.
 
-- 0: done. 1: it failed; the line says why and what to do. 2: the words of the command are wrong. 130: cancelled.
+- 0: done. 1: it failed; the line says why and what to do. 2: the words of the command are wrong. 130: cancelled by
+  Ctrl-C; 143, 129: by the signals TERM and HUP. 141: nobody reads the output any more.
 - Everything heavy is imported in a command's `run`, after its words are known to be right.
 """
 
 import argparse
 import sys
 
-from ..errors import Blip3oError
+from ..errors import Blip3oError, first_line, is_out_of_memory, shown
 from . import bench, edit, evaluate, generate, grpo, inspect, recipe, reconstruct, train
 from .arguments import Parser, UsageError, program
+from .ending import Ended, drop_output, end_with_parent, is_worker, signals_raise
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,15 +39,48 @@ def main(words: list[str] | None = None) -> int:
         arguments = _parse(words)
     except SystemExit as leaving:  # --help, or a mistake that the parser has shown
         return int(leaving.code or 0)
+    _print_any_character()
+    if is_worker():
+        end_with_parent()
+    with signals_raise():
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
-        return arguments.run(arguments) or 0
+        status = arguments.run(arguments) or 0
+        sys.stdout.flush()
+        return status
     except UsageError as error:
         return _fail(error, 2)
     except Blip3oError as error:
         return _fail(error, 1)
-    except KeyboardInterrupt:
-        print(arguments.cancelled.format(**vars(arguments)), file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as cancelled:
+        if not is_worker():  # the process that started it says it
+            print(arguments.cancelled.format(**vars(arguments)), file=sys.stderr)
+        return cancelled.status if isinstance(cancelled, Ended) else 130
+    except BrokenPipeError:  # nobody reads the output any more, as with `| head`
+        drop_output()
+        return 141
+    except OSError as error:
+        drop_output()
+        where = "the output" if error.filename is None else shown(error.filename)
+        return _fail(f"{where}: {first_line(error)}. Look whether the disk is full or the place may not be used.", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _fail(
+            f"There is not enough memory: {first_line(error)}. Choose a smaller --size or --batch, or close other "
+            "programs.",
+            1,
+        )
+
+
+def _print_any_character() -> None:
+    """A name that the output's encoding lacks is printed in part as \\u...; a run does not end because of it."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -59,6 +94,6 @@ def _parse(words: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def _fail(error: Blip3oError, status: int) -> int:
+def _fail(error: Blip3oError | str, status: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return status

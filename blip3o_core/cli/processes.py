@@ -6,10 +6,12 @@ run does.
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 
-from ..errors import Blip3oError
+from ..errors import Blip3oError, first_line
+from .ending import GRACE, WORKER, interrupts_blocked
 
 MODULE = __package__.partition(".")[0]
 
@@ -43,28 +45,63 @@ def own_device(device):
 def launch(count: int, words: list[str]) -> int:
     """Run the command `words` in `count` processes -> the first exit status that is not 0, else 0.
 
-    When one process fails or this one is interrupted, the others are ended. The next run does what they left.
+    When one process fails or this one ends, however that happens, the others end. The next run does what they left.
     """
-    command = [sys.executable, "-m", MODULE, *words]
-    environment = {**os.environ, "WORLD_SIZE": str(count)}
-    running = [
-        subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(count)
-    ]
+    running: list[subprocess.Popen] = []
     try:
-        waiting = list(running)
+        for rank in range(count):
+            running.append(_start(rank, count, words))
+        waiting = list(enumerate(running, 1))
         while waiting:
-            for process in list(waiting):
+            for number, process in list(waiting):
                 try:
                     status = process.wait(0.2)
                 except subprocess.TimeoutExpired:
                     continue
-                waiting.remove(process)
+                waiting.remove((number, process))
+                if status < 0 or status > 128:
+                    name = _signal_name(-status if status < 0 else status - 128)
+                    raise Blip3oError(
+                        f"Process {number} of {count} was ended by {name}. The system does that when memory is full: "
+                        "choose fewer processes or a smaller --batch. Run the same command again to make the rest."
+                    )
                 if status:
                     return status
         return 0
     finally:
-        for process in running:
-            process.terminate()
-        for process in running:
+        _end(running)
+
+
+def _start(rank: int, count: int, words: list[str]) -> subprocess.Popen:
+    ours = {"WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank), WORKER: "1"}
+    try:
+        with interrupts_blocked():
+            return subprocess.Popen(
+                [sys.executable, "-m", MODULE, *words],
+                env={**os.environ, **ours},
+                stdin=subprocess.PIPE,  # never written to: its end is how a process learns of ours
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )
+    except OSError as error:
+        raise Blip3oError(
+            f"Process {rank + 1} of {count} cannot be started: {first_line(error)}. Choose a smaller --num-processes."
+        ) from error
+
+
+def _end(running: list[subprocess.Popen]) -> None:
+    for process in running:
+        process.terminate()
+    for process in running:
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
             process.wait()
+        process.stdin.close()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

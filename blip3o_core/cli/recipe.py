@@ -4,8 +4,9 @@ import argparse
 import math
 from pathlib import Path
 
+from ..files import check_writable
 from .arguments import UsageError, number, png_file, positive, seed
-from .common import needs_extra, print_entry
+from .common import CANCELLED_ONE, needs_extra, print_entry, report
 
 STAGES = (
     "autoencoder",
@@ -64,7 +65,7 @@ def add_command(commands) -> None:
         help="what the images show (default: %(default)s)",
     )
     _add_world_options(sheet)
-    sheet.set_defaults(run=run_sheet, parser=sheet, cancelled="Cancelled. {out} may be incomplete.")
+    sheet.set_defaults(run=run_sheet, parser=sheet, cancelled=CANCELLED_ONE)
 
 
 def _add_tiny(recipes) -> None:
@@ -144,13 +145,17 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 def run_sheet(arguments: argparse.Namespace) -> None:
     with needs_extra("train"):
-        from PIL import Image
-
         from ..tiny.judge.contact_sheet import examples, make_contact_sheet
 
+    check_writable([arguments.out])
     page = make_contact_sheet(*examples(arguments.what, arguments.side, arguments.seed, _world(arguments)))
-    Image.fromarray(page).save(arguments.out)
-    print(arguments.out)
+    import torch
+
+    from ..images.png import save_png
+
+    settings = {"what": arguments.what, "side": arguments.side, "seed": arguments.seed}
+    save_png(arguments.out, torch.from_numpy(page.copy()) / 255, settings)
+    report(arguments.out)
 
 
 def _world(arguments: argparse.Namespace):

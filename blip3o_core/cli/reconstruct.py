@@ -3,15 +3,17 @@
 import argparse
 from pathlib import Path
 
+from ..files import check_writable
 from .arguments import UsageError, add_model_options, add_rendering_options, png_file, seed
 from .common import (
-    CANCELLED,
+    CANCELLED_ONE,
     Bar,
     compute_settings,
     device_of,
     load_pipeline,
     open_checkpoint,
     option_words,
+    report,
     say,
     stored_settings,
 )
@@ -37,7 +39,7 @@ def add_command(commands) -> None:
     add_model_options(parser)
     parser.add_argument("--seed", type=seed, default=0, help="seed of the diffusion noise (default: %(default)s)")
     add_rendering_options(parser, "the image's shape, with as many pixels as the model was trained at")
-    parser.set_defaults(run=run, parser=parser, cancelled=CANCELLED)
+    parser.set_defaults(run=run, parser=parser, cancelled=CANCELLED_ONE)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -45,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     if from_latents and arguments.size is not None:
         raise UsageError("--size cannot be used with --from autoencoder, which keeps the size. Leave --size out.")
     from ..editing.jobs import canonical_path, check_output, opened, require_image_tokenizer
-    from ..images.png import check_writable, save_png
+    from ..images.png import save_png
     from ..images.preprocess import vae_input
     from ..pipeline import check_rendering
 
@@ -58,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     facts, image = opened(arguments.image)
     view = vae_input(image, "stretch", checkpoint.trained_side, checkpoint.latent_multiple)
     size = arguments.size or (view.shape[2], view.shape[1])
-    check_writable(arguments.out.parent)
+    check_writable([arguments.out])
     pipeline = load_pipeline(arguments, checkpoint, device)
     made = _through_autoencoder(pipeline, view) if from_latents else _from_codes(pipeline, image, size, arguments)
     say(f"image: {facts['size']}; reconstruction: {size[0]}x{size[1]}")
@@ -68,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         settings["size"] = f"{size[0]}x{size[1]}"
     words = ["reconstruct", "--image=IMAGE", *option_words(settings)]
     save_png(arguments.out, made, stored_settings(arguments, checkpoint, settings, {"image": facts}, words))
-    print(arguments.out)
+    report(arguments.out)
 
 
 def _from_codes(pipeline, image, size: tuple[int, int], arguments: argparse.Namespace):

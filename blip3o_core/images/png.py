@@ -1,26 +1,15 @@
 """PNG files that appear whole or not at all, with the settings that make the image again inside."""
 
 import json
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
 import torch
 
 from ..errors import Blip3oError
-from ..files import atomic_write
+from ..files import atomic_write, naming_failures
 
 KEY = "blip3o"
-
-
-def check_writable(folder: Path, option: str = "--out") -> None:
-    """Make the folder if needed and try to write in it, before any work is done. `option`: its name for users."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise Blip3oError(f"Cannot write to the folder {folder}: {error}. Choose another {option}.") from error
 
 
 def save_png(path: Path, image: torch.Tensor, settings: dict) -> None:
@@ -34,11 +23,8 @@ def save_png(path: Path, image: torch.Tensor, settings: dict) -> None:
     info = PngInfo()
     info.add_itxt(KEY, json.dumps(settings, ensure_ascii=False))
     pixels = (image * 255).round().to(torch.uint8).cpu().numpy()
-    try:
-        with atomic_write(path) as scratch:
-            Image.fromarray(pixels).save(scratch, "PNG", pnginfo=info)
-    except OSError as error:
-        raise Blip3oError(f"Cannot write {path}: {error}. Free some space, or choose another --out.") from error
+    with naming_failures(path), atomic_write(path) as scratch:
+        Image.fromarray(pixels).save(scratch, "PNG", pnginfo=info)
 
 
 def read_settings(path: Path) -> dict:

@@ -1,14 +1,11 @@
 """Pictures on disk: whole or not at all, settings inside."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from PIL import Image
 
 from blip3o_core.errors import Blip3oError
-from blip3o_core.images.png import check_writable, read_settings, save_png
+from blip3o_core.images.png import read_settings, save_png
 
 PICTURE = torch.rand(6, 9, 3, generator=torch.Generator().manual_seed(0))
 SETTINGS = {"prompt": 'naïve 日本 🦊 "quoted" \n two lines', "seed": 2**64 - 1, "guidance": 2.0, "size": "9x6"}
@@ -60,39 +57,3 @@ def test_a_failed_rename_leaves_no_temporary_file(tmp_path):
     with pytest.raises(Blip3oError, match="a.png"):
         save_png(tmp_path / "a.png", PICTURE, {})
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-
-
-def test_a_folder_is_tried_before_work_begins(tmp_path):
-    """Catches minutes of drawing thrown away for a folder that cannot be written, and traces of the trial."""
-    check_writable(tmp_path / "new" / "deep")
-    assert list((tmp_path / "new" / "deep").iterdir()) == []
-    (tmp_path / "file").touch()
-    with pytest.raises(Blip3oError, match="file"):
-        check_writable(tmp_path / "file" / "below")
-
-
-ROOT = hasattr(os, "geteuid") and os.geteuid() == 0  # root may write everywhere
-
-
-@pytest.mark.parametrize("how", ["simulated", *([] if ROOT or os.name == "nt" else ["chmod"])])
-def test_a_read_only_folder_is_refused(how, tmp_path, monkeypatch):
-    """Catches a read-only folder noticed only when the picture is finished, or as a bare PermissionError."""
-    if how == "chmod":
-        tmp_path.chmod(0o500)
-    else:
-        real = os.open
-
-        def refuse(path, flags, *args, **kwargs):
-            if Path(path).is_relative_to(tmp_path) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-                raise PermissionError(13, "Permission denied", str(path))
-            return real(path, flags, *args, **kwargs)
-
-        monkeypatch.setattr(os, "open", refuse)
-    try:
-        with pytest.raises(Blip3oError, match="Cannot write") as caught:
-            check_writable(tmp_path)
-    finally:
-        tmp_path.chmod(0o700)
-    message = str(caught.value)
-    assert str(tmp_path) in message and "Permission denied" in message and "Choose another --out" in message
-    assert list(tmp_path.iterdir()) == []
