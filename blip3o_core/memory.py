@@ -1,13 +1,58 @@
 """Bytes of weights, and of what each step of the pipeline needs in addition, counted from a network's shapes.
 
-Counted, not measured: what a host is asked to keep free before it loads a part, and what `blip3o bench memory`
-prints. `rows`: images at once, twice as many with guidance. Networks may be on the meta device.
+Counted, not measured: what a host is asked to keep free before it loads a part, what `blip3o bench memory` prints, and
+what is compared with the free memory before work begins. `rows`: images at once, twice as many with guidance. Networks
+may be on the meta device.
 """
+
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from .errors import Blip3oError
 from .models.language import KVCache, LanguageModel
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def require_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:
+    """Raise Blip3oError when `needed` bytes are more than `device` has free.
+
+    "{what} needs about 12.3 GB of memory, and 4.5 GB are free on cuda:0. {remedy}"
+    """
+    free = free_bytes(device)
+    if free is not None and needed > free:
+        # A number beyond all machines tells nobody anything.
+        size = f"{needed / 1e9:,.1f} GB" if needed < 1e15 else "more than a million GB"
+        left = f"{free / 1e9:,.1f} GB are free on {device}"
+        raise Blip3oError(f"{what} needs about {size} of memory, and {left}. {remedy}")
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What can still be allocated on a device; None where nobody knows. Main memory counts with its swap."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # torch keeps freed memory for the next tensor.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    import psutil
+
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    limit = _container_free()
+    return free if limit is None else min(free, limit)
+
+
+def _container_free() -> int | None:
+    """What a container may still allocate; None without a limit of its own."""
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+        facts = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return limit - used + int(facts.get("inactive_file", 0)) + int(facts.get("active_file", 0))
+    except (OSError, ValueError):  # no control groups, or "max"
+        return None
 
 
 def weight_bytes(network: nn.Module, dtype: torch.dtype) -> int:

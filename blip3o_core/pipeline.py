@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from . import memory
 from .checkpoint import Checkpoint, open_checkpoint
 from .decoding.engine import decode
 from .decoding.interface import Compute
@@ -256,6 +257,7 @@ class Pipeline:
             guidance = GuidanceSchedule(guidance)
         shift, vae = self.checkpoint.shift, self.autoencoder.config
         width, height = self.check(size if edit is None else edit.size(size), steps, guidance)
+        self.require_memory((width, height), max(len(seeds), len(tokens)), guidance.scale != 1)
         cell = autoencoder.compression(self.checkpoint.autoencoder_config)
         noise = diffusion.initial_noise((self.transformer.config.in_channels, height // cell, width // cell), seeds)
         strength = 1.0 if edit is None else edit.strengths.text
@@ -288,6 +290,17 @@ class Pipeline:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """The second half of `render`: scaled latents -> images (B, H, W, 3) float32 in [0, 1]."""
         return autoencoder.decode(self.autoencoder, latents / self.autoencoder.config.scaling_factor)
+
+    def require_memory(self, size: tuple[int, int], rows: int, guided: bool = True) -> None:
+        """Raise Blip3oError unless the device has memory to render `rows` images of `size` (width, height) at once."""
+        (width, height), cell = size, autoencoder.compression(self.checkpoint.autoencoder_config)
+        cells = (width // cell) * (height // cell)
+        needed = max(
+            memory.diffusion_bytes(self.transformer.config, rows * (1 + guided), cells, self.transformer.dtype),
+            memory.vae_bytes(self.autoencoder.config, width * height, self.autoencoder.dtype),
+        )
+        what = f"Rendering {f'{rows} images of ' if rows > 1 else ''}{width}x{height}"
+        memory.require_memory(needed, self.device, what, "Use a smaller size or a smaller batch.")
 
     def check(self, size: tuple[int, int] | None, steps: int, guidance: float | GuidanceSchedule) -> tuple[int, int]:
         """As the function `check_rendering`, for this checkpoint."""

@@ -29,6 +29,9 @@ class ImageTokens:
     features: PromptFeatures | None = None  # of the references, for checkpoints that take them in the prompt
 
     def __post_init__(self):
+        if not isinstance(self.codes, torch.Tensor) or self.codes.dtype != torch.int64 or self.codes.numel() == 0:
+            what = getattr(self.codes, "dtype", type(self.codes).__name__)
+            raise Blip3oError(f"The image tokens are {what}, or empty. They must be a tensor (rows, tokens) of int64.")
         context = [self.prompts, self.seeds, self.lengths, *([] if self.prompt_ids is None else [self.prompt_ids])]
         rows = {len(self.codes), *map(len, context)}
         if self.codes.ndim != 2 or len(rows) != 1 or self.codes.shape[1] > self.grid[0] * self.grid[1]:
@@ -41,8 +44,11 @@ class ImageTokens:
         return len(self.codes)
 
     def row(self, index: int) -> "ImageTokens":
-        """One row as a batch of one."""
-        keep = slice(index, index + 1)
+        """One row as a batch of one. Negative indices count from the end, as in a list."""
+        if not -len(self) <= index < len(self):
+            raise Blip3oError(f"Row {index} does not exist: there are {len(self)} rows, 0 to {len(self) - 1}.")
+        first = index % len(self)
+        keep = slice(first, first + 1)
         return replace(
             self, codes=self.codes[keep], prompts=self.prompts[keep], seeds=self.seeds[keep],
             prompt_ids=self.prompt_ids and self.prompt_ids[keep], lengths=self.lengths[keep],
@@ -70,10 +76,19 @@ def code_colours(embedding: torch.Tensor) -> torch.Tensor:
     return ((places / 4 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
+ACROSS, MOST_SHOWN = 8, 64  # images of a mosaic
+
+
 def mosaic(codes: torch.Tensor, colours: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """The first n codes of rows (B, n) -> (H, B * W, 3) uint8, one pixel a token, black where none is written yet."""
+    """The first n codes of rows (B, n) -> (h, w, 3) uint8, one pixel a token, black where none is written yet.
+
+    Images stand side by side, ACROSS in a line; only the first MOST_SHOWN are shown. So the shape stays near a square
+    however many there are: a strip of a thousand, made small, has no height.
+    """
     height, width = grid
-    codes = codes.cpu()
-    canvas = torch.zeros(len(codes), height * width, 3, dtype=torch.uint8)
-    canvas[:, : codes.shape[1]] = colours[codes.clamp(0, len(colours) - 1)]
-    return canvas.view(-1, height, width, 3).movedim(0, 1).reshape(height, -1, 3)
+    codes = codes[:MOST_SHOWN].cpu()
+    across = min(len(codes), ACROSS)
+    lines = -(-len(codes) // across)
+    canvas = torch.zeros(lines * across, height * width, 3, dtype=torch.uint8)
+    canvas[: len(codes), : codes.shape[1]] = colours[codes.clamp(0, len(colours) - 1)]
+    return canvas.view(lines, across, height, width, 3).movedim(1, 2).reshape(lines * height, across * width, 3)

@@ -1,107 +1,42 @@
-"""Peak memory of loading, measured in a process of its own on a model of some hundred megabytes.
-
-The file is sparse: its tensors are zeros, which costs no time to write and as much memory to read as any others.
-"""
-
-import json
-import math
-import os
-import shutil
-import struct
-import subprocess
-import sys
-from pathlib import Path
+"""What work needs is compared with what is free before it begins."""
 
 import pytest
-from safetensors import safe_open
+import torch
 
-from tests.support.paths import TOP
-from tests.support.tiny_checkpoint import Sizes, make_checkpoint
+from blip3o_core import memory
+from blip3o_core.errors import Blip3oError
 
-pytestmark = [
-    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident size from Linux's /proc"),
-]
-
-BYTES = {"F32": 4, "BF16": 2}
-MEASURE = """
-import resource, sys, torch, transformers, diffusers
-from blip3o_core.checkpoint import open_checkpoint
-
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-
-def peak():
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
-
-def load(folder, dtype):
-    return open_checkpoint(folder).load_language(dtype)
-
-tiny, big, dtype = sys.argv[1:]
-dtype = None if dtype == "stored" else getattr(torch, dtype)
-load(tiny, dtype)
-open("/proc/self/clear_refs", "w").write("5")  # the peak so far, imports included, is forgotten
-before = resident()
-network = load(big, dtype)
-print(peak() - before, sum(p.numel() * p.element_size() for p in network.parameters()), network.model.norm.weight.dtype)
-"""
+CPU = torch.device("cpu")
 
 
-# (dtype in the file, dtype asked for, layers, codes, output matrix of its own)
-CASES = {
-    "as stored": ("BF16", "stored", 45, 96, False),
-    "float32 to bfloat16": ("F32", "bfloat16", 72, 96, False),
-    "two large matrices": ("F32", "bfloat16", 36, 120_000, True),
-}
+def test_what_does_not_fit_is_refused_with_both_numbers(monkeypatch):
+    """Catches an allocation of terabytes that ends the process, or a raw error of torch's allocator."""
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 4_500_000_000)
+    memory.require_memory(4_500_000_000, CPU, "It", "Use less.")
+    with pytest.raises(
+        Blip3oError, match=r"^It needs about 12\.3 GB of memory, and 4\.5 GB are free on cpu\. Use less\.$"
+    ):
+        memory.require_memory(12_300_000_000, CPU, "It", "Use less.")
+    with pytest.raises(Blip3oError, match="more than a million GB"):
+        memory.require_memory(10**60, CPU, "It", "Use less.")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
+    memory.require_memory(10**60, CPU, "It", "Use less.")
 
 
-def grow(folder: Path, dtype: str, layers: int, codes: int, untied: bool) -> Path:
-    """A checkpoint whose one layer is repeated, all tensors zero, as a sparse file."""
-    make_checkpoint(folder, sizes=Sizes(hidden=512, mlp=2048, layers=1, codes=codes))
-    config = json.loads((folder / "config.json").read_text())
-    changes = {"num_hidden_layers": layers, "tie_word_embeddings": not untied}
-    (folder / "config.json").write_text(json.dumps(config | changes))
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
-    if untied:
-        shapes["lm_head.weight"] = shapes["model.embed_tokens.weight"]
-    entries, end = {}, 0
-    for name, shape in shapes.items():
-        layer = name.startswith("model.layers.0.")
-        for copy in [name.replace(".0.", f".{k}.", 1) for k in range(layers)] if layer else [name]:
-            size = math.prod(shape) * BYTES[dtype]
-            entries[copy] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
-            end += size
-    header = json.dumps(entries).encode()
-    with open(folder / "model.safetensors", "wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        file.truncate(8 + len(header) + end)
-    return folder
+def test_a_container_has_what_its_limit_leaves(monkeypatch, tmp_path):
+    """Catches a refusal for memory that holds only files, and a machine's memory promised inside a small container."""
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    whole = memory.free_bytes(CPU)
+    assert whole > 0
+    (tmp_path / "memory.current").write_text("3000000\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 1000000\nactive_file 500000\n")
+    for limit, free in (("4000000", 2_500_000), ("max", whole)):
+        (tmp_path / "memory.max").write_text(limit + "\n")
+        assert memory.free_bytes(CPU) == pytest.approx(free, rel=0.5)
 
 
-@pytest.fixture(scope="module")
-def measured(tiny, tmp_path_factory):
-    """All cases at the same time: most of it is the start of Python and its imports."""
-    folder, running = tmp_path_factory.mktemp("memory"), {}
-    one = {**os.environ, "OMP_NUM_THREADS": "1"}
-    try:
-        for k, (name, (stored, asked, layers, codes, untied)) in enumerate(CASES.items()):
-            big = grow(folder / f"big{k}", stored, layers, codes, untied)
-            command = [sys.executable, "-c", MEASURE, str(tiny), str(big), asked]
-            running[name] = subprocess.Popen(command, cwd=TOP, env=one, stdout=subprocess.PIPE, text=True)
-        yield {name: process.communicate()[0].split() for name, process in running.items()}
-    finally:
-        for process in running.values():
-            process.kill()
-            process.wait()
-        shutil.rmtree(folder)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_loading_takes_hardly_more_than_the_weights(case, measured):
-    """Catches a second copy of the weights while they are read, checked or cast: at most 1.2 times their size."""
-    growth, loaded, dtype = measured[case]
-    assert dtype == "torch.bfloat16"
-    assert 250e6 < int(loaded) < 500e6, "the model is not of the size this test needs"
-    assert int(growth) <= 1.2 * int(loaded), f"{int(growth) / int(loaded):.2f} times the weights"
-    assert int(growth) > 0.8 * int(loaded), "the weights were not read: this measures nothing"
+def test_sizes_and_batches_beyond_the_memory_are_refused_before_work_begins(pipeline):
+    """Catches hours of work that ends out of memory."""
+    with pytest.raises(Blip3oError, match=r"Rendering 3 images of 16000000x16000000 needs about .* GB of memory"):
+        pipeline.require_memory((16_000_000, 16_000_000), 3)
+    pipeline.require_memory((64, 64), 1)

@@ -1,9 +1,11 @@
-"""Colours that show image tokens while they are written."""
+"""Image tokens as a batch, and the colours that show them while they are written."""
 
 import pytest
 import torch
 
-from blip3o_core.tokens import code_colours, mosaic
+from blip3o_core.errors import Blip3oError
+from blip3o_core.prompts.vocabulary import CodesId
+from blip3o_core.tokens import ImageTokens, code_colours, mosaic
 
 
 def test_similar_codes_get_similar_colours():
@@ -38,3 +40,38 @@ def test_a_mosaic_shows_what_is_written_row_by_row(done):
             shown = picture[place // 5, row * 5 + place % 5]
             wanted = colours[codes[row, place].clamp(0)] if place < done else torch.zeros(3, dtype=torch.uint8)
             assert torch.equal(shown, wanted)
+
+
+@pytest.mark.parametrize(("rows", "shape"), [(1, (3, 5, 3)), (9, (6, 40, 3)), (64, (24, 40, 3)), (2000, (24, 40, 3))])
+def test_a_mosaic_of_many_rows_stays_near_a_square(rows, shape):
+    """Catches a strip so long that it has no height when it is made small, which ends a server that sends it."""
+    colours = torch.arange(30, dtype=torch.uint8).view(10, 3)
+    codes = torch.randint(10, (rows, 15), generator=torch.Generator().manual_seed(0))
+    picture = mosaic(codes, colours, (3, 5))
+    assert picture.shape == shape
+    if rows >= 9:
+        assert torch.equal(picture[3:6, :5], colours[codes[8]].view(3, 5, 3))
+
+
+def tokens(codes) -> ImageTokens:
+    rows = len(codes)
+    return ImageTokens(codes, (2, 2), ["a"] * rows, [[1]] * rows, list(range(rows)), [4] * rows, CodesId())
+
+
+def test_rows_count_from_both_ends_and_no_further():
+    """Catches row(-1) and row(9), which gave an empty batch without a word."""
+    batch = tokens(torch.arange(12).view(3, 4))
+    assert batch.row(-1).codes.tolist() == [[8, 9, 10, 11]] == batch.row(2).codes.tolist() and batch.row(-1).seeds == [
+        2
+    ]
+    for index in (3, -4, 99):
+        with pytest.raises(Blip3oError, match=rf"Row {index} does not exist: there are 3 rows, 0 to 2\."):
+            batch.row(index)
+
+
+@pytest.mark.parametrize("codes", [torch.zeros(1, 4), torch.zeros(0, 4, dtype=torch.int64), [[1, 2, 3, 4]], None])
+def test_codes_of_another_kind_are_refused(codes):
+    """Catches tokens that fail far from where they were made, or make an empty image."""
+    with pytest.raises((Blip3oError, TypeError)) as caught:
+        tokens(codes)
+    assert codes is None or "int64" in str(caught.value)

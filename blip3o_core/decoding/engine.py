@@ -22,6 +22,7 @@ import torch
 
 from ..checks import require_finite
 from ..errors import Blip3oError
+from ..memory import lm_decode_bytes, require_memory
 from ..models.language import LanguageModel
 from ..seeds import token_uniforms
 from . import fused
@@ -66,6 +67,14 @@ def decode(
     device, dtype = compute.resolve(lm.model.embed_tokens.weight)
     rows = len(seeds) * (1 if prompts.negative is None else 2)
     chosen = choose_engine(engine, Job(lm, rows, sampling, device, dtype))
+    longest = max(map(len, [*prompts.rows, prompts.negative or []])) + lm.num_tokens
+    words = lm.vocabulary.num_codes if sampling.image_tokens_only else lm.vocabulary.size
+    require_memory(
+        lm_decode_bytes(lm.config, rows, longest, words, dtype),
+        device,
+        f"Writing the tokens of {len(seeds)} images at once",
+        "Use a smaller batch, a shorter prompt or fewer reference images.",
+    )
     with torch.inference_mode():
         prefilled = prefill(lm, prompts, Compute(device, dtype), one_by_one=chosen == "fused")
         uniforms = token_uniforms(seeds, lm.num_tokens)

@@ -10,6 +10,7 @@ import torch
 
 from ..checks import require_finite
 from ..errors import Blip3oError
+from ..memory import lm_prefill_bytes, require_memory
 from ..models.language import KVCache, LanguageModel, PromptFeatures, any_length
 from .interface import Compute, Prefilled
 
@@ -42,6 +43,7 @@ def prefill(lm: LanguageModel, prompts: Prompts, compute: Compute, one_by_one: b
     rows = prompts.rows + ([] if prompts.negative is None else [prompts.negative] * batch)
     require_room(lm, max(map(len, rows)) + total)
     unique = [list(row) for row in dict.fromkeys(map(tuple, rows))]
+    require_known_ids(lm, torch.tensor([id for row in unique for id in row]))
     length = max(map(len, unique))
     room = -(-(length + total) // 8) * 8  # GPU attention wants masks of such lengths
     cache = KVCache(lm.config, len(rows), room, device, dtype)
@@ -69,7 +71,12 @@ def encode_tokens(lm: LanguageModel, prompts: Prompts, ids: torch.Tensor, comput
     The first state is the scale token's. Equal to the states that decoding collects for the same tokens.
     """
     device, dtype = compute.resolve(lm.model.embed_tokens.weight)
-    require_room(lm, max(map(len, prompts.rows)) + ids.shape[1])
+    length = max(map(len, prompts.rows)) + ids.shape[1]
+    require_room(lm, length)
+    require_known_ids(lm, torch.tensor([id for row in prompts.rows for id in row]))
+    require_known_ids(lm, ids)
+    needed = lm_prefill_bytes(lm.config, len(ids), length, dtype)
+    require_memory(needed, device, f"Encoding {len(ids)} x {length} tokens", "Encode fewer images at once.")
     before, keep = pad_left(prompts.rows, lm.vocabulary.pad, device)
     embeds = torch.cat([lm.embed_prompts(before, dtype, prompts.features), lm.embed(ids.to(device), dtype)], 1)
     keep = torch.cat([keep, keep.new_ones(len(keep), ids.shape[1])], 1)
@@ -104,6 +111,17 @@ def causal_mask(keep: torch.Tensor) -> torch.Tensor | None:
 def own_positions(keep: torch.Tensor) -> torch.Tensor:
     """(B, S) bool -> (B, S) positions that start at 0 with each row's first token."""
     return (keep.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def require_known_ids(lm: LanguageModel, ids: torch.Tensor) -> None:
+    """Raise Blip3oError unless all token ids are in the model's vocabulary."""
+    wrong = ids[(ids < 0) | (ids >= lm.vocabulary.size)]
+    if len(wrong):
+        raise Blip3oError(
+            f"Token {int(wrong[0])} is not in this model's vocabulary of {lm.vocabulary.size:,}. The image tokens or "
+            "the tokenizer files belong to a different checkpoint. Make the tokens again with this model, or copy its "
+            "tokenizer files again."
+        )
 
 
 def require_room(lm: LanguageModel, length: int) -> None:

@@ -21,6 +21,7 @@ from .condition_cache import cache_condition_projections
 from .reference_conditioning import ReferenceConditioning
 
 WHOLE = (0.0, 1.0)
+MAX_STEPS, MAX_SCHEDULE = 10_000, 1_000_000  # ComfyUI's own limit, and that at its smallest denoise
 
 
 def sigmas(steps: int, shift: float = 1.0, denoise: float = 1.0) -> torch.Tensor:
@@ -28,10 +29,13 @@ def sigmas(steps: int, shift: float = 1.0, denoise: float = 1.0) -> torch.Tensor
 
     `denoise` < 1 takes the last `steps` of N = int(steps / denoise), as ComfyUI's samplers do.
     """
-    if steps < 1:
-        raise Blip3oError(f"steps is {steps}. An image needs at least 1 step; the authors use 30.")
-    if not 0 < denoise <= 1:
-        raise Blip3oError(f"denoise is {denoise}. It must be above 0 and at most 1.")
+    if not 1 <= steps <= MAX_STEPS:
+        raise Blip3oError(f"steps is {steps:.6g}. Use 1 to {MAX_STEPS:,}; the authors use 30.")
+    if not 0 < denoise <= 1 or steps / denoise > MAX_SCHEDULE:
+        raise Blip3oError(
+            f"denoise is {denoise}. It must be above 0 and at most 1, and {steps} steps must be a larger part of the "
+            f"schedule than 1 in {MAX_SCHEDULE // steps:,}."
+        )
     if not shift > 0:
         raise Blip3oError(f"shift is {shift}. It must be above 0; 1 is as trained.")
     total = int(steps / denoise)

@@ -5,7 +5,9 @@ from collections.abc import Callable
 import torch
 
 from ..checks import require_finite
-from ..errors import Blip3oError
+from ..errors import Blip3oError, shown
+
+MAX_ASPECT = 128
 
 
 def build(config: dict):
@@ -21,12 +23,18 @@ def compression(config: dict) -> int:
 
 
 def check_size(width: int, height: int, multiple: int) -> None:
-    """Raise Blip3oError unless both sides in pixels are positive multiples of `multiple` (compression * patch size)."""
+    """Raise Blip3oError unless both sides in pixels are positive multiples of `multiple` (compression * patch size).
+
+    An image far from square is refused, too: nobody wants it, and shown small it would have no height.
+    """
+    asked = f"The size is {shown(width, 20)}x{shown(height, 20)}"
+    if 0 < MAX_ASPECT * min(width, height) < max(width, height):
+        raise Blip3oError(f"{asked}. The longer side may be at most {MAX_ASPECT} times the shorter one.")
     if width <= 0 or height <= 0 or width % multiple or height % multiple:
         nearest = [max(multiple, round(side / multiple) * multiple) for side in (width, height)]
         raise Blip3oError(
-            f"The size is {width}x{height}, but width and height must be multiples of {multiple} pixels. Nearest: "
-            f"{nearest[0]}x{nearest[1]}."
+            f"{asked}, but width and height must be multiples of {multiple} pixels. Nearest: "
+            f"{shown(nearest[0], 20)}x{shown(nearest[1], 20)}."
         )
 
 

@@ -76,6 +76,14 @@ def test_sizes_that_can_be_rendered_pass_and_others_name_the_nearest(multiple):
                 assert abs(side - asked) <= multiple / 2 or side == multiple
 
 
+@pytest.mark.parametrize("size", [(16, 16384), (16384, 16), (32, 10**30)])
+def test_a_size_that_has_no_height_when_shown_small_is_refused(size):
+    """Catches an image whose preview has a side of 0 pixels, which ends a server that sends it."""
+    with pytest.raises(Blip3oError, match="at most 128 times the shorter one"):
+        autoencoder.check_size(*size, 8)
+    autoencoder.check_size(8, 1024, 8)
+
+
 class Linear:
     """A toy autoencoder: channels are a random linear map of a cell's mean colour, an offset, and fine detail."""
 
