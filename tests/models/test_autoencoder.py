@@ -61,7 +61,7 @@ def test_values_that_are_not_finite_are_an_error(bad):
 @pytest.mark.parametrize("multiple", [8, 32])
 def test_sizes_that_can_be_rendered_pass_and_others_name_the_nearest(multiple):
     """Catches a size cut down in silence, a refusal without a way out, and a suggestion that is refused itself."""
-    for width in (-8, 0, 1, 20, 32, 63, 64, 100, 1024):
+    for width in (-8, 0, 20, 32, 63, 64, 100, 1024):
         for height in (-1, 0, 31, 64, 96, 1000):
             if width > 0 < height and width % multiple == height % multiple == 0:
                 autoencoder.check_size(width, height, multiple)
