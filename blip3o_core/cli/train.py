@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from .arguments import add_checkpoint_options, seed, setting
-from .common import needs_extra, open_checkpoint
+from .common import needs_extra, open_checkpoint, say
 
 RESUME = "Cancelled. To continue from the last saved checkpoint, run the same command with --resume."
 
@@ -61,7 +61,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         from ..training.trainer import train
 
     config = load_config(arguments.config, arguments.overrides)
-    print(train(config, arguments.resume, _print))
+    print(train(config, arguments.resume, _print, say))
 
 
 def run_add_references(arguments: argparse.Namespace) -> None:

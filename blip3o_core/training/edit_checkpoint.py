@@ -8,13 +8,13 @@ from ..errors import Blip3oError
 from ..files import write_json
 from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR
 from ..weights.tensors import open_file
-from .data.items import Item, PackedItem
+from .data.items import Items
 from .save import save_checkpoint
 
 
-def check_edits(checkpoint: Checkpoint, items: list[Item | PackedItem], parts, sharded: bool) -> None:
+def check_edits(checkpoint: Checkpoint, items: Items, parts, sharded: bool) -> None:
     """Raise Blip3oError unless the checkpoint's config.json can take the references among `items`."""
-    mode, edits = checkpoint.reference_mode, [item for item in items if item.num_references]
+    mode, edits = checkpoint.reference_mode, items.edits
     if "reference_cross" in parts and not (edits and mode.cross):
         why = "no item of the data has references" if mode.cross else f"{checkpoint.folder} does not use it"
         raise Blip3oError(
@@ -27,15 +27,15 @@ def check_edits(checkpoint: Checkpoint, items: list[Item | PackedItem], parts, s
             f"{checkpoint.folder} takes references as features (use_tar_siglip_features). Edits cannot be trained "
             "this way. Use a checkpoint without that switch."
         )
-    several = next((item for item in edits if item.num_references > 1), None)
+    several = items.first_with_several
     if mode.noise and several:
         raise Blip3oError(
             f"{several.name} has {several.num_references} references, but this checkpoint (use_und_image_vae_as_noise) "
             "takes at most one. Remove the others, or use a checkpoint without that switch."
         )
-    if mode.noise and sharded and len(edits) < len(items):
+    if mode.noise and sharded and edits < len(items):
         raise Blip3oError(
-            f"{len(edits)} of {len(items)} items are edits, and this checkpoint (use_und_image_vae_as_noise) runs "
+            f"{edits} of {len(items)} items are edits, and this checkpoint (use_und_image_vae_as_noise) runs "
             "edits and other items in separate forward passes. FSDP needs the same number of passes in every process. "
             "Use DDP, or data of one kind."
         )

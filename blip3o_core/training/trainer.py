@@ -33,9 +33,17 @@ from .train_state import TrainState, gather
 Report = Callable[[dict], None]
 
 
-def train(config: TrainingConfig, resume: bool = False, report: Report | None = None) -> Path:
-    """Train to the last step -> the last checkpoint's folder. `report` gets each logged entry, on the main process."""
-    trainer = Trainer(config, resume)
+def train(
+    config: TrainingConfig,
+    resume: bool = False,
+    report: Report | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Path:
+    """Train to the last step -> the last checkpoint's folder.
+
+    On the main process `report` gets each logged entry, and `tell` lines about the data before the first step.
+    """
+    trainer = Trainer(config, resume, tell)
     try:
         return trainer.run(report)
     finally:
@@ -43,7 +51,7 @@ def train(config: TrainingConfig, resume: bool = False, report: Report | None = 
 
 
 class Trainer:
-    def __init__(self, config: TrainingConfig, resume: bool = False):
+    def __init__(self, config: TrainingConfig, resume: bool = False, tell: Callable[[str], None] | None = None):
         accelerator = self.accelerator = _accelerator(config)
         self.config, self.folder = config, RunFolder(Path(config.out))
         self.fingerprint = config.resume_fingerprint(accelerator.num_processes)
@@ -53,6 +61,9 @@ class Trainer:
             _check_sharding(config, accelerator)
         self.checkpoint = open_checkpoint(resolve_checkpoint(config.checkpoint), config.diffusion_folder)
         self.images, self.batches = self._load_data()
+        if tell is not None and accelerator.is_main_process:
+            for line in self.batches.items.summary():
+                tell(line)
         self.network = self._load_network()
         self.model, self.state = self._prepare()
         if source is not None:

@@ -59,7 +59,7 @@ def train(checkpoint: Checkpoint, packs: list[Path], folder: Path, settings: Fit
     model.requires_grad_(True)
     model.connector.requires_grad_(False)
     joint_model = JointModel(model, torch.nn.Identity())
-    edits, *others = ([*open_pack(path).items()] for path in packs)
+    edits, *others = ([*open_pack(path)] for path in packs)
     images = [item for items in others for item in items]
 
     def loss(step: int, generator: torch.Generator):

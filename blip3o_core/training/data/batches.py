@@ -13,7 +13,8 @@ from ...prompts.encoder import PromptEncoder
 from ..config import TrainingConfig
 from ..losses import Noising, timesteps_from
 from .collate import IGNORED, Batch, collate
-from .items import Item, ShuffledOrder
+from .item_table import Item
+from .items import Items, ShuffledOrder
 from .latent_cache import ImageEncoder
 from .packed import PackedItem
 from .row_randomness import row_randomness
@@ -41,7 +42,7 @@ class Batches:
     def __init__(
         self,
         config: TrainingConfig,
-        items: list[Item | PackedItem],
+        items: Items,
         prompts: PromptEncoder,
         images: ImageEncoder,
         process: int = 0,
@@ -51,7 +52,7 @@ class Batches:
         self.process, self.processes = process, processes
         self.order = ShuffledOrder(len(items), config.seed)
         self.rows = config.batch * config.accumulation * processes  # of one optimizer step
-        for pack in {item.pack for item in items if isinstance(item, PackedItem)}:
+        for pack in items.packs:
             pack.check(images.checkpoint, images.shape)
 
     def microbatches(self, step: int) -> list[Microbatch]:

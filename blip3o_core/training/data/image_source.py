@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ...errors import Blip3oError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 
 
 @dataclass(frozen=True)

@@ -6,142 +6,123 @@
 - A shard's index is read once and its members are read in place, so a shard can be read in any order.
 """
 
-import json
-import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from ...errors import Blip3oError
-from .encoded import EncodedItem
+from ...errors import Blip3oError, first_line, shown
 from .image_source import IMAGE_SUFFIXES, ImageSource
-from .packed import Captions, PackedItem, open_pack, read_captions
+from .item_table import Item, ItemTable
+from .listed import LIST, read_list
+from .notes import Notes, counted
+from .packed import Pack, PackedItem, open_pack
+from .shard import read_shard
+
+_SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".safetensors")
 
 
-@dataclass(frozen=True)
-class Item:
-    captions: Captions  # empty for a reconstruction
-    image: ImageSource
-    references: tuple[ImageSource, ...] = ()
+class Items(Sequence[Item | PackedItem]):
+    """The items of all sources, in the order of the sources and of their lines or members."""
+
+    def __init__(self, parts: Sequence[ItemTable | Pack], notes: Sequence[str] = ()):
+        self.parts, self.notes = list(parts), list(notes)
+        self._ends = list(itertools.accumulate(map(len, self.parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, number):
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        part = bisect_right(self._ends, number)
+        return self.parts[part][number - (self._ends[part - 1] if part else 0)]
 
     @property
-    def name(self) -> str:
-        return self.image.name
+    def packs(self) -> list[Pack]:
+        return [part for part in self.parts if isinstance(part, Pack)]
+
+    def images(self) -> Iterator[ImageSource]:
+        """The images that are not packed, references too."""
+        return itertools.chain.from_iterable(part.images() for part in self.parts if isinstance(part, ItemTable))
 
     @property
-    def num_references(self) -> int:
-        return len(self.references)
+    def edits(self) -> int:
+        return sum(part.edits for part in self.parts)
 
-    def encode(self, images) -> EncodedItem:
-        """Codes and latents from `images`, an ImageEncoder."""
-        codes, latents = zip(*map(images.encode, (self.image, *self.references)), strict=True)
-        if not self.references:
-            return EncodedItem(codes[0], latents[0])
-        return EncodedItem(codes[0], latents[0], torch.stack(codes[1:]), torch.stack(latents[1:]))
+    @property
+    def first_with_several(self) -> Item | PackedItem | None:
+        """The first item with more than one reference."""
+        found = (part[part.first_with_several] for part in self.parts if part.first_with_several is not None)
+        return next(found, None)
+
+    def summary(self) -> list[str]:
+        """What will be trained on, in numbers, and what of the data will not be used."""
+        texts, edits = sum(part.captions.filled for part in self.parts), self.edits
+        return [
+            f"{counted(len(self), 'image')}: {texts - edits:,} with captions, "
+            f"{counted(len(self) - texts, 'reconstruction')}, {counted(edits, 'edit')}",
+            *self.notes,
+        ]
 
 
-def find_items(sources: tuple[str, ...]) -> list[Item | PackedItem]:
-    """All items, in the order of the sources and of their lines or names. Raises Blip3oError when there are none."""
-    items: list[Item | PackedItem] = []
-    found: Sequence[Item | PackedItem]
+def find_items(sources: Sequence[str]) -> Items:
+    """All items of the sources. Raises Blip3oError for a source without any."""
+    parts, lines = [], []
     for source in map(Path, sources):
-        if source.is_file() and source.suffix == ".tar":
-            found = _shard(source)
-        elif source.is_file() and source.suffix == ".safetensors":
-            found = open_pack(source).items()
-        elif (source / "items.jsonl").is_file():
-            found = _folder(source)
-        elif source.is_dir():
-            found = [item for shard in sorted(source.glob("*.tar")) for item in _shard(shard)]
-        else:
+        notes = Notes()
+        part = _read(source, notes)
+        if not len(part):
             raise Blip3oError(
-                f"data names {source}, which is not a folder, a .tar shard or a packed .safetensors file. Check the "
-                "path."
+                f"{source} contains no images to train on{_instead(source, notes)}. Give a folder with items.jsonl or "
+                f".tar shards, or a shard with images ({', '.join(IMAGE_SUFFIXES)})."
             )
-        if not found:
-            raise Blip3oError(
-                f"{source} contains no images. Give a folder with items.jsonl or .tar shards, or a shard with images."
-            )
-        items += found
-    return items
+        parts.append(part)
+        lines += notes.lines(str(source))
+    return Items(parts, lines)
 
 
-def _folder(folder: Path) -> list[Item]:
-    items, path = [], folder / "items.jsonl"
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            entry = json.loads(line)
-            image, images = entry["image"], entry.get("images") or []
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise Blip3oError(
-                f'Cannot read {where}: {line[:80]!r}. Write {{"image": path, "caption": text}}.'
-            ) from None
-        found = []
-        for name in [image, *(images if isinstance(images, list) else [images])]:
-            file = folder / str(name)
-            if not file.is_file():
-                raise Blip3oError(
-                    f"{where} names {name!r}, but {file} does not exist. Write paths relative to {folder}."
-                )
-            found.append(ImageSource(file, str(file)))
-        items.append(_item(entry, found, where))
-    return items
-
-
-def _item(entry: dict, images: list[ImageSource], where: str) -> Item:
-    """A target image and its references, with the captions or instructions of `entry`."""
-    edit = len(images) > 1
-    instructions, captions = (read_captions(entry.get(name), where) for name in ("instruction", "caption"))
-    if bool(instructions) != edit or (edit and captions):
-        raise Blip3oError(
-            f"{where} has {len(images) - 1} references and {', '.join(entry) or 'no text'}. An edit needs references "
-            "and 'instruction' and no 'caption'. A plain image must not have 'instruction' or references."
-        )
-    return Item(instructions or captions, images[0], tuple(images[1:]))
-
-
-def _shard(file: Path) -> list[Item]:
-    """Members that share a name up to the first dot are one item.
-
-    It has an image, .txt or .json (`caption`, `instruction`), and in edits .reference.png or .reference1.png, ...
-    """
-    groups: dict[str, dict[str, tarfile.TarInfo]] = {}
-    items = []
+def _read(source: Path, notes: Notes) -> ItemTable | Pack:
     try:
-        with tarfile.open(file, "r:") as shard:
-            for member in shard:
-                folder, _, base = member.name.rpartition("/")
-                stem, dot, kind = base.partition(".")
-                if member.isfile() and stem and dot:
-                    groups.setdefault(f"{folder}/{stem}", {})["." + kind.lower()] = member
-            for members in groups.values():
-                target = next((members[kind] for kind in IMAGE_SUFFIXES if kind in members), None)
-                if target is None:
-                    continue
-                references = sorted(
-                    kind for kind in members if kind.startswith(".reference") and kind.endswith(IMAGE_SUFFIXES)
-                )
-                found = [target, *(members[kind] for kind in references)]
-                images = [ImageSource(file, f"{file}:{one.name}", one.offset_data, one.size) for one in found]
-                entry = {}
-                if ".txt" in members:
-                    text = shard.extractfile(members[".txt"]).read().decode("utf-8")
-                    entry = {"instruction" if references else "caption": text}
-                elif ".json" in members:
-                    entry = dict(json.loads(shard.extractfile(members[".json"]).read()))
-                items.append(_item(entry, images, images[0].name))
-    except (tarfile.TarError, OSError, ValueError, TypeError) as error:
+        return _read_source(source, notes)
+    except (OSError, ValueError) as error:
         if isinstance(error, Blip3oError):
             raise
         raise Blip3oError(
-            f"Cannot read {file} as an uncompressed .tar shard: {error}. Make the shard again."
+            f"data names {shown(source)}, which cannot be read: {first_line(error)}. Check the path."
         ) from error
-    return items
+
+
+def _read_source(source: Path, notes: Notes) -> ItemTable | Pack:
+    table = ItemTable()
+    if source.is_file() and source.suffix == ".tar":
+        read_shard(source, table, notes)
+    elif source.is_file() and source.suffix == ".safetensors":
+        return open_pack(source)
+    elif source.is_dir():
+        files = sorted(path for path in source.iterdir() if not path.name.startswith("."))
+        listed = (source / LIST).exists()
+        if listed:
+            notes.empty += read_list(source, table)
+        for path in files:
+            if path.name.endswith(".tar") and not listed and path.is_file():
+                read_shard(path, table, notes)
+            elif ending := next((one for one in _SHARDS if path.name.endswith(one)), None):
+                notes.unused[ending + (f" beside {LIST}" if listed else "")] += 1
+            elif not listed and path.suffix.lower() in IMAGE_SUFFIXES:
+                notes.unused[f"{path.suffix} without {LIST}"] += 1
+    else:
+        raise Blip3oError(
+            f"data names {source}, which is not a folder, a .tar shard or a packed .safetensors file. Check the path."
+        )
+    return table
+
+
+def _instead(source: Path, notes: Notes) -> str:
+    """What a source without items has in their place."""
+    return "".join(f"; {line.removeprefix(f'{source}: ')}" for line in notes.lines(str(source)))
 
 
 class ShuffledOrder:
@@ -150,12 +131,16 @@ class ShuffledOrder:
     def __init__(self, count: int, seed: int):
         self.count, self.seed = count, seed
         self._epoch: int | None = None  # of which `_permutation` is
-        self._permutation: list[int] = []
+        self._permutation = torch.empty(0, dtype=torch.int64)
 
     def index(self, position: int) -> int:
         """The item of a row; `position` counts rows from the beginning of the run."""
         epoch, place = divmod(position, self.count)
         if epoch != self._epoch:
-            generator = torch.Generator("cpu").manual_seed(self.seed * 1_000_003 + epoch)
-            self._epoch, self._permutation = epoch, torch.randperm(self.count, generator=generator).tolist()
-        return self._permutation[place]
+            # A generator takes 64 bits; seeds beyond them would be an error of torch's.
+            seed = (self.seed * 1_000_003 + epoch) % 2**63
+            self._epoch, self._permutation = (
+                epoch,
+                torch.randperm(self.count, generator=torch.Generator("cpu").manual_seed(seed)),
+            )
+        return int(self._permutation[place])

@@ -7,6 +7,7 @@
   Their captions are instructions.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +17,12 @@ import torch
 from safetensors.torch import save_file
 
 from ...checkpoint import Checkpoint
+from ...checks import require_finite
 from ...errors import Blip3oError
-from ...files import atomic_write
+from ...files import atomic_write, parse_json
 from ...weights.tensors import open_file
+from .captions import Captions, Groups, read_captions
 from .encoded import EncodedItem
-
-Captions = tuple[str, ...]
-
-
-def read_captions(entry, where: str) -> Captions:
-    """A caption, a list of captions or None, as read from a file. Empty captions are left out."""
-    captions = [] if entry is None else entry if isinstance(entry, list) else [entry]
-    wrong = next((caption for caption in captions if not isinstance(caption, str)), None)
-    if wrong is not None:
-        raise Blip3oError(f"{where}: the caption is {wrong!r}. It must be text, or absent for a reconstruction.")
-    return tuple(caption.strip() for caption in captions if caption.strip())
 
 
 def pack(
@@ -64,7 +56,7 @@ def open_pack(path: Path) -> "Pack":
     return Pack(path, {name: handle.get_tensor(name) for name in handle.keys() if name in _DIMENSIONS})
 
 
-class Pack:
+class Pack(Sequence["PackedItem"]):
     """The rows of one file. Its tensors fit each other; `check` compares them with a checkpoint."""
 
     def __init__(self, path: Path, tensors: dict[str, torch.Tensor]):
@@ -73,15 +65,36 @@ class Pack:
         self.codes, self.latents = tensors["codes"], tensors["latents"]
         self.references, self.reference_latents = tensors.get("references"), tensors.get("reference_latents")
         self.captions = self._captions(tensors["captions"])
-        self.counts = [0] * len(self.codes) if self.references is None else self._counts()
-        for row, count in enumerate(self.counts):
-            if count and not self.captions[row]:
+        self.counts = torch.zeros(len(self.codes), dtype=torch.int64) if self.references is None else self._counts()
+        edits = self.counts.nonzero().flatten().tolist()
+        for row in edits:
+            if not self.captions[row]:
                 raise Blip3oError(
                     f"{path}, row {row} has references and no instruction. Give it an instruction as caption."
                 )
+        self.edits = len(edits)
 
-    def items(self) -> list["PackedItem"]:
-        return [PackedItem(self, row) for row in range(len(self.codes))]
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, row):
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        return PackedItem(self, row)
+
+    @property
+    def first_with_several(self) -> int | None:
+        """The first row with more than one reference."""
+        return next(iter((self.counts > 1).nonzero().flatten().tolist()), None)
+
+    def identity(self) -> str:
+        """What the rows are, without the latents: they are the largest part, and belong to the codes."""
+        digest = hashlib.sha256(repr((tuple(self.latents.shape), self.latents.dtype)).encode())
+        for tensor in (self.codes, self.references):
+            digest.update(b"" if tensor is None else tensor.contiguous().view(torch.uint8).numpy())
+        for row, caption in self.captions.encoded():
+            digest.update(b"%d %d " % (row, len(caption)) + caption)
+        return digest.hexdigest()
 
     def check(self, checkpoint: Checkpoint, shape: tuple[int, int, int]) -> None:
         """Raise Blip3oError unless these are codes of this checkpoint, and latents of `shape`."""
@@ -113,8 +126,9 @@ class Pack:
                 "blip3o_core.training.data.packed.pack, or give a folder of images."
             )
         for name, tensor in tensors.items():
-            if tensor.ndim != _DIMENSIONS[name] or tensor.is_floating_point() != ("latents" in name):
-                kind = "floating-point" if "latents" in name else "integer"
+            known = _FLOATS if "latents" in name else (torch.uint8,) if name == "captions" else _INTEGERS
+            if tensor.ndim != _DIMENSIONS[name] or tensor.dtype not in known:
+                kind = "floating-point" if "latents" in name else "bytes" if name == "captions" else "integer"
                 raise Blip3oError(
                     f"{self.path}: {name} is {_by(tensor.shape)} of {tensor.dtype}; it must be {kind} with "
                     f"{_DIMENSIONS[name]} dimensions. Pack it again."
@@ -130,7 +144,7 @@ class Pack:
                 f"Tensor shapes in {self.path} do not match: found {shapes}, expected {wanted}. Pack it again."
             )
 
-    def _counts(self) -> list[int]:
+    def _counts(self) -> torch.Tensor:
         """References of each row."""
         there = self.references >= 0
         counts = there.any(2).sum(1)
@@ -141,20 +155,23 @@ class Pack:
                 f"{self.path}, row {int(broken[0])}: a reference has codes of -1. Only the rows after an edit's last "
                 "reference may be -1, and then completely. Pack it again."
             )
-        return counts.tolist()
+        return counts
 
-    def _captions(self, text: torch.Tensor) -> list[Captions]:
-        rows = len(self.codes)
+    def _captions(self, text: torch.Tensor) -> Groups:
+        rows, source = len(self.codes), f"{self.path}, captions,"
         try:
-            entries = json.loads(text.numpy().tobytes().decode("utf-8"))
-        except ValueError as error:
-            raise Blip3oError(f"Cannot read the captions in {self.path} as JSON: {error}. Pack it again.") from error
+            entries = parse_json(text.numpy().tobytes().decode("utf-8"), source, "Pack it again.")
+        except UnicodeDecodeError:
+            raise Blip3oError(f"{source} is not UTF-8 text. Pack it again.") from None
         if not isinstance(entries, list) or len(entries) != rows:
             count = len(entries) if isinstance(entries, list) else type(entries).__name__
             raise Blip3oError(
                 f"{self.path} has {count} captions for {rows} images. Give a list with one entry per image."
             )
-        return [read_captions(entry, f"{self.path}, row {row}") for row, entry in enumerate(entries)]
+        groups = Groups()
+        for row, entry in enumerate(entries):
+            groups.append(read_captions(entry, f"{self.path}, row {row}"))
+        return groups
 
 
 @dataclass(frozen=True)
@@ -174,19 +191,23 @@ class PackedItem:
 
     @property
     def num_references(self) -> int:
-        return self.pack.counts[self.row]
+        return int(self.pack.counts[self.row])
 
     def encode(self, images=None) -> EncodedItem:
         """The row's codes and latents. They are encoded already: `images`, an ImageEncoder, is not used."""
         pack, row, count = self.pack, self.row, self.num_references
         codes, latents = pack.codes[row].long(), pack.latents[row].float()
+        require_finite(latents, f"{self.name}: its latents", _AGAIN)
         if not count:
             return EncodedItem(codes, latents)
-        return EncodedItem(
-            codes, latents, pack.references[row, :count].long(), pack.reference_latents[row, :count].float()
-        )
+        references = pack.reference_latents[row, :count].float()
+        require_finite(references, f"{self.name}: its references' latents", _AGAIN)
+        return EncodedItem(codes, latents, pack.references[row, :count].long(), references)
 
 
+_AGAIN = "Pack it again, without this image."
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _DIMENSIONS = {"codes": 2, "latents": 4, "captions": 1, "references": 3, "reference_latents": 5}
 
 

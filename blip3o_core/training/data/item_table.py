@@ -1,0 +1,84 @@
+"""Training items in columns: a million of them need some hundred megabytes less than a million objects do."""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .captions import Captions, Groups, Texts
+from .encoded import EncodedItem
+from .image_source import ImageSource
+
+
+@dataclass(frozen=True)
+class Item:
+    captions: Captions  # empty for a reconstruction
+    image: ImageSource
+    references: tuple[ImageSource, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.image.name
+
+    @property
+    def num_references(self) -> int:
+        return len(self.references)
+
+    def encode(self, images) -> EncodedItem:
+        """Codes and latents from `images`, an ImageEncoder."""
+        codes, latents = zip(*map(images.encode, (self.image, *self.references)), strict=True)
+        if not self.references:
+            return EncodedItem(codes[0], latents[0])
+        return EncodedItem(codes[0], latents[0], torch.stack(codes[1:]), torch.stack(latents[1:]))
+
+
+class ItemTable(Sequence[Item]):
+    """The items of folders and shards. An `Item` is made when it is asked for."""
+
+    def __init__(self) -> None:
+        self.captions = Groups()
+        self.edits = 0
+        self.first_with_several: int | None = None  # the first item with more than one reference
+        self._places: list[Path] = []  # folders, and shards
+        self._numbers: dict[Path, int] = {}
+        # Of every image: its place, its name there, and where a shard has it; the offset is -1 for a file of its own.
+        self._place, self._name, self._offset, self._size = array("I"), Texts(), array("q"), array("q")
+        self._last_image = array("Q")  # of every item, as a count
+
+    def append(self, captions: Captions, images: list[tuple[Path, str, int, int]]) -> None:
+        """`images`: target and references, each a folder or shard, a name in it, an offset (-1: a file) and a size."""
+        for place, name, offset, size in images:
+            if place not in self._numbers:
+                self._numbers[place] = len(self._places)
+                self._places.append(place)
+            self._place.append(self._numbers[place])
+            self._name.append(name)
+            self._offset.append(offset)
+            self._size.append(size)
+        self._last_image.append(len(self._place))
+        self.captions.append(captions)
+        self.edits += len(images) > 1
+        if len(images) > 2 and self.first_with_several is None:
+            self.first_with_several = len(self) - 1
+
+    def __len__(self) -> int:
+        return len(self._last_image)
+
+    def __getitem__(self, number):
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        first = self._last_image[number - 1] if number else 0
+        found = tuple(self._image(k) for k in range(first, self._last_image[number]))
+        return Item(self.captions[number], found[0], found[1:])
+
+    def images(self) -> Iterator[ImageSource]:
+        """All images, references too."""
+        return map(self._image, range(len(self._place)))
+
+    def _image(self, number: int) -> ImageSource:
+        place, name, offset = self._places[self._place[number]], self._name[number], self._offset[number]
+        if offset < 0:
+            return ImageSource(place / name, str(place / name))
+        return ImageSource(place, f"{place}:{name}", offset, self._size[number])
