@@ -164,7 +164,7 @@ class Pipeline:
         self.language = checkpoint.load_language(dtype).to(device)
         self.transformer = checkpoint.load_transformer(dtype).to(device)
         self.autoencoder = checkpoint.load_autoencoder(dtype).to(device)
-        self.source = f"{checkpoint.identity} {self.language.connector[0].weight.dtype}"
+        self.source = f"{checkpoint.language_identity} {self.language.connector[0].weight.dtype}"
 
     @classmethod
     def load(cls, folder: str | Path, device="cpu", dtype=None, diffusion_folder=None) -> "Pipeline":

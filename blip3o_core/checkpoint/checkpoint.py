@@ -1,6 +1,6 @@
 """A recognised checkpoint: check it whole, and load its parts.
 
-Parts are built on the meta device, compared with the tensors, then given memory-mapped weights.
+Parts are built on the meta device, compared with the tensors, then given their weights.
 """
 
 from functools import cached_property
@@ -14,6 +14,7 @@ from ..models.image_tokenizer import ImageTokenizer
 from ..models.language import LanguageModel
 from ..weights.names import REFERENCE_CONNECTOR
 from ..weights.tensors import load_weights, strip_prefix
+from . import identity
 from .facts import AUTOENCODER, IMAGE_TOKENIZER, LANGUAGE, TRANSFORMER, CheckpointFacts
 from .networks import build
 from .validate import find_problems
@@ -34,6 +35,16 @@ class Checkpoint(CheckpointFacts):
     @cached_property
     def _problems(self) -> list[str]:
         return find_problems(self)
+
+    @cached_property
+    def identity(self) -> str:
+        """Equal only for checkpoints that make the same images, see `identity`. Reads every weight once."""
+        return identity.identity(self)
+
+    @cached_property
+    def language_identity(self) -> str:
+        """Equal only for checkpoints whose language models write the same hidden states, if in the same dtype."""
+        return identity.language_identity(self)
 
     def load_language(self, dtype: torch.dtype | None = None) -> LanguageModel:
         """Language model with its connector, on the CPU, frozen. `dtype` None: as stored."""

@@ -5,8 +5,6 @@ it or given only says how SANA and DC-AE are built (docs/reference.md 7); its ow
 checkpoint does not hold at all.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +17,8 @@ from ..models.image_tokenizer import ImageTokenizerConfig
 from ..prompts.encoder import PromptEncoder
 from ..prompts.vocabulary import CodesId, Vocabulary
 from ..weights.names import EDIT_CONNECTORS, LANGUAGE_PREFIXES, SANA, VAE
-from ..weights.tensors import TensorIndex, open_file, read_index, strip_prefix
+from ..weights.safetensors_file import TensorIndex, read_tensor
+from ..weights.tensors import read_index, strip_prefix
 
 # The parts, as users read them.
 LANGUAGE, TRANSFORMER, AUTOENCODER = "language model", "diffusion transformer", "autoencoder"
@@ -121,28 +120,15 @@ class CheckpointFacts:
         return own or read_index(self.diffusion_folder / subfolder, "diffusion_pytorch_model")
 
     @cached_property
-    def identity(self) -> str:
-        """Changes when a file of the checkpoint is replaced: configs, tensor names and shapes, file sizes and times."""
-        files = sorted({entry.file for entry in self.tensors.values()})
-        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        names = sorted((name, entry.shape, entry.dtype) for name, entry in self.tensors.items())
-        configs = [self.config, self.transformer_config, self.autoencoder_config]
-        return hashlib.sha256(json.dumps([configs, names, stats], sort_keys=True).encode()).hexdigest()[:16]
-
-    @cached_property
     def codes_id(self) -> CodesId:
         """What image codes of this checkpoint mean."""
         prefix = image_tokenizer.PREFIX + image_tokenizer.CODEBOOK_PREFIX
-        codebook = {
-            name: open_file(entry.file).get_slice(entry.name)
-            for name, entry in self.tensors.items()
-            if name.startswith(prefix)
-        }
+        codebook = {name: read_tensor(entry) for name, entry in self.tensors.items() if name.startswith(prefix)}
         return CodesId(
             num_codes=self.vocabulary.num_codes,
             image_start=self.vocabulary.image_start,
             grid=self.grid,
-            tokenizer=self.prompt_encoder.fingerprint,
+            tokenizer=self.prompt_encoder.digest,
             codebook=image_tokenizer.codebook_digest(codebook) if codebook else None,
         )
 

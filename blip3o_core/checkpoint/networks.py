@@ -9,6 +9,20 @@ from ..models.language import ConnectorWidths, LanguageModel
 from ..weights.names import CONNECTOR, FEATURES_CONNECTOR, REFERENCE_CONNECTOR
 from .facts import AUTOENCODER, IMAGE_TOKENIZER, LANGUAGE, TRANSFORMER, CheckpointFacts
 
+# What config.json must say of the language model.
+LANGUAGE_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+    "rms_norm_eps",
+    "max_position_embeddings",
+    "head_dim",
+    "rope_theta",
+)
+
 
 def build(facts: CheckpointFacts, part: str) -> torch.nn.Module:
     """The network of a part, without weights. Raises Blip3oError when its config file describes none."""

@@ -13,20 +13,8 @@ from ..weights.names import CONNECTOR
 from ..weights.tensors import TensorIndex, read_index, strip_prefix
 from .checkpoint import Checkpoint
 from .diffusion_folder import find_diffusion_folder
-from .networks import rope_theta
+from .networks import LANGUAGE_FIELDS, rope_theta
 
-_LANGUAGE_FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "intermediate_size",
-    "vocab_size",
-    "rms_norm_eps",
-    "max_position_embeddings",
-    "head_dim",
-    "rope_theta",
-)
 _TRANSFORMER_FIELDS = ("in_channels", "num_layers", "num_attention_heads", "attention_head_dim", "caption_channels")
 _AUTOENCODER_FIELDS = ("latent_channels", "decoder_block_out_channels", "scaling_factor")
 _TENSORS = ("model.embed_tokens.weight", CONNECTOR + "0.weight")
@@ -68,7 +56,7 @@ def open_checkpoint(folder: str | Path, diffusion_folder: str | Path | None = No
     config = read_json(folder / "config.json")
     tensors = read_index(folder)
     _check_tensors(folder, tensors, config)
-    _require({**config, "rope_theta": rope_theta(config)}, _LANGUAGE_FIELDS, folder / "config.json")
+    _require({**config, "rope_theta": rope_theta(config)}, LANGUAGE_FIELDS, folder / "config.json")
     generation = folder / "generation_config.json"
     vocabulary = Vocabulary.from_config(config, read_json(generation) if generation.is_file() else {}, folder)
     diffusion = find_diffusion_folder(folder, diffusion_folder, tensors, config)

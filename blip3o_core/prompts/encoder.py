@@ -4,7 +4,6 @@ User text is plain text by default: a prompt that spells `<|im_end|>` or `<I7>` 
 tokenizer call parses those as tokens; `parse_special` brings that back.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 
 from ..errors import Blip3oError
 from ..files import read_text
-from .vocabulary import Vocabulary
+from .vocabulary import Vocabulary, tokenizer_digest
 
 SYSTEM_PROMPT = "You are a helpful assistant."
 TEXT_TO_IMAGE = "Please generate image based on the following caption: {prompt}"
@@ -35,14 +34,15 @@ class PromptEncoder:
         try:
             text = _tokenizer_json(folder)
             self._full = Tokenizer.from_str(text)
-            self._plain = Tokenizer.from_str(json.dumps({**json.loads(text), "added_tokens": []}))
+            content = json.loads(text)
+            self._plain = Tokenizer.from_str(json.dumps({**content, "added_tokens": []}))
         except Blip3oError:
             raise
         except Exception as error:  # the tokenizers library raises bare Exceptions
             raise Blip3oError(
                 f"Cannot read the tokenizer {self._path}: {error}. Copy it again from where the checkpoint came from."
             ) from error
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:8]
+        self.digest = tokenizer_digest(content)
         for tokenizer in (self._full, self._plain):
             tokenizer.no_truncation()
             tokenizer.no_padding()

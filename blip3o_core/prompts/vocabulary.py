@@ -3,6 +3,8 @@
 An image code `c` in [0, K) is the token `image_start + c`.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +61,29 @@ class Vocabulary:
         return ids
 
 
+def tokenizer_digest(content: dict) -> str:
+    """What a tokenizer.json does to text, in 8 hex digits. `content`: what it holds.
+
+    Saving it again with another release of the libraries changes the layout, what follows the ids (post_processor,
+    decoder), limits of length, and fields that are off; none of that changes the ids of a prompt.
+    """
+    model = {key: value for key, value in content["model"].items() if value not in (None, False, "")}
+    if "merges" in model:  # older releases write a pair as one text
+        pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+        model["merges"] = [list(pair) for pair in pairs]
+    names = ("id", "content", "single_word", "lstrip", "rstrip", "normalized")
+    added = sorted([token.get(name) for name in names] for token in content.get("added_tokens") or [])
+    what = [model, added, _meaning(content.get("normalizer")), _meaning(content.get("pre_tokenizer"))]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _meaning(component):
+    """A component of a tokenizer without what changes no ids, wherever it lies in a sequence."""
+    if isinstance(component, dict):
+        return {key: _meaning(value) for key, value in component.items() if key != "trim_offsets"}
+    return [_meaning(part) for part in component] if isinstance(component, list) else component
+
+
 @dataclass(frozen=True)
 class CodesId:
     """What image codes mean. Image tokens travel only between models whose ids agree, see `understands`.
@@ -70,7 +95,7 @@ class CodesId:
     num_codes: int | None = None  # K
     image_start: int | None = None  # token id of code 0
     grid: tuple[int, int] | None = None  # (H, W)
-    tokenizer: str | None = None  # digest of tokenizer.json
+    tokenizer: str | None = None  # see `tokenizer_digest`
     codebook: str | None = None  # digest of the codebook, see `image_tokenizer.codebook_digest`
 
     def understands(self, other: "CodesId") -> bool:

@@ -1,7 +1,7 @@
 """Write a checkpoint in the published layout: trained tensors are new, all others have the bytes of the source.
 
 - All parts are written, including those that the source took from its diffusion folder, and all config files.
-- Each tensor keeps the dtype it had in the source.
+- Each tensor keeps the dtype it had in the source, except that one of 8 bits becomes bfloat16 when it was trained.
 - LoRA is added to the weights it adapts, or saved apart from the unchanged weights in `adapter/`, in peft's own layout.
 """
 
@@ -16,7 +16,7 @@ from ..checks import require_finite
 from ..errors import Blip3oError
 from ..files import write_json
 from ..weights.names import SANA, VAE
-from ..weights.tensors import TensorEntry, TensorIndex, open_file
+from ..weights.safetensors_file import DTYPES, EIGHT_BITS, TensorEntry, TensorIndex, read_tensor
 from .config import Lora
 from .joint_model import published_name
 
@@ -114,17 +114,16 @@ def _split(table: TensorIndex, limit: int) -> list[list[str]]:
 
 
 def _read(table: TensorIndex, names: list[str], trained: dict, added: dict) -> dict[str, torch.Tensor]:
-    handles, tensors = {}, {name: added[name].detach().cpu().contiguous() for name in names if name in added}
+    tensors = {name: added[name].detach().cpu().contiguous() for name in names if name in added}
     for name in names:
         if name in added:
             continue
         entry = table[name]
-        if entry.file not in handles:
-            handles[entry.file] = open_file(entry.file)
-        tensor = handles[entry.file].get_tensor(entry.name)
-        if name in trained:
-            tensor = trained[name].detach().to("cpu", tensor.dtype)
-        tensors[name] = tensor.contiguous().clone()
+        if name in trained:  # in 8 bits, most steps of training would be lost
+            dtype = torch.bfloat16 if entry.dtype in EIGHT_BITS else DTYPES[entry.dtype]
+            tensors[name] = trained[name].detach().to("cpu", dtype, copy=True).contiguous()
+        else:
+            tensors[name] = read_tensor(entry)
     return tensors
 
 

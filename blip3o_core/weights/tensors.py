@@ -1,12 +1,10 @@
 """The tensors of a checkpoint folder: which file holds which, and how they reach a network built on the meta device.
 
-- Tensors stay memory-mapped when their dtype is kept. When it changes, files are reopened every WINDOW bytes and large
-  tensors are converted by rows: pages already read do not stay resident, the peak is the loaded weights plus a window.
+- Tensors are read and converted window by window: the peak is the loaded weights plus a window.
 - Nothing is assigned before names, shapes and values of the whole part are known to be right.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,23 +13,16 @@ from torch import nn
 
 from ..checks import is_finite
 from ..errors import Blip3oError, bullet_list
-from ..files import read_json
-
-WINDOW = 32 * 2**20  # bytes
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """Where a tensor lies, and what the file's header says of it."""
-
-    file: Path
-    name: str  # in the file
-    shape: tuple[int, ...]
-    dtype: str  # as safetensors spells it: F32, BF16, ...
-    nbytes: int
-
-
-TensorIndex = dict[str, TensorEntry]
+from ..files import open_regular, read_json
+from .safetensors_file import (
+    DTYPES,
+    EIGHT_BITS,
+    FLOATS,
+    TensorEntry,
+    TensorIndex,
+    open_unchanged,
+    read_header,
+)
 
 
 def read_index(folder: Path, stem: str = "model") -> TensorIndex:
@@ -51,12 +42,7 @@ def read_index(folder: Path, stem: str = "model") -> TensorIndex:
         )
     index: TensorIndex = {}
     for file in files:
-        with open_file(file) as handle:
-            for name in handle.keys():
-                piece = handle.get_slice(name)
-                shape, dtype = tuple(piece.get_shape()), piece.get_dtype()
-                nbytes = _ITEM_BYTES.get(dtype, 4) * torch.Size(shape).numel()
-                index[name] = TensorEntry(file, name, shape, dtype, nbytes)
+        index |= read_header(file)
     return index
 
 
@@ -74,12 +60,9 @@ def _shards(folder: Path, listing: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-
 def open_file(file: Path):
-    """A safetensors handle. Raises Blip3oError when the file is missing or damaged."""
+    """A safetensors handle, memory-mapped. Raises Blip3oError when the file is missing or damaged."""
+    open_regular(file, "Make it again.").close()
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
@@ -136,39 +119,24 @@ def load_weights(network: nn.Module, index: TensorIndex, dtype: torch.dtype | No
 
 
 def _common_dtype(index: TensorIndex) -> torch.dtype | None:
-    """The dtype that most bytes have, where there are several."""
+    """The dtype that most bytes have, where there are several; bfloat16 for 8-bit numbers alone."""
     sizes: dict[str, int] = {}
     for entry in index.values():
-        if entry.dtype in _DTYPES:
+        if entry.dtype in FLOATS:
             sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.nbytes
-    return _DTYPES[max(sizes, key=lambda name: sizes[name])] if len(sizes) > 1 else None
+    if any(entry.dtype in EIGHT_BITS for entry in index.values()):
+        sizes.setdefault("BF16", 0)
+    elif len(sizes) < 2:
+        return None
+    return DTYPES[max(sizes, key=lambda name: sizes[name])]
 
 
 def _tensors(index: TensorIndex, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors file by file; a handle is reopened whenever WINDOW bytes were converted."""
+    """Tensors file by file."""
     by_file: dict[Path, list[str]] = {}
     for name, entry in index.items():
         by_file.setdefault(entry.file, []).append(name)
-    for file, names in by_file.items():
-        handle, converted = open_file(file), 0
-        for name in names:
-            entry = index[name]
-            if dtype is None or _DTYPES.get(entry.dtype, dtype) == dtype:
-                yield name, handle.get_tensor(entry.name)
-                continue
-            converted += entry.nbytes
-            if entry.nbytes > WINDOW:
-                yield name, _convert_by_rows(entry, dtype)
-            else:
-                yield name, handle.get_tensor(entry.name).to(dtype)
-            if converted > WINDOW:
-                handle, converted = open_file(file), 0
-
-
-def _convert_by_rows(entry: TensorEntry, dtype: torch.dtype) -> torch.Tensor:
-    """A large tensor in pieces of about WINDOW bytes, so that it is never resident in both dtypes at once."""
-    out = torch.empty(entry.shape, dtype=dtype)
-    rows = max(1, entry.shape[0] * WINDOW // entry.nbytes)
-    for start in range(0, entry.shape[0], rows):
-        out[start : start + rows] = open_file(entry.file).get_slice(entry.name)[start : start + rows]
-    return out
+    for names in by_file.values():
+        with open_unchanged(index[names[0]]) as reader:
+            for name in names:
+                yield name, reader.read(index[name], dtype)

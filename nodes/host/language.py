@@ -136,8 +136,9 @@ def load_language(folder, diffusion, choice, lm_weights=PLAIN, checkpoint=None) 
     """`choice`: the loader's dtype widget. `lm_weights`: how matrices are stored, see `quantised`."""
     check(lm_weights)
     checkpoint = checkpoint or open_checkpoint(folder, diffusion)
-    device, identity = mm.get_torch_device(), checkpoint.identity
+    device = mm.get_torch_device()
     weights, compute = dtypes(choice, checkpoint.parts[LANGUAGE], device)
+    identity = f"{checkpoint.language_identity}:{weights}"
     network = checkpoint.load_language(weights if lm_weights == PLAIN else None)
     if network.reference_connector is not None:
         del network.model.und_image_vae_connector  # MODEL has it

@@ -14,7 +14,7 @@ from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from tests.support.tiny_checkpoint import make_checkpoint
 
-NEXT_STEP = "copy|download|give|choose|use|put"
+NEXT_STEP = "copy|download|give|choose|use|put|save"
 LOADERS = ("load_language", "load_transformer", "load_autoencoder", "load_image_tokenizer")
 
 
@@ -113,7 +113,6 @@ DAMAGE = {
     "header corrupt": corrupt_header,
     "not safetensors": lambda path: path.write_bytes(b"<!DOCTYPE html>" * 100),
     "header of another shape": lambda path: write_raw(path, b'{"a": 1}'),
-    "git-lfs pointer": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
 }
 
 
@@ -123,7 +122,13 @@ def test_damaged_weights_are_named(damage, copy):
     damage(copy.weights)
     message = failure(lambda: open_checkpoint(copy.folder))
     assert str(copy.weights) in message and "Download it again" in message
-    assert f"{copy.weights.stat().st_size} bytes" in message
+    assert f"{copy.weights.stat().st_size:,} bytes" in message
+
+
+def test_a_git_lfs_pointer_is_named(copy):
+    """Catches advice to download again: `git clone` without LFS gives the same pointer again."""
+    copy.weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert "git lfs pull" in failure(lambda: open_checkpoint(copy.folder))
 
 
 def test_a_folder_without_tensors_is_not_a_checkpoint(copy):

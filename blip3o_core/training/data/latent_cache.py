@@ -18,7 +18,7 @@ from ...errors import Blip3oError
 from ...files import atomic_write
 from ...images.preprocess import resize_to_tensor, training_image
 from ...models import autoencoder
-from ...weights.tensors import open_file
+from ...weights.digest import digest_of
 from .image_source import ImageSource
 
 
@@ -36,7 +36,7 @@ class ImageEncoder:
         checkpoint.validate()
         encoders = [checkpoint.parts[part] for part in (IMAGE_TOKENIZER, AUTOENCODER)]
         settings = (side, fit, checkpoint.image_tokenizer_config, sorted(checkpoint.autoencoder_config.items()))
-        self.identity = hashlib.sha256(repr([settings, *map(_digest, encoders)]).encode()).hexdigest()
+        self.identity = hashlib.sha256(repr([settings, *map(digest_of, encoders)]).encode()).hexdigest()
         self._keys: dict[ImageSource, str] = {}
         self._networks: tuple | None = None  # image tokenizer and autoencoder, loaded at the first image
         cells = side // autoencoder.compression(checkpoint.autoencoder_config)
@@ -87,16 +87,3 @@ class ImageEncoder:
         if self._networks is None:
             return self.checkpoint.load_autoencoder().to(self.device)
         return self._networks[1]
-
-
-def _digest(table) -> str:
-    """A hash of every byte of a part's tensors: an image tokenizer that was trained further gives other codes."""
-    digest = hashlib.sha256()
-    handles = {}
-    for name, entry in sorted(table.items()):
-        if entry.file not in handles:
-            handles[entry.file] = open_file(entry.file)
-        tensor = handles[entry.file].get_tensor(entry.name).contiguous()
-        digest.update(f"{name} {entry.dtype} {entry.shape}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
