@@ -218,20 +218,22 @@ class Editor:
 def run_edit(editor: Editor, edit: "PreparedEdit", settings: dict, label: str) -> None:
     """Make one prepared edit and write it. `label`: words before each line that is said about it."""
     from ..editing import masks
-    from ..editing.jobs import open_mask, opened
+    from ..editing.jobs import opened, opened_mask
     from ..editing.references import EditInputs
     from ..images.png import save_png
     from ..images.preprocess import to_tensor
 
     job, pipeline = edit.job, editor.pipeline
     read = [opened(path) for path in job.images]
-    if [facts for facts, _ in read] != settings["images"]:
-        raise Blip3oError(f"{job.images[0]} or another image of {job.out} changed during the run. Run it again.")
-    images = [image for _, image in read]
-    mask = None if job.mask is None else open_mask(job.mask, images[0].size)
+    images = [each.image for each in read]
+    mask, mask_facts = (None, None) if job.mask is None else opened_mask(job.mask, images[0].size)
+    if ([each.facts for each in read], mask_facts) != (edit.files["images"], edit.files.get("mask")):
+        raise Blip3oError(f"An image or the mask of {job.out} changed during the run. Run it again.")
     references = pipeline.references(images, settings["fit"])
-    for line in references.summary():
-        say(label + line)
+    for line, each in zip(references.summary(), read, strict=True):
+        say("; ".join([label + line, *each.remarks]))
+    if mask is not None:
+        say(f"{label}mask: {float((mask > 0).double().mean()):.1%} of image 1 may change")
     limit, count = pipeline.checkpoint.prompt_limit, len(references)
     several = "reference" if count == 1 else "references"
     each = references.codes.shape[1]

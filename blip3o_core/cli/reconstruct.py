@@ -57,19 +57,19 @@ def run(arguments: argparse.Namespace) -> None:
     check_rendering(checkpoint, arguments.size, arguments.steps, arguments.guidance)
     if not from_latents:
         require_image_tokenizer(checkpoint)
-    facts, image = opened(arguments.image)
-    view = vae_input(image, "stretch", checkpoint.trained_side, checkpoint.latent_multiple)
+    found = opened(arguments.image)
+    view = vae_input(found.image, "stretch", checkpoint.trained_side, checkpoint.latent_multiple)
     size = arguments.size or (view.shape[2], view.shape[1])
     check_writable([arguments.out])
     pipeline = load_pipeline(arguments, checkpoint, device)
-    made = _through_autoencoder(pipeline, view) if from_latents else _from_codes(pipeline, image, size, arguments)
-    say(f"image: {facts['size']}; reconstruction: {size[0]}x{size[1]}")
+    made = _through_autoencoder(pipeline, view) if from_latents else _from_codes(pipeline, found.image, size, arguments)
+    say("; ".join([f"image: {found.facts['size']}", f"reconstruction: {size[0]}x{size[1]}", *found.remarks]))
     settings = {"from": arguments.source} | compute_settings(arguments, device)
     if not from_latents:
         settings |= {name: getattr(arguments, name) for name in ("seed", "steps", "guidance")}
         settings["size"] = f"{size[0]}x{size[1]}"
     words = ["reconstruct", "--image=IMAGE", *option_words(settings)]
-    save_png(arguments.out, made, stored_settings(arguments, checkpoint, settings, {"image": facts}, words))
+    save_png(arguments.out, made, stored_settings(arguments, checkpoint, settings, {"image": found.facts}, words))
     report(arguments.out)
 
 

@@ -7,18 +7,21 @@ import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..checkpoint import Checkpoint
 from ..errors import Blip3oError, bullet_list
 from ..files import parse_json, read_lines
-from ..images import preprocess
+from ..images import preprocess, reader
 from ..models import autoencoder
 from . import masks
 from .image_mentions import missing_image_numbers
 from .references import MAX_REFERENCES
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 KEYS = ("image", "images", "instruction", "mask", "out", "seed")
 _MOST = 10  # faulty lines of a list that are named at once
@@ -52,7 +55,7 @@ class PreparedEdit:
 
     job: EditJob
     size: tuple[int, int]  # (width, height) in pixels that is rendered; with a mask it is put into the first image
-    files: dict  # size and sha256 of each input file, to be stored
+    files: dict  # facts about each input file, to be stored
     prompt_tokens: int
     unknown: list[int]  # numbers of images that the instruction names and that were not given
 
@@ -162,18 +165,18 @@ def prepare(job: EditJob, checkpoint: Checkpoint, settings: EditSettings) -> Pre
     length = _prompt_length(job, checkpoint, settings.negative)
     facts, sizes, views = [], [], []
     for path in job.images:
-        known, image = opened(path)
+        found = opened(path)
         with _naming(path):
             # Made and thrown away: this refuses an image that cannot be used.
-            view = preprocess.vae_input(image, settings.fit, checkpoint.trained_side, checkpoint.latent_multiple)
-        facts.append(known)
-        sizes.append(image.size)
+            view = preprocess.vae_input(found.image, settings.fit, checkpoint.trained_side, checkpoint.latent_multiple)
+        facts.append(found.facts)
+        sizes.append(found.image.size)
         views.append((view.shape[2], view.shape[1]))
     files: dict[str, Any] = {"images": facts}
     if job.mask is not None:
-        files["mask"] = {"size": _text(sizes[0]), "sha256": _digest(job.mask)}
+        mask, files["mask"] = opened_mask(job.mask, sizes[0])
         with _naming(job.mask):
-            masks.feather_mask(open_mask(job.mask, sizes[0]), settings.feather)
+            masks.feather_mask(mask, settings.feather)
     unknown = missing_image_numbers(job.instruction, len(job.images))
     return PreparedEdit(job, settings.size or views[0], files, length, unknown)
 
@@ -188,16 +191,33 @@ def _prompt_length(job: EditJob, checkpoint: Checkpoint, negative: str | None) -
     return len(encode(job.instruction, codes, as_features=features))
 
 
-def opened(path: Path) -> tuple[dict, Any]:
-    """The size and sha256 of an image file, to be stored, and the image."""
-    digest = _digest(path)
-    image = preprocess.open_image(path)
-    return {"size": _text(image.size), "sha256": digest}, image
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image file of an edit: RGB on white, what is stored about the file, and what the user should hear."""
+
+    image: "Image"
+    facts: dict
+    remarks: tuple[str, ...]
 
 
-def open_mask(path: Path, size: tuple[int, int]) -> torch.Tensor:
-    """A mask (H, W) in [0, 1] for an image of `size` (width, height)."""
-    return masks.check_mask(preprocess.open_mask(path), size)
+def opened(path: Path) -> OpenedImage:
+    """Read an image file once, so that the stored facts are about these very pixels."""
+    data = reader.image_bytes(path)
+    read = reader.read_image(data, str(path))
+    image = read.on_white()
+    return OpenedImage(image, _facts(image.size, data), read.remarks)
+
+
+def opened_mask(path: Path, size: tuple[int, int]) -> tuple[torch.Tensor, dict]:
+    """(a mask (H, W) in [0, 1] for an image of `size` (width, height), what is stored about its file)."""
+    data = reader.image_bytes(path)
+    mask = reader.read_mask(data, str(path))
+    with _naming(path):
+        return masks.check_mask(mask, size), _facts(size, data)
+
+
+def _facts(size: tuple[int, int], data: bytes) -> dict:
+    return {"size": f"{size[0]}x{size[1]}", "sha256": hashlib.sha256(data).hexdigest(), "reader": reader.VERSION}
 
 
 @contextlib.contextmanager
@@ -209,24 +229,12 @@ def _naming(path: Path):
         raise Blip3oError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
-def _digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        reason = getattr(error, "strerror", None) or error
-        raise Blip3oError(f"{path} cannot be read: {reason}. Give the name of an image file that exists.") from error
-
-
 def canonical_path(path: Path) -> str:
     """The same text for all spellings of a path."""
     try:
         return str(path.resolve())
     except (OSError, ValueError):
         return str(path)
-
-
-def _text(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
 
 
 def _raise_faults(source: Path | None, faults: list[str]) -> None:

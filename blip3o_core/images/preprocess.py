@@ -1,4 +1,4 @@
-"""Images of any kind -> what the two encoders see of them: TA-Tok a square, the autoencoder a canvas.
+"""Images -> what the two encoders see of them: TA-Tok a square, the autoencoder a canvas. `reader` reads files.
 
 - `stretch`: both see all of the image; the square is distorted. `pad`: both see all of it; grey fills up the square.
 - `crop`: both see the middle square. `authors`: the square is stretched and the canvas cropped (docs/reference.md 6.1).
@@ -8,7 +8,6 @@ Functions take and give PIL images, RGB unless said otherwise.
 """
 
 import math
-from pathlib import Path
 
 import torch
 
@@ -19,23 +18,6 @@ FITS = ("stretch", "pad", "crop", "authors")
 MAX_SIDE = 16384  # pixels
 MAX_ASPECT = 8.0
 _PAD_COLOR = (128, 128, 128)  # nearest to the 0 of both encoders
-
-
-def open_image(path: Path):
-    """An image from a file: upright, RGB on white, the first frame of an animation."""
-    return _on_white(_open(Path(path)))
-
-
-def open_mask(path: Path) -> torch.Tensor:
-    """(H, W) float32 in [0, 1] from a file without transparency: white is where to change, greys are in between."""
-    image = _open(Path(path))
-    if image.mode == "RGBA" and image.getchannel("A").getextrema()[0] < 255:
-        # It may be what was erased or what was not painted; the two mean opposite masks.
-        raise Blip3oError(
-            f"The mask {path} is partly transparent, so it is not clear which part to change. Save it without "
-            "transparency: white where the image may change, black elsewhere."
-        )
-    return to_tensor(image.convert("L"))[0, :, :, 0]
 
 
 def to_images(batch: torch.Tensor, name: str = "image") -> list:
@@ -77,7 +59,7 @@ def tokenizer_input(image, fit: str, side: int) -> torch.Tensor:
 
     _check_fit(fit)
     if fit == "crop":
-        image = _center_crop(image)
+        image = center_crop(image)
     elif fit == "pad":
         longer = max(image.size)
         square = Image.new("RGB", (longer, longer), _PAD_COLOR)
@@ -92,7 +74,7 @@ def vae_input(image, fit: str, side: int, multiple: int) -> torch.Tensor:
 
     _check_fit(fit)
     if fit == "crop":
-        return resize_to_tensor(_center_crop(image), side, "BILINEAR")
+        return resize_to_tensor(center_crop(image), side, "BILINEAR")
     width, height = image.size
     if fit != "authors":
         return to_tensor(image.resize(fit_size(width, height, side, multiple), Image.Resampling.BILINEAR))
@@ -123,10 +105,11 @@ def fit_size(width: int, height: int, side: int, multiple: int) -> tuple[int, in
     return (longer, shorter) if width >= height else (shorter, longer)
 
 
-def training_image(image, fit: str):
-    """What training makes of an image, before it is resized: upright, on white, the middle square if `fit` is crop."""
-    image = _on_white(image)
-    return _center_crop(image) if fit == "crop" else image
+def center_crop(image):
+    """The middle square of an image."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
 
 
 def resize_to_tensor(image, side: int, resample: str) -> torch.Tensor:
@@ -140,67 +123,6 @@ def to_tensor(image) -> torch.Tensor:
     """An image with 8-bit channels -> (1, H, W, C) in [0, 1]."""
     data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return data.view(1, image.height, image.width, -1) / 255
-
-
-def _center_crop(image):
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
-
-
-def _open(path: Path):
-    """The first image in a file, upright: RGBA where it may be transparent, else RGB."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            width, height = opened.size
-            _check_sides(width, height, str(path))
-            return _upright(_to_8_bit(opened))
-    except Blip3oError:
-        raise
-    except FileNotFoundError:
-        raise Blip3oError(f"{path} does not exist. Choose an existing PNG, JPEG or WebP file.") from None
-    except Exception as error:  # whatever a decoder says about a damaged file
-        size = f" ({path.stat().st_size} bytes)" if path.is_file() else ""
-        raise Blip3oError(
-            f"Cannot read {path}{size} as an image: {error}. Use an undamaged PNG, JPEG or WebP file."
-        ) from error
-
-
-def _to_8_bit(image):
-    """Scales greys of 16 bits; Pillow would cut them off at 255."""
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-        return image
-    values = np.asarray(ImageOps.exif_transpose(image))
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError("its values have more than 16 bits, so it is not known which value is white")
-    grey = Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
-    if "transparency" in image.info:
-        grey.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
-    return grey
-
-
-def _upright(image):
-    """Turned as its EXIF tag says: RGBA where it may be transparent, else RGB."""
-    from PIL import ImageOps
-
-    image = ImageOps.exif_transpose(image)
-    clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    return image.convert("RGBA" if clear else "RGB")
-
-
-def _on_white(image):
-    """Upright RGB; what is transparent becomes white."""
-    from PIL import Image
-
-    image = _upright(image)
-    if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image
 
 
 def _check_fit(fit: str) -> None:

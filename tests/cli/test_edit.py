@@ -1,18 +1,22 @@
 """`blip3o edit`: what it writes, that an image can be made again, and how it fails."""
 
 import hashlib
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from blip3o_core.checkpoint import bundled
 from blip3o_core.cli.main import main
 from blip3o_core.editing import masks
+from blip3o_core.images import reader
 from blip3o_core.images.png import read_settings
-from blip3o_core.images.preprocess import open_image
+from blip3o_core.images.reader import open_image
+from tests.support.image_files import DISPLAY_P3, chunk, icc_profile
 from tests.support.pictures import files, made_again, noise, pixels
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 
@@ -94,7 +98,8 @@ def test_the_settings_name_no_file_and_tell_which_it_was(edit, editor, place):
         assert told not in json.dumps(settings)
     stored = [*settings["images"], settings["mask"]]
     for facts, name, size in zip(stored, ("a", "b", "hole"), ("48x32", "20x30", "48x32"), strict=True):
-        assert facts == {"size": size, "sha256": hashlib.sha256((place / f"{name}.png").read_bytes()).hexdigest()}
+        digest = hashlib.sha256((place / f"{name}.png").read_bytes()).hexdigest()
+        assert facts == {"size": size, "sha256": digest, "reader": reader.VERSION}
     assert settings["reference_mode"] == "both" and "size" not in settings and settings["feather"] == 2
 
 
@@ -114,6 +119,24 @@ def test_outside_the_mask_every_pixel_stays(size, feather, edit, place):
     changed = (before != after).any(-1)
     assert changed[13:15, 16:24].float().mean() > 0.9
     assert feather or changed[8, 10:30].float().mean() > 0.9
+
+
+def test_outside_the_mask_every_pixel_looks_the_same(edit, place, capsys):
+    """Catches an untouched part that has the file's numbers and, without its profile, other colours."""
+    image, profile = noise(48, 32), icc_profile(DISPLAY_P3, name="Display P3")
+    image.save(place / "a.png", icc_profile=profile)
+    exif_less = (place / "a.png").read_bytes()
+    (place / "a.png").write_bytes(exif_less[:33] + chunk(b"eXIf", b"\xff" * 40) + exif_less[33:])
+    assert edit(*ONE, "--mask={here}/hole.png") == 0
+    said = capsys.readouterr().err
+    assert "; not turned: its EXIF block is damaged; converted from Display P3 to sRGB" in said
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    expected = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"))
+    with Image.open(place / "out.png") as out, Image.open(place / "hole.png") as hole:
+        untouched = np.asarray(hole.convert("L")) == 0
+        off = np.abs(np.asarray(out).astype(int) - np.asarray(expected))[untouched]
+        assert "icc_profile" not in out.info and off.max() <= 1 and untouched.any()
+        assert f"mask: {1 - untouched.mean():.1%} of image 1 may change" in said
 
 
 def test_a_masked_edit_keeps_a_bundled_picture(place):
@@ -190,7 +213,7 @@ MISTAKES = {
     "empty instruction": ([*ONE, "--instruction="], 2, "Say what should change"),
     "blank instruction": ([*ONE, "--instruction= \n"], 2, "Say what should change"),
     "missing file": ([*ONE, "--image={here}/absent.png"], 1, "absent.png"),
-    "folder for an image": ([*ONE, "--image={here}"], 1, "directory"),
+    "folder for an image": ([*ONE, "--image={here}"], 1, "is a folder"),
     "empty file": ([*ONE, "--image={here}/empty.png"], 1, "0 bytes"),
     "text named .png": ([*ONE, "--image={here}/text.png"], 1, "text.png"),
     "half a picture": ([*ONE, "--image={here}/half.png"], 1, "half.png"),

@@ -11,7 +11,7 @@ from blip3o_core.diffusion.reference_conditioning import ReferenceConditioning
 from blip3o_core.diffusion.sampler import GuidanceSchedule
 from blip3o_core.errors import Blip3oError
 from blip3o_core.images.png import read_settings
-from blip3o_core.images.preprocess import open_image
+from blip3o_core.images.reader import open_image
 from blip3o_core.pipeline import Pipeline
 from tests.support.pictures import made_again, pixels
 

@@ -1,4 +1,4 @@
-"""Pictures from files and from the host, and what the two encoders see of them."""
+"""Images from the host, and what the two encoders see of them."""
 
 import math
 
@@ -12,8 +12,6 @@ from blip3o_core.images.preprocess import (
     FITS,
     MAX_SIDE,
     fit_size,
-    open_image,
-    open_mask,
     to_images,
     tokenizer_input,
     vae_input,
@@ -34,114 +32,6 @@ def columns(width: int, height: int) -> Image.Image:
 
 def tensor(image: Image.Image) -> torch.Tensor:
     return torch.tensor(np.array(image))[None] / 255
-
-
-def palette(transparent: bool) -> Image.Image:
-    image = Image.new("P", (3, 1))
-    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
-    image.putdata([0, 1, 2])
-    if transparent:
-        image.info["transparency"] = 1
-    return image
-
-
-def grey(mode: str, *values: int) -> Image.Image:
-    kind = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]
-    return Image.frombytes(mode, (len(values), 1), np.array(values, dtype=kind).tobytes())
-
-
-KINDS = {
-    "rgba.png": (Image.new("RGBA", (1, 1), (200, 0, 0, 0)), [(255, 255, 255)]),
-    "half.png": (Image.new("RGBA", (1, 1), (0, 0, 0, 51)), [(204, 204, 204)]),
-    "la.png": (Image.new("LA", (1, 1), (9, 0)), [(255, 255, 255)]),
-    "palette.png": (palette(False), [(255, 0, 0), (0, 255, 0), (0, 0, 255)]),
-    "clear.png": (palette(True), [(255, 0, 0), (255, 255, 255), (0, 0, 255)]),
-    "clear.gif": (palette(True), [(255, 0, 0), (255, 255, 255), (0, 0, 255)]),
-    "bits.png": (Image.new("1", (1, 1), 1), [(255, 255, 255)]),
-    "cmyk.tiff": (Image.new("CMYK", (1, 1), (0, 255, 255, 0)), [(255, 0, 0)]),
-    "16.png": (grey("I;16", 0, 257, 385, 386, 25700, 65535), [(v, v, v) for v in (0, 1, 1, 2, 100, 255)]),
-    "16.tiff": (grey("I;16B", 0, 25700, 65535), [(v, v, v) for v in (0, 100, 255)]),
-    "16.pgm": (grey("I", 0, 25700, 65535), [(v, v, v) for v in (0, 100, 255)]),
-}
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_file_is_rgb_on_white(tmp_path, name):
-    """Catches transparency that turns black, palettes taken for greys, and 16 bits that are cut off at 255."""
-    image, expected = KINDS[name]
-    image.save(tmp_path / name)
-    found = open_image(tmp_path / name)
-    assert found.mode == "RGB" and [found.getpixel((x, 0)) for x in range(found.width)] == expected
-
-
-def test_a_clear_grey_of_16_bits_is_white(tmp_path):
-    """Catches transparency that is lost when greys are scaled."""
-    grey("I;16", 0, 25700).save(tmp_path / "a.png", transparency=25700)
-    found = open_image(tmp_path / "a.png")
-    assert [found.getpixel((x, 0))[0] for x in (0, 1)] == [0, 255]
-
-
-@pytest.mark.parametrize("deep", [False, True])
-def test_photographs_stand_upright(tmp_path, deep):
-    """Catches photographs on their side, also those of 16 bits, and those turned twice."""
-    values = np.array([[0, 100, 200]], dtype=np.uint16)
-    image = Image.fromarray(values * 257) if deep else Image.fromarray(values.astype(np.uint8))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "a.png", exif=exif)
-    found = open_image(tmp_path / "a.png")
-    assert found.size == (1, 3) and [found.getpixel((0, y))[0] for y in range(3)] == [0, 100, 200]
-
-
-def test_an_animation_is_its_first_frame(tmp_path):
-    """Catches the last frame, and all of them on top of each other."""
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert open_image(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
-
-
-def test_files_that_are_no_pictures_are_errors_with_their_name(tmp_path, monkeypatch):
-    """Catches a traceback of a decoder, half a picture that is taken for a whole one, and a file that fills memory."""
-    picture(64, 64).save(tmp_path / "whole.png")
-    data = (tmp_path / "whole.png").read_bytes()
-    made = {"empty.png": b"", "cut.png": data[: len(data) // 2], "text.png": b"a red square", "head.png": data[:20]}
-    for name, content in made.items():
-        (tmp_path / name).write_bytes(content)
-    (tmp_path / "folder.png").mkdir()
-    Image.new("F", (2, 2), 0.5).save(tmp_path / "float.tiff")
-    Image.new("1", (MAX_SIDE + 1, 1)).save(tmp_path / "long.png")
-    reasons = {
-        "empty.png": "0 bytes",
-        "float.tiff": "16 bits",
-        "long.png": f"{MAX_SIDE + 1}x1",
-        "none.png": "does not exist",
-    }
-    for name in (*made, "folder.png", "float.tiff", "long.png", "none.png"):
-        with pytest.raises(Blip3oError, match=f"{name}.*{reasons.get(name, '')}"):
-            open_image(tmp_path / name)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 // 2 - 1)
-    with pytest.raises(Blip3oError, match="whole.png.*bomb"):
-        open_image(tmp_path / "whole.png")
-
-
-def test_a_mask_is_white_where_to_change(tmp_path):
-    """Catches a mask upside down, one of bytes, and colours weighed alike."""
-    image = Image.new("RGB", (4, 2), "black")
-    for x, colour in enumerate(("white", (128, 128, 128), (0, 255, 0))):
-        image.putpixel((x, 1), colour if isinstance(colour, tuple) else (255, 255, 255))
-    image.save(tmp_path / "a.png")
-    image.convert("RGBA").save(tmp_path / "opaque.png")
-    mask = open_mask(tmp_path / "a.png")
-    assert mask.shape == (2, 4) and mask.dtype == torch.float32 and not mask[0].any()
-    torch.testing.assert_close(mask[1], torch.tensor([1.0, 128 / 255, 0.587, 0.0]), rtol=0, atol=1 / 255)
-    assert torch.equal(open_mask(tmp_path / "opaque.png"), mask)
-
-
-def test_a_mask_with_transparency_is_refused(tmp_path):
-    """Catches the guess what transparency means: strokes on nothing would have changed all of the picture."""
-    Image.new("LA", (2, 2), (255, 0)).save(tmp_path / "a.png")
-    with pytest.raises(Blip3oError, match="a.png is partly transparent"):
-        open_mask(tmp_path / "a.png")
 
 
 def test_the_hosts_images_become_pictures():

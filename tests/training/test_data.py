@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 from blip3o_core.errors import Blip3oError
+from blip3o_core.images import reader
 from blip3o_core.models import autoencoder
 from blip3o_core.training.data.collate import IGNORED
+from blip3o_core.training.data.image_source import ImageSource
 from blip3o_core.training.data.items import ShuffledOrder, find_items
-from blip3o_core.training.data.latent_cache import ImageEncoder, training_image
+from blip3o_core.training.data.latent_cache import ImageEncoder
 from tests.support.training_world import assert_same_microbatches, batches, encoder, make_data, make_shard
 
 
@@ -73,14 +75,29 @@ def test_codes_and_latents_are_those_of_the_two_encoders(world, checkpoint, tmp_
     assert (latents - 0.5 * autoencoder.encode(vae, whole)[0]).abs().max() < 1e-4
 
 
-def test_images_are_upright_and_on_white():
-    """Catches photographs that lie on their side, and transparency that turns black."""
-    turned = Image.new("RGB", (20, 10), "red")
-    turned.getexif()[0x0112] = 6
-    assert training_image(turned, "stretch").size == (10, 20)
-    assert training_image(turned, "crop").size == (10, 10)
-    assert training_image(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "crop").getpixel((0, 0)) == (255, 255, 255)
-    assert training_image(Image.new("L", (4, 4), 7), "crop").getpixel((0, 0)) == (7, 7, 7)
+def test_training_reads_files_as_edits_do(world, tmp_path):
+    """Catches a second reader: greys of 16 bits that turn white, colours of another profile, images on their side."""
+    pixels = np.asarray(Image.open(world.data / "2.png").convert("L"))
+    Image.fromarray(pixels).save(tmp_path / "8.png")
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(pixels).copy()).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.dstack([pixels * 0, 255 - pixels])).save(tmp_path / "clear.png")
+    images = encoder(world, tmp_path / "cache")
+    expected = images.encode(ImageSource(tmp_path / "8.png", "8.png"))
+    for name in ("16.png", "turned.png", "clear.png"):
+        found = images.encode(ImageSource(tmp_path / name, name))
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1]), name
+
+
+def test_what_an_older_reader_gave_is_not_used(world, tmp_path, monkeypatch):
+    """Catches codes that outlive the mistake that made them, in a cache that knows only the files' bytes."""
+    item, cache = find_items((str(world.data),))[0].image, tmp_path / "cache"
+    encoder(world, cache).encode(item)
+    monkeypatch.setattr(reader, "VERSION", reader.VERSION + 1)
+    encoder(world, cache).encode(item)
+    assert len(list(cache.rglob("*.safetensors"))) == 2
 
 
 def contents(items) -> list:

@@ -14,7 +14,7 @@ import torch
 from blip3o_core.compat import call_references_one_image
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.editing.references import EditInputs, References
-from blip3o_core.images.preprocess import open_image
+from blip3o_core.images.reader import open_image
 from blip3o_core.models import autoencoder
 from blip3o_core.pipeline import Pipeline, condition
 

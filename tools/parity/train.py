@@ -7,11 +7,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from blip3o_core.checkpoint import Checkpoint, open_checkpoint
 from blip3o_core.compat import AUTHORS_EDIT_TRAINING, AUTHORS_TRAINING
-from blip3o_core.images.preprocess import resize_to_tensor, training_image
+from blip3o_core.images.preprocess import resize_to_tensor
+from blip3o_core.images.reader import open_image
 from blip3o_core.models import autoencoder
 from blip3o_core.training.data.collate import Batch, collate
 from blip3o_core.training.data.encoded import EncodedItem
@@ -102,8 +102,8 @@ def _reference_codes(checkpoint: Checkpoint, folder: Path, samples: int) -> list
     tokenizer = checkpoint.load_image_tokenizer(torch.float32)
     codes = []
     for k in range(samples):
-        with Image.open(folder / f"sample{k}_ref0.png") as image:
-            seen = resize_to_tensor(training_image(image, "stretch"), tokenizer.image_size, "BICUBIC")
+        image = open_image(folder / f"sample{k}_ref0.png")
+        seen = resize_to_tensor(image, tokenizer.image_size, "BICUBIC")
         codes.append(tokenizer.codes(tokenizer.features(seen.movedim(-1, 1) * 2 - 1)))
     return codes
 

@@ -1,11 +1,11 @@
 """Images -> image codes and scaled latents, cached on disk by content.
 
 - Images are encoded one by one: an entry must not depend on which images are encoded together.
-- The key is a hash of the file's bytes, of both encoders' weights and of size and fit. A damaged entry is made again.
+- The key is a hash of the file's bytes, of both encoders' weights, of size and fit, and of the reader's version. A
+  damaged entry is made again.
 """
 
 import hashlib
-import io
 from functools import cached_property
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from ...checkpoint import AUTOENCODER, IMAGE_TOKENIZER, Checkpoint
 from ...errors import Blip3oError
 from ...files import atomic_write
-from ...images.preprocess import resize_to_tensor, training_image
+from ...images import reader
+from ...images.preprocess import center_crop, resize_to_tensor
 from ...models import autoencoder
 from ...weights.digest import digest_of
-from .image_source import ImageSource
+from .image_source import REMEDY, ImageSource
 
 
 class ImageEncoder:
@@ -36,7 +37,8 @@ class ImageEncoder:
         checkpoint.validate()
         encoders = [checkpoint.parts[part] for part in (IMAGE_TOKENIZER, AUTOENCODER)]
         settings = (side, fit, checkpoint.image_tokenizer_config, sorted(checkpoint.autoencoder_config.items()))
-        self.identity = hashlib.sha256(repr([settings, *map(digest_of, encoders)]).encode()).hexdigest()
+        identity = [reader.VERSION, settings, *map(digest_of, encoders)]
+        self.identity = hashlib.sha256(repr(identity).encode()).hexdigest()
         self._keys: dict[ImageSource, str] = {}
         self._networks: tuple | None = None  # image tokenizer and autoencoder, loaded at the first image
         cells = side // autoencoder.compression(checkpoint.autoencoder_config)
@@ -63,13 +65,9 @@ class ImageEncoder:
 
     @torch.no_grad()
     def _encode(self, name: str, data: bytes) -> tuple[torch.Tensor, torch.Tensor]:
-        from PIL import Image
-
-        try:
-            with Image.open(io.BytesIO(data)) as opened:
-                image = training_image(opened, self.fit)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise Blip3oError(f"Cannot read {name} as an image: {error}. Remove it from the data.") from error
+        image = reader.read_image(data, name, REMEDY).on_white()
+        if self.fit == "crop":
+            image = center_crop(image)
         if self._networks is None:
             tokenizer, vae = self.checkpoint.load_image_tokenizer(), self.checkpoint.load_autoencoder()
             self._networks = tokenizer.to(self.device), vae.to(self.device)
