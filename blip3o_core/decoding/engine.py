@@ -66,7 +66,7 @@ def decode(
         prompts = replace(prompts, negative=None)
     device, dtype = compute.resolve(lm.model.embed_tokens.weight)
     rows = len(seeds) * (1 if prompts.negative is None else 2)
-    chosen = choose_engine(engine, Job(lm, rows, sampling, device, dtype))
+    chosen = choose_engine(engine, Job(lm, rows, sampling, device, dtype, compute.graphs))
     longest = max(map(len, [*prompts.rows, prompts.negative or []])) + lm.num_tokens
     words = lm.vocabulary.num_codes if sampling.image_tokens_only else lm.vocabulary.size
     require_memory(
@@ -99,7 +99,9 @@ def choose_engine(asked: str, job: Job) -> str:
             raise Blip3oError(f"engine {asked!r} cannot be used here: {reason}. Use 'auto'.")
         return asked
     level, log = logging.DEBUG if job.device.type == "cpu" else logging.INFO, logging.getLogger(__name__)
-    candidates = {"cpu": ("direct",), "cuda": ("fused", "graph")}.get(job.device.type, ())
+    candidates = {"cpu": ("direct",), "cuda": ("fused", "graph") if job.graphs else ("direct",)}.get(
+        job.device.type, ()
+    )
     # In bfloat16 a pass over several tokens is rounded otherwise than over one, and other tokens follow.
     if job.device.type == "cpu" and job.dtype == torch.float32 and is_small(job.lm):
         candidates = ("speculative", *candidates)
@@ -117,6 +119,8 @@ def why_not(engine: str, job: Job) -> str | None:
     """Why an engine cannot serve; None when it can."""
     if engine == "modules":
         return None
+    if engine in ("graph", "fused") and not job.graphs:
+        return "CUDA graphs are turned off"
     if engine == "fused":
         return fused.why_not_fused(job)
     if engine != "direct" and not job.sampling.image_tokens_only:

@@ -18,10 +18,14 @@ Callback = Callable[[int, int, torch.Tensor], None]
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and in what to compute; None: where the weights are, and in their dtype."""
+    """Where and in what to compute; None: where the weights are, and in their dtype.
+
+    `graphs`: whether CUDA graphs may be recorded.
+    """
 
     device: torch.device | None = None
     dtype: torch.dtype | None = None
+    graphs: bool = True
 
     def resolve(self, weight: torch.Tensor) -> tuple[torch.device, torch.dtype]:
         """With `weight` for what is not given; the device with its index."""
@@ -31,13 +35,14 @@ class Compute:
 
 @dataclass(frozen=True)
 class Job:
-    """What an engine must serve. `rows`: that are fed, guidance included."""
+    """What an engine must serve. `rows`: that are fed, guidance included. `graphs`: see Compute."""
 
     lm: LanguageModel
     rows: int
     sampling: Sampling
     device: torch.device
     dtype: torch.dtype
+    graphs: bool = True
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import comfy.model_management as mm
 import comfy.utils
 import torch
+from comfy.cli_args import LatentPreviewMethod, args
 from latent_preview import MAX_PREVIEW_RESOLUTION
 from PIL import Image
 
@@ -38,7 +39,7 @@ class Language(Part):
 
     @property
     def identity(self) -> str:
-        """Equal only for the same weights, patches and dtype: hidden states may be reused between equals."""
+        """Equal only for the same weights, patches and dtypes: hidden states may be reused between equals."""
         patches = self.patcher.patches_uuid if self.patcher.patches else "plain"
         return f"{self._identity}:{self.dtype}:{patches}"
 
@@ -71,13 +72,14 @@ class Language(Part):
                 sampling,
                 callback=self._progress(device),
                 source=self.identity,
-                compute=Compute(device, self.dtype),
+                compute=Compute(device, self.dtype, graphs_allowed()),
             )
 
     def _progress(self, device):
         """A callback for every token; after each row of the grid it shows the codes so far, a colour each."""
         network, bar = self.network, comfy.utils.ProgressBar(self.network.num_tokens)
-        if self._colours is None:
+        shows = args.preview_method != LatentPreviewMethod.NoPreviews  # the server's, or the prompt's own
+        if shows and self._colours is None:
             self._colours = code_colours(network.code_embedding(torch.empty(0, device=device, dtype=self.dtype)))
         colours = self._colours
 
@@ -85,12 +87,8 @@ class Language(Part):
             mm.throw_exception_if_processing_interrupted()
             if done == 1:  # only after a step is it known where the host's dynamic VRAM keeps the weights
                 self._warn_if_streamed(device, total)
-            preview = None
-            if done % network.grid[1] == 0:
-                image = Image.fromarray(mosaic(codes(), colours, network.grid).numpy())
-                image = image.resize((image.width * PREVIEW_PIXELS, image.height * PREVIEW_PIXELS), Image.NEAREST)
-                preview = ("JPEG", image, MAX_PREVIEW_RESOLUTION)
-            bar.update_absolute(done, total, preview)
+            image = _preview(codes(), colours, network.grid) if shows and done % network.grid[1] == 0 else None
+            bar.update_absolute(done, total, image and ("JPEG", image, MAX_PREVIEW_RESOLUTION))
 
         return step
 
@@ -130,6 +128,16 @@ class Language(Part):
         rest = mm.intermediate_device()
         null = {**extra, "reference_null": True}
         return [[both.positive.to(rest), extra]], [[both.negative.to(rest), null]]
+
+
+def _preview(codes: torch.Tensor, colours: torch.Tensor, grid: tuple[int, int]) -> Image.Image:
+    image = Image.fromarray(mosaic(codes, colours, grid).numpy())
+    return image.resize((image.width * PREVIEW_PIXELS, image.height * PREVIEW_PIXELS), Image.NEAREST)
+
+
+def graphs_allowed() -> bool:
+    """Whether ComfyUI may record CUDA graphs. It has the flag since 0.33."""
+    return not getattr(args, "disable_cuda_graphs", False)
 
 
 def load_language(folder, diffusion, choice, lm_weights=PLAIN, checkpoint=None) -> Language:

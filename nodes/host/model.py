@@ -10,7 +10,9 @@ import comfy.model_base
 import comfy.model_management as mm
 import comfy.supported_models_base
 import torch
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from diffusers import SanaTransformer2DModel
+from torch.func import functional_call
 
 from ...blip3o_core import memory
 from ...blip3o_core.checkpoint import TRANSFORMER, open_checkpoint
@@ -22,6 +24,7 @@ from ...blip3o_core.models.autoencoder import compression
 from ...blip3o_core.models.meanflow import is_meanflow, next_sigma
 from .latent_format import DeepCompressionLatent
 from .offload import dtypes, manage, swap_leaves
+from .refusals import check_area, check_area_unit, check_latent, check_tokens, refuse_patches, refuse_unused
 
 
 class HostTransformer(SanaTransformer2DModel):
@@ -31,28 +34,33 @@ class HostTransformer(SanaTransformer2DModel):
     reference_connector: torch.nn.Module | None
     reference_mode: ReferenceMode
 
-    def forward(
-        self, x, timestep, context=None, control=None, transformer_options=None, attention_mask=None, **references
-    ):
+    def forward(self, x, timestep, context=None, control=None, transformer_options=None, **conditions):
         """x (B, C, h, w) scaled latents, timestep (B,) = 1000 * sigma, context (B, N, width) -> velocity like x.
 
-        `attention_mask` (B, N): nonzero where cross-attention may look. `references`: what `DiffusionModel.extra_conds`
-        adds for an edit, and other entries of the host, which are not used.
+        `conditions`: what `DiffusionModel.extra_conds` gives, and other entries of the host, which are not used.
         """
-        if context is None or context.shape[-1] != self.config.caption_channels:
-            width = "has none" if context is None else f"has tokens of width {context.shape[-1]}"
-            raise Blip3oError(
-                f"This model needs cross-attention tokens of width {self.config.caption_channels}, but the "
-                f"conditioning {width}. Connect BLIP3o Hidden-State Conditioner, with the language model of the same "
-                "checkpoint."
-            )
-        if x.shape[1] != self.config.in_channels:
-            raise Blip3oError(
-                f"The latent has {x.shape[1]} channels, but this model needs {self.config.in_channels}. Encode the "
-                "image with the VAE of this checkpoint, or start from an empty latent."
-            )
+        options, tables = transformer_options or {}, self._tables_as(x.dtype)
+        if tables:
+            return functional_call(self, tables, (x, timestep, context, control, options), conditions)
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        # Wrappers may change x in place, as EasyCache does. In float32 it is the sampler's own.
+        x = x.clone() if wrappers else x
+        executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        return executor.execute(x, timestep, context, control, options, **conditions)
+
+    def _tables_as(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """Tensors outside of castable leaves whose dtype would turn activations of `dtype` into a wider one, cast."""
+        if torch.promote_types(self.scale_shift_table.dtype, dtype) == dtype:
+            return {}
+        return {name: table.to(dtype) for name, table in self.named_parameters() if name.endswith("scale_shift_table")}
+
+    def _forward(self, x, timestep, context, control, options, attention_mask=None, **references):
+        refuse_unused({"control": control})
+        refuse_patches(options)
+        check_tokens(context, None, self.config.caption_channels)
+        check_latent(x, None, self.config.in_channels)
         if is_meanflow(self):
-            timestep = meanflow_timesteps(timestep, transformer_options)
+            timestep = meanflow_timesteps(timestep, options)
         is_null = references.get("reference_null")
         is_null = torch.zeros(len(x), device=x.device) if is_null is None else is_null
         conditioning = ReferenceConditioning(
@@ -108,10 +116,16 @@ class DiffusionModel(comfy.model_base.BaseModel):
         self.memory_usage_factor_conds = ("ref_latents",)
 
     def extra_conds(self, **kwargs):
+        """Called for each condition before the first step, with every sampler of the host."""
+        noise, mask, tokens = kwargs["noise"], kwargs.get("attention_mask"), kwargs.get("cross_attn")
+        check_latent(noise, kwargs.get("latent_image"), self.latent_format.latent_channels)
+        refuse_unused(kwargs)
+        check_area(kwargs, *noise.shape[-2:])
+        check_tokens(tokens, mask, self.diffusion_model.config.caption_channels)
         out = super().extra_conds(**kwargs)
         latents = kwargs.get("reference_latents") or ()
         if latents:
-            self._check_references(latents, len(kwargs["noise"]))
+            self._check_references(latents, len(noise))
             device = kwargs["device"]
             scaled = [self.process_latent_in(latent).to(device) for latent in latents]
             out["ref_latents"] = comfy.conds.CONDList(scaled)
@@ -122,9 +136,8 @@ class DiffusionModel(comfy.model_base.BaseModel):
                 out[name] = comfy.conds.CONDConstant(kwargs.get(name, 1.0))
             # The host batches conditions of unequal length by repeating the shorter one. That changes nothing while
             # attention sees nothing else, but appended references would weigh less. This keeps lengths apart.
-            out["reference_context"] = comfy.conds.CONDConstant(kwargs["cross_attn"].shape[1])
-        mask, tokens = kwargs.get("attention_mask"), kwargs.get("cross_attn")
-        if mask is not None and tokens is not None:
+            out["reference_context"] = comfy.conds.CONDConstant(tokens.shape[1])
+        if mask is not None:
             # ConditioningConcat appends tokens but keeps the first mask: the appended tokens are visible.
             added = tokens.shape[1] - mask.shape[1]
             mask = torch.nn.functional.pad(mask.float(), (0, added), value=1.0)
@@ -132,6 +145,8 @@ class DiffusionModel(comfy.model_base.BaseModel):
         return out
 
     def extra_conds_shapes(self, **kwargs):
+        """Called for each condition as nodes made it, before the model is loaded."""
+        check_area_unit(kwargs, self.latent_format.spacial_downscale_ratio)
         latents = kwargs.get("reference_latents") or ()
         cells = sum(latent.shape[-2] * latent.shape[-1] for latent in latents)
         return {"ref_latents": [1, self.latent_format.latent_channels, cells]} if cells else {}
@@ -156,8 +171,8 @@ class DiffusionModel(comfy.model_base.BaseModel):
         require_finite(
             latent,
             f"The latent that the diffusion transformer computed in {self.get_dtype_inference()}",
-            "Load the checkpoint in fp32, or lower the guidance. If that does not help, the weights or a LoRA are "
-            "damaged.",
+            "Load the checkpoint in fp32 and remove Model Compute Dtype, or lower the guidance. If that does not help, "
+            "the weights or a LoRA are damaged.",
         )
         return super().process_latent_out(latent)
 
