@@ -4,19 +4,24 @@ User text is plain text by default: a prompt that spells `<|im_end|>` or `<I7>` 
 tokenizer call parses those as tokens; `parse_special` brings that back.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from ..errors import Blip3oError
-from ..files import read_text
+from ..errors import Blip3oError, first_line, shown
+from .tokenizer_file import read_tokenizer
 from .vocabulary import Vocabulary, tokenizer_digest
 
 SYSTEM_PROMPT = "You are a helpful assistant."
 TEXT_TO_IMAGE = "Please generate image based on the following caption: {prompt}"
 EDIT = "Please edit {images} according to the following instruction: {instruction}.\n"
 ONE_REFERENCE, SEVERAL_REFERENCES = "this image", "these images"
+# Characters that are read of a prompt for each token it may have. English has about 4, the longest tokens are spaces.
+CHARACTERS_PER_TOKEN = 32
+MOST_CHARACTERS = 2**20  # of any prompt; the tokenizer gives up at 10 million spaces
 
 
 class PromptEncoder:
@@ -27,25 +32,12 @@ class PromptEncoder:
 
         Raises Blip3oError when the tokenizer is missing, damaged, or made for a different checkpoint.
         """
-        from tokenizers import Tokenizer
-
         self.vocabulary, self.limit, self.several_references = vocabulary, limit, SEVERAL_REFERENCES
         self._path = folder / "tokenizer.json"
-        try:
-            text = _tokenizer_json(folder)
-            self._full = Tokenizer.from_str(text)
-            content = json.loads(text)
-            self._plain = Tokenizer.from_str(json.dumps({**content, "added_tokens": []}))
-        except Blip3oError:
-            raise
-        except Exception as error:  # the tokenizers library raises bare Exceptions
-            raise Blip3oError(
-                f"Cannot read the tokenizer {self._path}: {error}. Copy it again from where the checkpoint came from."
-            ) from error
+        content = read_tokenizer(folder, vocabulary.size)
+        self._full = self._build(content)
+        self._plain = self._build({**content, "added_tokens": []})
         self.digest = tokenizer_digest(content)
-        for tokenizer in (self._full, self._plain):
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
         chat_start, chat_end = self._special("<|im_start|>"), self._special("<|im_end|>")
         line = self._text("\n")
         system = [chat_start, *self._text(f"system\n{SYSTEM_PROMPT}"), chat_end, *line]
@@ -54,10 +46,32 @@ class PromptEncoder:
         self._after_user = [chat_end, *line, *assistant, vocabulary.image_start_tag, vocabulary.scale_start]
         # What follows the image tokens in a training text.
         self.closing = [vocabulary.image_end_tag, chat_end, *line]
-        self._check_ids()
+        self._check_ids(content["added_tokens"])
 
-    def _check_ids(self) -> None:
-        """Raise Blip3oError unless tokenizer.json and config.json give the image tokens the same ids."""
+    def _build(self, content: dict):
+        """The library's tokenizer. Its Rust code raises bare Exceptions, and where it panics a BaseException."""
+        from tokenizers import Tokenizer
+
+        with self._answered("cannot be used"):
+            tokenizer = Tokenizer.from_str(json.dumps(content))
+        return tokenizer
+
+    @contextlib.contextmanager
+    def _answered(self, what: str) -> Iterator[None]:
+        """Turns whatever the tokenizer raises into a Blip3oError. As a BaseException it would end a server's worker."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            reason = first_line(error).rstrip(".")
+            raise Blip3oError(
+                f"The tokenizer {self._path} {what}: {reason}. Copy tokenizer.json again from where the checkpoint "
+                "came from."
+            ) from error
+
+    def _check_ids(self, added: list[dict]) -> None:
+        """Raise Blip3oError unless all added tokens have their own ids, the image tokens those of config.json."""
         ids = self.vocabulary
         expected = {
             "<im_start>": ids.image_start_tag,
@@ -65,6 +79,13 @@ class PromptEncoder:
             "<I0>": ids.image_start,
             f"<I{ids.num_codes - 1}>": ids.image_start + ids.num_codes - 1,
         }
+        for token in added:  # the library numbers one anew where the ids do not follow on each other
+            found = self._full.token_to_id(token["content"])
+            if found not in (token["id"], None):
+                raise Blip3oError(
+                    f"The tokenizer {self._path} gives {shown(token['content'], 60)!r} the id {token['id']}, but its "
+                    f"other tokens make it {found}. Copy tokenizer.json again from where the checkpoint came from."
+                )
         for token, id in expected.items():
             found = self._full.token_to_id(token)
             if found != id:
@@ -83,7 +104,11 @@ class PromptEncoder:
         return id
 
     def _text(self, text: str) -> list[int]:
-        return self._plain.encode(text, add_special_tokens=False).ids
+        return self._ids(self._plain, text)
+
+    def _ids(self, tokenizer, text: str) -> list[int]:
+        with self._answered("failed on this prompt"):
+            return tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode(self, prompt: str, parse_special: bool = False) -> list[int]:
         """The whole text-to-image prompt, through `<S0>`, as ids (docs/reference.md 2.1).
@@ -125,6 +150,12 @@ class PromptEncoder:
 
     def _chat(self, prompt: str, user: str, block: list[int], parse_special: bool) -> list[int]:
         """The ids of a whole chat. `user`: the user's turn, which holds `prompt`; `block`: ids at the end of it."""
+        most = min(self.limit * CHARACTERS_PER_TOKEN, MOST_CHARACTERS)
+        if len(prompt) > most:
+            raise Blip3oError(
+                f"The prompt has {len(prompt):,} characters. This model takes {self.limit:,} tokens, for which at most "
+                f"{most:,} characters are read. Shorten the prompt. It starts with {prompt[:60]!r}."
+            )
         try:
             prompt.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -134,7 +165,7 @@ class PromptEncoder:
             ) from None
         if parse_special:
             text = f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n{user}"
-            ids = self._full.encode(text, add_special_tokens=False).ids
+            ids = self._ids(self._full, text)
         else:
             ids = [*self._before_user, *self._text(f"user\n{user}")]
         return [*ids, *block, *self._after_user]
@@ -156,18 +187,3 @@ class PromptEncoder:
         return Blip3oError(
             f"{size} Shorten the instruction by about {over} tokens. It starts with {instruction[:60]!r}."
         )
-
-
-def _tokenizer_json(folder: Path) -> str:
-    """The fast tokenizer's JSON; transformers makes it when only vocab.json and merges.txt are there."""
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        return read_text(path, "Copy tokenizer.json from where the checkpoint came from.")
-    if not (folder / "vocab.json").is_file():
-        raise Blip3oError(
-            f"{folder} has no tokenizer.json, and no vocab.json in its place. Copy tokenizer.json from where the "
-            "checkpoint came from."
-        )
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer.to_str()

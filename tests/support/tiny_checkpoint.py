@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from blip3o_core.models import autoencoder, diffusion_transformer, image_tokenizer
 from blip3o_core.models.connector import build_connector
+from blip3o_core.prompts.tokenizer_file import QWEN_WORDS
 from blip3o_core.weights.names import EDIT_CONNECTORS, SANA, VAE
 
 
@@ -168,11 +169,9 @@ def _write_tokenizer(folder: Path, sizes: Sizes) -> int:
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
-    words = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    words, letters = Regex(QWEN_WORDS), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(words, "isolated"), letters])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in (*CHAT_TOKENS, "<im_start>", "<im_end>")])
     tokenizer.add_tokens([f"<S{i}>" for i in range(3)] + [f"<I{i}>" for i in range(sizes.codes)])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...files import atomic_write
 from ...models.image_tokenizer import ImageTokenizerConfig
+from ...prompts.tokenizer_file import PLAIN_WORDS
 from ..scenes.captions import NUMBERS, phrasings
 from ..scenes.edits import EDIT_KINDS, instructions, make_edit
 from ..scenes.font import CHARACTERS
@@ -82,7 +83,7 @@ def write_tokenizer(folder: Path) -> int:
     tokenizer.normalizer = normalizers.Lowercase()
     phrases = "|".join(phrase.replace(".", r"\.").replace("\n", r"\n") for phrase in _PHRASES)
     # A word ends at the first character that is not a letter. Quoted text stays whole, so that its letters are `##x`.
-    pattern = Regex(phrases + r'|"[^"\s]*"|\p{L}+|\p{N}|[^\s\p{L}\p{N}]')
+    pattern = Regex(f"{phrases}|{PLAIN_WORDS}")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, "removed", invert=True)
     tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in (*_CHAT, "<im_start>", "<im_end>")])
     numbered = [f"<S{i}>" for i in range(3)] + [f"<I{i}>" for i in range(CODES)]

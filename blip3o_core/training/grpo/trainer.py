@@ -157,7 +157,9 @@ def _trainer(settings, arguments: GRPOConfig, pipeline: Pipeline, tasks, reward:
 
 def _tokenizer(pipeline: Pipeline):
     """The tokenizer that TRL pads and prints completions with. Prompts do not go through it."""
-    tokenizer = AutoTokenizer.from_pretrained(pipeline.checkpoint.folder, local_files_only=True)
+    folder = pipeline.checkpoint.folder
+    # False: without a word, transformers asks at the terminal whether to run code out of the checkpoint's folder.
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pipeline.language.vocabulary.pad)
     return tokenizer
 
