@@ -1,1 +1,1 @@
-"""What a creator wires: one schema and a short `execute` per node."""
+"""What a creator wires: one schema and a short `run` per node."""

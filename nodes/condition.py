@@ -1,12 +1,13 @@
 """Image tokens -> cross-attention tokens."""
 
 from .comfy_api import io
+from .inputs import Node
 from .sockets import CATEGORY, LM, REFERENCE, TOKENS, decimal_input
 
 REFERENCE_MODES = ["auto", "tokens", "cross", "noise", "both"]
 
 
-class HiddenStateConditioner(io.ComfyNode):
+class HiddenStateConditioner(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -38,7 +39,7 @@ class HiddenStateConditioner(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
+    def run(
         cls, lm, tokens, reference=None, text_strength=1.0, reference_mode=REFERENCE_MODES[0], cross_strength=1.0,
         noise_strength=1.0,
     ):  # fmt: skip

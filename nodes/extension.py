@@ -1,5 +1,8 @@
 """The list of nodes, as ComfyUI asks for it. Ids are forever: saved workflows name them."""
 
+import logging
+
+from . import requirements
 from .comfy_api import ComfyExtension
 from .condition import HiddenStateConditioner
 from .generate import TokenGenerator
@@ -12,6 +15,9 @@ from .sample import DiffusionSampler, Scheduler
 class Extension(ComfyExtension):
     async def on_load(self):
         folders.register()
+        missing = requirements.problem()
+        if missing:
+            logging.getLogger(__name__).error(missing)
 
     async def get_node_list(self):
         return [

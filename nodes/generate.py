@@ -1,6 +1,8 @@
 """Prompt -> image tokens."""
 
 from .comfy_api import io
+from .inputs import Node
+from .limits import MAX_BATCH
 from .sockets import CATEGORY, LM, REFERENCE, TOKENS, decimal_input, seed_input
 
 VOCABULARIES = ["image tokens", "full"]
@@ -8,7 +10,7 @@ SPECIAL_TOKENS = ["as text", "parse"]
 PROMPT_LINES = ["one prompt", "one per line"]
 
 
-class TokenGenerator(io.ComfyNode):
+class TokenGenerator(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -28,7 +30,9 @@ class TokenGenerator(io.ComfyNode):
                 seed_input(
                     "seed", "A new seed gives a new image. Further images of a batch use seed + 1, seed + 2, ..."
                 ),
-                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many images to write at once."),
+                io.Int.Input(
+                    "batch_size", default=1, min=1, max=MAX_BATCH, tooltip="How many images to write at once."
+                ),
                 io.DynamicCombo.Input(
                     "sampling",
                     options=_sampling(),
@@ -46,7 +50,7 @@ class TokenGenerator(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
+    def run(
         cls, lm, prompt, seed, batch_size=1, sampling=None, negative_prompt="", token_guidance=1.0,
         vocabulary=VOCABULARIES[0], special_tokens=SPECIAL_TOKENS[0], reference=None, prompt_lines=PROMPT_LINES[0],
     ):  # fmt: skip
@@ -89,7 +93,7 @@ def _advanced():
     )
     lines = "'one per line' makes every line a prompt of its own. Each one is written batch_size times."
     return [
-        io.String.Input("negative_prompt", multiline=True, default="", tooltip=negative, **more),
+        io.String.Input("negative_prompt", multiline=True, default="", dynamic_prompts=True, tooltip=negative, **more),
         decimal_input("token_guidance", 1.0, 1.0, 20.0, 0.1, guidance, **more),
         io.Combo.Input("vocabulary", options=VOCABULARIES, tooltip=vocabulary, **more),
         io.Combo.Input("special_tokens", options=SPECIAL_TOKENS, tooltip=special, **more),

@@ -2,13 +2,16 @@
 
 from .comfy_api import io
 from .host import folders
+from .inputs import Node
 from .sockets import CATEGORY, IMAGE_TOKENIZER, LM
 
 DTYPES = ["auto", "bf16", "fp32"]
 LM_WEIGHTS = ["same as dtype", "int8", "fp8"]  # `host.quantised` says what they mean
 
 
-class Loader(io.ComfyNode):
+class Loader(Node):
+    FILES = ("checkpoint", "diffusion_folder")
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -75,7 +78,7 @@ class Loader(io.ComfyNode):
         return folders.fingerprint(checkpoint, *([] if diffusion_folder == folders.AUTOMATIC else [diffusion_folder]))
 
     @classmethod
-    def execute(cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC, lm_weights=LM_WEIGHTS[0]):
+    def run(cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC, lm_weights=LM_WEIGHTS[0]):
         from .host.loaders import load
 
         folder = folders.resolve(checkpoint)
@@ -83,7 +86,9 @@ class Loader(io.ComfyNode):
         return io.NodeOutput(*load(folder, diffusion, dtype, lm_weights))
 
 
-class ImageTokenizerLoader(io.ComfyNode):
+class ImageTokenizerLoader(Node):
+    FILES = ("file",)
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -113,7 +118,7 @@ class ImageTokenizerLoader(io.ComfyNode):
         return folders.fingerprint(file)
 
     @classmethod
-    def execute(cls, file, dtype="auto"):
+    def run(cls, file, dtype="auto"):
         from .host.image_tokenizer import load_tatok_file
 
         return io.NodeOutput(load_tatok_file(folders.resolve_file(file), dtype))

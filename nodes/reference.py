@@ -1,13 +1,14 @@
 """Images -> what an edit starts from; and edits that stay inside a mask."""
 
 from .comfy_api import io
+from .inputs import Node
 from .sockets import CATEGORY, IMAGE_TOKENIZER, REFERENCE, TOKENS
 
 MAX_IMAGES = 8
 FITS = ["stretch", "pad", "crop", "authors"]
 
 
-class EditReferenceEncoder(io.ComfyNode):
+class EditReferenceEncoder(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -67,7 +68,7 @@ class EditReferenceEncoder(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image_tokenizer, vae, images, fit=FITS[0], mask=None, resolution=0):
+    def run(cls, image_tokenizer, vae, images, fit=FITS[0], mask=None, resolution=0):
         from .host.reference import encode_images
 
         reference, tokens, latent = encode_images(image_tokenizer, vae, images, fit, mask, resolution)
@@ -75,7 +76,7 @@ class EditReferenceEncoder(io.ComfyNode):
         return io.NodeOutput(reference, tokens, latent, info, ui={"text": (info,)})
 
 
-class MaskedEdit(io.ComfyNode):
+class MaskedEdit(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -101,7 +102,7 @@ class MaskedEdit(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, original, edited, mask, feather=0):
+    def run(cls, original, edited, mask, feather=0):
         from .host.reference import composite_edit
 
         return io.NodeOutput(composite_edit(original, edited, mask, feather))

@@ -1,10 +1,11 @@
 """Conditioning -> latents, and the exact sigmas for ComfyUI's own samplers."""
 
 from .comfy_api import io
+from .inputs import Node
 from .sockets import CATEGORY, decimal_input, seed_input
 
 
-class DiffusionSampler(io.ComfyNode):
+class DiffusionSampler(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -49,14 +50,14 @@ class DiffusionSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, positive, negative, latent_image, noise_seed, steps=30, guidance=2.0, denoise=1.0):
+    def run(cls, model, positive, negative, latent_image, noise_seed, steps=30, guidance=2.0, denoise=1.0):
         from .host.sampling import SamplerSettings, render
 
         settings = SamplerSettings(noise_seed, steps, guidance, denoise)
         return io.NodeOutput(render(model, positive, negative, latent_image, settings))
 
 
-class Scheduler(io.ComfyNode):
+class Scheduler(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -79,7 +80,7 @@ class Scheduler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, steps=30, shift=1.0, denoise=1.0):
+    def run(cls, steps=30, shift=1.0, denoise=1.0):
         from ..blip3o_core.diffusion.sampler import sigmas
 
         return io.NodeOutput(sigmas(steps, shift, denoise))

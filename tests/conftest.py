@@ -1,7 +1,7 @@
 """What tests share: one real server and one tiny random checkpoint for the whole session.
 
 ComfyUI takes seconds to start, and tests share it as users' tabs would. Tests that change a checkpoint's file work on a
-copy of it. Markers come from the folder a test lies in.
+copy of it. Markers come from the folder a test lies in, unless its file sets one of them.
 """
 
 import json
@@ -38,7 +38,8 @@ def pytest_collection_modifyitems(config, items):
             if not config.getoption("--long"):
                 item.add_marker(pytest.mark.skip(reason="long: run by make test-long"))
         folder = item.path.relative_to(TOP / "tests").parts[0]
-        item.add_marker(getattr(pytest.mark, folder if folder in PARTS else "core"))
+        if not any(map(item.get_closest_marker, PARTS)):
+            item.add_marker(getattr(pytest.mark, folder if folder in PARTS else "core"))
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,1 @@
-"""Adapters between blip3o_core and ComfyUI. Imported inside `execute`, never when the pack is."""
+"""Adapters between blip3o_core and ComfyUI. Imported inside `run`, never when the pack is."""

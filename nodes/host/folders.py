@@ -1,11 +1,12 @@
 """Where checkpoints are: the bundled one in the pack, others in `models/blip3o` and in extra_model_paths.yaml."""
 
+import os
 from pathlib import Path
 
 import folder_paths
 
 from ...blip3o_core.checkpoint import bundled, find_checkpoints
-from ...blip3o_core.errors import Blip3oError
+from ...blip3o_core.errors import Blip3oError, shown
 
 FOLDER = "blip3o"
 AUTOMATIC = "auto"
@@ -45,7 +46,7 @@ def resolve(name: str) -> str:
     roots = _roots()
     for root in roots:
         folder = root / name
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # never raises, whatever the name
             continue
         # Links inside the model folder may point anywhere; the name itself may not.
         if ".." in Path(name).parts or Path(name).is_absolute():
@@ -53,8 +54,8 @@ def resolve(name: str) -> str:
         return str(folder)
     looked = ", ".join(map(str, roots))
     raise Blip3oError(
-        f"Cannot find the folder {name!r} in {looked}. Put the checkpoint's folder (config.json, tokenizer files and "
-        ".safetensors files) and its diffusion folder there, press R to refresh the lists, and choose again."
+        f"Cannot find the folder {shown(name)!r} in {looked}. Put the checkpoint's folder (config.json, tokenizer "
+        "files and .safetensors files) and its diffusion folder there, press R to refresh the lists, and choose again."
     )
 
 

@@ -6,26 +6,28 @@ from ...blip3o_core.editing.references import References
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.files import split_lines
 from ...blip3o_core.tokens import ImageTokens
+from ..limits import MAX_BATCH
 from .language import Language
 
 
 def prompts_of(prompt: str, copies: int, by_line: bool) -> list[str]:
     """The prompts of a batch; `by_line`: each line that is not empty, `copies` times."""
     prompts = [line for line in split_lines(prompt) if line.strip()] if by_line else [prompt]
+    rows = len(prompts) * copies
+    if rows > MAX_BATCH:
+        raise Blip3oError(
+            f"{len(prompts)} prompts with batch_size {copies} are {rows} images, but at most {MAX_BATCH} are written "
+            "at once. Lower batch_size, or put fewer lines into the prompt."
+        )
     return [each for each in prompts or [prompt] for _ in range(copies)]
 
 
-def sampling_of(choice: dict | None, guidance: float, vocabulary: str) -> Sampling:
+def sampling_of(choice: dict, guidance: float, vocabulary: str) -> Sampling:
     """The token generator's widgets -> Sampling. `choice`: the dynamic combo with the inputs of its option."""
-    kind = (choice or {}).get("sampling")
     common = {"guidance": guidance, "image_tokens_only": vocabulary != "full"}
-    if kind == "greedy":
+    if choice["sampling"] == "greedy":
         return Sampling(top_k=1, **common)
-    if kind == "sample":
-        chosen = {name: choice[name] for name in ("top_k", "top_p", "temperature") if name in choice}
-        return Sampling(**chosen, **common)
-    # The host lets an unknown option of a dynamic combo through to here.
-    raise Blip3oError(f"sampling is {kind!r}. Choose 'sample' or 'greedy'.")
+    return Sampling(**{name: value for name, value in choice.items() if name != "sampling"}, **common)
 
 
 def describe(tokens: ImageTokens, lm: Language, reference: References | None = None) -> str:

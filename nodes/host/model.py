@@ -22,6 +22,7 @@ from ...blip3o_core.diffusion.reference_mode import ReferenceMode, Strengths
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import compression
 from ...blip3o_core.models.meanflow import is_meanflow, next_sigma
+from ..limits import check_latent_size
 from .latent_format import DeepCompressionLatent
 from .offload import dtypes, manage, swap_leaves
 from .refusals import check_area, check_area_unit, check_latent, check_tokens, refuse_patches, refuse_unused
@@ -121,6 +122,7 @@ class DiffusionModel(comfy.model_base.BaseModel):
         check_latent(noise, kwargs.get("latent_image"), self.latent_format.latent_channels)
         refuse_unused(kwargs)
         check_area(kwargs, *noise.shape[-2:])
+        self._check_room(noise.shape, kwargs["device"])
         check_tokens(tokens, mask, self.diffusion_model.config.caption_channels)
         out = super().extra_conds(**kwargs)
         latents = kwargs.get("reference_latents") or ()
@@ -150,6 +152,18 @@ class DiffusionModel(comfy.model_base.BaseModel):
         latents = kwargs.get("reference_latents") or ()
         cells = sum(latent.shape[-2] * latent.shape[-1] for latent in latents)
         return {"ref_latents": [1, self.latent_format.latent_channels, cells]} if cells else {}
+
+    def _check_room(self, shape, device) -> None:
+        """Raise Blip3oError for latents too long for the host's previews, or too large for the memory."""
+        height, width = shape[-2:]
+        check_latent_size(height, width, self.latent_format.spacial_downscale_ratio)
+        if not mm.is_device_cpu(device):  # there the host makes room, and handles what does not fit
+            return
+        needed = memory.diffusion_bytes(
+            self.diffusion_model.config, shape[0], height * width, self.get_dtype_inference()
+        )
+        what = f"Sampling {shape[0]} latents of {width}x{height} cells"
+        memory.require_memory(needed, device, what, "Choose a smaller size or a smaller batch.")
 
     def _check_references(self, latents, rows: int) -> None:
         mode, channels = self.diffusion_model.reference_mode, self.latent_format.latent_channels

@@ -12,6 +12,7 @@ from diffusers import AutoencoderDC
 from ...blip3o_core import memory
 from ...blip3o_core.checkpoint import open_checkpoint
 from ...blip3o_core.checks import require_finite
+from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import compression
 from .offload import NAMED, SUPPORTED, manage, supported, swap_leaves
 
@@ -23,10 +24,17 @@ class HostAutoencoder(AutoencoderDC):
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, H / factor, W / factor), unscaled."""
+        self._require_memory(x.shape[-2] * x.shape[-1], x)
         return super().encode(x, return_dict=False)[0]
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) unscaled -> (B, 3, h * factor, w * factor) in [-1, 1]."""
+        if z.shape[1] != self.config.latent_channels:
+            raise Blip3oError(
+                f"The latent has {z.shape[1]} channels, but this VAE needs {self.config.latent_channels}. Connect the "
+                "vae output of the BLIP3o Loader whose model made the latent."
+            )
+        self._require_memory(z.shape[-2] * z.shape[-1] * compression(self.config) ** 2, z)
         pixels = super().decode(z, return_dict=False)[0]
         require_finite(
             pixels,
@@ -34,6 +42,13 @@ class HostAutoencoder(AutoencoderDC):
             "Load the checkpoint in fp32. If that does not help, the latent or the weights are damaged.",
         )
         return pixels
+
+    def _require_memory(self, pixels: int, like: torch.Tensor) -> None:
+        """On a CPU, where asking for too much can end the process: the exception after which the host takes tiles."""
+        if not mm.is_device_cpu(like.device):
+            return
+        if memory.vae_bytes(self.config, pixels, like.dtype) * len(like) > memory.free_bytes(like.device):
+            raise mm.OOM_EXCEPTION(f"{pixels} pixels at once do not fit into the memory")
 
 
 class DeepCompressionVAE(comfy.sd.VAE):
