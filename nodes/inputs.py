@@ -5,11 +5,9 @@ where a link belongs, reaches the node as it is.
 """
 
 import inspect
-import math
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ..blip3o_core.errors import Blip3oError, shown
 from . import requirements
@@ -93,8 +91,8 @@ def _chosen(slot, value) -> dict:
     return {slot.id: key, **{each.id: _checked(each, value[each.id], f"{slot.id}.{each.id}") for each in given}}
 
 
-def _number(value: Any, whole: bool, slot, name: str) -> int | float:
-    right = isinstance(value, numbers.Real) and (not whole or (math.isfinite(value) and value == int(value)))
+def _number(value, whole: bool, slot, name: str) -> int | float:
+    right = isinstance(value, numbers.Real) and (not whole or value % 1 == 0)
     bounds = f"{'a whole number' if whole else 'a number'} from {slot.min} to {slot.max}"
     if not right or not slot.min <= value <= slot.max:  # written so that NaN fails
         raise Blip3oError(f"{name} is {described(value)}. It must be {bounds}.")

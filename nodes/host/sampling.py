@@ -83,7 +83,8 @@ def _starting_latent(model, latent: dict):
             f"The latent has shape {tuple(samples.shape)}, but this model needs (batch, channels, height, width). "
             "Connect a latent of images, such as Empty Latent Image."
         )
-    check_latent_size(*samples.shape[-2:], ours.spacial_downscale_ratio)
+    height, width = samples.shape[-2:]
+    check_latent_size(height, width, ours.spacial_downscale_ratio)
     if samples.count_nonzero() == 0 and made_for is not None:
         width, height = (round(side * made_for) for side in (samples.shape[-1], samples.shape[-2]))
         check_size(width, height, ours.spacial_downscale_ratio * model.model.diffusion_model.config.patch_size)
