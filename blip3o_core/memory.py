@@ -5,6 +5,7 @@ what is compared with the free memory before work begins. `rows`: images at once
 may be on the meta device.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,47 +13,6 @@ from torch import nn
 
 from .errors import Blip3oError
 from .models.language import KVCache, LanguageModel
-
-_CGROUP = Path("/sys/fs/cgroup")
-
-
-def require_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:
-    """Raise Blip3oError when `needed` bytes are more than `device` has free.
-
-    "{what} needs about 12.3 GB of memory, and 4.5 GB are free on cuda:0. {remedy}"
-    """
-    free = free_bytes(device)
-    if free is not None and needed > free:
-        # A number beyond all machines tells nobody anything.
-        size = f"{needed / 1e9:,.1f} GB" if needed < 1e15 else "more than a million GB"
-        left = f"{free / 1e9:,.1f} GB are free on {device}"
-        raise Blip3oError(f"{what} needs about {size} of memory, and {left}. {remedy}")
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """What can still be allocated on a device; None where nobody knows. Main memory counts with its swap."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        # torch keeps freed memory for the next tensor.
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if device.type != "cpu":
-        return None
-    import psutil
-
-    free = psutil.virtual_memory().available + psutil.swap_memory().free
-    limit = _container_free()
-    return free if limit is None else min(free, limit)
-
-
-def _container_free() -> int | None:
-    """What a container may still allocate; None without a limit of its own."""
-    try:
-        limit = int((_CGROUP / "memory.max").read_text())
-        used = int((_CGROUP / "memory.current").read_text())
-        facts = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        return limit - used + int(facts.get("inactive_file", 0)) + int(facts.get("active_file", 0))
-    except (OSError, ValueError):  # no control groups, or "max"
-        return None
 
 
 def weight_bytes(network: nn.Module, dtype: torch.dtype) -> int:
@@ -89,10 +49,10 @@ def diffusion_values_per_cell(config) -> float:
     """Numbers that the diffusion transformer holds for each cell of a latent, at the widest point of a block.
 
     The gated convolution holds about four tensors of 2 * mlp_ratio * width, and linear attention about twelve of width
-    (its q, k, v are float32).
+    (its q, k, v are float32). `config`: as a mapping, with diffusers' defaults for what it does not have.
     """
-    width = config.num_attention_heads * config.attention_head_dim
-    return (4 * 2 * config.mlp_ratio * width + 12 * width) / config.patch_size**2
+    width = config.get("num_attention_heads", 70) * config.get("attention_head_dim", 32)
+    return (4 * 2 * config.get("mlp_ratio", 2.5) * width + 12 * width) / config.get("patch_size", 1) ** 2
 
 
 def diffusion_bytes(config, rows: int, cells: int, dtype: torch.dtype) -> int:
@@ -105,5 +65,91 @@ def vae_bytes(config, pixels: int, dtype: torch.dtype) -> int:
 
     Counted on a residual block with its float32 norm.
     """
-    widest = max(config.decoder_block_out_channels[0], config.encoder_block_out_channels[0])
+    widest = max(config["decoder_block_out_channels"][0], config["encoder_block_out_channels"][0])
     return 9 * widest * pixels * dtype.itemsize
+
+
+def image_bytes(rows: int, pixels: int) -> int:
+    """`rows` finished images of `pixels` = H * W in float32, and the copy that is made of them."""
+    return 2 * rows * pixels * 3 * torch.float32.itemsize
+
+
+def require_memory(needed: int, device: torch.device | str, what: str, remedy: str, free: float | None = None) -> None:
+    """Raise Blip3oError when `needed` bytes are more than `device` has free.
+
+    "{what} needs about 12.3 GB of memory, and 4.5 GB are free on cuda:0. {remedy}". `free`: where a host knows better
+    than the system what can be had.
+    """
+    free = free_bytes(device) if free is None else free
+    if free is not None and needed > free:
+        # A number beyond all machines tells nobody anything.
+        size = f"{needed / 1e9:,.1f} GB" if needed < 1e15 else "more than a million GB"
+        left = f"{free / 1e9:,.1f} GB are free on {device}"
+        raise Blip3oError(f"{what} needs about {size} of memory, and {left}. {remedy}")
+
+
+def free_bytes(device: torch.device | str) -> int | None:
+    """Bytes that this process can still take on a device; None where the system does not say.
+
+    On the CPU this is what is available with swap, or less: limits of the container (cgroup) and of the process count.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        stats = torch.cuda.memory_stats(device)
+        cached = stats.get("reserved_bytes.all.current", 0) - stats.get("active_bytes.all.current", 0)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    if device.type != "cpu":
+        return None
+    found = [_available(), *_cgroup_rooms(), _address_room()]
+    return max(0, min(found_bytes)) if (found_bytes := [each for each in found if each is not None]) else None
+
+
+def _available() -> int:
+    lines = (line.split() for line in _read("/proc/meminfo").splitlines())
+    kilobytes = {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+    if "MemAvailable:" in kilobytes:
+        return (kilobytes["MemAvailable:"] + kilobytes.get("SwapFree:", 0)) * 1024
+    import psutil
+
+    return psutil.virtual_memory().available + psutil.swap_memory().free
+
+
+def _cgroup_rooms() -> Iterator[int]:
+    """What each limit on this process's groups leaves; files that are kept in memory give way."""
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":  # version 2 of cgroups
+            top, limit, usage, prefix = Path("/sys/fs/cgroup"), "memory.max", "memory.current", ""
+        elif "memory" in controllers.split(","):
+            top, prefix = Path("/sys/fs/cgroup/memory"), "total_"
+            limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        kept = (f"{prefix}active_file", f"{prefix}inactive_file")
+        group = top / name.lstrip("/")
+        for folder in [each for each in (group, *group.parents) if each.is_relative_to(top)]:
+            most, used = _read(folder / limit).strip(), _read(folder / usage).strip()
+            if most.isdigit() and used.isdigit():
+                stat = dict(words for words in map(str.split, _read(folder / "memory.stat").splitlines()) if words[1:])
+                yield int(most) - int(used) + sum(int(stat.get(name, 0)) for name in kept)
+
+
+def _address_room() -> int | None:
+    """What `ulimit -v` leaves; None without such a limit."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    size = _read("/proc/self/statm").split()
+    if limit == resource.RLIM_INFINITY or not size:
+        return None
+    return limit - int(size[0]) * resource.getpagesize()
+
+
+def _read(path: str | Path) -> str:
+    """A small file of the kernel's; empty where there is none."""
+    try:
+        return Path(path).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""

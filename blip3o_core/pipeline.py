@@ -56,6 +56,16 @@ class Request:
             prompt, self.references.codes, self.parse_special, as_features=self.features_in_prompt
         )
 
+    def fed(self, encoder: PromptEncoder, sampling: Sampling) -> tuple[int, int]:
+        """(rows, tokens of the longest prompt) that the language model is fed: twice the images with guidance."""
+        guided = sampling.guidance > 1
+        texts = [*self.prompts, *([self.negative_prompt or ""] if guided else [])]
+        longest = max((len(self.prompt_ids(encoder, text)) for text in dict.fromkeys(texts)), default=0)
+        return len(self.prompts) * (2 if guided else 1), longest
+
+
+MAX_ROWS = 1024  # images at once; a batch is no faster beyond some dozens
+
 
 def generate_tokens(
     language: LanguageModel,
@@ -71,6 +81,11 @@ def generate_tokens(
     `callback(done, total, codes)` runs once per token and may raise to cancel; `codes()` gives those so far, (B, done).
     `source` names the weights, see `condition`. The negative prompt is used when `sampling.guidance` is above 1.
     """
+    if len(request.prompts) > MAX_ROWS:
+        raise Blip3oError(
+            f"{len(request.prompts):,} images are asked for at once; at most {MAX_ROWS:,} can be. Use fewer prompts "
+            "or a smaller batch."
+        )
     for prompt in request.prompts:
         if not prompt.strip():
             raise Blip3oError(f"The prompt is {prompt!r}. Describe the image in words.")
@@ -144,13 +159,31 @@ def check_rendering(
     size: tuple[int, int] | None,
     steps: int,
     guidance: float | GuidanceSchedule,
+    rows: int = 1,
+    compute: Compute = Compute(),
 ) -> tuple[int, int]:
-    """(width, height) to render, in pixels; raises Blip3oError for a size, steps or guidance that are out of range."""
+    """(width, height) to render, in pixels, for `rows` images at once.
+
+    Raises Blip3oError for a size, steps or guidance that are out of range, and for more than fits beside the weights
+    in the memory of `compute.device`, if that is given; without a dtype in half precision, so that nothing which might
+    fit is refused.
+    """
     diffusion.sigmas(steps)
-    if not isinstance(guidance, GuidanceSchedule):
-        GuidanceSchedule(guidance)
+    guidance = guidance if isinstance(guidance, GuidanceSchedule) else GuidanceSchedule(guidance)
     width, height = size or (checkpoint.trained_side, checkpoint.trained_side)
     autoencoder.check_size(width, height, checkpoint.latent_multiple)
+    if compute.device is not None:
+        pixels, dtype = width * height, compute.dtype or torch.bfloat16
+        cells = pixels // autoencoder.compression(checkpoint.autoencoder_config) ** 2
+        fed = rows * (1 if guidance.scale == 1 else 2)
+        steps_need = memory.diffusion_bytes(checkpoint.transformer_config, fed, cells, dtype)
+        decoding_needs = memory.vae_bytes(checkpoint.autoencoder_config, pixels, dtype)
+        memory.require_memory(
+            max(steps_need, decoding_needs) + memory.image_bytes(rows, pixels),
+            compute.device,
+            f"An image of {width}x{height}" if rows == 1 else f"A batch of {rows} images of {width}x{height}",
+            "Make a smaller image." if rows == 1 else "Make smaller images, or fewer at once.",
+        )
     return width, height
 
 
@@ -256,8 +289,9 @@ class Pipeline:
         if not isinstance(guidance, GuidanceSchedule):
             guidance = GuidanceSchedule(guidance)
         shift, vae = self.checkpoint.shift, self.autoencoder.config
-        width, height = self.check(size if edit is None else edit.size(size), steps, guidance)
-        self.require_memory((width, height), max(len(seeds), len(tokens)), guidance.scale != 1)
+        width, height = self.check(
+            size if edit is None else edit.size(size), steps, guidance, max(len(seeds), len(tokens))
+        )
         cell = autoencoder.compression(self.checkpoint.autoencoder_config)
         noise = diffusion.initial_noise((self.transformer.config.in_channels, height // cell, width // cell), seeds)
         strength = 1.0 if edit is None else edit.strengths.text
@@ -291,17 +325,9 @@ class Pipeline:
         """The second half of `render`: scaled latents -> images (B, H, W, 3) float32 in [0, 1]."""
         return autoencoder.decode(self.autoencoder, latents / self.autoencoder.config.scaling_factor)
 
-    def require_memory(self, size: tuple[int, int], rows: int, guided: bool = True) -> None:
-        """Raise Blip3oError unless the device has memory to render `rows` images of `size` (width, height) at once."""
-        (width, height), cell = size, autoencoder.compression(self.checkpoint.autoencoder_config)
-        cells = (width // cell) * (height // cell)
-        needed = max(
-            memory.diffusion_bytes(self.transformer.config, rows * (1 + guided), cells, self.transformer.dtype),
-            memory.vae_bytes(self.autoencoder.config, width * height, self.autoencoder.dtype),
-        )
-        what = f"Rendering {f'{rows} images of ' if rows > 1 else ''}{width}x{height}"
-        memory.require_memory(needed, self.device, what, "Use a smaller size or a smaller batch.")
-
-    def check(self, size: tuple[int, int] | None, steps: int, guidance: float | GuidanceSchedule) -> tuple[int, int]:
-        """As the function `check_rendering`, for this checkpoint."""
-        return check_rendering(self.checkpoint, size, steps, guidance)
+    def check(
+        self, size: tuple[int, int] | None, steps: int, guidance: float | GuidanceSchedule, rows: int = 1
+    ) -> tuple[int, int]:
+        """As the function `check_rendering`, for this checkpoint, here."""
+        compute = Compute(self.device, self.transformer.dtype)
+        return check_rendering(self.checkpoint, size, steps, guidance, rows, compute)

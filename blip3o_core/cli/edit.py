@@ -114,6 +114,7 @@ def add_command(commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     _check(arguments)
+    from ..decoding.interface import Compute
     from ..diffusion.reference_mode import Strengths
     from ..diffusion.sampler import GuidanceSchedule
     from ..editing.jobs import EditSettings, prepare_all
@@ -127,7 +128,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_writable([job.out for job in jobs])
     device, checkpoint = device_of(arguments.device), open_checkpoint(arguments)
     guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
-    check_rendering(checkpoint, arguments.size, arguments.steps, guidance)
+    check_rendering(checkpoint, arguments.size, arguments.steps, guidance, compute=Compute(device))
     name, mode = checkpoint.reference_mode.select(arguments.reference_mode, strengths, str(checkpoint.folder))
     negative = (arguments.negative_prompt or "") if sampling.guidance > 1 else None
     shared = EditSettings(arguments.fit, arguments.size, arguments.feather, negative)

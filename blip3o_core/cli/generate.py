@@ -95,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int | None:
         check_png_out(arguments.out)
         if not arguments.prompt.strip():
             raise UsageError(f"--prompt is {arguments.prompt!r}. Describe the image in words.")
+    from ..decoding.interface import Compute
     from ..diffusion.sampler import GuidanceSchedule
     from ..images.png import save_png
     from ..pipeline import check_rendering
@@ -105,7 +106,8 @@ def run(arguments: argparse.Namespace) -> int | None:
     device, sampling = own_device(device_of(arguments.device)), sampling_of(arguments, arguments.token_guidance)
     checkpoint = open_checkpoint(arguments)
     guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
-    size = check_rendering(checkpoint, arguments.size, arguments.steps, guidance)
+    together = min(arguments.batch, len(prompts))
+    size = check_rendering(checkpoint, arguments.size, arguments.steps, guidance, together, Compute(device))
     for prompt in prompts:
         checkpoint.prompt_encoder.encode(prompt)
     if many and arguments.num_processes > 1 and rank_and_count()[1] == 1:

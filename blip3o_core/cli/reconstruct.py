@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     from_latents = arguments.source == "autoencoder"
     if from_latents and arguments.size is not None:
         raise UsageError("--size cannot be used with --from autoencoder, which keeps the size. Leave --size out.")
+    from ..decoding.interface import Compute
     from ..editing.jobs import canonical_path, check_output, opened, require_image_tokenizer
     from ..images.png import save_png
     from ..images.preprocess import vae_input
@@ -54,7 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_output(arguments.out, {canonical_path(arguments.image)})
     device = device_of(arguments.device)
     checkpoint = open_checkpoint(arguments)
-    check_rendering(checkpoint, arguments.size, arguments.steps, arguments.guidance)
+    compute = Compute(device)
+    check_rendering(checkpoint, arguments.size, arguments.steps, arguments.guidance, compute=compute)
     if not from_latents:
         require_image_tokenizer(checkpoint)
     found = opened(arguments.image)

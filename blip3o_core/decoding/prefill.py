@@ -76,7 +76,8 @@ def encode_tokens(lm: LanguageModel, prompts: Prompts, ids: torch.Tensor, comput
     require_known_ids(lm, torch.tensor([id for row in prompts.rows for id in row]))
     require_known_ids(lm, ids)
     needed = lm_prefill_bytes(lm.config, len(ids), length, dtype)
-    require_memory(needed, device, f"Encoding {len(ids)} x {length} tokens", "Encode fewer images at once.")
+    if compute.device is None or device.type == "cpu":  # a host that names a GPU has made room on it
+        require_memory(needed, device, f"Encoding {len(ids)} x {length} tokens", "Encode fewer images at once.")
     before, keep = pad_left(prompts.rows, lm.vocabulary.pad, device)
     embeds = torch.cat([lm.embed_prompts(before, dtype, prompts.features), lm.embed(ids.to(device), dtype)], 1)
     keep = torch.cat([keep, keep.new_ones(len(keep), ids.shape[1])], 1)

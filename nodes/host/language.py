@@ -58,12 +58,9 @@ class Language(Part):
     ) -> ImageTokens:
         """Write one image per prompt, with the host's progress bar and interrupt on every token."""
         total = self.network.num_tokens
-        guided = sampling.guidance > 1
         features, seeds = self.reference_mode.features, row_seeds(seed, len(prompts))
         request = pipeline.Request(prompts, seeds, negative_prompt, reference, features, parse_special)
-        texts = [*prompts, *([negative_prompt] if guided else [])]
-        longest = max(len(request.prompt_ids(self.encoder, text)) for text in texts)
-        rows = len(prompts) * (2 if guided else 1)
+        rows, longest = request.fed(self.encoder, sampling)
         with self.loaded(self.decode_bytes(rows, longest + total, not sampling.image_tokens_only)) as device:
             return pipeline.generate_tokens(
                 self.network,
