@@ -87,8 +87,9 @@ class MaskedEdit(Node):
             "pixel stays as it was.",
             search_aliases=["composite", "inpaint", "keep unchanged", "blip3o mask", "paste back"],
             inputs=[
-                io.Image.Input("original", tooltip="The image before the edit."),
+                # First: what ComfyUI passes on when the node is bypassed.
                 io.Image.Input("edited", tooltip="The edit, from VAE Decode. It is resized to the original."),
+                io.Image.Input("original", tooltip="The image before the edit."),
                 io.Mask.Input("mask", tooltip="White where the edit shows. It must be as large as the original."),
                 io.Int.Input(
                     "feather",

@@ -54,6 +54,20 @@ def test_a_free_socket_waits_behind_the_pictures(frontend, name, connected):
     assert sockets == [(f"images.image_{k}", k <= connected) for k in range(1, connected + 2)]
 
 
+def test_bypassing_masked_edit_passes_the_edit_on(frontend):
+    """The frontend passes the first input of the type on: the original would look like an edit that failed."""
+    frontend.load(load_workflow("masked_edit"))
+    _, prompt = frontend.save()
+    [(id, masked)] = [(id, node) for id, node in prompt.items() if node["class_type"] == "BLIP3oMaskedEdit"]
+    frontend.page.evaluate("() => { app.graph._nodes.find(node => node.type === 'BLIP3oMaskedEdit').mode = 4 }")
+    _, bypassed = frontend.save()
+    follows = [(owner, name) for owner, node in prompt.items() for name, value in node["inputs"].items()
+               if value == [id, 0]]  # fmt: skip
+    assert id not in bypassed and follows
+    for owner, name in follows:
+        assert bypassed[owner]["inputs"][name] == masked["inputs"]["edited"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_workflow_draws_in_the_page(frontend, client, name, tmp_path):
