@@ -5,7 +5,7 @@
   in addition to the weights for one image, with guidance in the diffusion transformer.
 - `whole_gb`: least free memory with which ComfyUI loads all of the part, before what it keeps for others.
 - `working_gb`: measured peak beside the weights: on a GPU, and for the tiny model on a CPU. None: not measured. It is
-  the library's sampler that is measured, which remembers what it made of the condition, as ComfyUI's does not.
+  the library's sampler that is measured, which keeps what it made of the condition, as ComfyUI's does not.
 """
 
 import json

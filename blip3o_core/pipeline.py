@@ -3,6 +3,7 @@
 The nodes call the same functions one by one.
 """
 
+import threading
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -188,11 +189,15 @@ def check_rendering(
 
 
 class Pipeline:
-    """All parts of one checkpoint on one device."""
+    """All parts of one checkpoint on one device.
+
+    Several threads may use one Pipeline at the same time, and so may a callback: what a run computes is its own.
+    """
 
     def __init__(self, checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: torch.dtype | None = None):
         """`dtype` None: as stored."""
         self.checkpoint, self.device, self._dtype = checkpoint, torch.device(device), dtype
+        self._image_tokenizer, self._loading = None, threading.Lock()
         self.encoder = checkpoint.prompt_encoder
         self.language = checkpoint.load_language(dtype).to(device)
         self.transformer = checkpoint.load_transformer(dtype).to(device)
@@ -208,14 +213,18 @@ class Pipeline:
         """Of parts in memory, as while they are trained: hidden states are always read anew, for weights may move."""
         self = cls.__new__(cls)
         self.checkpoint, self.encoder, self._dtype, self.source = checkpoint, checkpoint.prompt_encoder, None, None
+        self._image_tokenizer, self._loading = None, threading.Lock()
         self.language, self.transformer, self.autoencoder = language, transformer, autoencoder
         self.device = language.connector[0].weight.device
         return self
 
-    @cached_property
+    @property
     def image_tokenizer(self):
-        """Loaded on first use: drawing from text needs none."""
-        return self.checkpoint.load_image_tokenizer(self._dtype).to(self.device)
+        """Loaded on first use, once: drawing from text needs none."""
+        with self._loading:
+            if self._image_tokenizer is None:
+                self._image_tokenizer = self.checkpoint.load_image_tokenizer(self._dtype).to(self.device)
+            return self._image_tokenizer
 
     def tokens_of(self, images: torch.Tensor, prompts: list[str]) -> ImageTokens:
         """Images (B, H, W, 3) in [0, 1] -> their image tokens, as if the model had written them for the prompts."""

@@ -7,6 +7,7 @@ three steps, and no graph is left behind that points at weights which a host mov
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Protocol
@@ -162,15 +163,16 @@ def warm_up_and_capture(loop: Loop, device: torch.device) -> Callable[[], None]:
         raise RuntimeError(f"{device} does not support CUDA graphs")
     with torch.cuda.device(device):
         stream, current = _stream(device), torch.cuda.current_stream()
-        stream.wait_stream(current)
-        try:
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP):
-                    loop.rewind()
-                    loop()
-        finally:
-            # Also when a host interrupts: what the stream still writes to belongs to the other one.
-            current.wait_stream(stream)
+        with _on_stream:
+            stream.wait_stream(current)
+            try:
+                with torch.cuda.stream(stream):
+                    for _ in range(WARM_UP):
+                        loop.rewind()
+                        loop()
+            finally:
+                # Also when a host interrupts: what the stream still writes to belongs to the other one.
+                current.wait_stream(stream)
         loop.rewind()
         return capture(loop, device)
 
@@ -182,10 +184,14 @@ def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None
     with torch.cuda.device(device):
         stream, graph = _stream(device), torch.cuda.CUDAGraph()
         # The stream twice: the outer one is restored even where ending a capture fails. Other threads may allocate.
-        with torch.cuda.stream(stream):
+        with _on_stream, torch.cuda.stream(stream):
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 work()
     return graph.replay
+
+
+# What another thread launches on a stream that is captured would become a part of the graph.
+_on_stream = threading.Lock()
 
 
 @cache

@@ -43,14 +43,16 @@ class ReferenceConditioning:
         context: torch.Tensor,
         mask: torch.Tensor | None,
         is_null: torch.Tensor,
+        **more,
     ) -> torch.Tensor:
         """The velocity of `x` (B, C, h, w) under `context` (B, N, width) and the references, like `x`.
 
         `mask` (B, N): nonzero where attention may look; None: everywhere. `is_null` (B,) bool: rows of the null
-        condition. References of another height than `x` are resized to it where they stand next to it.
+        condition. References of another height than `x` are resized to it where they stand next to it. `more`: other
+        arguments of the network.
         """
         latents = self._latents_for(x)
-        inputs = {"timestep": timestep, "encoder_hidden_states": context, "encoder_attention_mask": mask}
+        inputs = {"timestep": timestep, "encoder_hidden_states": context, "encoder_attention_mask": mask, **more}
         if latents and self.mode.cross and self.strengths.cross > 0:
             parts = [reference_tokens(self.connector, latent[:, None]) for latent in latents]
             tokens = torch.cat(parts, dim=1).masked_fill(is_null[:, None, None], 0)
@@ -111,26 +113,10 @@ def predict_side_by_side(transformer, x: torch.Tensor, references: list[torch.Te
     `inputs`: the other arguments of the network. Each part gets the positions of a single image, because diffusers
     would stretch its position table over the whole width. The published model has no positions.
     """
-    parts = [x, *(reference.to(x.dtype) for reference in references)]
-    hook = None
+    beside = [reference.to(x.dtype) for reference in references]
     if transformer.config.interpolation_scale is not None:
-        widths = [part.shape[-1] for part in parts]
-        hook = transformer.patch_embed.register_forward_hook(
-            lambda patch_embed, arguments, _: _embed_separately(patch_embed, arguments[0], widths)
-        )
-    try:
-        predicted = transformer(torch.cat(parts, dim=-1), return_dict=False, **inputs)[0]
-    finally:
-        if hook is not None:
-            hook.remove()
-    return predicted[..., : x.shape[-1]]
-
-
-def _embed_separately(patch_embed, row: torch.Tensor, widths: list[int]) -> torch.Tensor:
-    """(B, C, h, sum of widths) -> tokens (B, number of patches, D), each part embedded as an image of its own."""
-    lines = row.shape[-2] // patch_embed.patch_size
-    embedded = [patch_embed.forward(part).unflatten(1, (lines, -1)) for part in row.split(widths, dim=-1)]
-    return torch.cat(embedded, dim=2).flatten(1, 2)
+        return transformer(x, beside=beside, return_dict=False, **inputs)[0]
+    return transformer(torch.cat([x, *beside], dim=-1), return_dict=False, **inputs)[0][..., : x.shape[-1]]
 
 
 def _attention_bias(

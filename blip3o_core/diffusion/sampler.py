@@ -16,8 +16,8 @@ from ..checks import require_finite
 from ..decoding.cuda_graph import try_capture
 from ..errors import Blip3oError
 from ..models.meanflow import timestep_input
+from ..models.sana import KeptCondition
 from ..seeds import seeded
-from .condition_cache import cache_condition_projections
 from .reference_conditioning import ReferenceConditioning
 
 WHOLE = (0.0, 1.0)
@@ -147,16 +147,15 @@ def sample(
     schedule, steps = schedule.to(x), len(schedule) - 1
     velocity = _GuidedVelocity(transformer, conditioning.expanded(len(x)), guidance.scale, guided_steps)
     inpaint = None if inpaint is None else inpaint.to(x)
-    with cache_condition_projections(transformer):
-        for step, (sigma, next_sigma) in enumerate(zip(schedule[:-1], schedule[1:], strict=True)):
-            if inpaint is not None:
-                x = inpaint.keep_in_latents(x, noise, sigma)
-            v = velocity(x, sigma, next_sigma, guided_steps[step])
-            if inpaint is not None:
-                v = inpaint.keep_in_velocity(v, x, sigma)
-            if callback is not None:
-                callback(step + 1, steps, x - sigma * v)
-            x = x + (next_sigma - sigma) * v
+    for step, (sigma, next_sigma) in enumerate(zip(schedule[:-1], schedule[1:], strict=True)):
+        if inpaint is not None:
+            x = inpaint.keep_in_latents(x, noise, sigma)
+        v = velocity(x, sigma, next_sigma, guided_steps[step])
+        if inpaint is not None:
+            v = inpaint.keep_in_velocity(v, x, sigma)
+        if callback is not None:
+            callback(step + 1, steps, x - sigma * v)
+        x = x + (next_sigma - sigma) * v
     require_finite(
         x,
         f"The latent that the diffusion transformer computed in {transformer.dtype} at guidance {guidance.scale:g}",
@@ -215,6 +214,8 @@ class _Network:
         """`calls`: how often it will be called. The rest: see `ReferenceConditioning.predict_velocity`."""
         self._transformer, self._references, self._condition = transformer, references, (context, mask, is_null)
         self._calls = calls
+        # Of this run alone: others may use the network at the same time.
+        self._kept = {"kept": KeptCondition()} if KeptCondition.serves(transformer) else {}
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -231,7 +232,8 @@ class _Network:
         return v
 
     def _predict(self, x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        return self._references.predict_velocity(self._transformer, x, timestep, *self._condition).float()
+        v = self._references.predict_velocity(self._transformer, x, timestep, *self._condition, **self._kept)
+        return v.float()
 
     def _record(self) -> None:
         self._v = self._predict(self._x, self._timestep)

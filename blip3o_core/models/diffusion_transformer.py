@@ -1,11 +1,11 @@
-"""The diffusion transformer: diffusers' SanaTransformer2DModel, built from its config.json."""
+"""The diffusion transformer: diffusers' SanaTransformer2DModel (see `sana`), built from its config.json."""
 
 
 def build(config: dict):
     """The network with untrained weights, or without any on the meta device."""
-    from diffusers import SanaTransformer2DModel
+    from .sana import DiffusionTransformer
 
-    return SanaTransformer2DModel.from_config(config)
+    return DiffusionTransformer.from_config(config).add_cross_attention()
 
 
 def restore_buffers(transformer) -> None:

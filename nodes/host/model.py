@@ -11,7 +11,6 @@ import comfy.model_management as mm
 import comfy.supported_models_base
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
-from diffusers import SanaTransformer2DModel
 from torch.func import functional_call
 
 from ...blip3o_core import memory
@@ -22,13 +21,14 @@ from ...blip3o_core.diffusion.reference_mode import ReferenceMode, Strengths
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import compression
 from ...blip3o_core.models.meanflow import is_meanflow, next_sigma
+from ...blip3o_core.models.sana import DiffusionTransformer
 from ..limits import check_latent_size
 from .latent_format import DeepCompressionLatent
 from .offload import dtypes, manage, swap_leaves
 from .refusals import check_area, check_area_unit, check_latent, check_tokens, refuse_patches, refuse_unused
 
 
-class HostTransformer(SanaTransformer2DModel):
+class HostTransformer(DiffusionTransformer):
     """SANA called the way the host calls a diffusion model. Made by swapping the class of a loaded network."""
 
     # Set when a checkpoint is loaded. No defaults here: a class attribute would hide the submodule.
@@ -93,7 +93,7 @@ class _DiffusersCall:
         self.network, self.config, self.patch_embed = network, network.config, network.patch_embed
 
     def __call__(self, x: torch.Tensor, **inputs):
-        return SanaTransformer2DModel.forward(self.network, x, **inputs)
+        return DiffusionTransformer.forward(self.network, x, **inputs)
 
 
 class DiffusionConfig(comfy.supported_models_base.BASE):

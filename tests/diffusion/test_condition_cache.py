@@ -1,13 +1,17 @@
 """What the diffusion transformer computes from the condition is computed once a run, and nothing else changes."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+from diffusers import SanaTransformer2DModel
 
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.diffusion import sampler as diffusion
-from blip3o_core.diffusion.condition_cache import cache_condition_projections
 from blip3o_core.diffusion.sampler import GuidanceSchedule
+from blip3o_core.models.sana import KeptCondition
 
 STEPS = 3
 
@@ -66,24 +70,82 @@ def test_the_condition_is_projected_once_a_run(transformer):
     assert len(calls) == 6 and not torch.allclose(first, second)
 
 
-def test_a_run_that_is_cancelled_leaves_nothing(transformer):
+def test_a_run_changes_nothing_in_the_network(transformer):
     """Catches a network that keeps the cache of a cancelled run, or loses a forward that another tool put there."""
     wrapped = transformer.transformer_blocks[0].attn2.to_k
     wrapped.forward = own = lambda x: type(wrapped).forward(wrapped, x) * 2
+    before = {name: dict(vars(module)) for name, module in transformer.named_modules()}
 
-    def stop(step, *_):
-        raise KeyboardInterrupt
+    def look_and_stop(step, *_):
+        for name, module in transformer.named_modules():
+            assert vars(module) == before[name], name
+        if step == 2:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(transformer, callback=stop)
+        run(transformer, callback=look_and_stop)
     assert wrapped.forward is own
-    assert "forward" not in vars(transformer.caption_norm) and "forward" not in vars(transformer.caption_projection)
 
 
-def test_references_and_their_strengths_are_not_mixed_up(transformer):
-    """Catches conditions with and without reference tokens taken for each other: they differ in length alone."""
-    x = torch.randn(1, 7, transformer.config.caption_channels)
-    with torch.no_grad(), cache_condition_projections(transformer):
-        short, long = (transformer.caption_projection(x[:, :n]) for n in (5, 7))
-        assert short.shape[1] == 5 and long.shape[1] == 7
-        assert torch.equal(transformer.caption_projection(x[:, :5]), short)
+def test_a_render_inside_a_callback_is_right_and_so_is_the_outer_one(transformer):
+    """Catches a cache that belongs to the network: the inner run gets the outer one's condition, by its shape."""
+    alone = [run(transformer, seed=seed) for seed in (0, 5)]
+    inner = []
+    outer = run(transformer, callback=lambda *_: inner.append(run(transformer, seed=5)))
+    assert torch.equal(outer, alone[0]) and len(inner) == STEPS
+    assert all(torch.equal(each, alone[1]) for each in inner)
+
+
+def test_runs_that_overlap_in_threads_are_right(transformer):
+    """Catches runs that answer with each other's condition, and a network left changed when the first ends first."""
+    seeds = (0, 5, 9)
+    alone = [run(transformer, seed=seed) for seed in seeds]
+    together = threading.Barrier(len(seeds), timeout=60)
+
+    def one(seed):
+        return run(transformer, seed=seed, callback=lambda *_: together.wait())
+
+    with ThreadPoolExecutor(len(seeds)) as threads:
+        results = list(threads.map(one, seeds))
+    assert all(torch.equal(*pair) for pair in zip(results, alone, strict=True))
+    assert torch.equal(run(transformer, seed=5), alone[1])
+
+
+def test_what_stands_in_for_the_network_gets_no_cache(transformer):
+    """Catches an argument that a compiled network, or another one, does not know."""
+    assert KeptCondition.serves(transformer)
+    assert not KeptCondition.serves(object())
+    transformer.transformer_blocks[1]._compiled_call_impl = lambda *_: None
+    assert not KeptCondition.serves(transformer)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("beside", [0, 2])
+def test_the_walk_over_the_modules_is_diffusers_own(transformer, masked, beside):
+    """Catches a forward that differs from diffusers' in a single bit."""
+    generator = torch.Generator().manual_seed(3)
+    config = transformer.config
+    x = torch.randn(2, config.in_channels, 8, 8, generator=generator)
+    context = torch.randn(2, 9, config.caption_channels, generator=generator)
+    mask = (torch.arange(9) < torch.tensor([[9], [4]])) if masked else None
+    inputs = {"timestep": torch.tensor([700.0, 30.0]), "encoder_hidden_states": context}
+    inputs["encoder_attention_mask"] = mask
+    row = torch.cat([x, *[x.flip(0)] * beside], dim=-1)
+    if beside:
+        transformer.patch_embed.register_forward_hook(
+            lambda embed, arguments, out: (
+                torch.cat(
+                    [embed.forward(part).unflatten(1, (8, -1)) for part in arguments[0].split(8, dim=-1)], dim=2
+                ).flatten(1, 2)
+                if arguments[0].shape[-1] > 8
+                else None
+            )
+        )
+    with torch.no_grad():
+        plain = SanaTransformer2DModel.forward(transformer, row, return_dict=False, **inputs)[0][..., :8]
+        kept = KeptCondition()
+        for _ in range(2):
+            ours = transformer(x, beside=[x.flip(0)] * beside, kept=kept, return_dict=False, **inputs)[0]
+            assert torch.equal(ours, plain)
+        if beside:
+            assert torch.equal(transformer(x, beside=[x.flip(0)] * 2, return_dict=False, **inputs)[0], plain)
