@@ -9,7 +9,7 @@ import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..blip3o_core.errors import Blip3oError, shown
+from ..blip3o_core.errors import Blip3oError, first_line, shown
 from . import requirements
 from .comfy_api import io
 
@@ -41,6 +41,15 @@ class Node(io.ComfyNode):
             return cls.run(**given)
         except ImportError as error:
             raise requirements.explained(error) from error
+        except BaseException as error:
+            # The panic of a library written in Rust is no Exception: ComfyUI's only worker would end, and the queue
+            # stand still. Its interrupt is none, either, and passes.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise Blip3oError(
+                f"A library broke down in {schema.display_name}: {first_line(error)} ({type(error).__name__}). An "
+                "input or a file of the checkpoint is damaged. Change the input, or copy the checkpoint again."
+            ) from error
 
 
 def _names(schema) -> list[str]:
