@@ -6,15 +6,25 @@ at once; ComfyUI already depends on it. Here its reports become one plain senten
 
 import difflib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictStr,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from .errors import Blip3oError, bullet_list
+from .errors import Blip3oError, bullet_list, shown
 from .files import read_text
 
 
@@ -53,6 +63,13 @@ def _sequence(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
+def _expanded(path: str) -> str:
+    """`~` at the start is the user's own folder, as in a shell."""
+    if "\0" in path:
+        raise PydanticCustomError("rule", "must not have a zero byte")
+    return os.path.expanduser(path)
+
+
 Flag = StrictBool
 Text = Annotated[StrictStr, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
@@ -61,6 +78,8 @@ Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_number)]
 BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)]
 Whole = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Folder = Annotated[Text, AfterValidator(_expanded)]  # or a file
+Folders = Annotated[tuple[Folder, ...], BeforeValidator(_sequence)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_sequence)]
 
 
@@ -153,10 +172,10 @@ def _causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
 
 
 _RULES = {
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be {ge:g} or more",
-    "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be {le:g} or less",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be {le} or less",
     "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
     "string_type": "must be text",
@@ -183,7 +202,7 @@ def _sentence(error: ErrorDetails, kind: type[Settings]) -> str:
     elif error["type"] == "extra_forbidden":
         text = f"{key} is not a known setting. {_nearest(places, kind)}"
     else:
-        text = f"{key} is {error['input']!r}; it {_rule(error)}."
+        text = f"{key} is {shown(repr(error['input']))}; it {_rule(error)}."
     return f"{text} {advice}".rstrip()
 
 
@@ -193,7 +212,13 @@ def _rule(error: ErrorDetails) -> str:
         least = context["min_length"]
         return "must not be empty" if least == 1 else f"must have {least} values"
     rule = _RULES.get(error["type"])
-    return rule.format(**context, rule=error["msg"]) if rule else f"is not allowed: {error['msg']}"
+    bounds = {name: _plain(value) if isinstance(value, int | float) else value for name, value in context.items()}
+    return rule.format(**bounds, rule=error["msg"]) if rule else f"is not allowed: {error['msg']}"
+
+
+def _plain(number: float) -> str:
+    """1, 0.5, 1,000,000."""
+    return f"{int(number):,}" if number == int(number) else f"{number:g}"
 
 
 def _nearest(places: Sequence, kind: type[Settings]) -> str:

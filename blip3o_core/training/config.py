@@ -15,6 +15,8 @@ from ..settings import (
     BelowOne,
     Count,
     Flag,
+    Folder,
+    Folders,
     Fraction,
     NotNegative,
     Positive,
@@ -34,6 +36,12 @@ def _part(name: str) -> str:
     return name
 
 
+# Bounds that no run needs to pass and that keep every number inside what torch and the system can count.
+Rate = Annotated[Positive, Field(le=1e6)]
+Number = Annotated[Count, Field(le=10**9)]
+Interval = Annotated[Whole, Field(le=10**9)]
+MOST_IMAGES = 2**20  # of one optimizer step
+
 Part = Annotated[Text, AfterValidator(_part)]
 Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -41,8 +49,8 @@ Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 class Lora(Strict):
     """Adapters on the language model's linear layers, whose own weights then do not change."""
 
-    rank: Count = 16
-    alpha: Positive = 16.0  # the adapter's output is multiplied by alpha / rank
+    rank: Annotated[Count, Field(le=4096)] = 16
+    alpha: Rate = 16.0  # the adapter's output is multiplied by alpha / rank
     targets: Annotated[tuple[Linear, ...], Field(min_length=1)] = get_args(Linear)
     save: Literal["merged", "adapter"] = "merged"  # into the language model's weights, or apart from them, for peft
 
@@ -54,45 +62,53 @@ class TrainingConfig(Settings):
         "muon": "Leave it out to train with AdamW alone.",
     }
 
-    checkpoint: Text  # the folder to start from
-    out: Text  # the run's folder: checkpoints, log, samples
+    checkpoint: Folder  # the folder to start from
+    out: Folder  # the run's folder: checkpoints, log, samples
     # Folders with items.jsonl, .tar shards, or folders of shards. One that is named twice counts twice.
-    data: Annotated[Texts, Field(min_length=1)]
+    data: Annotated[Folders, Field(min_length=1)]
     # Part -> peak learning rate. Other parts keep their weights.
-    train: Annotated[dict[Part, Positive], Field(min_length=1)]
-    steps: Count  # optimizer steps
-    diffusion_folder: Text | None = None  # as for `generate`
-    batch: Count = 8  # images per process and forward pass
-    accumulation: Count = 1  # forward passes per optimizer step
-    weight_decay: NotNegative = 0.0  # on matrices; never on norms and biases
+    train: Annotated[dict[Part, Rate], Field(min_length=1)]
+    steps: Number  # optimizer steps
+    diffusion_folder: Folder | None = None  # as for `generate`
+    batch: Number = 8  # images per process and forward pass
+    accumulation: Number = 1  # forward passes per optimizer step
+    weight_decay: Annotated[NotNegative, Field(le=1e6)] = 0.0  # on matrices; never on norms and biases
     betas: Annotated[tuple[BelowOne, ...], Field(min_length=2, max_length=2)] = (0.9, 0.95)
-    muon: Positive | None = None  # hidden matrices by Muon at this many times their part's rate; None: all by AdamW
-    warmup: Whole = 0  # steps until the peak learning rate
+    muon: Rate | None = None  # hidden matrices by Muon at this many times their part's rate; None: all by AdamW
+    warmup: Interval = 0  # steps until the peak learning rate
     final_lr: Fraction = 0.0  # where the cosine ends, as a share of the peak; 1: no decay
-    clip: Positive = 1.0  # largest norm of the gradient
+    clip: Annotated[Positive, Field(le=1e30)] = 1.0  # largest norm of the gradient
     condition_dropout: Fraction = 0.1  # share of rows that see the null condition
-    all_text: Flag = False  # these three: see compat.TrainingQuirks
+    all_text: Flag = False  # these four: see compat.TrainingQuirks
     last_positions: Flag = False
     zero_null: Flag = False
+    parse_special: Flag = False
     bf16: Flag = False  # autocast; weights and optimizer stay float32
     gradient_checkpointing: Flag = False  # language layers and SANA blocks: a second forward pass instead of memory
     ema_decay: BelowOne | None = None  # when given, checkpoints hold the moving average of the weights
     lora: Lora | None = None
-    seed: Whole = 0
-    image_size: Count | None = None  # side in pixels of the images that the latents are made from; None: the model's
+    seed: Annotated[Whole, Field(le=2**63 - 1)] = 0
+    image_size: Annotated[Count, Field(le=16384)] | None = (
+        None  # side in pixels of the images that the latents are made from; None: the model's
+    )
     fit: Literal["crop", "stretch"] = "crop"  # images that are not square: crop to the middle, or stretch
-    cache: Text | None = None  # folder of encoded images; None: <out>/cache
+    cache: Folder | None = None  # folder of encoded images; None: <out>/cache
     device: Literal["auto", "cpu"] = "auto"
-    log_every: Count = 1
-    save_every: Count = 1000
-    keep: Count = 2  # checkpoints that are kept, the newest ones
-    shard_gb: Positive = 5.0  # weights above this size are written in several files
-    sample_every: Whole = 0  # 0: never
+    log_every: Number = 1
+    save_every: Number = 1000
+    keep: Number = 2  # checkpoints that are kept, the newest ones
+    shard_gb: Annotated[Positive, Field(le=1e6)] = 5.0  # weights above this size are written in several files
+    sample_every: Interval = 0  # 0: never
     sample_prompts: Texts = ()
-    sample_steps: Count = 20
-    sample_guidance: NotNegative = 2.0
+    sample_steps: Annotated[Count, Field(le=1000)] = 20
+    sample_guidance: Annotated[NotNegative, Field(le=1000)] = 2.0
 
     def conflicts(self) -> Iterator[str]:
+        if self.batch * self.accumulation > MOST_IMAGES:
+            yield (
+                f"batch x accumulation is {self.batch * self.accumulation:,} images for each step; it must be "
+                f"{MOST_IMAGES:,} or less."
+            )
         if self.warmup > self.steps:
             yield f"warmup is {self.warmup}; it must not exceed steps ({self.steps})."
         if self.lora is not None and "language" not in self.train:
@@ -102,7 +118,7 @@ class TrainingConfig(Settings):
 
     @property
     def quirks(self) -> TrainingQuirks:
-        return TrainingQuirks(self.all_text, self.last_positions, self.zero_null)
+        return TrainingQuirks(self.all_text, self.last_positions, self.zero_null, self.parse_special)
 
     @property
     def cache_folder(self) -> Path:

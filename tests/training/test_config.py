@@ -1,8 +1,12 @@
 """The trainer's settings: what is read, and what is refused before a model loads."""
 
+import dataclasses
+import os
+
 import pytest
 
 from blip3o_core.__main__ import main
+from blip3o_core.compat import TrainingQuirks
 from blip3o_core.errors import Blip3oError
 from blip3o_core.training.config import Lora, TrainingConfig, load_config
 from blip3o_core.training.schedule import WarmupCosine
@@ -43,6 +47,16 @@ REFUSED = {
     ),
     "unknown adapter setting": ({"lora": {"rnk": 4}, **ADAPTED}, "lora.rnk is not a known setting. Did you mean rank"),
     "list as text": ({"out": ["a"]}, "must be text"),
+    "steps that no one can count": ({"steps": 10**30}, "it must be 1,000,000,000 or less"),
+    "batch beyond 64 bits": ({"batch": 2**70}, "batch is 1180591620717411303424; it must be 1,000,000,000 or less"),
+    "rate that overflows": (
+        {"train": {"connector": 1e300}},
+        r"train.connector is 1e\+300; it must be 1,000,000 or less",
+    ),
+    "seed beyond 63 bits": ({"seed": 2**70}, "seed is .* or less"),
+    "images that no memory holds": ({"batch": 2**11, "accumulation": 2**10}, "2,097,152 images for each step"),
+    "rank of a billion": ({"lora": {"rank": 10**9}, **ADAPTED}, "lora.rank is 1000000000; it must be 4,096 or less"),
+    "zero byte in a path": ({"out": "a\0b"}, "must not have a zero byte"),
 }
 
 
@@ -66,6 +80,22 @@ def test_words_on_the_command_line_go_over_the_file(tmp_path):
     assert (config.steps, config.bf16, config.ema_decay, config.data) == (20, True, None, ("a", "b.tar"))
     assert config.train == {"connector": 1e-4, "language": 2e-4}
     assert config.lora == Lora(rank=4, alpha=8.0)
+
+
+def test_paths_may_begin_with_the_users_folder():
+    """Catches a folder named ~ in the folder that the command runs in, and a checkpoint that is not found."""
+    paths = {name: "~/x" for name in ("checkpoint", "out", "cache", "diffusion_folder")}
+    config = TrainingConfig(**{**LEAST, **paths, "data": ["~/x", "./~"]})
+    assert {getattr(config, name) for name in paths} == {os.path.expanduser("~/x")}
+    assert config.data == (os.path.expanduser("~/x"), "./~")
+
+
+def test_every_quirk_has_a_setting():
+    """Catches a behaviour of the authors' training that their own numbers need and no run can have."""
+    names = [field.name for field in dataclasses.fields(TrainingQuirks)]
+    assert TrainingConfig(**LEAST).quirks == TrainingQuirks()
+    for name in names:
+        assert TrainingConfig(**LEAST, **{name: True}).quirks == TrainingQuirks(**{name: True})
 
 
 def test_all_faults_are_said_at_once(tmp_path):

@@ -6,13 +6,15 @@ other split, with a seed that evaluations do not use: the best checkpoint is cho
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
-from ...settings import Count, Flag, NotNegative, Positive
+from ...settings import Count, Flag, NotNegative
+from ...training.config import Rate
 from ...training.grpo.rollout import Report, Score, Task
-from ...training.grpo.settings import GrpoSettings
+from ...training.grpo.settings import Group, GrpoSettings
 from ...training.grpo.train import train
 from ..judge.judge import judge_image
 from ..scenes.captions import caption
@@ -28,12 +30,12 @@ HELD_OUT_SEED = 62
 class TinyGrpoSettings(GrpoSettings):
     """GRPO's settings with the defaults of this stage."""
 
-    prompts: Count = len(CATEGORIES)
-    lr: Positive = 5e-4
-    kl: NotNegative = 0.02
+    prompts: Group = len(CATEGORIES)
+    lr: Rate = 5e-4
+    kl: Annotated[NotNegative, Field(le=1e6)] = 0.02
     bf16: Flag = True
     device: Literal["auto", "cpu"] = "cpu"
-    held_out: Count = 160  # scenes that the best checkpoint is chosen by
+    held_out: Annotated[Count, Field(le=2**20)] = 160  # scenes that the best checkpoint is chosen by
 
 
 def make_tasks(count: int, split: str, seed: int, plain: bool = False) -> list[Task]:

@@ -5,35 +5,38 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ...decoding.sampling import Sampling
-from ...settings import Count, Flag, Fraction, NotNegative, Positive, Settings, Text, Whole
+from ...settings import Count, Flag, Folder, Fraction, NotNegative, Positive, Settings, Whole
+from ..config import Interval, Number, Rate
+
+Group = Annotated[Count, Field(le=2**16)]
 
 
 class GrpoSettings(Settings):
     guide: ClassVar[str] = "docs/grpo.md"
     advice: ClassVar[dict[str, str]] = {"group": "The images of one prompt are compared with each other."}
 
-    checkpoint: Text  # the folder to start from. The KL is measured against it, too
-    out: Text  # the run's folder
-    updates: Count = 200  # optimizer steps
-    prompts: Count = 8  # per update
-    group: Annotated[Whole, Field(ge=2)] = 8  # images of each prompt
-    lr: Positive = 1e-4  # peak
+    checkpoint: Folder  # the folder to start from. The KL is measured against it, too
+    out: Folder  # the run's folder
+    updates: Annotated[Count, Field(le=10**5)] = 200  # optimizer steps
+    prompts: Group = 8  # per update
+    group: Annotated[Group, Field(ge=2)] = 8  # images of each prompt
+    lr: Rate = 1e-4  # peak
     final_lr: Fraction = 0.1  # where the cosine ends, as a share of the peak
-    warmup: Whole = 10  # updates until the peak
-    kl: NotNegative = 0.04  # weight of the distance to the checkpoint, in nats per token
-    clip: Positive = 1.0  # largest norm of the gradient
+    warmup: Interval = 10  # updates until the peak
+    kl: Annotated[NotNegative, Field(le=1e6)] = 0.04  # weight of the distance to the checkpoint, in nats per token
+    clip: Annotated[Positive, Field(le=1e30)] = 1.0  # largest norm of the gradient
     top_p: Annotated[Positive, Field(le=1)] = 1.0  # of training rollouts. Below 1, TRL scores another distribution
-    steps: Count = 5  # of diffusion, for training images
-    guidance: NotNegative = 1.0  # of diffusion. 1 is off and takes half the time
-    batch: Count = 64  # images per pass of a rollout, and per forward pass of an update
+    steps: Annotated[Count, Field(le=1000)] = 5  # of diffusion, for training images
+    guidance: Annotated[NotNegative, Field(le=1000)] = 1.0  # of diffusion. 1 is off and takes half the time
+    batch: Number = 64  # images per pass of a rollout, and per forward pass of an update
     bf16: Flag = False  # autocast; weights and optimizer stay float32
-    held_out_every: Count = 20  # updates between evaluations on the held-out tasks
-    held_out_steps: Count = 12  # of diffusion, for held-out images
-    save_every: Count = 20  # updates between the states that an interrupted run resumes from
-    seed: Whole = 0
+    held_out_every: Number = 20  # updates between evaluations on the held-out tasks
+    held_out_steps: Annotated[Count, Field(le=1000)] = 12  # of diffusion, for held-out images
+    save_every: Number = 20  # updates between the states that an interrupted run resumes from
+    seed: Annotated[Whole, Field(le=2**32 - 1)] = 0  # TRL's, which seeds NumPy, too
     device: Literal["auto", "cpu"] = "auto"
-    diffusion_folder: Text | None = None
-    shard_gb: Positive = 5.0
+    diffusion_folder: Folder | None = None
+    shard_gb: Annotated[Positive, Field(le=1e6)] = 5.0
 
     @property
     def resume_fingerprint(self) -> dict:
