@@ -5,6 +5,7 @@ from pathlib import Path
 
 from .arguments import add_checkpoint_options, seed, setting
 from .common import needs_extra, open_checkpoint, say
+from .stopping import Stopping
 
 RESUME = "Cancelled. To continue from the last saved checkpoint, run the same command with --resume."
 
@@ -55,13 +56,25 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_train(arguments: argparse.Namespace) -> None:
+def run_train(arguments: argparse.Namespace) -> int:
     with needs_extra("train"):
         from ..training.config import load_config
-        from ..training.trainer import train
+        from ..training.trainer import Watch, train
 
     config = load_config(arguments.config, arguments.overrides)
-    print(train(config, arguments.resume, _print, say))
+    with Stopping() as stop:
+        last = train(config, arguments.resume, Watch(_print, say, stop))
+    return ended(last, stop)
+
+
+def ended(last: Path | None, stop: Stopping) -> int:
+    """Print the last checkpoint of a run, or say how to continue one that was stopped -> the exit status."""
+    if not stop.taken:
+        print(last)
+        return 0
+    saved = f"{last} is complete" if last else "Nothing was saved yet"
+    say(f"Stopped. {saved}. To continue, run the same command with --resume.")
+    return stop.status
 
 
 def run_add_references(arguments: argparse.Namespace) -> None:

@@ -89,9 +89,9 @@ def read_image(data: bytes, name: str, remedy: str = REMEDY, colours: bool = Tru
     Image.init()
     try:
         with Image.open(io.BytesIO(data), formats=[each for each in FORMATS if each in Image.OPEN]) as opened:
-            _check_size(*opened.size, name)
+            check_size(*opened.size, name)
             read = _decoded(opened, colours)
-            _check_size(*read.pixels.size, name)  # an icon may hold an image of another size than it says
+            check_size(*read.pixels.size, name)  # an icon may hold an image of another size than it says
             return read
     except Blip3oError:
         raise
@@ -106,7 +106,8 @@ def read_image(data: bytes, name: str, remedy: str = REMEDY, colours: bool = Tru
     raise Blip3oError(f"Cannot read {shown(name)} ({len(data):,} bytes) as an image: {reason}. {remedy}")
 
 
-def _check_size(width: int, height: int, name: str) -> None:
+def check_size(width: int, height: int, name: str) -> None:
+    """Raise Blip3oError for an image that nothing here takes."""
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise Blip3oError(
             f"{shown(name)} is {width}x{height}. A side may have 1 to {MAX_SIDE} pixels, and an image at most "

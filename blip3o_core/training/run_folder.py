@@ -5,16 +5,30 @@
 A checkpoint is written under a name that starts with a dot, then renamed. A folder without the dot is complete.
 """
 
+import contextlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import Blip3oError
-from ..files import atomic_write, read_json, sync
-from .train_state import read_state
+from safetensors import SafetensorError
+
+from ..errors import Blip3oError, first_line
+from ..files import atomic_write, read_json, remove_abandoned, sync
 
 _STEP = "step-"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from, by content: folders may be moved and renamed."""
+
+    checkpoint: str
+    data: str
+    items: int
 
 
 class RunFolder:
@@ -24,8 +38,8 @@ class RunFolder:
     @property
     def checkpoints(self) -> list[Path]:
         """The complete checkpoints, oldest first."""
-        found = [p for p in self.path.glob(_STEP + "*") if (p / "training" / "state.json").is_file()]
-        return sorted(found, key=lambda p: p.name)
+        found = [p for p in self.path.glob(_STEP + "*") if re.fullmatch(r"step-[0-9]{8,}", p.name)]
+        return sorted((p for p in found if (p / "training" / "state.json").is_file()), key=step_of)
 
     @property
     def last(self) -> Path | None:
@@ -44,7 +58,7 @@ class RunFolder:
             return None
         if self.last is None:
             return None
-        saved = read_json(self.last / "training" / "state.json")["resume_fingerprint"]
+        saved = _facts(self.last, "resume_fingerprint")
         fingerprint = json.loads(json.dumps(fingerprint))
         # A setting that was added after the checkpoint was written was off then.
         names = sorted(name for name in {*saved, *fingerprint} if name in saved or fingerprint[name])
@@ -57,51 +71,140 @@ class RunFolder:
             )
         return self.last
 
-    def remove_leftovers(self, step: int) -> None:
-        """Remove what a killed process left: half-written checkpoints, and log lines of steps after `step`."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        for partial in self.path.glob(f".{_STEP}*"):
-            shutil.rmtree(partial)
-        if self.log.is_file():
-            lines = []
-            for line in self.log.read_text(encoding="utf-8").splitlines(keepends=True):
-                # The last line may have been cut short.
-                if line.endswith("\n") and json.loads(line)["step"] <= step:
-                    lines.append(line)
-            with atomic_write(self.log) as scratch:
-                scratch.write_text("".join(lines), encoding="utf-8")
+    def require_inputs(self, checkpoint: Path, now: Inputs) -> None:
+        """Raise Blip3oError unless the run that saved `checkpoint` began with the same weights and data as `now`."""
+        before = Inputs(**_facts(checkpoint, "inputs"))
+        if before.checkpoint != now.checkpoint:
+            reason = "the checkpoint that it started from has other weights now. Restore that checkpoint"
+        elif before.items != now.items:
+            reason = f"it was trained on {before.items:,} images, and data has {now.items:,} now. Restore the data"
+        elif before.data != now.data:
+            reason = "data has other images or captions now, or has them in another order. Restore the data"
+        else:
+            return
+        raise Blip3oError(
+            f"{checkpoint} cannot be continued as it was begun: {reason}, or start a new run from {checkpoint}."
+        )
+
+    def prepare(self, step: int) -> None:
+        """Make the folder, and remove parts of checkpoints and log lines of steps after `step` that a kill left."""
+        with saving(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(self.path)
+            for partial in self.path.glob(f".{_STEP}*"):
+                _remove(partial)
+            if self.log.exists():
+                cut_log(self.log, step)
 
     def append_log(self, entry: dict) -> None:
-        with open(self.log, "a", encoding="utf-8") as file:
+        with saving(self.log), open(self.log, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def staging_dir(self, step: int) -> Path:
-        """An empty folder to write a checkpoint into, until `commit` gives it its name."""
-        staging = self.path / f".{_STEP}{step:08d}"
-        if staging.exists():
-            shutil.rmtree(staging)
-        (staging / "training").mkdir(parents=True)
-        return staging
+    @contextlib.contextmanager
+    def new_checkpoint(self, step: int, fingerprint: dict, inputs: Inputs, keep: int) -> Iterator[Path]:
+        """An empty folder to write a checkpoint into, which gets its name when the block ends.
 
-    def commit(self, staging: Path, step: int, fingerprint: dict, keep: int) -> Path:
-        """Name the complete checkpoint, then delete the oldest ones until `keep` are left."""
-        state = {"step": step, "resume_fingerprint": fingerprint}
+        Then the oldest are deleted until `keep` are left. When the block fails nothing is left of it.
+        """
+        staging = self.path / f".{_STEP}{step:08d}"
+        try:
+            with saving(staging, self._last_words()):
+                _remove(staging)
+                (staging / "training").mkdir(parents=True)
+                yield staging
+                self._commit(staging, step, fingerprint, inputs)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        for old in self.checkpoints[:-keep]:
+            with contextlib.suppress(OSError):  # somebody looks at it: the next time
+                _remove(_put_aside(old))
+
+    def _commit(self, staging: Path, step: int, fingerprint: dict, inputs: Inputs) -> None:
+        state = {"step": step, "resume_fingerprint": fingerprint, "inputs": asdict(inputs)}
         (staging / "training" / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        for file in staging.rglob("*"):
+        for file in (*staging.rglob("*"), self.log):
             if file.is_file():
                 sync(file)
         final = self.path / staging.name.removeprefix(".")
+        former = _put_aside(final) if final.exists() else None  # of an interrupted run, at the same step
         os.replace(staging, final)
         sync(self.path)
-        for old in self.checkpoints[:-keep]:
-            # Renamed first: a half-deleted checkpoint must not look complete.
-            gone = old.with_name("." + old.name)
-            os.replace(old, gone)
-            shutil.rmtree(gone)
-        return final
+        if former is not None:
+            _remove(former)
+
+    def _last_words(self) -> str:
+        kept = f"The last checkpoint is {self.last}." if self.last else "No checkpoint was saved before."
+        return f"{kept} Make room, then continue with --resume."
 
 
-def load_state(checkpoint: Path) -> dict:
-    """The trainer's state in `training/state.pt` of a checkpoint. Raises Blip3oError when it cannot be read."""
-    remedy = f"Remove {checkpoint} to resume from the checkpoint before it."
-    return read_state(checkpoint / "training" / "state.pt", remedy)
+@contextlib.contextmanager
+def saving(
+    path: Path, remedy: str = "Make room or choose another folder, then continue with --resume."
+) -> Iterator[None]:
+    """What goes wrong while files are written becomes a Blip3oError that names `path` and ends with `remedy`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = first_line(error)
+    except RuntimeError as error:
+        if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+            raise
+        reason = "the disk is full, or files may not be that large"  # torch says where in its code it noticed
+    else:
+        return
+    raise Blip3oError(f"Cannot write {path}: {reason}. {remedy}")
+
+
+def cut_log(log: Path, step: int) -> None:
+    """Remove the lines of steps after `step`, which a resumed run writes again, and lines that a kill cut short."""
+    kept = []
+    for line in log.read_bytes().splitlines(keepends=True):
+        entry = None
+        with contextlib.suppress(ValueError):  # half a line, or zeros of a power cut
+            entry = json.loads(line)
+        if line.endswith(b"\n") and isinstance(entry, dict) and entry.get("step", step + 1) <= step:
+            kept.append(line)
+    with atomic_write(log) as scratch:
+        scratch.write_bytes(b"".join(kept))
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number that the name of a checkpoint ends with."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def state_of(checkpoint: Path) -> tuple[Path, str]:
+    """Where the trainer's state of a checkpoint is, and what to do when it cannot be read."""
+    return checkpoint / "training" / "state.pt", _remedy(checkpoint)
+
+
+def _facts(checkpoint: Path, name: str) -> dict:
+    """What a checkpoint's state.json says of its run under `name`."""
+    path = checkpoint / "training" / "state.json"
+    facts = read_json(path, _remedy(checkpoint)).get(name)
+    if not isinstance(facts, dict):
+        raise Blip3oError(
+            f"{path} does not say its {name}: it was changed or is of another program. {_remedy(checkpoint)}"
+        )
+    return facts
+
+
+def _remedy(checkpoint: Path) -> str:
+    return f"Remove {checkpoint} to resume from the checkpoint before it."
+
+
+def _put_aside(checkpoint: Path) -> Path:
+    """Rename a checkpoint that is to be deleted: half deleted it must not look complete -> its new path."""
+    gone = checkpoint.with_name(f".{checkpoint.name}.old")
+    _remove(gone)
+    os.replace(checkpoint, gone)
+    return gone
+
+
+def _remove(path: Path) -> None:
+    """Delete a folder, or a link without what it leads to."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import Blip3oError
+from ..checks import require_finite
+from ..errors import Blip3oError, first_line
 from .ema import EMA
 from .fsdp import full_tensor, load_optimizer_state, optimizer_state, shard_like
 from .schedule import WarmupCosine
@@ -61,6 +62,17 @@ class TrainState:
             "ema": gather(self.ema.shadow, keep) if self.ema is not None else None,
         }
 
+    def restore(self, path: Path, remedy: str) -> None:
+        """Load a `state_dict` from a file. Raises Blip3oError, which ends with `remedy`, for one of another run."""
+        state = read_state(path, remedy)
+        try:
+            self._check(state)
+            self.load_state_dict(state)
+        except Blip3oError as error:
+            raise Blip3oError(f"{path} cannot be resumed from: {error} {remedy}") from None
+        except Exception as error:  # what torch says of an optimizer's state that does not fit
+            raise Blip3oError(f"{path} cannot be resumed from: {first_line(error)}. {remedy}") from error
+
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
         for name, parameter in self.parameters.items():
@@ -71,6 +83,24 @@ class TrainState:
         for name, optimizer in zip(_OPTIMIZERS, self.optimizers, strict=False):
             load_optimizer_state(optimizer, state[name])
         self.step = state["step"]
+
+    def _check(self, state) -> None:
+        """Raise Blip3oError unless a state is of these parameters; torch would spread a small tensor over a larger."""
+        if not isinstance(state, dict) or not isinstance(state.get("step"), int) or state["step"] < 0:
+            raise Blip3oError("it does not hold the state of a training run.")
+        for kind, wanted in (("parameters", self.parameters), ("ema", self.ema.shadow if self.ema else {})):
+            found = state.get(kind) or {}
+            for name, tensor in wanted.items():
+                if name not in found or found[name].shape != tensor.shape:
+                    shape = list(found[name].shape) if name in found else "absent"
+                    raise Blip3oError(f"{name} is {shape} in its {kind}; this run needs {list(tensor.shape)}.")
+                require_finite(found[name], f"{name} in its {kind}", "It is damaged.")
+        for name, optimizer in zip(_OPTIMIZERS, self.optimizers, strict=False):
+            parameters = [one for group in optimizer.param_groups for one in group["params"]]
+            for number, moments in state[name]["state"].items():
+                for moment in moments.values():
+                    if isinstance(moment, torch.Tensor) and moment.ndim and moment.shape != parameters[number].shape:
+                        raise Blip3oError(f"a moment of its {name} is {list(moment.shape)}, not of this run.")
 
 
 def gather(tensors: dict[str, torch.Tensor], keep: bool = True) -> dict[str, torch.Tensor]:
@@ -84,4 +114,4 @@ def read_state(path: Path, remedy: str) -> dict:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the pickle or the zip file does
-        raise Blip3oError(f"Cannot read {path}: {error}. {remedy}") from error
+        raise Blip3oError(f"Cannot read {path}: {first_line(error)}. {remedy}") from error

@@ -6,10 +6,12 @@
 - accelerate divides the work (DDP, or FSDP as `accelerate launch` was configured). Batches and state are ours.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,13 +20,15 @@ from ..checkpoint import open_checkpoint
 from ..checkpoint.bundled import resolve_checkpoint
 from ..errors import Blip3oError
 from .config import TrainingConfig
-from .data.batches import Batches
+from .data.ahead import Ahead
+from .data.batches import Batches, Microbatch
 from .data.items import find_items
 from .data.latent_cache import ImageEncoder
+from .data.survey import check_captions, combine, survey
 from .edit_checkpoint import check_edits
 from .joint_model import JointModel, add_lora, choose_parts
 from .optimizer import make_optimizers
-from .run_folder import RunFolder, load_state
+from .run_folder import Inputs, RunFolder, saving, state_of
 from .samples import save_samples
 from .save import save_adapter, save_checkpoint, trained_tensors
 from .schedule import WarmupCosine
@@ -33,19 +37,20 @@ from .train_state import TrainState, gather
 Report = Callable[[dict], None]
 
 
-def train(
-    config: TrainingConfig,
-    resume: bool = False,
-    report: Report | None = None,
-    tell: Callable[[str], None] | None = None,
-) -> Path:
-    """Train to the last step -> the last checkpoint's folder.
+@dataclass(frozen=True)
+class Watch:
+    """Who follows a run, on the main process; `stop` is asked on every process."""
 
-    On the main process `report` gets each logged entry, and `tell` lines about the data before the first step.
-    """
-    trainer = Trainer(config, resume, tell)
+    report: Report = lambda entry: None  # gets each logged entry
+    tell: Callable[[str], None] = lambda line: None  # gets lines about the data before the first step
+    stop: Callable[[], bool] = lambda: False  # before each step: whether to save and end
+
+
+def train(config: TrainingConfig, resume: bool = False, watch: Watch = Watch()) -> Path | None:
+    """Train to the last step, or until `watch.stop` -> the last checkpoint's folder, None when there is none."""
+    trainer = Trainer(config, resume, watch.tell)
     try:
-        return trainer.run(report)
+        return trainer.run(watch)
     finally:
         trainer.close()
 
@@ -64,16 +69,21 @@ class Trainer:
         if tell is not None and accelerator.is_main_process:
             for line in self.batches.items.summary():
                 tell(line)
+        self.inputs = self._look_at_inputs()
+        if source is not None:
+            self.folder.require_inputs(source, self.inputs)
         self.network = self._load_network()
         self.model, self.state = self._prepare()
         if source is not None:
-            self.state.load_state_dict(load_state(source))
+            self.state.restore(*state_of(source))
         # Every process has looked at the folder before one of them changes it.
         accelerator.wait_for_everyone()
         self.writer = None
         if accelerator.is_main_process:
-            self.folder.remove_leftovers(self.state.step)
+            self.folder.prepare(self.state.step)
             self.writer = _tensorboard(self.folder.path / "tensorboard", self.state.step)
+        self.saved = self.state.step  # the step of the newest checkpoint
+        self.ahead = Ahead(self.batches.prepare, config.steps)
 
     def _load_data(self) -> tuple[ImageEncoder, Batches]:
         """Raises Blip3oError for data and prompts that do not fit the checkpoint, before its networks load."""
@@ -85,7 +95,18 @@ class Trainer:
         prompts = checkpoint.prompt_encoder
         for prompt in config.sample_prompts:
             prompts.encode(prompt)
+        check_captions(items, prompts, math.prod(checkpoint.grid), config.parse_special)
         return images, Batches(config, items, prompts, images, accelerator.process_index, accelerator.num_processes)
+
+    def _look_at_inputs(self) -> Inputs:
+        """Identity of checkpoint and data. Raises Blip3oError, in every process, for images that cannot be read."""
+        accelerator, items = self.accelerator, self.batches.items
+        found = [survey(items, accelerator.process_index, accelerator.num_processes)]
+        if accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            found = gather_object(found)
+        return Inputs(self.checkpoint.identity, combine(items, found), len(items))
 
     def _load_network(self) -> JointModel:
         config, checkpoint = self.config, self.checkpoint
@@ -115,24 +136,54 @@ class Trainer:
         schedule = WarmupCosine(config.steps, config.warmup, config.final_lr)
         return model, TrainState(parameters, optimizers, schedule, config.ema_decay)
 
-    def run(self, report: Report | None = None) -> Path:
+    def run(self, watch: Watch = Watch()) -> Path | None:
         config, main = self.config, self.accelerator.is_main_process
         while self.state.step < config.steps:
+            if self._must_stop(watch):
+                self._save_unsaved()
+                break
             began = time.perf_counter()
             entry = self.train_step()
             step, last = self.state.step, self.state.step == config.steps
             if main and (step % config.log_every == 0 or last):
-                self._log(entry, time.perf_counter() - began, report)
+                self._log(entry, time.perf_counter() - began, watch.report)
             if main and config.sample_every and step % config.sample_every == 0:
                 self._sample()
             if step % config.save_every == 0 or last:
                 self._save()
         return self.folder.last
 
+    def _must_stop(self, watch: Watch) -> bool:
+        """Whether any process was asked to stop: they must all do it behind the same step."""
+        asked = torch.tensor(int(watch.stop()), device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            asked = self.accelerator.reduce(asked, "sum")
+        return bool(asked)
+
+    def _save_unsaved(self) -> None:
+        if self.state.step > self.saved:
+            self._save()
+
     def close(self) -> None:
+        self.ahead.close()
         if self.writer is not None:
-            self.writer.close()
+            with contextlib.suppress(OSError):  # a full disk; the run has ended with that
+                self.writer.close()
         self.accelerator.free_memory()
+
+    def _next_microbatches(self) -> list[Microbatch]:
+        """This process's share of the next step. Before an error in the data ends the run, what was learnt is saved."""
+        try:
+            microbatches = self.batches.finish(self.ahead.get(self.state.step))
+        except Blip3oError as error:
+            if self.accelerator.num_processes > 1 or self.state.step == self.saved:
+                raise
+            self._save_unsaved()
+            raise Blip3oError(
+                f"{error} Step {self.state.step} was saved: continue with --resume after that."
+            ) from error
+        self.images.end_step()
+        return microbatches
 
     def train_step(self) -> dict:
         """One optimizer step -> its log entry.
@@ -140,7 +191,7 @@ class Trainer:
         Raises Blip3oError, with the weights as they were, when a loss or the gradient is not finite.
         """
         accelerator, device = self.accelerator, self.accelerator.device
-        microbatches = self.batches.microbatches(self.state.step)
+        microbatches = self._next_microbatches()
         labels = torch.tensor(sum(one.num_labels for one in microbatches), device=device)
         labels = max(1, int(accelerator.reduce(labels, "sum")))
         # DDP averages over processes, but the sum over rows is needed.
@@ -175,38 +226,41 @@ class Trainer:
             "lr_scale": scale,
         }
 
-    def _log(self, entry: dict, seconds: float, report: Report | None) -> None:
+    def _log(self, entry: dict, seconds: float, report: Report) -> None:
         self.folder.append_log(entry)
-        for name, value in {**entry, "seconds": seconds}.items():
-            if name != "step":
-                self.writer.add_scalar(name, value, self.state.step)
-        if report is not None:
-            report({**entry, "seconds": seconds})
+        with saving(self.folder.path / "tensorboard"):
+            for name, value in {**entry, "seconds": seconds}.items():
+                if name != "step":
+                    self.writer.add_scalar(name, value, self.state.step)
+        report({**entry, "seconds": seconds})
 
     def _sample(self) -> None:
         path = self.folder.path / "samples" / f"step-{self.state.step:08d}.png"
-        with self.state.ema_applied():
+        with saving(path), self.state.ema_applied():
             row = save_samples(path, self.network, self.images, self.config, self.state.step)
-        self.writer.add_image("samples", row, self.state.step, dataformats="HWC")
+            self.writer.add_image("samples", row, self.state.step, dataformats="HWC")
 
     def _save(self) -> None:
         """Write a complete checkpoint. All processes must call it, for each may hold a share of the tensors."""
-        config, main = self.config, self.accelerator.is_main_process
-        with self.state.ema_applied():
-            named = self.network.named_parameters()
-            trained = gather({n: p for n, p in named if n in self.state.parameters or ".base_layer." in n}, main)
-            # In one process these are the model's own tensors: they are written while they are the average.
+        config, main, step = self.config, self.accelerator.is_main_process, self.state.step
+        with contextlib.ExitStack() as stack:
             if main:
-                staging = self.folder.staging_dir(self.state.step)
-                tensors = trained_tensors(trained, config.lora)
-                save_checkpoint(staging, self.checkpoint, tensors, int(config.shard_gb * 1e9))
-                if config.lora is not None and config.lora.save == "adapter":
-                    save_adapter(staging / "adapter", trained, config.lora)
-        # float32 weights are in the state, too: the checkpoint's own may be rounded.
-        state = self.state.state_dict(main)
-        if main:
-            torch.save(state, staging / "training" / "state.pt")
-            self.folder.commit(staging, self.state.step, self.fingerprint, config.keep)
+                place = self.folder.new_checkpoint(step, self.fingerprint, self.inputs, config.keep)
+                staging = stack.enter_context(place)
+            with self.state.ema_applied():
+                named = self.network.named_parameters()
+                trained = gather({n: p for n, p in named if n in self.state.parameters or ".base_layer." in n}, main)
+                # In one process these are the model's own tensors: they are written while they are the average.
+                if main:
+                    tensors = trained_tensors(trained, config.lora)
+                    save_checkpoint(staging, self.checkpoint, tensors, int(config.shard_gb * 1e9))
+                    if config.lora is not None and config.lora.save == "adapter":
+                        save_adapter(staging / "adapter", trained, config.lora)
+            # float32 weights are in the state, too: the checkpoint's own may be rounded.
+            state = self.state.state_dict(main)
+            if main:
+                torch.save(state, staging / "training" / "state.pt")
+        self.saved = step
         self.accelerator.wait_for_everyone()
 
 
@@ -238,7 +292,8 @@ def _tensorboard(folder: Path, step: int):
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise _missing(error) from error
-    return SummaryWriter(str(folder), purge_step=step + 1)
+    with saving(folder):
+        return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def _missing(error: ImportError) -> Blip3oError:

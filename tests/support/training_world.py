@@ -20,7 +20,7 @@ from blip3o_core.training.config import TrainingConfig
 from blip3o_core.training.data.batches import Batches
 from blip3o_core.training.data.items import find_items
 from blip3o_core.training.data.latent_cache import ImageEncoder
-from blip3o_core.training.run_folder import load_state
+from blip3o_core.training.train_state import read_state
 from blip3o_core.training.trainer import train
 from tests.support.paths import TOP
 
@@ -139,7 +139,7 @@ def assert_same_run(one: Path, other: Path, tolerance: float = 1e-5) -> None:
     for mine, theirs in zip(read_log(one.parent), read_log(other.parent), strict=True):
         for name, value in mine.items():
             assert theirs[name] == pytest.approx(value, rel=tolerance), (name, mine["step"])
-    states = [load_state(folder)["optimizer"]["state"] for folder in (one, other)]
+    states = [read_state(folder / "training" / "state.pt", "")["optimizer"]["state"] for folder in (one, other)]
     assert states[0].keys() == states[1].keys()
     for number, state in states[0].items():
         off = (state["exp_avg"] - states[1][number]["exp_avg"]).norm()

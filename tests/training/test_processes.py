@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from blip3o_core.training.run_folder import load_state
+from blip3o_core.training.train_state import read_state
 from tests.support.paths import TOP
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 from tests.support.training_world import (
@@ -86,5 +86,5 @@ def test_a_divided_model_is_the_whole_one(runs):
     assert len(divided) == 2 and all(int(some) == int(all_) > 50 for some, all_ in divided) and len(whole) >= 4
     one, two = runs / "plain/step-00000004", runs / "fsdp/step-00000004"
     assert_same_run(one, two)
-    mine, theirs = (load_state(folder)["ema"] for folder in (one, two))
+    mine, theirs = (read_state(folder / "training" / "state.pt", "")["ema"] for folder in (one, two))
     assert all((theirs[name] - tensor).abs().max() < 1e-4 for name, tensor in mine.items())

@@ -19,8 +19,9 @@ from ...files import atomic_write
 from ...seeds import seeded
 from ...settings import BelowOne, Count, Flag, Fraction, NotNegative, Positive, Settings, Whole
 from ...training.optimizer import MuonOptions, adamw_and_muon, group
+from ...training.run_folder import cut_log, saving
 from ...training.schedule import WarmupCosine
-from ...training.train_state import TrainState, read_state
+from ...training.train_state import TrainState
 
 Report = Callable[[dict], None]
 # The recipe's rates were found with steps of the size that Muon's authors give them, and one iteration less.
@@ -93,7 +94,9 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     state, saved = train_state(network, settings, excluded), folder / "state.pt"
     if saved.is_file():
-        state.load_state_dict(read_state(saved, f"Delete {folder} to train this part from the start."))
+        state.restore(saved, f"Delete {folder} to train this part from the start.")
+    if (folder / "log.jsonl").is_file():
+        cut_log(folder / "log.jsonl", state.step)
     network.train()
     began, spent = time.perf_counter(), time.process_time()
     while state.step < settings.steps:
@@ -122,7 +125,11 @@ def fit(
             if report is not None:
                 report({"stage": folder.name, **entry})
         if state.step % settings.save_every == 0 or state.step == settings.steps:
-            with atomic_write(saved) as scratch, open(scratch, "wb") as file:
+            with (
+                saving(saved, "Make room, then run the stage again."),
+                atomic_write(saved) as scratch,
+                open(scratch, "wb") as file,
+            ):
                 torch.save(state.state_dict(), file)
     if state.ema is not None:
         state.ema.copy_to_parameters()

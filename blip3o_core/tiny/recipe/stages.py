@@ -28,6 +28,7 @@ from ...pipeline import Pipeline
 from ...training.config import TrainingConfig
 from ...training.edit_checkpoint import add_references
 from ...training.save import save_checkpoint
+from ...training.trainer import Watch
 from ...training.trainer import train as train_jointly
 from ...weights.names import VAE
 from ..evaluation import Settings as Evaluation
@@ -128,7 +129,7 @@ class Recipe:
             **changes,
         }
         resume = (self.out / stage).is_dir()
-        train_jointly(TrainingConfig(**content), resume, self.stage_report(stage))
+        train_jointly(TrainingConfig(**content), resume, Watch(self.stage_report(stage)))
 
     def stage_report(self, stage: str) -> Report:
         """A report that names the stage in every entry."""

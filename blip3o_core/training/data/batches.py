@@ -13,11 +13,12 @@ from ...prompts.encoder import PromptEncoder
 from ..config import TrainingConfig
 from ..losses import Noising, timesteps_from
 from .collate import IGNORED, Batch, collate
-from .item_table import Item
+from .encoded import EncodedItem
+from .item_table import Item, Pending
 from .items import Items, ShuffledOrder
 from .latent_cache import ImageEncoder
 from .packed import PackedItem
-from .row_randomness import row_randomness
+from .row_randomness import RowRandomness, row_randomness
 
 
 @dataclass(frozen=True)
@@ -57,24 +58,46 @@ class Batches:
 
     def microbatches(self, step: int) -> list[Microbatch]:
         """This process's share of one step, one microbatch for each forward pass."""
+        return self.finish(self.prepare(step))
+
+    def prepare(self, step: int) -> list["_Rows | Microbatch"]:
+        """All of a step that needs no network; any thread may do it."""
         size = self.config.batch
         firsts = [(k * self.processes + self.process) * size for k in range(self.config.accumulation)]
-        return [self._microbatch(step, range(first, first + size)) for first in firsts]
+        return [self._prepare(step, range(first, first + size)) for first in firsts]
 
-    def _microbatch(self, step: int, rows: range) -> Microbatch:
+    def finish(self, prepared: list["_Rows | Microbatch"]) -> list[Microbatch]:
+        """Encode the images that are not in the cache, in their order."""
+        return [self._collate(one) if isinstance(one, _Rows) else one for one in prepared]
+
+    def _prepare(self, step: int, rows: range) -> "_Rows | Microbatch":
         items = [self.items[self.order.index(step * self.rows + row)] for row in rows]
         random = [row_randomness(self.config.seed, step, row, self.images.shape) for row in rows]
         captions = [_caption(item, one.caption) for item, one in zip(items, random, strict=True)]
-        encoded = [item.encode(self.images) for item in items]
-        batch = collate(self.prompts, [caption or "" for caption in captions], encoded, self.config.quirks)
-        has_caption = torch.tensor([caption is not None for caption in captions])
+        found = _Rows([item.look(self.images) for item in items], captions, random)
+        return found if any(isinstance(one, Pending) for one in found.items) else self._collate(found)
+
+    def _collate(self, rows: "_Rows") -> Microbatch:
+        encoded = [one.encode(self.images) if isinstance(one, Pending) else one for one in rows.items]
+        batch = collate(self.prompts, [caption or "" for caption in rows.captions], encoded, self.config.quirks)
+        has_caption = torch.tensor([caption is not None for caption in rows.captions])
         batch = dataclasses.replace(batch, labels=batch.labels.masked_fill(~has_caption[:, None], IGNORED))
+        random = rows.random
         noising = Noising(
             noise=torch.stack([one.noise for one in random]),
             timesteps=timesteps_from(torch.tensor([one.timestep for one in random], dtype=torch.float64)),
             dropped=torch.tensor([one.dropout < self.config.condition_dropout for one in random]),
         )
         return Microbatch(batch, noising)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of one forward pass before they are put together."""
+
+    items: list[EncodedItem | Pending]
+    captions: list[str | None]
+    random: list[RowRandomness]
 
 
 def _caption(item: Item | PackedItem, number: float) -> str | None:

@@ -1,5 +1,6 @@
 """The texts of training items: what an entry of a list, shard or packed file may say, and texts in little memory."""
 
+import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
 
@@ -66,6 +67,9 @@ class Texts(Sequence[str]):
         start = self._ends[number - 1] if number else 0
         return bytes(self._data[start : self._ends[number]])
 
+    def identity(self) -> bytes:
+        return hashlib.sha256(self._data + self._ends.tobytes()).digest()
+
 
 class Groups(Sequence[Captions]):
     """The captions of one item after the other, in `Texts`."""
@@ -73,10 +77,12 @@ class Groups(Sequence[Captions]):
     def __init__(self) -> None:
         self._texts, self._ends = Texts(), array("Q")
         self.filled = 0  # items with captions
+        self.longest = 0  # bytes of the longest caption
 
     def append(self, captions: Captions) -> None:
         for caption in captions:
             self._texts.append(caption)
+            self.longest = max(self.longest, len(caption.encode("utf-8")))
         self._ends.append(len(self._texts))
         self.filled += bool(captions)
 
@@ -86,6 +92,10 @@ class Groups(Sequence[Captions]):
     def __getitem__(self, number):
         start = self._ends[number - 1] if number else 0
         return tuple(self._texts[k] for k in range(start, self._ends[number]))
+
+    def identity(self) -> str:
+        """A digest of all texts and of which item has them."""
+        return hashlib.sha256(self._texts.identity() + self._ends.tobytes()).hexdigest()
 
     def encoded(self) -> Iterator[tuple[int, bytes]]:
         """(item, UTF-8 bytes) of every caption."""

@@ -1,5 +1,6 @@
 """One training item as the model sees it: image codes and latents, its references' included."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,3 +20,11 @@ class EncodedItem:
     @property
     def num_references(self) -> int:
         return 0 if self.references is None else len(self.references)
+
+
+def assemble(encoded: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> EncodedItem:
+    """Codes and latents of an image and of its references -> the item."""
+    codes, latents = zip(*encoded, strict=True)
+    if len(codes) == 1:
+        return EncodedItem(codes[0], latents[0])
+    return EncodedItem(codes[0], latents[0], torch.stack(codes[1:]), torch.stack(latents[1:]))

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from .captions import Captions, Groups, Texts
-from .encoded import EncodedItem
+from .encoded import EncodedItem, assemble
 from .image_source import ImageSource
+from .latent_cache import Pixels
 
 
 @dataclass(frozen=True)
@@ -26,12 +25,25 @@ class Item:
     def num_references(self) -> int:
         return len(self.references)
 
+    def look(self, images) -> "EncodedItem | Pending":
+        """What `images`, an ImageEncoder, has of the item without its networks. Any thread may call it."""
+        found = Pending([images.look(one) for one in (self.image, *self.references)])
+        return found if any(isinstance(one, Pixels) for one in found.parts) else found.encode(images)
+
     def encode(self, images) -> EncodedItem:
-        """Codes and latents from `images`, an ImageEncoder."""
-        codes, latents = zip(*map(images.encode, (self.image, *self.references)), strict=True)
-        if not self.references:
-            return EncodedItem(codes[0], latents[0])
-        return EncodedItem(codes[0], latents[0], torch.stack(codes[1:]), torch.stack(latents[1:]))
+        """Codes and latents from `images`."""
+        found = self.look(images)
+        return found if isinstance(found, EncodedItem) else found.encode(images)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An item with images that were read and are not encoded yet."""
+
+    parts: list
+
+    def encode(self, images) -> EncodedItem:
+        return assemble([images.finish(one) for one in self.parts])
 
 
 class ItemTable(Sequence[Item]):
@@ -40,6 +52,8 @@ class ItemTable(Sequence[Item]):
     def __init__(self) -> None:
         self.captions = Groups()
         self.edits = 0
+        self.most_references = 0
+        self.first_image = 0  # among all images of a run
         self.first_with_several: int | None = None  # the first item with more than one reference
         self._places: list[Path] = []  # folders, and shards
         self._numbers: dict[Path, int] = {}
@@ -60,6 +74,7 @@ class ItemTable(Sequence[Item]):
         self._last_image.append(len(self._place))
         self.captions.append(captions)
         self.edits += len(images) > 1
+        self.most_references = max(self.most_references, len(images) - 1)
         if len(images) > 2 and self.first_with_several is None:
             self.first_with_several = len(self) - 1
 
@@ -73,6 +88,13 @@ class ItemTable(Sequence[Item]):
         found = tuple(self._image(k) for k in range(first, self._last_image[number]))
         return Item(self.captions[number], found[0], found[1:])
 
+    @property
+    def num_images(self) -> int:
+        return len(self._place)
+
+    def num_references(self, number: int) -> int:
+        return self._last_image[number] - (self._last_image[number - 1] if number else 0) - 1
+
     def images(self) -> Iterator[ImageSource]:
         """All images, references too."""
         return map(self._image, range(len(self._place)))
@@ -80,5 +102,5 @@ class ItemTable(Sequence[Item]):
     def _image(self, number: int) -> ImageSource:
         place, name, offset = self._places[self._place[number]], self._name[number], self._offset[number]
         if offset < 0:
-            return ImageSource(place / name, str(place / name))
-        return ImageSource(place, f"{place}:{name}", offset, self._size[number])
+            return ImageSource(place / name, str(place / name), number=self.first_image + number)
+        return ImageSource(place, f"{place}:{name}", offset, self._size[number], self.first_image + number)

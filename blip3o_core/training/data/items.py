@@ -30,6 +30,11 @@ class Items(Sequence[Item | PackedItem]):
     def __init__(self, parts: Sequence[ItemTable | Pack], notes: Sequence[str] = ()):
         self.parts, self.notes = list(parts), list(notes)
         self._ends = list(itertools.accumulate(map(len, self.parts)))
+        self.num_images = 0  # that are not packed, references too
+        for part in self.parts:
+            if isinstance(part, ItemTable):
+                part.first_image = self.num_images
+                self.num_images += part.num_images
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

@@ -1,30 +1,49 @@
 """Images -> image codes and scaled latents, cached on disk by content.
 
 - Images are encoded one by one: an entry must not depend on which images are encoded together.
-- The key is a hash of the file's bytes, of both encoders' weights, of size and fit, and of the reader's version. A
-  damaged entry is made again.
+- The key is a hash of the file's bytes, of both encoders' weights, of size and fit, and of the reader's version.
+- An entry says what its bytes must be. One that is damaged, or not what this encoder writes, is made again.
 """
 
 import hashlib
-from functools import cached_property
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
 from ...checkpoint import AUTOENCODER, IMAGE_TOKENIZER, Checkpoint
+from ...checks import require_finite
 from ...errors import Blip3oError
-from ...files import atomic_write
+from ...files import atomic_write, naming_failures
 from ...images import reader
 from ...images.preprocess import center_crop, resize_to_tensor
 from ...models import autoencoder
 from ...weights.digest import digest_of
 from .image_source import REMEDY, ImageSource
 
+_KEY = 32  # bytes
+_IDLE_STEPS = 200  # without an image to encode, until the networks leave the device
+Encoded = tuple[torch.Tensor, torch.Tensor]  # codes (T,) int64, scaled latents (C, h, w) float32
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """An image that was read and is not in the cache: what the two networks see of it."""
+
+    name: str
+    key: str
+    for_codes: torch.Tensor  # (1, 3, H, W) in [-1, 1]
+    for_latents: torch.Tensor  # (1, H, W, 3) in [0, 1]
+
 
 class ImageEncoder:
-    """Images -> codes (T,) int64 and scaled latents (C, h, w) float32, on the CPU. The encoders load when needed."""
+    """Images -> codes and latents on the CPU.
+
+    `look` reads, decodes and resizes, in any thread; `finish` runs the networks, which load when they are needed.
+    """
 
     def __init__(self, checkpoint: Checkpoint, folder: Path, side: int, fit: str, device: torch.device):
         autoencoder.check_size(side, side, checkpoint.latent_multiple)
@@ -39,49 +58,119 @@ class ImageEncoder:
         settings = (side, fit, checkpoint.image_tokenizer_config, sorted(checkpoint.autoencoder_config.items()))
         identity = [reader.VERSION, settings, *map(digest_of, encoders)]
         self.identity = hashlib.sha256(repr(identity).encode()).hexdigest()
-        self._keys: dict[ImageSource, str] = {}
-        self._networks: tuple | None = None  # image tokenizer and autoencoder, loaded at the first image
         cells = side // autoencoder.compression(checkpoint.autoencoder_config)
         self.shape = (checkpoint.autoencoder_config["latent_channels"], cells, cells)
+        self._keys = _Keys()
+        self._tokenizer = self._autoencoder = None
+        self._idle = 0  # steps in a row that encoded nothing
 
-    def encode(self, image: ImageSource) -> tuple[torch.Tensor, torch.Tensor]:
-        data = None
-        if image not in self._keys:
+    def encode(self, image: ImageSource) -> Encoded:
+        return self.finish(self.look(image))
+
+    def look(self, image: ImageSource) -> Encoded | Pixels:
+        """What the cache has of an image, or its pixels."""
+        data, key = None, self._keys.get(image.number)
+        if key is None:
             data = image.read()
-            self._keys[image] = hashlib.sha256(self.identity.encode() + data).hexdigest()
-        key = self._keys[image]
-        path = self.folder / key[:2] / f"{key[2:]}.safetensors"
-        if path.is_file():
-            try:
-                entry = load_file(path)
-                return entry["codes"].long(), entry["latents"]
-            except (SafetensorError, KeyError):
-                path.unlink(missing_ok=True)
-        codes, latents = self._encode(image.name, image.read() if data is None else data)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as scratch:
-            save_file({"codes": codes.int(), "latents": latents}, scratch)
+            key = hashlib.sha256(self.identity.encode() + data).digest()
+            self._keys.set(image.number, key)
+        found = self._cached(key.hex())
+        return self._pixels(image.name, key.hex(), image.read() if data is None else data) if found is None else found
+
+    def finish(self, found: Encoded | Pixels) -> Encoded:
+        """Codes and latents; an image that `look` did not find in the cache is encoded and goes there."""
+        if not isinstance(found, Pixels):
+            return found
+        if (encoded := self._cached(found.key)) is not None:  # the same image was in the step before
+            return encoded
+        self._idle = 0
+        codes, latents = self._encode(found)
+        path = self._path(found.key)
+        with naming_failures(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as scratch:
+                scratch.write_bytes(_entry(codes.int(), latents))
         return codes, latents
 
-    @torch.no_grad()
-    def _encode(self, name: str, data: bytes) -> tuple[torch.Tensor, torch.Tensor]:
+    def end_step(self) -> None:
+        """Called after every step: when all images are encoded, the networks leave the device."""
+        self._idle += 1
+        if self._idle >= _IDLE_STEPS:
+            self._tokenizer = self._autoencoder = None
+
+    @property
+    def autoencoder(self):
+        """The network between images and latents, on the device."""
+        if self._autoencoder is None:
+            self._autoencoder = self.checkpoint.load_autoencoder().to(self.device)
+        return self._autoencoder
+
+    @property
+    def tokenizer(self):
+        """The network from images to codes, on the device."""
+        if self._tokenizer is None:
+            self._tokenizer = self.checkpoint.load_image_tokenizer().to(self.device)
+        return self._tokenizer
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key[2:]}.safetensors"
+
+    def _cached(self, key: str) -> Encoded | None:
+        """The entry of a key; None when there is none, or when it is not what `_entry` writes for this encoder."""
+        try:
+            data = self._path(key).read_bytes()
+            start = 8 + int.from_bytes(data[:8], "little")
+            entry, digest = load(data), json.loads(data[8:start])["__metadata__"]["sha256"]
+            codes, latents = entry["codes"], entry["latents"]
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            return None
+        same = hashlib.sha256(data[start:]).hexdigest() == digest and codes.ndim == 1
+        if not same or latents.shape != self.shape or (codes.dtype, latents.dtype) != (torch.int32, torch.float32):
+            return None
+        return codes.long(), latents
+
+    def _pixels(self, name: str, key: str, data: bytes) -> Pixels:
         image = reader.read_image(data, name, REMEDY).on_white()
         if self.fit == "crop":
             image = center_crop(image)
-        if self._networks is None:
-            tokenizer, vae = self.checkpoint.load_image_tokenizer(), self.checkpoint.load_autoencoder()
-            self._networks = tokenizer.to(self.device), vae.to(self.device)
-        tokenizer, vae = self._networks
-        tokenizer_side = self.checkpoint.image_tokenizer_config.image_size or self.side
-        seen = resize_to_tensor(image, tokenizer_side, "BICUBIC").movedim(-1, 1) * 2 - 1
-        weight = tokenizer.encode_task_layer[0].weight
-        codes = tokenizer.codes(tokenizer.features(seen.to(weight.device, weight.dtype)))[0]
-        latents = autoencoder.encode(vae, resize_to_tensor(image, self.side, "BILINEAR").to(self.device))[0]
-        return codes.cpu(), (latents.float() * vae.config.scaling_factor).cpu().contiguous()
+        side = self.checkpoint.image_tokenizer_config.image_size or self.side
+        seen = resize_to_tensor(image, side, "BICUBIC").movedim(-1, 1) * 2 - 1
+        return Pixels(name, key, seen, resize_to_tensor(image, self.side, "BILINEAR"))
 
-    @cached_property
-    def autoencoder(self):
-        """The network that turns latents into images, on the device."""
-        if self._networks is None:
-            return self.checkpoint.load_autoencoder().to(self.device)
-        return self._networks[1]
+    @torch.no_grad()
+    def _encode(self, pixels: Pixels) -> Encoded:
+        weight = self.tokenizer.encode_task_layer[0].weight
+        features = self.tokenizer.features(pixels.for_codes.to(weight.device, weight.dtype))
+        codes, vae = self.tokenizer.codes(features)[0], self.autoencoder
+        latents = autoencoder.encode(vae, pixels.for_latents.to(self.device))[0]
+        latents = (latents.float() * vae.config.scaling_factor).cpu().contiguous()
+        require_finite(latents, f"{pixels.name}: what the autoencoder makes of it", "Remove the image from the data.")
+        return codes.cpu(), latents
+
+
+def _entry(codes: torch.Tensor, latents: torch.Tensor) -> bytes:
+    """A safetensors file that holds the digest of its own tensors."""
+    tensors = {"codes": codes, "latents": latents}
+    plain = save(tensors)
+    digest = hashlib.sha256(plain[8 + int.from_bytes(plain[:8], "little") :]).hexdigest()
+    return save(tensors, {"sha256": digest})
+
+
+class _Keys:
+    """The keys of images by their number: a file is read once to be found in the cache, not at every use."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def get(self, number: int | None) -> bytes | None:
+        if number is None:
+            return None
+        key = bytes(self._data[_KEY * number : _KEY * (number + 1)])
+        return key if any(key) else None
+
+    def set(self, number: int | None, key: bytes) -> None:
+        if number is not None:
+            self._data += bytes(max(0, _KEY * (number + 1) - len(self._data)))
+            self._data[_KEY * number : _KEY * (number + 1)] = key

@@ -73,6 +73,7 @@ class Pack(Sequence["PackedItem"]):
                     f"{path}, row {row} has references and no instruction. Give it an instruction as caption."
                 )
         self.edits = len(edits)
+        self.most_references = int(self.counts.max()) if len(self.counts) else 0
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -81,6 +82,9 @@ class Pack(Sequence["PackedItem"]):
         if not 0 <= row < len(self):
             raise IndexError(row)
         return PackedItem(self, row)
+
+    def num_references(self, row: int) -> int:
+        return int(self.counts[row])
 
     @property
     def first_with_several(self) -> int | None:
@@ -92,8 +96,7 @@ class Pack(Sequence["PackedItem"]):
         digest = hashlib.sha256(repr((tuple(self.latents.shape), self.latents.dtype)).encode())
         for tensor in (self.codes, self.references):
             digest.update(b"" if tensor is None else tensor.contiguous().view(torch.uint8).numpy())
-        for row, caption in self.captions.encoded():
-            digest.update(b"%d %d " % (row, len(caption)) + caption)
+        digest.update(self.captions.identity().encode())
         return digest.hexdigest()
 
     def check(self, checkpoint: Checkpoint, shape: tuple[int, int, int]) -> None:
@@ -192,6 +195,10 @@ class PackedItem:
     @property
     def num_references(self) -> int:
         return int(self.pack.counts[self.row])
+
+    def look(self, images=None) -> EncodedItem:
+        """As `encode`."""
+        return self.encode()
 
     def encode(self, images=None) -> EncodedItem:
         """The row's codes and latents. They are encoded already: `images`, an ImageEncoder, is not used."""
