@@ -3,7 +3,8 @@
 import argparse
 
 from .common import needs_extra, print_entry
-from .train import RESUME, add_config_arguments
+from .stopping import Stopping
+from .train import RESUME, add_config_arguments, ended
 
 
 def add_command(commands) -> None:
@@ -20,10 +21,13 @@ def add_command(commands) -> None:
     parser.set_defaults(run=run, parser=parser, cancelled=RESUME)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     with needs_extra("train,rl"):
         from ..settings import load_settings
         from ..tiny.recipe.grpo import TinyGrpoSettings, improve
+        from ..training.watch import Watch
 
     settings = load_settings(TinyGrpoSettings, arguments.config, arguments.overrides)
-    print(improve(settings, arguments.resume, print_entry))
+    with Stopping() as stop:
+        best = improve(settings, arguments.resume, Watch(print_entry, stop=stop))
+    return ended(best, stop)

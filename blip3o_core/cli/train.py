@@ -41,7 +41,7 @@ def add_commands(commands) -> None:
     parser.set_defaults(
         run=run_add_references,
         parser=parser,
-        cancelled="Cancelled. {out} may be incomplete: delete it before you run the command again.",
+        cancelled="Cancelled. Nothing was written: {out} appears when it is complete.",
     )
 
 
@@ -59,7 +59,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def run_train(arguments: argparse.Namespace) -> int:
     with needs_extra("train"):
         from ..training.config import load_config
-        from ..training.trainer import Watch, train
+        from ..training.trainer import train
+        from ..training.watch import Watch
 
     config = load_config(arguments.config, arguments.overrides)
     with Stopping() as stop:

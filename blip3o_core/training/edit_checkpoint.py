@@ -7,8 +7,8 @@ from ..diffusion.reference_conditioning import new_connector
 from ..errors import Blip3oError
 from ..files import write_json
 from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR
-from ..weights.safetensors_file import DTYPES
 from .data.items import Items
+from .run_folder import new_folder
 from .save import save_checkpoint
 
 
@@ -47,21 +47,18 @@ def add_references(source: Checkpoint, folder: Path, cross: bool, noise: bool, s
         raise Blip3oError(
             "Choose cross, noise or both. References in the prompt need neither: every checkpoint takes them."
         )
-    if folder.exists():
-        raise Blip3oError(f"{folder} already exists. Give a new folder.")
     tensors = {}
     if cross and REFERENCE_CONNECTOR + "0.weight" not in source.tensors:
         entry = source.tensors[CONNECTOR + "0.weight"]
         connector = new_connector(source.autoencoder_config["latent_channels"], entry.shape[0], seed)
-        dtype = DTYPES[entry.dtype]
+        dtype = open_file(entry.file).get_tensor(entry.name).dtype
         tensors = {REFERENCE_CONNECTOR + name: tensor.to(dtype) for name, tensor in connector.state_dict().items()}
-    folder.mkdir(parents=True)
-    save_checkpoint(folder, source, {}, 5 * 10**9, tensors)
     switches = {
         "use_und_image_vae": cross,
         "use_und_image_vae_as_noise": noise,
         "only_use_und_image_vae_as_noise": not cross,
         "use_tar_siglip_features": False,
     }
-    config = {**source.config, **switches}
-    write_json(folder / "config.json", config)
+    with new_folder(folder) as staging:
+        save_checkpoint(staging, source, {}, 5 * 10**9, tensors)
+        write_json(staging / "config.json", {**source.config, **switches})

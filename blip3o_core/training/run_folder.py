@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -140,12 +141,19 @@ class RunFolder:
 
 @contextlib.contextmanager
 def saving(
-    path: Path, remedy: str = "Make room or choose another folder, then continue with --resume."
+    path: Path,
+    remedy: str = "Make room or choose another folder, then continue with --resume.",
+    only: tuple[int, ...] = (),
 ) -> Iterator[None]:
-    """What goes wrong while files are written becomes a Blip3oError that names `path` and ends with `remedy`."""
+    """What goes wrong while files are written becomes a Blip3oError that names `path` and ends with `remedy`.
+
+    `only`: the error numbers that are about writing, where the block does other things, too.
+    """
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnicodeEncodeError) as error:
+        if only and isinstance(error, OSError) and error.errno not in only:
+            raise
         reason = first_line(error)
     except RuntimeError as error:
         if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
@@ -154,6 +162,27 @@ def saving(
     else:
         return
     raise Blip3oError(f"Cannot write {path}: {reason}. {remedy}")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields a folder to fill that becomes `path` when the block ends; when the block fails nothing is left of it."""
+    staging = None
+    try:
+        with saving(path, "Make room, or give another folder."):
+            if "\0" in str(path):
+                raise Blip3oError(f"{str(path)!r} has a zero byte, which no name can have. Give another folder.")
+            if os.path.lexists(path):
+                raise Blip3oError(f"{path} already exists. Give a new folder.")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            staging = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.part")
+            staging.mkdir()
+            yield staging
+            os.replace(staging, path)
+    except BaseException:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+        raise
 
 
 def cut_log(log: Path, step: int) -> None:
@@ -185,7 +214,7 @@ def _facts(checkpoint: Path, name: str) -> dict:
     facts = read_json(path, _remedy(checkpoint)).get(name)
     if not isinstance(facts, dict):
         raise Blip3oError(
-            f"{path} does not say its {name}: it was changed or is of another program. {_remedy(checkpoint)}"
+            f"{path} does not say its {name}: it was changed, or a different program wrote it. {_remedy(checkpoint)}"
         )
     return facts
 

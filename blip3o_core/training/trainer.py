@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -33,17 +32,7 @@ from .samples import save_samples
 from .save import save_adapter, save_checkpoint, trained_tensors
 from .schedule import WarmupCosine
 from .train_state import TrainState, gather
-
-Report = Callable[[dict], None]
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Who follows a run, on the main process; `stop` is asked on every process."""
-
-    report: Report = lambda entry: None  # gets each logged entry
-    tell: Callable[[str], None] = lambda line: None  # gets lines about the data before the first step
-    stop: Callable[[], bool] = lambda: False  # before each step: whether to save and end
+from .watch import Report, Watch
 
 
 def train(config: TrainingConfig, resume: bool = False, watch: Watch = Watch()) -> Path | None:

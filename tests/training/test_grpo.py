@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from blip3o_core.training.grpo import rollout
 from blip3o_core.training.grpo import train as grpo
 from blip3o_core.training.grpo.rollout import Score, Task
 from blip3o_core.training.grpo.settings import GrpoSettings
-from blip3o_core.training.run_folder import RunFolder
+from blip3o_core.training.run_folder import Inputs, RunFolder
+from blip3o_core.training.watch import Watch
+from tests.support import held_out, ranks
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 
 pytest.importorskip("trl", reason="the `rl` extra is not installed")
@@ -61,8 +64,8 @@ def low_codes(tasks, images) -> list[Score]:
     return [Score(value, value > 0.7) for value in rewards]
 
 
-def trained(settings, reward=low_codes, resume=False) -> tuple[Path, list[dict]]:
-    best = grpo.train(settings, TASKS, TASKS, reward, resume)
+def trained(settings, reward=low_codes, resume=False, watch=Watch()) -> tuple[Path, list[dict]]:
+    best = grpo.train(settings, TASKS, TASKS, reward, resume, watch)
     return best, [json.loads(line) for line in RunFolder(Path(settings.out)).log.read_text().splitlines()]
 
 
@@ -79,7 +82,8 @@ def trainer(settings, tmp_path):
     """TRL's trainer as `train` builds it, not run."""
     arguments = grpo_trainer._arguments(settings, tmp_path / "trainer")
     pipeline = Pipeline(open_checkpoint(settings.checkpoint), "cpu", torch.float32)
-    callback = grpo_trainer.GrpoCallback(settings, RunFolder(tmp_path), pipeline, TASKS, low_codes, None)
+    looked_at = grpo_trainer.HeldOut(TASKS, low_codes, Inputs("", "", 0))
+    callback = grpo_trainer.GrpoCallback(settings, RunFolder(tmp_path), pipeline, looked_at, Watch())
     return grpo_trainer._trainer(settings, arguments, pipeline, TASKS, low_codes, callback)
 
 
@@ -167,8 +171,8 @@ def test_what_is_rewarded_becomes_likelier(settings, codes_as_images):
     assert sum(rewards[-3:]) / 3 > 0.75
     assert updates(log, "kl")[0] == pytest.approx(0, abs=1e-6)  # the reference is the policy's start
     assert updates(log, "kl")[-1] > 1e-3
-    held_out = updates(log, "held_out_passed")
-    assert held_out[-1] > held_out[0]
+    passed = updates(log, "held_out_passed")
+    assert passed[-1] > passed[0]
 
 
 @pytest.mark.slow
@@ -219,6 +223,63 @@ def test_an_interrupted_run_resumes_as_if_it_had_not_been(settings, codes_as_ima
         trained(settings.replace(kl=0.5), resume=True)
     with pytest.raises(Blip3oError, match="already contains a run"):
         trained(settings)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_saves_and_continues(settings, codes_as_images, tmp_path):
+    """Catches updates that are lost between two states, log lines twice, and a state that a kill cut short."""
+    whole = settings.replace(out=str(tmp_path / "whole"))
+    _, wanted = trained(whole)
+    seen = []
+    trained(settings, watch=Watch(stop=lambda: seen.append(1) or len(seen) == 1))
+    states = Path(settings.out) / "trainer"
+    assert [path.name for path in states.glob("checkpoint-*")] == ["checkpoint-1"]
+    shutil.copytree(states / "checkpoint-1", states / "checkpoint-2")  # of a process that was killed while it wrote
+    (states / "checkpoint-2" / "trainer_state.json").write_text('{"global_step": 2, "ep')
+    best, log = trained(settings, resume=True)
+    assert log == wanted
+    assert best.name == RunFolder(Path(whole.out)).last.name
+    mine, theirs = weights_after(settings, 4), weights_after(whole, 4)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+    other = settings.replace(updates=5)
+    with pytest.raises(Blip3oError, match="data has other images or captions"):
+        grpo.train(other, TASKS[::-1], TASKS, low_codes, True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_sentence(settings, codes_as_images, monkeypatch):
+    """Catches a traceback of TRL's, and advice to make room for what a reward failed at."""
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(grpo_trainer.GRPOTrainer, "save_model", lambda *given, **named: (_ for _ in ()).throw(full))
+    with pytest.raises(Blip3oError, match="Cannot write .*run: No space left on device"):
+        trained(settings)
+    monkeypatch.undo()
+
+    def lost(tasks, images):
+        raise FileNotFoundError("the reward's own file")
+
+    with pytest.raises(FileNotFoundError, match="own file"):
+        trained(settings, lost, resume=True)
+
+
+def test_two_processes_share_the_look_at_held_out_images(settings, tmp_path):
+    """Catches one process that makes all the images while the others wait until their patience ends."""
+    alone, _ = held_out.look(settings)
+    results = [tmp_path / f"{rank}.json" for rank in range(2)]
+    meeting = str(tmp_path / "meeting")
+    processes = [
+        ranks.context.Process(target=held_out.look_together, args=(settings, rank, meeting, str(results[rank])))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    (one, mine), (other, theirs) = (json.loads(result.read_text()) for result in results)
+    assert one == other == alone
+    assert [len(mine), len(theirs)] == [3, 2]
+    assert sorted(mine + theirs) == sorted(held_out.PROMPTS)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(settings, codes_as_images, monkeypatch):

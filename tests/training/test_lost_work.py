@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.cli.stopping import Stopping
 from blip3o_core.cli.train import ended
 from blip3o_core.errors import Blip3oError
@@ -369,3 +370,24 @@ def test_a_checkpoint_of_the_same_step_is_replaced_whole(tmp_path):
     with pytest.raises(KeyboardInterrupt), folder.new_checkpoint(3, {}, inputs, keep=2) as staging:
         raise KeyboardInterrupt
     assert (folder.last / "x").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "Ctrl-C"])
+def test_add_references_appears_whole_or_not_at_all(error, tiny, tmp_path, monkeypatch):
+    """Catches half a checkpoint that the next try finds "already there"."""
+    from blip3o_core.training import edit_checkpoint
+
+    def fail(*given):
+        raise error
+
+    source = open_checkpoint(tiny)
+    monkeypatch.setattr(edit_checkpoint, "write_json", fail)
+    with pytest.raises(
+        (Blip3oError, KeyboardInterrupt), match="" if isinstance(error, KeyboardInterrupt) else "No space"
+    ):
+        edit_checkpoint.add_references(source, tmp_path / "a" / "edit", True, False)
+    assert not list((tmp_path / "a").iterdir())
+    monkeypatch.undo()
+    edit_checkpoint.add_references(source, tmp_path / "a" / "edit", True, False)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["edit"]
+    assert open_checkpoint(tmp_path / "a" / "edit").reference_mode.cross

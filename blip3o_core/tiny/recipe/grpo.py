@@ -13,9 +13,10 @@ from pydantic import Field
 
 from ...settings import Count, Flag, NotNegative
 from ...training.config import Rate
-from ...training.grpo.rollout import Report, Score, Task
+from ...training.grpo.rollout import Score, Task
 from ...training.grpo.settings import Group, GrpoSettings
 from ...training.grpo.train import train
+from ...training.watch import Watch
 from ..judge.judge import judge_image
 from ..scenes.captions import caption
 from ..scenes.spec import spec_of
@@ -54,8 +55,8 @@ def reward(tasks: Sequence[Task], images: torch.Tensor) -> list[Score]:
     return [Score(STRICT * one.strict + (1 - STRICT) * one.credit, one.strict) for one in verdicts]
 
 
-def improve(settings: TinyGrpoSettings, resume: bool = False, report: Report | None = None) -> Path:
+def improve(settings: TinyGrpoSettings, resume: bool = False, watch: Watch = Watch()) -> Path | None:
     """Run the stage -> the checkpoint that did best on held-out scenes."""
     tasks = make_tasks(settings.updates * settings.prompts, "train", SEED + settings.seed)
     held_out = make_tasks(settings.held_out, "held_back", HELD_OUT_SEED, plain=True)
-    return train(settings, tasks, held_out, reward, resume, report)
+    return train(settings, tasks, held_out, reward, resume, watch)

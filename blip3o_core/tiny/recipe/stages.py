@@ -28,8 +28,8 @@ from ...pipeline import Pipeline
 from ...training.config import TrainingConfig
 from ...training.edit_checkpoint import add_references
 from ...training.save import save_checkpoint
-from ...training.trainer import Watch
 from ...training.trainer import train as train_jointly
+from ...training.watch import Watch
 from ...weights.names import VAE
 from ..evaluation import Settings as Evaluation
 from ..evaluation import evaluate
@@ -229,7 +229,7 @@ def _grpo(recipe: Recipe) -> None:
     settings = grpo.TinyGrpoSettings(
         checkpoint=str(recipe.last_checkpoint("instruct")), out=str(folder), updates=recipe.steps(140)
     )
-    grpo.improve(settings, folder.is_dir(), recipe.stage_report("grpo"))
+    grpo.improve(settings, folder.is_dir(), Watch(recipe.stage_report("grpo")))
 
 
 def _release(recipe: Recipe) -> None:

@@ -101,11 +101,12 @@ def _has_size(image: ImageSource, head: bytes) -> bool:
 
     try:
         if _is_webp(head):
-            reader.check_size(*_webp_size(head), image.name)
-            return True
-        with Image.open(io.BytesIO(head), formats=("PNG", "JPEG", "MPO", "GIF")) as opened:
-            reader.check_size(*opened.size, image.name)
-            return True
+            width, height = _webp_size(head)
+        else:
+            with Image.open(io.BytesIO(head), formats=("PNG", "JPEG", "MPO", "GIF")) as opened:
+                width, height = opened.size
+        reader.check_size(width, height, image.name)
+        return True
     except Blip3oError:
         raise
     except Exception:  # a header longer than `head`, or a damaged one

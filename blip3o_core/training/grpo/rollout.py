@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 
 from ...decoding.sampling import Sampling
 from ...errors import Blip3oError
@@ -30,7 +31,7 @@ class Score:
 
 
 Reward = Callable[[Sequence[Task], torch.Tensor], Sequence[Score]]  # tasks, images (B, H, W, 3) float32 in [0, 1]
-Report = Callable[[dict], None]
+T = TypeVar("T")
 
 
 def rollout(
@@ -76,9 +77,32 @@ def pass_rates(tasks: Sequence[Task], scores: Sequence[Score]) -> dict[str, floa
 
 
 def evaluate(pipeline: Pipeline, tasks: Sequence[Task], reward: Reward, settings: GrpoSettings) -> dict[str, float]:
-    """Pass rates and mean reward of held-out tasks, sampled as inference does (top-p 0.95). Row k has its own seeds."""
-    seeds = [seed_of("held out", row) for row in range(len(tasks))]
-    prompts = [task.prompt for task in tasks]
-    _, images = rollout(pipeline, prompts, seeds, seeds, Sampling(), settings.held_out_steps, settings)
-    scores = score_images(reward, tasks, images)
+    """Pass rates and mean reward of held-out tasks, sampled as inference does (top-p 0.95). Row k has its own seeds.
+
+    Where there are several processes all must call it: each makes its share of the images, and all get the result.
+    """
+    rank, count = (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
+    mine = range(rank, len(tasks), count)
+    scores: list[Score] = []
+    if mine:
+        seeds = [seed_of("held out", row) for row in mine]
+        own = [tasks[row] for row in mine]
+        prompts = [task.prompt for task in own]
+        _, images = rollout(pipeline, prompts, seeds, seeds, Sampling(), settings.held_out_steps, settings)
+        scores = score_images(reward, own, images)
+    shares = share(scores)
+    scores = [shares[row % count][row // count] for row in range(len(tasks))]
     return {**pass_rates(tasks, scores), "reward": sum(one.reward for one in scores) / len(scores)}
+
+
+def share(value: T) -> list[T]:
+    """What every process has, in the order of the processes. All must call it."""
+    if not _several():
+        return [value]
+    found: list = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()

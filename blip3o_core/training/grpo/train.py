@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import Blip3oError
-from .rollout import Report, Reward, Task
+from ..watch import Watch
+from .rollout import Reward, Task
 from .settings import GrpoSettings
 
 
@@ -20,10 +21,11 @@ def train(
     held_out: Sequence[Task],
     reward: Reward,
     resume: bool = False,
-    report: Report | None = None,
-) -> Path:
-    """Train to the last update -> the checkpoint that did best on the held-out tasks, in the published layout.
+    watch: Watch = Watch(),
+) -> Path | None:
+    """Train to the last update, or until `watch.stop` -> the checkpoint that did best on the held-out tasks.
 
+    It is in the published layout, and None when a run was stopped before the first look at those tasks.
     Tasks are used in their order, `prompts` per update, and from the start again after the last one. TRL seeds the
     process's random state: run this in a process of its own.
     """
@@ -38,4 +40,4 @@ def train(
         )
     if not held_out:
         raise Blip3oError("There are no held-out tasks. Give some: the best checkpoint is chosen by them.")
-    return run(settings, tasks, held_out, reward, resume, report)
+    return run(settings, tasks, held_out, reward, resume, watch)

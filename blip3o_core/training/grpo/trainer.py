@@ -7,12 +7,15 @@
 - TRL's own state, which resuming needs, is in `trainer/`. The best checkpoint so far is in `step-*`.
 """
 
+import errno
+import hashlib
 import json
 import os
 import shutil
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,12 +32,15 @@ from ...errors import Blip3oError
 from ...files import read_json
 from ...pipeline import Pipeline
 from ...seeds import seed_of
-from ..run_folder import RunFolder
+from ..run_folder import Inputs, RunFolder, saving, step_of
 from ..save import save_checkpoint
+from ..watch import Watch
 from .policy import make_policy, mask_text_tokens, policy_tensors
-from .rollout import Report, Reward, Task, evaluate, pass_rates, rollout, score_images
+from .rollout import Reward, Task, evaluate, pass_rates, rollout, score_images, share
 from .settings import GrpoSettings
 
+# What a write says that has no room or no right; a reward may raise others.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # TRL's name -> ours, of the metrics that are logged. `kl` and `entropy` are in nats per token.
 _LOGGED = {
     "reward": "reward",
@@ -53,40 +59,50 @@ def run(
     held_out: Sequence[Task],
     reward: Reward,
     resume: bool,
-    report: Report | None,
-) -> Path:
+    watch: Watch,
+) -> Path | None:
     """See `train` in train.py."""
     with warnings.catch_warnings():
         # About names that TRL still uses, and about its rollout function being new.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
         warnings.filterwarnings("ignore", "You are using 'rollout_func'")
-        return _run(settings, tasks, held_out, reward, resume, report)
+        return _run(settings, tasks, held_out, reward, resume, watch)
 
 
-def _run(settings: GrpoSettings, tasks, held_out, reward: Reward, resume: bool, report: Report | None) -> Path:
+def _run(settings: GrpoSettings, tasks, held_out, reward: Reward, resume: bool, watch: Watch) -> Path | None:
     folder = RunFolder(Path(settings.out))
-    fingerprint = json.loads(json.dumps(settings.resume_fingerprint))
-    folder.resume_point(resume, fingerprint)
-    state = _newest_state(folder.path / "trainer") if resume else None
-    done = _update_of(state) if state else 0
+    states = folder.path / "trainer"
+    source = folder.resume_point(resume, settings.resume_fingerprint)
+    state = _newest_state(states) if resume else None
+    done = step_of(state) if state else 0
     if done >= settings.updates:
         return folder.last
-    arguments = _arguments(settings, folder.path / "trainer")
+    arguments = _arguments(settings, states)
     checkpoint = open_checkpoint(resolve_checkpoint(settings.checkpoint), settings.diffusion_folder)
+    inputs = Inputs(checkpoint.identity, _identity(tasks[: settings.prompts], held_out), len(held_out))
+    if source is not None:
+        folder.require_inputs(source, inputs)
     for task in (*tasks, *held_out):
         checkpoint.prompt_encoder.encode(task.prompt)  # raises for a prompt that is too long, before hours of work
     pipeline = Pipeline(checkpoint, arguments.device, torch.float32)
-    callback = GrpoCallback(settings, folder, pipeline, held_out, reward, report)
-    trainer = _trainer(settings, arguments, pipeline, tasks, reward, callback)
-    if trainer.accelerator.is_main_process:
-        folder.remove_leftovers(done if state else -1)
+    callback = GrpoCallback(settings, folder, pipeline, HeldOut(held_out, reward, inputs), watch)
+    with saving(folder.path):
+        if int(os.environ.get("RANK", 0)) == 0:
+            folder.prepare(done if state else -1)
+            _remove_unfinished(states, done)
+        trainer = _trainer(settings, arguments, pipeline, tasks, reward, callback)
     trainer.accelerator.wait_for_everyone()
     # With a mask, the CPU's fused attention has a backward pass four times as slow as plain matrix products.
     plain = sdpa_kernel(SDPBackend.MATH) if arguments.device.type == "cpu" else nullcontext()
-    with plain:
+    with saving(folder.path, only=_DISK), plain:
         trainer.train(resume_from_checkpoint=str(state) if state else None)
     trainer.accelerator.free_memory()
     return folder.last
+
+
+def _identity(tasks: Sequence[Task], held_out: Sequence[Task]) -> str:
+    """Of the first update's prompts and the held-out ones: more tasks may follow when `updates` is raised."""
+    return hashlib.sha256(repr([[task.prompt for task in some] for some in (tasks, held_out)]).encode()).hexdigest()
 
 
 def _arguments(settings: GrpoSettings, folder: Path) -> GRPOConfig:
@@ -164,16 +180,25 @@ def _tokenizer(pipeline: Pipeline):
     return tokenizer
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """What the best checkpoint is chosen by."""
+
+    tasks: Sequence[Task]
+    reward: Reward
+    inputs: Inputs  # of the run, stored with the best checkpoint
+
+
 class GrpoCallback(TrainerCallback):
     """Logs, evaluates held-out tasks, keeps the best checkpoint, and stops before a gradient that is not finite."""
 
-    def __init__(self, settings, folder: RunFolder, pipeline: Pipeline, held_out, reward: Reward, report):
+    def __init__(self, settings, folder: RunFolder, pipeline: Pipeline, held_out: HeldOut, watch: Watch):
         self.settings, self.folder, self.pipeline = settings, folder, pipeline
-        self.held_out, self.reward, self.report = held_out, reward, report
+        self.held_out, self.watch = held_out, watch
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        if state.global_step == 0 and state.is_world_process_zero:
-            self._evaluate_held_out(0, model)
+        if state.global_step == 0:
+            self._evaluate_held_out(state, model)
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
         if not all(is_finite(p.grad) for p in model.parameters() if p.grad is not None):
@@ -184,8 +209,10 @@ class GrpoCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **_):
         step = state.global_step
-        if state.is_world_process_zero and (step % self.settings.held_out_every == 0 or step == args.max_steps):
-            self._evaluate_held_out(step, model)
+        if step % self.settings.held_out_every == 0 or step == args.max_steps:
+            self._evaluate_held_out(state, model)
+        if step < args.max_steps and any(share(self.watch.stop())):
+            control.should_save = control.should_training_stop = True
 
     def on_log(self, args, state, control, logs=None, **_):
         if not state.is_world_process_zero or "reward" not in logs:
@@ -195,8 +222,12 @@ class GrpoCallback(TrainerCallback):
         entry |= {name: value for name, value in logs.items() if name.startswith("passed")}
         self._log(entry, seconds=logs.get("step_time"))
 
-    def _evaluate_held_out(self, step: int, policy) -> None:
-        found = evaluate(self.pipeline, self.held_out, self.reward, self.settings)
+    def _evaluate_held_out(self, state, policy) -> None:
+        """All processes make a share of the images and wait for the others: none waits alone for the next update."""
+        step, held_out = state.global_step, self.held_out
+        found = evaluate(self.pipeline, held_out.tasks, held_out.reward, self.settings)
+        if not state.is_world_process_zero:
+            return
         entry = {"step": step, **{f"held_out_{name}": value for name, value in found.items()}}
         best = self.folder.last
         if best is None or found["passed"] > read_json(best / "training" / "held_out.json")["held_out_passed"]:
@@ -204,25 +235,34 @@ class GrpoCallback(TrainerCallback):
         self._log(entry)
 
     def _save_best(self, step: int, policy, entry: dict) -> None:
-        staging = self.folder.staging_dir(step)
-        save_checkpoint(staging, self.pipeline.checkpoint, policy_tensors(policy), int(self.settings.shard_gb * 1e9))
-        (staging / "training" / "held_out.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
-        final = self.folder.path / staging.name.removeprefix(".")
-        if final.exists():  # from a run that was interrupted after this update
-            shutil.rmtree(final)
-        self.folder.commit(staging, step, json.loads(json.dumps(self.settings.resume_fingerprint)), keep=1)
+        fingerprint, size = self.settings.resume_fingerprint, int(self.settings.shard_gb * 1e9)
+        with self.folder.new_checkpoint(step, fingerprint, self.held_out.inputs, keep=1) as staging:
+            save_checkpoint(staging, self.pipeline.checkpoint, policy_tensors(policy), size)
+            (staging / "training" / "held_out.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
 
     def _log(self, entry: dict, **timed) -> None:
         self.folder.append_log(entry)
-        if self.report is not None:
-            self.report({**entry, **timed})
+        self.watch.report({**entry, **timed})
+
+
+def _states(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
 
 
 def _newest_state(folder: Path) -> Path | None:
     """The folder of TRL's newest complete state. TRL writes `trainer_state.json` last."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return max(found, key=_update_of, default=None)
+    return max(filter(_is_complete, _states(folder)), key=step_of, default=None)
 
 
-def _update_of(state: Path) -> int:
-    return int(state.name.rpartition("-")[2])
+def _is_complete(state: Path) -> bool:
+    try:
+        return read_json(state / "trainer_state.json")["global_step"] == step_of(state)
+    except (Blip3oError, KeyError):  # absent, or cut short by a kill
+        return False
+
+
+def _remove_unfinished(folder: Path, done: int) -> None:
+    """Remove what a killed process left of TRL's states: those behind update `done` are written again."""
+    for state in _states(folder):
+        if step_of(state) > done or not _is_complete(state):
+            shutil.rmtree(state)
