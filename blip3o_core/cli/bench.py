@@ -20,9 +20,10 @@ PARTS = {
     "host": "what ComfyUI adds; needs ComfyUI",
     "shortcuts": "fewer diffusion steps, and guidance in some of them",
     "speculative": "image tokens guessed several at a time",
+    "data": "training data: memory of its items, and steps whose data is read ahead",
 }
-# Not part of "all": they need ComfyUI, or compare the bundled model with itself.
-APART = ("host", "shortcuts", "speculative")
+# Not part of "all": they need ComfyUI, compare the bundled model with itself, or are about training.
+APART = ("host", "shortcuts", "speculative", "data")
 TOP = Path(__file__).parents[2]
 
 

@@ -7,6 +7,7 @@ from ..diffusion.reference_conditioning import new_connector
 from ..errors import Blip3oError
 from ..files import write_json
 from ..weights.names import CONNECTOR, REFERENCE_CONNECTOR
+from ..weights.safetensors_file import DTYPES
 from .data.items import Items
 from .run_folder import new_folder
 from .save import save_checkpoint
@@ -51,7 +52,7 @@ def add_references(source: Checkpoint, folder: Path, cross: bool, noise: bool, s
     if cross and REFERENCE_CONNECTOR + "0.weight" not in source.tensors:
         entry = source.tensors[CONNECTOR + "0.weight"]
         connector = new_connector(source.autoencoder_config["latent_channels"], entry.shape[0], seed)
-        dtype = open_file(entry.file).get_tensor(entry.name).dtype
+        dtype = DTYPES[entry.dtype]
         tensors = {REFERENCE_CONNECTOR + name: tensor.to(dtype) for name, tensor in connector.state_dict().items()}
     switches = {
         "use_und_image_vae": cross,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import curves, decode, image, machine, memory, models, parts, render, shortcuts
+from benchmarks import curves, data, decode, image, machine, memory, models, parts, render, shortcuts
 from blip3o_core.cli.main import main
 from blip3o_core.decoding.prefill import Prompts, encode_tokens
 
@@ -161,3 +161,12 @@ def test_shortcuts_are_compared_on_the_same_tokens_and_noise(monkeypatch):
     assert rows["8 steps"]["near"] < rows["2 steps"]["near"] < rows["1 step"]["near"] < 20
     assert all(0 <= row["right"] <= row["of"] == 16 for row in rows.values()) and rows["all"]["right"] > 10
     assert rows["not guided"]["near"] > 0 and rows["guided 0-0.5"]["near"] > 0
+
+
+def test_training_data_is_measured_both_ways(monkeypatch):
+    """Catches a ratio of different items or steps, and one that is upside down."""
+    for name, value in (("ITEMS", 5000), ("SIDE", 64), ("BATCH", 2)):
+        monkeypatch.setattr(data, name, value)
+    items, steps, survey = data.run(CPU, 1, True)
+    assert items["count"] == 100 and items["ratio"] > 1 and items["theirs_bytes"] > items["ours_bytes"] > 60
+    assert steps["ratio"] == pytest.approx(steps["theirs_s"] / steps["ours_s"]) and survey["count"] == 8
