@@ -136,13 +136,13 @@ class RunFolder:
 
     def _last_words(self) -> str:
         kept = f"The last checkpoint is {self.last}." if self.last else "No checkpoint was saved before."
-        return f"{kept} Make room, then continue with --resume."
+        return f"{kept} Free some space or make the folder writable, then continue with --resume."
 
 
 @contextlib.contextmanager
 def saving(
     path: Path,
-    remedy: str = "Make room or choose another folder, then continue with --resume.",
+    remedy: str = "Free some space or choose a folder that can be written, then continue with --resume.",
     only: tuple[int, ...] = (),
 ) -> Iterator[None]:
     """What goes wrong while files are written becomes a Blip3oError that names `path` and ends with `remedy`.
@@ -169,7 +169,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yields a folder to fill that becomes `path` when the block ends; when the block fails nothing is left of it."""
     staging = None
     try:
-        with saving(path, "Make room, or give another folder."):
+        with saving(path, "Free some space, or give another folder."):
             if "\0" in str(path):
                 raise Blip3oError(f"{str(path)!r} has a zero byte, which no name can have. Give another folder.")
             if os.path.lexists(path):

@@ -17,7 +17,7 @@ import torch
 
 from ..checkpoint import open_checkpoint
 from ..checkpoint.bundled import resolve_checkpoint
-from ..errors import Blip3oError
+from ..errors import Blip3oError, first_line, is_out_of_memory
 from .config import TrainingConfig
 from .data.ahead import Ahead
 from .data.batches import Batches, Microbatch
@@ -40,6 +40,13 @@ def train(config: TrainingConfig, resume: bool = False, watch: Watch = Watch()) 
     trainer = Trainer(config, resume, watch.tell)
     try:
         return trainer.run(watch)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise Blip3oError(
+            f"Step {trainer.state.step + 1} needs more memory than there is: {first_line(error)}. Set batch lower and "
+            "accumulation higher, or set gradient_checkpointing to true, then continue with --resume."
+        ) from error
     finally:
         trainer.close()
 

@@ -391,3 +391,14 @@ def test_add_references_appears_whole_or_not_at_all(error, tiny, tmp_path, monke
     edit_checkpoint.add_references(source, tmp_path / "a" / "edit", True, False)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["edit"]
     assert open_checkpoint(tmp_path / "a" / "edit").reference_mode.cross
+
+
+def test_a_batch_that_is_too_large_is_a_sentence(world, monkeypatch):
+    """Catches the allocator's traceback; the message names the settings that need less memory."""
+
+    def allocate(*given):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: not enough memory: 8 TB")
+
+    monkeypatch.setattr(Trainer, "train_step", allocate)
+    with pytest.raises(Blip3oError, match="Step 1 needs more memory than there is: .*Set batch lower"):
+        world.train()

@@ -126,7 +126,7 @@ def fit(
                 report({"stage": folder.name, **entry})
         if state.step % settings.save_every == 0 or state.step == settings.steps:
             with (
-                saving(saved, "Make room, then run the stage again."),
+                saving(saved, "Free some space, then run the stage again."),
                 atomic_write(saved) as scratch,
                 open(scratch, "wb") as file,
             ):
