@@ -191,7 +191,7 @@ def header(name: str, size: bytes, kind: bytes = b"0", **fields: tuple[int, byte
     return bytes(block)
 
 
-SPARSE = header("a.txt", b"00000000000\0", b"S", size=(483, b"\x80\0\0\x0f" + bytes(8)))
+SPARSE = header("a.txt", b"00000000000\0", b"S", real=(483, b"\x80\0\0\x0f" + bytes(8)))
 NEGATIVE = header("a.png", b"\xff" * 12)
 SHARD = {"data": lambda place: [str(place / "d.tar")]}
 SHARDS = [
