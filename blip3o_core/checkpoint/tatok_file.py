@@ -1,19 +1,16 @@
 """TA-Tok alone, from the file it was published in: `ta_tok.pth`, {"model": {"args": ..., "sd": {name: tensor}}}.
 
-- The file is a pickle. It is read by PyTorch's own reader for weights, which takes tensors and plain containers; the
-  one class more is the dict that `args` was saved as. Anything else may be code, and the file is refused.
+- The file is a pickle. It is read without running it: see `weights/pth_file.py`.
 - Its `scale_layer` maps [0, 1] to [-1, 1]. Our network takes [-1, 1], as in checkpoints, where that layer does nothing;
   with both, images would be scaled twice.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ..checks import is_finite
-from ..errors import Blip3oError, bullet_list
+from ..errors import Blip3oError, bullet_list, shown
 from ..models.image_tokenizer import (
     CODEBOOK_PREFIX,
     UNUSED_PREFIXES,
@@ -23,11 +20,11 @@ from ..models.image_tokenizer import (
     infer_config,
 )
 from ..prompts.vocabulary import CodesId
-from ..weights.tensors import mismatches
+from ..weights.pth_file import read_pth
+from ..weights.safetensors_file import FLOATS, TensorEntry, TensorIndex, open_unchanged
+from ..weights.tensors import load_weights, mismatches
 
-# Attribute access is all that easydict adds. The reader fills no other subclass of dict than this one.
-_ALLOWED = [(OrderedDict, "easydict.EasyDict")]
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_DOWNLOAD = "Download ta_tok.pth again, from where it was published."
 
 
 @dataclass(frozen=True)
@@ -41,16 +38,9 @@ class TaTokFile:
     def load(self, dtype: torch.dtype | None = None) -> ImageTokenizer:
         """The network on the CPU, frozen. `dtype` None: as stored. Raises Blip3oError for NaN and infinity."""
         network, tensors = _match(self.path, self.config, _read(self.path)[1])
-        damaged = [name for name, tensor in tensors.items() if not is_finite(tensor)]
-        if damaged:
-            raise Blip3oError(
-                f"{len(damaged)} tensors in {self.path} contain NaN or infinite values:\n{bullet_list(damaged)}\n"
-                "Download the file again. If they remain, the file itself is damaged."
-            )
-        dtype = dtype or tensors["encode_task_layer.0.weight"].dtype
-        network.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
+        load_weights(network, tensors, dtype)
         network.restore_buffers()
-        return network.requires_grad_(False).eval()
+        return network
 
 
 def open_tatok(path: str | Path) -> TaTokFile:
@@ -59,10 +49,10 @@ def open_tatok(path: str | Path) -> TaTokFile:
     arguments, tensors = _read(path)
     config = infer_config(tensors, path.parent, {}, path)
     if config is None:
-        shown = ", ".join(sorted(tensors)[:4])
+        first = ", ".join(shown(name, 60) for name in sorted(tensors)[:4])
         raise Blip3oError(
             f"{path} does not contain all of TA-Tok: encoder.embeddings.position_embedding.weight is missing, there "
-            f"are {len(tensors)} tensors ({shown}). Download ta_tok.pth again."
+            f"are {len(tensors)} tensors ({first}). Download ta_tok.pth again."
         )
     side = arguments.get("input_size")
     if isinstance(side, int):
@@ -79,31 +69,16 @@ def open_tatok(path: str | Path) -> TaTokFile:
             f"{config.hidden_size}). Put the config.json of the SigLIP model it was made from, with its "
             "`vision_config`, beside it."
         )
-    _match(path, config, tensors)
-    codebook = {name: tensor for name, tensor in tensors.items() if name.startswith(CODEBOOK_PREFIX)}
-    return TaTokFile(path, config, CodesId(codebook=codebook_digest(codebook)))
+    network, own = _match(path, config, tensors)
+    codebook = {name: own[name] for name in own if name.startswith(CODEBOOK_PREFIX)}
+    with open_unchanged(next(iter(own.values()))) as reader:
+        digest = codebook_digest({name: reader.read(entry) for name, entry in codebook.items()})
+    return TaTokFile(path, config, CodesId(codebook=digest))
 
 
-def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    """(`args`, tensors by name), memory-mapped."""
-    try:
-        with torch.serialization.safe_globals(_ALLOWED):
-            refused = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-            content = None if refused else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever PyTorch says about a file that it cannot read
-        # The rest of its message recommends to run what is in the file.
-        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
-        size = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
-        raise Blip3oError(
-            f"Cannot read {path} ({size}) as a file of weights: {reason}. It is damaged, cut short, or could run code. "
-            "Download ta_tok.pth again."
-        ) from error
-    if refused:
-        raise Blip3oError(
-            f"{path} is refused: besides tensors it contains {', '.join(sorted(refused))}, which can run code on this "
-            "machine when it is read. TA-Tok's file contains nothing of the kind; download it from where it was "
-            "published."
-        )
+def _read(path: Path) -> tuple[dict, TensorIndex]:
+    """(`args`, tensors by name)."""
+    content = read_pth(path, _DOWNLOAD)
     model = content.get("model") if isinstance(content, dict) else None
     tensors = model.get("sd") if isinstance(model, dict) else None
     if not isinstance(tensors, dict) or not all(map(_is_weight, tensors.items())):
@@ -112,19 +87,16 @@ def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
             "ta_tok.pth as it was published."
         )
     arguments = model.get("args")
-    return arguments if isinstance(arguments, dict) else {}, {name: tensor.detach() for name, tensor in tensors.items()}
+    index = {name: replace(entry, name=name) for name, entry in tensors.items()}
+    return arguments if isinstance(arguments, dict) else {}, index
 
 
 def _is_weight(item: tuple) -> bool:
-    name, tensor = item
-    if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-        return False
-    return tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.numel() > 0
+    name, entry = item
+    return isinstance(name, str) and isinstance(entry, TensorEntry) and entry.count > 0
 
 
-def _match(
-    path: Path, config: ImageTokenizerConfig, tensors: dict[str, torch.Tensor]
-) -> tuple[ImageTokenizer, dict[str, torch.Tensor]]:
+def _match(path: Path, config: ImageTokenizerConfig, tensors: TensorIndex) -> tuple[ImageTokenizer, TensorIndex]:
     """The network on the meta device and its tensors, after every name and shape was compared."""
     try:
         with torch.device("meta"):
@@ -135,7 +107,7 @@ def _match(
         ) from error
     lines = mismatches(network, tensors, UNUSED_PREFIXES)
     own = {name: tensors[name] for name in network.state_dict() if name in tensors}
-    lines += [f"dtype: {name} is {tensor.dtype}" for name, tensor in own.items() if tensor.dtype not in _FLOATS]
+    lines += [f"dtype: {name} is {entry.dtype}" for name, entry in own.items() if entry.dtype not in FLOATS]
     if lines:
         raise Blip3oError(f"The tensors in {path} do not fit TA-Tok:\n{bullet_list(lines)}\nDownload ta_tok.pth again.")
     return network, own
