@@ -242,7 +242,7 @@ class _Steps:
 
     def _put_in_list(self, items: list) -> None:
         if type(self._stack[-1]) is not list:
-            raise _Damaged("it adds to a list that is none")
+            raise _Damaged("it adds items to other things than lists")
         self._stack[-1].extend(items)
 
     def set_item(self, argument: Any) -> None:
@@ -273,12 +273,12 @@ class _Steps:
         """A dict's attributes are its items once more."""
         self._stack.pop()
         if type(self._stack[-1]) is not dict:
-            raise _Damaged("it sets attributes of what is no dict")
+            raise _Damaged("it sets attributes of other things than dicts")
 
     def call(self, argument: Any) -> None:
         called, arguments = self._last(2)
         if not isinstance(called, _Name) or not isinstance(arguments, tuple):
-            raise _Damaged("it calls what is no function")
+            raise _Damaged("it calls other things than functions")
         if called.name in DICTS and arguments == ():
             self._stack.append({})
         elif called.name == PARAMETER and isinstance(arguments[0], TensorEntry):
