@@ -106,17 +106,22 @@ def check_tokens(tokens: torch.Tensor | None, mask: torch.Tensor | None, width: 
     if mask is not None and (mask.ndim != 2 or mask.shape[1] > tokens.shape[1]):
         raise Blip3oError(
             f"The attention mask of the conditioning has shape {tuple(mask.shape)}, but its tokens have shape "
-            f"{tuple(tokens.shape)}. Connect BLIP3o Hidden-State Conditioner instead of a node of another model."
+            f"{tuple(tokens.shape)}. Connect BLIP3o Hidden-State Conditioner instead."
+        )
+
+
+def check_dimensions(latent: torch.Tensor) -> None:
+    """Raise Blip3oError unless `latent` is one of images, (B, C, h, w)."""
+    if latent.ndim != 4 or latent.numel() == 0:
+        raise Blip3oError(
+            f"The latent has shape {tuple(latent.shape)}, but this model needs (batch, channels, height, width). "
+            "Connect a latent of images, such as Empty Latent Image."
         )
 
 
 def check_latent(noise: torch.Tensor, latent: torch.Tensor | None, channels: int) -> None:
     """Raise Blip3oError unless `noise` is like latents of images with `channels`, and `latent` is finite."""
-    if noise.ndim != 4:
-        raise Blip3oError(
-            f"The latent has shape {tuple(noise.shape)}, but this model needs (batch, channels, height, width). "
-            "Connect a latent of images, such as Empty Latent Image."
-        )
+    check_dimensions(noise)
     if noise.shape[1] != channels:
         raise Blip3oError(
             f"The latent has {noise.shape[1]} channels, but this model needs {channels}. Encode the image with the VAE "

@@ -12,6 +12,8 @@ from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import check_size
 from ...blip3o_core.seeds import row_seeds
 from ..limits import check_latent_size
+from .model import DiffusionModel
+from .refusals import check_dimensions, check_latent
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ def render(model, positive, negative, latent: dict, settings: SamplerSettings) -
 
 
 def _shift(model) -> float:
+    if not isinstance(model.model, DiffusionModel):
+        raise Blip3oError(
+            f"The model is a {type(model.model).__name__}, which this node does not know. Connect the model output of "
+            "BLIP3o Loader, or use KSampler."
+        )
     sampling = model.get_model_object("model_sampling")
     if not hasattr(sampling, "shift"):
         raise Blip3oError(
@@ -78,20 +85,12 @@ def _starting_latent(model, latent: dict):
     """
     samples, made_for = latent["samples"], latent.get("downscale_ratio_spacial")
     ours = model.get_model_object("latent_format")
-    if samples.ndim != 4:
-        raise Blip3oError(
-            f"The latent has shape {tuple(samples.shape)}, but this model needs (batch, channels, height, width). "
-            "Connect a latent of images, such as Empty Latent Image."
-        )
+    check_dimensions(samples)
     height, width = samples.shape[-2:]
     check_latent_size(height, width, ours.spacial_downscale_ratio)
     if samples.count_nonzero() == 0 and made_for is not None:
         width, height = (round(side * made_for) for side in (samples.shape[-1], samples.shape[-2]))
         check_size(width, height, ours.spacial_downscale_ratio * model.model.diffusion_model.config.patch_size)
     samples = comfy.sample.fix_empty_latent_channels(model, samples, made_for)
-    if samples.shape[1] != ours.latent_channels:
-        raise Blip3oError(
-            f"The latent has {samples.shape[1]} channels, but this model needs {ours.latent_channels}. Encode the "
-            "image with the VAE of this checkpoint, or start from Empty Latent Image."
-        )
+    check_latent(samples, samples, ours.latent_channels)
     return samples

@@ -29,11 +29,6 @@ class HostAutoencoder(AutoencoderDC):
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) unscaled -> (B, 3, h * factor, w * factor) in [-1, 1]."""
-        if z.shape[1] != self.config.latent_channels:
-            raise Blip3oError(
-                f"The latent has {z.shape[1]} channels, but this VAE needs {self.config.latent_channels}. Connect the "
-                "vae output of the BLIP3o Loader whose model made the latent."
-            )
         self._require_memory(z.shape[-2] * z.shape[-1] * compression(self.config) ** 2, z)
         pixels = super().decode(z, return_dict=False)[0]
         require_finite(
@@ -68,12 +63,47 @@ class DeepCompressionVAE(comfy.sd.VAE):
         self.patcher = manage(network, device, offload, recipe, disable_dynamic)
         self.model_size()
 
+    def decode(self, samples_in, *options, **more):
+        return super().decode(self._latent(samples_in), *options, **more)
+
+    def decode_tiled(self, samples, *tiles, **more):
+        return super().decode_tiled(self._latent(samples), *tiles, **more)
+
+    def encode(self, pixel_samples):
+        return super().encode(self._pixels(pixel_samples))
+
+    def encode_tiled(self, pixel_samples, *tiles, **more):
+        return super().encode_tiled(self._pixels(pixel_samples), *tiles, **more)
+
+    def _latent(self, latent) -> torch.Tensor:
+        """`latent`, if this VAE can decode it: (B, C, h, w). Of a video ComfyUI would take the first frame."""
+        shape = getattr(latent, "shape", ())
+        if len(shape) != 4 or 0 in shape or shape[1] != self.latent_channels:
+            needed = f"a latent of shape (batch, {self.latent_channels}, height, width)"
+            hint = "the vae output of the BLIP3o Loader whose model made the latent"
+            raise _unfit(latent, "decode", needed, hint)
+        return latent
+
+    def _pixels(self, pixels) -> torch.Tensor:
+        """`pixels`, if this VAE can encode them: finite (B, H, W, 3 or more), at least one cell large."""
+        shape, cell = getattr(pixels, "shape", ()), self.downscale_ratio
+        if len(shape) != 4 or not shape[0] or shape[3] < 3 or min(shape[1:3]) < cell:
+            needed = f"images of shape (batch, height, width, 3), at least {cell} x {cell} pixels"
+            raise _unfit(pixels, "encode", needed, "Load Image or another node that gives such images")
+        require_finite(pixels, "The image to encode", "Make it again, or load another one.")
+        return pixels
+
     def decode_tiled_(self, samples, tile_x=16, tile_y=16, overlap=4):
         """What the host calls after running out of memory. Its default tiles are meant for cells of 8 pixels.
 
         The host's widest pass doubles one side, so with 16 every tile is at most half of a 32 x 32 latent.
         """
         return super().decode_tiled_(samples, tile_x, tile_y, overlap)
+
+
+def _unfit(value, verb: str, needed: str, hint: str) -> Blip3oError:
+    found = f"shape {tuple(value.shape)}" if hasattr(value, "shape") else type(value).__name__
+    return Blip3oError(f"This VAE can {verb} {needed}, but what is connected has {found}. Connect {hint}.")
 
 
 @contextmanager

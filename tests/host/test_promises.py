@@ -4,43 +4,6 @@ import pytest
 
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 
-# What a script in ComfyUI starts with: render(model, ...) draws with the stock KSampler, `says` gives the refusal.
-TOOLS = """
-    import comfy.samplers, importlib, nodes, torch
-
-    def stock(file, name):
-        return getattr(importlib.import_module("comfy_extras.nodes_" + file), name)
-
-    def condition(seed, tokens=26, width=40, **more):
-        return [[torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(seed)), more]]
-
-    def render(model, positive=None, negative=None, latent=None, steps=6, sampler="euler", **more):
-        latent = {"samples": torch.zeros(1, 4, 16, 16), "downscale_ratio_spacial": 8} if latent is None else latent
-        pair = positive or condition(1), negative or condition(2)
-        with torch.inference_mode():
-            return nodes.common_ksampler(model, 3, steps, 2.0, sampler, "simple", *pair, latent, **more)[0]["samples"]
-
-    def says(call):
-        try:
-            call()
-        except Exception as error:
-            return type(error).__name__ + ": " + str(error)
-        return "nothing"
-
-    model = module(".nodes.host.model").load_diffusion(arguments["folder"], None, "fp32")
-"""
-
-
-@pytest.fixture
-def look(comfyui, loose_checkpoint):
-    """Runs source text behind TOOLS in ComfyUI; its last line prints JSON."""
-    import textwrap
-
-    def run(source: str, folder: str = loose_checkpoint):
-        return comfyui.run(textwrap.dedent(TOOLS) + "import json\n" + textwrap.dedent(source), folder=folder)
-
-    return run
-
 
 def test_wrappers_of_the_network_act(look):
     """Catches wrappers that are never called: EasyCache then does nothing, and says that it is on."""
