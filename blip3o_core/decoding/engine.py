@@ -1,7 +1,8 @@
 """The decode engine: prefill the prompts, then write one image token per step, hidden states collected on the way.
 
-- Every row has its own generator on the CPU and draws one uniform number per token from it, so row k of a batch is the
-  single run with that seed, on any device.
+- Every row has its own generator on the CPU and draws one uniform number per token from it, whatever its neighbours and
+  the device. So row k of a batch gets the tokens of the single run with that seed: with the fused engine always, with
+  the others in float32. In bfloat16 their products are rounded by the number of rows, and another token may follow.
 - Engines are functions `(prefilled, choose, callback) -> Decoded`; all give the same tokens. "auto" takes the quickest
   that serves these weights on this device.
 

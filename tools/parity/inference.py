@@ -7,6 +7,7 @@ unmasked.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -102,7 +103,7 @@ class _Run:
     estimates: list[torch.Tensor]  # of the clean latents
 
 
-def _watch(sana: torch.nn.Module, sample: Callable[[Callable], torch.Tensor]) -> _Run:
+def watch(sana: torch.nn.Module, sample: Callable[[Callable], torch.Tensor]) -> _Run:
     first: dict[str, torch.Tensor] = {}
     calls: list[dict[str, torch.Tensor]] = []
     estimates: list[torch.Tensor] = []
@@ -132,6 +133,15 @@ def _watch(sana: torch.nn.Module, sample: Callable[[Callable], torch.Tensor]) ->
     return _Run(latents, first, calls, estimates)
 
 
+def _half_run_here(theirs: torch.Tensor, rows: int, calls: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """What is computed here of a recording of both halves of guidance.
+
+    The authors compute the null half, which comes first, in every step. Without guidance it changes nothing and is left
+    out here.
+    """
+    return theirs[-len(calls[0]["sana_in"]) :] if len(theirs) == 2 * rows else theirs
+
+
 def compare_diffusion(
     report: Report, pipeline: Pipeline, sample: Callable[[Callable], torch.Tensor], golden: dict, recorded: Recorded
 ) -> None:
@@ -139,26 +149,27 @@ def compare_diffusion(
 
     The authors concatenate reference latents to the right (docs/reference.md 6.6), so only the left part is compared.
     """
-    run = _watch(pipeline.transformer, sample)
+    run = watch(pipeline.transformer, sample)
     latents, calls = run.latents, run.calls
     schedule = diffusion.sigmas(golden["steps"], pipeline.checkpoint.shift)
     report.close("sigmas", schedule, recorded["sigmas"])
     report.close("timesteps", torch.stack([call["timestep"][0] for call in calls]), recorded["timesteps"])
     rows, width = len(recorded["noise"]), recorded["noise"].shape[-1]
+    run_here = partial(_half_run_here, rows=rows, calls=calls)
     before = [call["sana_in"][:rows, ..., :width] for call in calls]
     after = [*before[1:], latents]
     for name, theirs in recorded.items():
         if name.startswith("sana_first/"):
-            report.close("sana, first call", run.first[name.removeprefix("sana_first/")], theirs)
+            report.close("sana, first call", run.first[name.removeprefix("sana_first/")], run_here(theirs))
         elif name == "encoder_hidden_states":
             for call in calls:
-                report.close("sana, condition", call[name], theirs)
+                report.close("sana, condition", call[name], run_here(theirs))
         elif match := re.fullmatch(r"step(\d+)_guided", name):
             step = int(match[1])
             ours = (before[step] - run.estimates[step]) / schedule[step]
             report.close("sana, guided", ours, theirs[..., :width])
         elif match := re.fullmatch(r"step(\d+)_(timestep|sana_in|sana_out)", name):
-            report.close(f"sana, {match[2]}", calls[int(match[1])][match[2]], theirs)
+            report.close(f"sana, {match[2]}", calls[int(match[1])][match[2]], run_here(theirs))
         elif match := re.fullmatch(r"(?:latents_after|scheduler_out)_step(\d+)", name):
             report.close("latents, each step", after[int(match[1])], theirs[..., :width])
     report.close("latents, final", latents, recorded["latents_final"])
