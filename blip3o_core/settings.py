@@ -25,7 +25,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from .errors import Blip3oError, bullet_list, shown
-from .files import read_text
+from .files import parse_yaml, read_text
+
+SETTINGS_LIMIT = 2**18  # bytes
 
 
 class SettingsError(Blip3oError):
@@ -120,7 +122,7 @@ def load_settings(kind: type[S], path: str | Path, overrides: Sequence[str] = ()
     content = _read_yaml(Path(path), kind)
     for word in overrides:
         _override(content, word)
-    source = f"{path} with {' '.join(overrides)}" if overrides else str(path)
+    source = f"{path} with {shown(' '.join(overrides))}" if overrides else str(path)
     try:
         return kind(**{str(name): value for name, value in content.items()})
     except SettingsError as error:
@@ -128,31 +130,20 @@ def load_settings(kind: type[S], path: str | Path, overrides: Sequence[str] = ()
 
 
 def _read_yaml(path: Path, kind: type[Settings]) -> dict:
-    import yaml
-
-    example = f" {kind.guide} has an example." if kind.guide else ""
-    try:
-        content = yaml.safe_load(read_text(path, f"Choose a YAML file.{example}"))
-    except Blip3oError:
-        raise
-    except (RecursionError, ValueError, yaml.YAMLError) as error:
-        raise Blip3oError(f"Cannot read {path} as YAML: {error}.{example}") from error
+    example = f"{kind.guide} has an example." if kind.guide else ""
+    text = read_text(path, f"Choose a YAML file. {example}".rstrip(), SETTINGS_LIMIT)
+    content = parse_yaml(text, str(path), example)
     if not isinstance(content, dict):
-        raise Blip3oError(f"{path} contains no settings. Write lines like `steps: 1000`.{example}")
+        raise Blip3oError(f"{path} contains no settings. Write lines like `steps: 1000`. {example}".rstrip())
     return content
 
 
 def _override(content: dict, word: str) -> None:
     """Put one `key=value` word into the content, in place."""
-    import yaml
-
     name, equals, text = word.partition("=")
-    if not (equals and name):
-        raise Blip3oError(f"{word!r} does not set anything. Write key=value, like steps=100.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise Blip3oError(f"Cannot read the value of {word!r} as YAML. Put it in quotes.") from error
+    if not (equals and name and name.isprintable()):  # half characters are not
+        raise Blip3oError(f"{shown(word)!r} does not set anything. Write key=value, like steps=100.")
+    value = parse_yaml(text, f"The value of {shown(word)!r}", "Put it in quotes.")
     name, dot, inner = name.partition(".")
     if dot:
         outer = content.get(name)
@@ -196,11 +187,11 @@ def _sentence(error: ErrorDetails, kind: type[Settings]) -> str:
     if error["loc"][-1] == "[key]":
         known = error.get("ctx", {}).get("known", [])
         hint = did_you_mean(error["input"], known) or f"Known names are {', '.join(known)}."
-        return f"{places[0]} names {error['input']!r}, which {error['msg']}. {hint}"
+        return f"{places[0]} names {shown(repr(error['input']))}, which {error['msg']}. {hint}"
     if error["type"] == "missing":
         text = f"{key} is missing."
     elif error["type"] == "extra_forbidden":
-        text = f"{key} is not a known setting. {_nearest(places, kind)}"
+        text = f"{shown(key)} is not a known setting. {_nearest(places, kind)}"
     else:
         text = f"{key} is {shown(repr(error['input']))}; it {_rule(error)}."
     return f"{text} {advice}".rstrip()
