@@ -23,7 +23,7 @@ from .diffusion.reference_conditioning import ReferenceConditioning
 from .diffusion.reference_mode import ReferenceMode
 from .diffusion.sampler import Conditioning, GuidanceSchedule
 from .editing.references import EditInputs, Framing, References, encode_references
-from .errors import Blip3oError
+from .errors import Blip3oError, shown
 from .images.preprocess import to_images, tokenizer_input
 from .models import autoencoder
 from .models.connector import connect
@@ -48,6 +48,14 @@ class Request:
     references: References | None = None
     features_in_prompt: bool = False
     parse_special: bool = False
+
+    def __post_init__(self):
+        for name, values, kind, what in (
+            ("prompts", self.prompts, str, "texts"),
+            ("seeds", self.seeds, int, "integers"),
+        ):
+            if not isinstance(values, list | tuple) or not all(isinstance(each, kind) for each in values):
+                raise Blip3oError(f"{name} is {shown(values)}. It must be a list of {what}, one for each image.")
 
     def prompt_ids(self, encoder: PromptEncoder, prompt: str) -> list[int]:
         """Token ids of one of the prompts or of the negative one, through the scale token."""

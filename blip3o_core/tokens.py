@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .errors import Blip3oError
+from .errors import Blip3oError, shown
 from .models.language import PromptFeatures
 from .prompts.vocabulary import CodesId
 
@@ -32,6 +32,11 @@ class ImageTokens:
         if not isinstance(self.codes, torch.Tensor) or self.codes.dtype != torch.int64 or self.codes.numel() == 0:
             what = getattr(self.codes, "dtype", type(self.codes).__name__)
             raise Blip3oError(f"The image tokens are {what}, or empty. They must be a tensor (rows, tokens) of int64.")
+        for name in ("prompts", "seeds", "lengths"):
+            if not isinstance(getattr(self, name), list | tuple):
+                raise Blip3oError(
+                    f"{name} is {shown(getattr(self, name))}. It must be a list with an entry for each row."
+                )
         context = [self.prompts, self.seeds, self.lengths, *([] if self.prompt_ids is None else [self.prompt_ids])]
         rows = {len(self.codes), *map(len, context)}
         if self.codes.ndim != 2 or len(rows) != 1 or self.codes.shape[1] > self.grid[0] * self.grid[1]:

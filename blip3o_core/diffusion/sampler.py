@@ -14,7 +14,7 @@ import torch
 
 from ..checks import require_finite
 from ..decoding.cuda_graph import try_capture
-from ..errors import Blip3oError
+from ..errors import Blip3oError, shown
 from ..models.meanflow import timestep_input
 from ..models.sana import KeptCondition
 from ..seeds import seeded
@@ -57,6 +57,16 @@ class Conditioning:
     negative: torch.Tensor  # like `positive`: the null condition
     mask: torch.Tensor | None = None  # (B or 1, N) bool: cross-attention tokens that count; None: all of them
     references: ReferenceConditioning = ReferenceConditioning()
+
+    def __post_init__(self):
+        for name in ("positive", "negative"):
+            tokens = getattr(self, name)
+            if not isinstance(tokens, torch.Tensor) or tokens.ndim != 3 or not tokens.is_floating_point():
+                found = f"{tokens.dtype} of shape {tuple(tokens.shape)}" if isinstance(tokens, torch.Tensor) else tokens
+                raise Blip3oError(
+                    f"The {name} conditioning is {shown(found)}. It must be a tensor (rows, tokens, width) of floating-"
+                    "point numbers, as `condition` makes it."
+                )
 
     def expanded(self, rows: int) -> "Conditioning":
         """The same for `rows` rows of noise. Raises Blip3oError when it has another number of rows, unless one."""
