@@ -155,25 +155,26 @@ def open_regular(path: Path, remedy: str, limit: int | None = None) -> BinaryIO:
     Pipes, sockets and devices are refused without waiting for them; so are files above `limit` bytes, and the pointers
     that git leaves in place of large files.
     """
+    name = shown(path)
     try:
         # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
-        raise Blip3oError(f"{path} does not exist. {remedy}") from None
+        raise Blip3oError(f"{name} does not exist. {remedy}") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise Blip3oError(f"{shown(path)} cannot be read: {first_line(error)}. {remedy}") from error
+        raise Blip3oError(f"{name} cannot be read: {first_line(error)}. {remedy}") from error
     try:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
-            raise Blip3oError(f"{path} is {_kind(facts.st_mode)}, not a regular file. {remedy}")
+            raise Blip3oError(f"{name} is {_kind(facts.st_mode)}, not a regular file. {remedy}")
         if limit is not None and facts.st_size > limit:
             raise Blip3oError(
-                f"{path} has {facts.st_size:,} bytes; at most {limit:,} make sense here. It is not the file that its "
+                f"{name} has {facts.st_size:,} bytes; at most {limit:,} make sense here. It is not the file that its "
                 f"name says. {remedy}"
             )
         if facts.st_size < 1024 and os.read(handle, len(_POINTER)) == _POINTER:
             raise Blip3oError(
-                f"{path} is a Git LFS pointer: it stands for the file and does not contain it. Run `git lfs pull` in "
+                f"{name} is a Git LFS pointer: it stands for the file and does not contain it. Run `git lfs pull` in "
                 "its folder, or download the file itself."
             )
         os.lseek(handle, 0, os.SEEK_SET)
@@ -187,9 +188,12 @@ def read_bytes(path: Path, remedy: str, limit: int = TEXT_LIMIT) -> bytes:
     """All of a regular file of at most `limit` bytes; raises Blip3oError as `open_regular` does."""
     with open_regular(path, remedy, limit) as file:
         try:
-            return file.read()
+            data = file.read(limit + 1)  # files of the system say that they have no bytes
         except OSError as error:
-            raise Blip3oError(f"{path} cannot be read: {first_line(error)}. {remedy}") from error
+            raise Blip3oError(f"{shown(path)} cannot be read: {first_line(error)}. {remedy}") from error
+    if len(data) > limit:
+        raise Blip3oError(f"{shown(path)} has more than {limit:,} bytes. {remedy}")
+    return data
 
 
 def read_text(path: Path, remedy: str = "Save it again as UTF-8 text.", limit: int = TEXT_LIMIT) -> str:
@@ -199,39 +203,62 @@ def read_text(path: Path, remedy: str = "Save it again as UTF-8 text.", limit: i
 
 def decode_text(data: bytes, source: str) -> str:
     """UTF-8 bytes, with or without a byte-order mark -> text. `source`: what errors call them."""
+    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff") or data.count(0) * 4 > len(data)
     try:
-        return data.decode("utf-8-sig")
+        if not wide:
+            return data.decode("utf-8-sig")
+        number, reason = 1, "it looks like UTF-16, or it is damaged"
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        utf16 = " It looks like UTF-16." if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        raise Blip3oError(
-            f"{source}, line {line}, is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}.{utf16} Save "
-            "it again with the encoding UTF-8."
-        ) from None
+        # The codec counts from behind the mark.
+        start = error.start + len(data) - len(error.object)
+        number = len(split_lines(data[:start].decode("utf-8", "replace") + "."))
+        reason = f"byte {start} is 0x{data[start]:02x}"
+    raise Blip3oError(
+        f"{shown(source)}, line {number}, is not UTF-8 text: {reason}. Save it again with the encoding UTF-8."
+    )
 
 
 def split_lines(text: str) -> list[str]:
     """The lines of a text, empty ones included, without their ends: \\n, \\r\\n or \\r.
 
-    str.splitlines also cuts at characters that a prompt may contain, such as U+2028 and the vertical tab.
+    str.splitlines also cuts at characters that a prompt may contain, such as U+2028 and the vertical tab. Byte-order
+    marks at the start of lines, as in files that were put together, belong to no line.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
+    return [line.lstrip("\ufeff") for line in (lines[:-1] if lines[-1] == "" else lines)]
 
 
 def read_lines(path: Path, remedy: str = "Save it again as UTF-8 text.") -> list[str]:
     """The lines of a UTF-8 text file, see `split_lines`."""
-    return split_lines(read_text(path, remedy))
+    lines = split_lines(read_text(path, remedy))
+    for number, line in enumerate(lines, 1):
+        if len(line) > LINE_LIMIT:
+            raise Blip3oError(
+                f"{shown(path)}, line {number}, has {len(line):,} characters; a line may have {LINE_LIMIT:,}. {remedy}"
+            )
+    return lines
 
 
 def parse_json(text: str, source: str, remedy: str) -> Any:
-    """What a JSON text holds. Raises Blip3oError, which names `source`, for anything else, however deeply nested."""
+    """What a JSON text holds. Raises Blip3oError, which names `source`, for anything else, however deeply nested.
+
+    A name that an object has twice is refused, too: Python would take the last and drop the others without a word.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_doubles)
     except RecursionError:
         raise Blip3oError(f"{source} cannot be read as JSON: it is nested too deeply. {remedy}") from None
     except ValueError as error:
-        raise Blip3oError(f"{source} cannot be read as JSON: {error}. {remedy}") from error
+        raise Blip3oError(f"{source} cannot be read as JSON: {first_line(error)}. {remedy}") from error
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict:
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in content:
+            raise ValueError(f"{shown(name, 60)!r} stands in one object twice")
+        content[name] = value
+    return content
 
 
 def read_json(path: Path, remedy: str = "Copy it again from where it came from.") -> dict:

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from blip3o_core import files
 from blip3o_core.checks import require_finite
 from blip3o_core.errors import Blip3oError, bullet_list, first_line, shown
 from blip3o_core.files import (
     atomic_write,
     check_writable,
     open_regular,
+    parse_json,
+    read_bytes,
     read_json,
     read_lines,
     read_text,
@@ -119,9 +122,14 @@ def test_lines_are_what_editors_call_lines(tmp_path):
     path.write_bytes("\ufeffa\u2028b\r\nc\x0bd\x85\n\re\n".encode())
     assert read_lines(path) == ["a\u2028b", "c\x0bd\x85", "", "e"]
     assert split_lines("") == []
+    path.write_bytes("\ufeffa\n\ufeffb\n".encode())
+    assert read_lines(path) == ["a", "b"]
 
 
-@pytest.mark.parametrize(("encoding", "says"), [("cp1252", "line 2"), ("utf-16", "UTF-16"), ("gbk", "line 2")])
+@pytest.mark.parametrize(
+    ("encoding", "says"),
+    [("cp1252", "line 2"), ("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("utf-32-be", "UTF-16"), ("gbk", "line 2")],
+)
 def test_text_in_another_encoding_is_named(tmp_path, encoding, says):
     """Catches a UnicodeDecodeError that names neither the file nor what to do."""
     path = tmp_path / "prompts.txt"
@@ -130,6 +138,36 @@ def test_text_in_another_encoding_is_named(tmp_path, encoding, says):
     with pytest.raises(Blip3oError, match=r"prompts\.txt.*not UTF-8.*Save it") as caught:
         read_text(path)
     assert says in str(caught.value)
+
+
+def test_the_faulty_byte_is_where_the_message_says(tmp_path):
+    """Catches a place counted without the byte-order mark, or with lines of one system only."""
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(b"\xef\xbb\xbfa\rb\r\nc\n d\xff")
+    with pytest.raises(Blip3oError, match=r"line 4, is not UTF-8 text: byte 12 is 0xff"):
+        read_text(path)
+
+
+def test_a_line_that_is_no_line_is_refused(tmp_path, monkeypatch):
+    """Catches a prompt of a gigabyte that keeps the tokenizer busy for hours."""
+    monkeypatch.setattr(files, "LINE_LIMIT", 10)
+    (tmp_path / "a.txt").write_text("a\n" + "b" * 11)
+    with pytest.raises(Blip3oError, match=r"a\.txt, line 2, has 11 characters"):
+        read_lines(tmp_path / "a.txt")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="a file of the system, of Linux")
+def test_a_file_that_says_it_is_empty_is_not_read_without_end():
+    """Catches a limit that believes the size in the folder: files of the system have none."""
+    with pytest.raises(Blip3oError, match="more than 10 bytes"):
+        read_bytes(Path("/proc/self/maps"), "Choose another.", 10)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '[{"b": {"a": 1, "c": 2, "a": 3}}]'])
+def test_a_name_that_stands_twice_is_refused(text):
+    """Catches the first of two images dropped without a word."""
+    with pytest.raises(Blip3oError, match="x cannot be read as JSON: 'a' stands in one object twice. Mend it"):
+        parse_json(text, "x", "Mend it.")
 
 
 def test_a_reason_is_never_empty():

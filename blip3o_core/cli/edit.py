@@ -125,7 +125,6 @@ def run(arguments: argparse.Namespace) -> None:
     jobs = _jobs(arguments)
     sampling = sampling_of(arguments, arguments.token_guidance)
     strengths = Strengths(arguments.text_strength, arguments.cross_strength, arguments.noise_strength)
-    check_writable([job.out for job in jobs])
     device, checkpoint = device_of(arguments.device), open_checkpoint(arguments)
     guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
     check_rendering(checkpoint, arguments.size, arguments.steps, guidance, compute=Compute(device))
@@ -133,6 +132,7 @@ def run(arguments: argparse.Namespace) -> None:
     negative = (arguments.negative_prompt or "") if sampling.guidance > 1 else None
     shared = EditSettings(arguments.fit, arguments.size, arguments.feather, negative)
     prepared = prepare_all(jobs, arguments.list, checkpoint, shared)
+    check_writable([job.out for job in jobs])
     for edit in prepared:
         _warn_of_unknown_images(edit)
     planned = [(edit, _settings(arguments, checkpoint, edit, k, device, name)) for k, edit in enumerate(prepared)]

@@ -30,10 +30,16 @@ def check_feather(feather: int) -> None:
 
 def check_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """(H, W) mask of an image of `size` (width, height) -> float in [0, 1]. Raises Blip3oError for an empty mask."""
-    if mask.ndim != 2 or tuple(mask.shape) != (size[1], size[0]):
-        shown = "x".join(map(str, reversed(mask.shape)))
+    if not isinstance(mask, torch.Tensor) or not (mask.is_floating_point() or mask.dtype == torch.bool):
+        kind = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise Blip3oError(
-            f"The mask is {shown} and the image is {size[0]}x{size[1]}. They must have the same size. Paint the mask "
+            f"The mask is of the type {kind}. It must be a tensor of floats from 0 (stays) to 1 (may change). Connect "
+            "a mask, or leave it out."
+        )
+    if tuple(mask.shape) != (size[1], size[0]):
+        found = "x".join(map(str, reversed(mask.shape)))
+        raise Blip3oError(
+            f"The mask is {found} and the image is {size[0]}x{size[1]}. They must have the same size. Paint the mask "
             "on this image, or leave the mask out."
         )
     require_finite(mask, "The mask", "Paint it again, or remove the node that computed it.")

@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from ..checks import is_finite
+from ..checks import require_finite
 from ..errors import Blip3oError
 
 FITS = ("stretch", "pad", "crop", "authors")
@@ -20,13 +20,10 @@ MAX_ASPECT = 8.0
 _PAD_COLOR = (128, 128, 128)  # nearest to the 0 of both encoders
 
 
-def to_images(batch: torch.Tensor, name: str = "image") -> list:
-    """(B, H, W, 1, 3 or 4) floats -> a list of PIL images on white, rounded to 8 bits; values are clamped to [0, 1].
-
-    `name` is what errors call the batch.
-    """
-    from PIL import Image
-
+def check_images(batch: torch.Tensor, name: str) -> None:
+    """Raise Blip3oError unless `batch` is images: (B, H, W, 1, 3 or 4) finite floats. `name`: what errors call it."""
+    if not isinstance(batch, torch.Tensor):
+        raise Blip3oError(f"{name} is of the type {type(batch).__name__}, not an image. Connect an image.")
     shape = list(batch.shape)
     if batch.ndim != 4 or shape[3] not in (1, 3, 4) or not batch.is_floating_point():
         raise Blip3oError(
@@ -37,16 +34,26 @@ def to_images(batch: torch.Tensor, name: str = "image") -> list:
         raise Blip3oError(
             f"{name} is empty: its shape is {shape}. The node that produced it gave no image. Connect another one."
         )
-    _check_sides(shape[2], shape[1], name)
+    if max(shape[1:3]) > MAX_SIDE:
+        raise Blip3oError(
+            f"{name} is {shape[2]}x{shape[1]}. The longer side may be at most {MAX_SIDE} pixels; scale the image down "
+            "first."
+        )
+    require_finite(batch.detach(), name, "The node that produced it failed; run that node again.")
+
+
+def to_images(batch: torch.Tensor, name: str = "image") -> list:
+    """(B, H, W, 1, 3 or 4) floats -> a list of PIL images on white, rounded to 8 bits; values are clamped to [0, 1].
+
+    `name` is what errors call the batch.
+    """
+    from PIL import Image
+
+    check_images(batch, name)
     images = []
     for pixels in batch.detach():
-        pixels = pixels.float().cpu()
-        if not is_finite(pixels):
-            raise Blip3oError(
-                f"{name} contains NaN or infinite pixels. The node that produced it failed; run that node again."
-            )
-        pixels = pixels.clamp(0, 1)
-        if shape[3] == 4:
+        pixels = pixels.float().cpu().clamp(0, 1)
+        if pixels.shape[2] == 4:
             pixels = pixels[..., :3] * pixels[..., 3:] + (1 - pixels[..., 3:])
         rgb = (pixels * 255).round().to(torch.uint8).expand(-1, -1, 3).contiguous()
         images.append(Image.fromarray(rgb.numpy()))
@@ -128,13 +135,6 @@ def to_tensor(image) -> torch.Tensor:
 def _check_fit(fit: str) -> None:
     if fit not in FITS:
         raise Blip3oError(f"fit is {fit!r}. Use one of {', '.join(FITS)}.")
-
-
-def _check_sides(width: int, height: int, name: str) -> None:
-    if max(width, height) > MAX_SIDE:
-        raise Blip3oError(
-            f"{name} is {width}x{height}. The longer side may be at most {MAX_SIDE} pixels; scale the image down first."
-        )
 
 
 def _check_aspect(width: int, height: int) -> None:

@@ -4,8 +4,8 @@ import torch
 
 from ...blip3o_core.editing.masks import check_fit, check_mask, composite, latent_mask
 from ...blip3o_core.editing.references import MAX_REFERENCES, References
-from ...blip3o_core.errors import Blip3oError
-from ...blip3o_core.images.preprocess import to_images
+from ...blip3o_core.errors import Blip3oError, shown
+from ...blip3o_core.images.preprocess import check_images, to_images
 from ...blip3o_core.tokens import ImageTokens
 
 MAX_ASPECT_DIFFERENCE = 1.6  # between an original and its edit
@@ -23,8 +23,7 @@ def encode_images(
             "This checkpoint has no image tokenizer (TA-Tok), which turns images into tokens. Use a checkpoint that "
             "has one, or connect BLIP3o Image Tokenizer Loader with ta_tok.pth."
         )
-    order = sorted(images, key=lambda name: int(name.rpartition("_")[2]))
-    pil_images = [image for name in order if images[name] is not None for image in to_images(images[name], name)]
+    pil_images = [image for name in _in_order(images) for image in to_images(images[name], name)]
     if not 1 <= len(pil_images) <= MAX_REFERENCES:
         raise Blip3oError(
             f"{len(pil_images)} reference images are connected, but an edit takes 1 to {MAX_REFERENCES}. Every image "
@@ -56,6 +55,10 @@ def composite_edit(original, edited, mask, feather: int):
 
     All other pixels stay exactly as they are.
     """
+    check_images(original, "original")
+    check_images(edited, "edited")
+    if original.shape[3] == 1:
+        original = original.expand(-1, -1, -1, 3)  # an edit has colours
     rows = max(len(original), len(edited))
     if {len(original), len(edited)} - {1, rows}:
         raise Blip3oError(
@@ -76,11 +79,26 @@ def composite_edit(original, edited, mask, feather: int):
     return torch.cat([blended, original[..., 3:].expand(rows, -1, -1, -1)], dim=-1)
 
 
-def _single_mask(mask) -> torch.Tensor:
-    """MASK (1, H, W) or (H, W) -> (H, W)."""
-    mask = mask if mask.ndim == 3 else mask[None]
-    if len(mask) != 1:
+def _in_order(images) -> list[str]:
+    """The names of the connected images: image_1, image_2, ... Gaps do not count."""
+    numbers = {f"image_{k}": k for k in range(1, MAX_REFERENCES + 1)}
+    if not isinstance(images, dict) or not images.keys() <= numbers.keys():
+        found = ", ".join(map(str, images)) if isinstance(images, dict) else type(images).__name__
         raise Blip3oError(
-            f"There are {len(mask)} masks, but the first image needs exactly one. Take one mask out of the batch."
+            f"images is {shown(found)}. Its inputs are images.image_1 to images.image_{MAX_REFERENCES}. Connect the "
+            "images to these."
+        )
+    return sorted((name for name in images if images[name] is not None), key=lambda name: numbers[name])
+
+
+def _single_mask(mask) -> torch.Tensor:
+    """MASK (1, H, W) or (H, W) -> (H, W). `check_mask` checks the rest."""
+    if not isinstance(mask, torch.Tensor) or mask.ndim == 2:
+        return mask
+    if mask.ndim != 3 or len(mask) != 1:
+        count = f"There are {len(mask)} masks" if mask.ndim == 3 else f"The mask has the shape {list(mask.shape)}"
+        raise Blip3oError(
+            f"{count}, but the first image needs exactly one, of shape (1, height, width). Take one mask out of the "
+            "batch."
         )
     return mask[0]

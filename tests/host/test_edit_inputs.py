@@ -210,19 +210,45 @@ def test_tensors_that_only_other_packs_make(in_host):
             lambda i=i: reference.encode_images(object(), None, {"image_1": i}, "stretch", None, 0) for i in images
         ]
         calls += [lambda m=m: reference.composite_edit(good, good, m, 0) for m in masks]
-        calls += [lambda: reference.encode_images(object(), None, {"image_1": None}, "stretch", None, 0)]
+        calls += [
+            lambda i=i: reference.encode_images(object(), None, i, "stretch", None, 0)
+            for i in ({"image_1": None}, {"image_9": good}, {"image_x": good}, None, {"image_1": 3}, {"image_2": {}})
+        ]
+        two, hole, mask = good[..., :2], good + torch.tensor([0, 0, torch.nan]), torch.ones(1, 8, 8)
+        pairs = [
+            (two, good),
+            (good, two),
+            (hole, good),
+            (good, hole),
+            (good[:0], good),
+            (good, None),
+            (good.int(), good),
+        ]
+        calls += [lambda o=o, e=e: reference.composite_edit(o, e, mask, 0) for o, e in pairs]
+        calls += [lambda m=m: reference.composite_edit(good, good, m, 0) for m in (None, mask[0].int(), mask[0, 0])]
         for call in calls:
             try:
                 call()
                 said.append("no error")
             except errors.Blip3oError as error:
                 said.append(str(error))
-        return said
+        grey = reference.composite_edit(good[..., :1], good + 1, mask, 0)
+        return [*said, f"{list(grey.shape)} {grey.unique().tolist()}"]
 
     said = in_host(look)
     assert all(line.startswith("image_1 is empty") for line in said[:3]), said
     assert all(line.startswith("image_1 is a torch.") and "batch, height, width" in line for line in said[3:7]), said
     assert "0 masks" in said[7] and "The mask is 8x0" in said[8] and "mask" in said[9] and "0 reference" in said[10]
+    rest = [
+        "images is image_9. Its inputs", "images is image_x", "images is NoneType", "image_1 is of the type int",
+        "image_2 is of the type dict", "original is a torch.float32", "edited is a torch.float32",
+        "original contains NaN", "edited contains NaN", "original is empty", "edited is of the type NoneType",
+        "original is a torch.int32", "mask is of the type NoneType", "mask is of the type torch.int32",
+        "The mask has the shape [8]", "[1, 8, 8, 3] [1.0]",
+    ]  # fmt: skip
+    assert len(said) == 11 + len(rest)
+    for line, start in zip(said[11:], rest, strict=True):
+        assert start in line, (start, line)
 
 
 def test_an_encoder_without_a_picture_is_refused(client):
