@@ -249,7 +249,9 @@ def parse_json(text: str, source: str, remedy: str) -> Any:
     except RecursionError:
         raise Blip3oError(f"{source} cannot be read as JSON: it is nested too deeply. {remedy}") from None
     except ValueError as error:
-        raise Blip3oError(f"{source} cannot be read as JSON: {first_line(error)}. {remedy}") from error
+        # Python's own sentence about digits says which switch of Python to turn.
+        reason = "a number has too many digits" if "int_max_str_digits" in str(error) else first_line(error)
+        raise Blip3oError(f"{source} cannot be read as JSON: {reason}. {remedy}") from error
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict:

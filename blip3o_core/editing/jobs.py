@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..checkpoint import Checkpoint
-from ..errors import Blip3oError, bullet_list
+from ..errors import Blip3oError, bullet_list, shown
 from ..files import parse_json, read_lines
 from ..images import preprocess, reader
 from ..models import autoencoder
@@ -90,21 +90,24 @@ def _job(line: str, number: int, base: Path, folder: Path, name: str) -> EditJob
     if not isinstance(entry, dict):
         raise Blip3oError(f"{line[:40]!r} is not a JSON object. Write {{...}} with {', '.join(KEYS)}.")
     if unknown := [key for key in entry if key not in KEYS]:
-        raise Blip3oError(f"unknown key {unknown[0]!r}. A line can have {', '.join(KEYS)}.")
+        raise Blip3oError(f"unknown key {shown(repr(unknown[0]))}. A line can have {', '.join(KEYS)}.")
     if ("image" in entry) == ("images" in entry):
         raise Blip3oError('give either "image", a path, or "images", a list of paths.')
     images = entry["images"] if "images" in entry else [entry["image"]]
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
-        raise Blip3oError(f'the images are {images!r}. Give paths as text: "image": "a.png".')
+        raise Blip3oError(f'the images are {shown(images)}. Give paths as text: "image": "a.png".')
+    _check_count(images)
     for key in ("instruction", "mask", "out"):
         if not isinstance(entry.get(key, ""), str):
-            raise Blip3oError(f"{key} is {entry[key]!r}; it must be text.")
+            raise Blip3oError(f"{key} is {shown(repr(entry[key]))}; it must be text.")
+    if entry.get("mask") == "":
+        raise Blip3oError("mask is ''; give a path, or leave mask out.")
     seed = entry.get("seed")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise Blip3oError(f"seed is {seed!r}; it must be a whole number.")
+        raise Blip3oError(f"seed is {shown(repr(seed))}; it must be a whole number.")
     out = entry.get("out", name)
     if Path(out).name != out or "\\" in out or not out.isprintable() or not out.lower().endswith(".png"):
-        raise Blip3oError(f"out is {out!r}; it must be the name of a .png file, without a folder.")
+        raise Blip3oError(f"out is {shown(repr(out))}; it must be the name of a .png file, without a folder.")
     mask = base / entry["mask"] if "mask" in entry else None
     return EditJob([base / image for image in images], entry.get("instruction", ""), folder / out, mask, seed, number)
 
@@ -149,11 +152,7 @@ def prepare(job: EditJob, checkpoint: Checkpoint, settings: EditSettings) -> Pre
     """
     if not job.instruction.strip():
         raise Blip3oError(f"The instruction is {job.instruction!r}. Say what should change.")
-    if not 1 <= len(job.images) <= MAX_REFERENCES:
-        raise Blip3oError(
-            f"There are {len(job.images)} images; an edit takes 1 to {MAX_REFERENCES}. Put several into one image if "
-            "needed."
-        )
+    _check_count(job.images)
     if job.mask is not None:
         masks.check_fit(settings.fit)
         if settings.size is not None:
@@ -179,6 +178,14 @@ def prepare(job: EditJob, checkpoint: Checkpoint, settings: EditSettings) -> Pre
             masks.feather_mask(mask, settings.feather)
     unknown = missing_image_numbers(job.instruction, len(job.images))
     return PreparedEdit(job, settings.size or views[0], files, length, unknown)
+
+
+def _check_count(images: list) -> None:
+    if not 1 <= len(images) <= MAX_REFERENCES:
+        raise Blip3oError(
+            f"There are {len(images)} images; an edit takes 1 to {MAX_REFERENCES}. Put several into one image if "
+            "needed."
+        )
 
 
 def _prompt_length(job: EditJob, checkpoint: Checkpoint, negative: str | None) -> int:
@@ -230,11 +237,11 @@ def _naming(path: Path):
 
 
 def canonical_path(path: Path) -> str:
-    """The same text for all spellings of a path."""
+    """The same text for all spellings of a path, to compare."""
     try:
-        return str(path.resolve())
-    except (OSError, ValueError):
-        return str(path)
+        return str(path.resolve()).casefold()  # names that differ only in case are one file on some systems
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: a link to itself, before Python 3.13
+        return str(path).casefold()
 
 
 def _raise_faults(source: Path | None, faults: list[str]) -> None:

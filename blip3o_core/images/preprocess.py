@@ -141,5 +141,5 @@ def _check_aspect(width: int, height: int) -> None:
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise Blip3oError(
             f"The image is {width}x{height}. The longer side may be at most {MAX_ASPECT:g} times the shorter one. Crop "
-            "the image, or set fit to 'crop'."
+            "the image first; in an edit without a mask, fit 'crop' does it, too."
         )

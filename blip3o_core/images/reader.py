@@ -24,7 +24,7 @@ MAX_BYTES = 2**30
 MAX_PIXELS = 178_956_970  # where Pillow refuses, unless the process told it otherwise
 # Formats with pixels only: EPS starts another program, vector formats have no size, raw headers match any bytes.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM", "ICO")
-REMEDY = "Use an undamaged PNG, JPEG or WebP file."
+REMEDY = "Give an undamaged PNG, JPEG or WebP file."
 _ORIENTATION = 0x0112
 _SAME_COLOURS = 2  # of 255: a profile that moves no colour further is sRGB, and the numbers stay as they are
 # The modes of Pillow whose numbers a profile of that colour space can be about, and the mode it is applied in.
@@ -87,11 +87,13 @@ def read_image(data: bytes, name: str, remedy: str = REMEDY, colours: bool = Tru
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
+    if not data:
+        raise Blip3oError(f"{shown(name)} is empty: it has 0 bytes. {remedy}")
     try:
         with Image.open(io.BytesIO(data), formats=[each for each in FORMATS if each in Image.OPEN]) as opened:
-            check_size(*opened.size, name)
+            check_size(*opened.size, name=name)
             read = _decoded(opened, colours)
-            check_size(*read.pixels.size, name)  # an icon may hold an image of another size than it says
+            check_size(*read.pixels.size, name=name)  # an icon may hold an image of another size than it says
             return read
     except Blip3oError:
         raise
@@ -103,6 +105,8 @@ def read_image(data: bytes, name: str, remedy: str = REMEDY, colours: bool = Tru
         reason = "there is not enough memory to decode it; scale it down first"
     except Exception as error:  # whatever a decoder says about a damaged file
         reason = first_line(error).rstrip(".")
+        if "MAX_TEXT" in reason:
+            reason = "a text or a colour profile inside it has more than a megabyte; save it without"
     raise Blip3oError(f"Cannot read {shown(name)} ({len(data):,} bytes) as an image: {reason}. {remedy}")
 
 
@@ -197,14 +201,14 @@ def _to_srgb(image, plain, profile: bytes) -> tuple:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space, name = source.profile.xcolor_space, ImageCms.getProfileDescription(source).strip()
-        mode, modes = _SPACES.get(space, (None, ()))
+        mode, modes = _SPACES.get(space, ("", ()))
         if image.mode == "LAB":  # already converted, by what these numbers mean without any profile
             return None, ()
         if image.mode not in modes:
             return None, (f"its colour profile is for {space.strip()} and was ignored",)
         target = ImageCms.createProfile("sRGB")
         intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
-        transform = ImageCms.buildTransform(source, target, str(mode), "RGB", intent, flags)
+        transform = ImageCms.buildTransform(source, target, mode, "RGB", intent, flags)
         if mode != "CMYK" and _is_srgb(transform, mode):
             return None, ()
         colours = image if mode == "CMYK" else plain.convert("RGB").convert(mode)
