@@ -271,6 +271,11 @@ def read_json(path: Path, remedy: str = "Copy it again from where it came from."
     return content
 
 
+def read_optional_json(path: Path, remedy: str = "Copy it again from where it came from.") -> dict:
+    """The object in a JSON file, {} where there is no such file."""
+    return read_json(path, remedy) if os.path.lexists(path) else {}
+
+
 def parse_yaml(text: str, source: str, remedy: str) -> Any:
     """What a YAML text holds of mappings, lists, text, numbers, true, false and null; a date is text.
 

@@ -10,6 +10,7 @@ from ..errors import Blip3oError, bullet_list
 from ..files import read_json
 from ..weights.names import CONNECTOR, SANA, VAE
 from ..weights.tensors import TensorIndex, strip_prefix
+from .plausible import AUTOENCODER_RULES, TRANSFORMER_RULES, implausible
 
 _PARTS = ("transformer", "vae")
 _FILES = " and ".join(f"{part}/config.json" for part in _PARTS)
@@ -60,6 +61,9 @@ def _mismatch(candidate: Path, tensors: TensorIndex) -> str | None:
         sana, vae = (read_json(candidate / part / "config.json") for part in _PARTS)
     except Blip3oError as error:
         return str(error)
+    wrong = [*implausible(sana, TRANSFORMER_RULES), *implausible(vae, AUTOENCODER_RULES)]
+    if wrong:
+        return "; ".join(wrong)
     checks = [("caption_channels", sana.get("caption_channels"), tensors[CONNECTOR + "2.weight"].shape[0])]
     own = strip_prefix(tensors, SANA)
     if "proj_out.weight" in own:
@@ -70,7 +74,8 @@ def _mismatch(candidate: Path, tensors: TensorIndex) -> str | None:
     own = strip_prefix(tensors, VAE)
     if "decoder.conv_in.weight" in own:
         # A stage without layers has no tensors: the last index tells how many there are.
-        stages = 1 + max(int(name.split(".")[2]) for name in own if name.startswith("decoder.up_blocks."))
+        numbers = [name.split(".")[2] for name in own if name.startswith("decoder.up_blocks.")]
+        stages = 1 + max((int(number) for number in numbers if number.isdecimal() and len(number) < 4), default=0)
         checks.append(("latent_channels", vae.get("latent_channels"), own["decoder.conv_in.weight"].shape[1]))
         checks.append(("decoder_block_out_channels", len(vae.get("decoder_block_out_channels") or ()), stages))
     wrong = [f"{name} is {here}, the tensors say {there}" for name, here, there in checks if here != there]

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ..diffusion.reference_mode import ReferenceMode
-from ..errors import Blip3oError
-from ..files import read_json
+from ..errors import Blip3oError, shown
+from ..files import read_optional_json
 from ..models import autoencoder, image_tokenizer, meanflow
 from ..models.image_tokenizer import ImageTokenizerConfig
 from ..prompts.encoder import PromptEncoder
@@ -19,6 +19,7 @@ from ..prompts.vocabulary import CodesId, Vocabulary
 from ..weights.names import EDIT_CONNECTORS, LANGUAGE_PREFIXES, SANA, VAE
 from ..weights.safetensors_file import TensorIndex, read_tensor
 from ..weights.tensors import read_index, strip_prefix
+from .plausible import number, require_plausible
 
 # The parts, as users read them.
 LANGUAGE, TRANSFORMER, AUTOENCODER = "language model", "diffusion transformer", "autoencoder"
@@ -70,14 +71,16 @@ class CheckpointFacts:
     @property
     def tied(self) -> bool:
         """Whether the output matrix is the embedding."""
-        return bool(self.config.get("tie_word_embeddings", "lm_head.weight" not in self.tensors))
+        tied = self.config.get("tie_word_embeddings")
+        return "lm_head.weight" not in self.tensors if tied is None else tied
 
     @property
     def shift(self) -> float:
         """The flow shift that the authors' scheduler uses: `shift`, never `flow_shift` (docs/reference.md 5)."""
         path = self.diffusion_folder / "scheduler" / "scheduler_config.json"
-        shift = read_json(path).get("shift") if path.is_file() else None
-        return _number(1.0 if shift is None else shift, "shift", path)
+        shift = read_optional_json(path).get("shift")
+        require_plausible({"shift": 1.0 if shift is None else shift}, (), {"shift": number(1e-3, 1e3)}, path)
+        return 1.0 if shift is None else shift
 
     @property
     def latent_multiple(self) -> int:
@@ -94,10 +97,13 @@ class CheckpointFacts:
     def prompt_limit(self) -> int:
         """Longest prompt in tokens."""
         path = self.folder / "tokenizer_config.json"
-        saved = read_json(path).get("model_max_length") if path.is_file() else None
+        saved = read_optional_json(path).get("model_max_length")
         longest = self.config["max_position_embeddings"]
         limit = saved or self.config.get("tokenizer_model_max_length") or longest
-        return int(min(_number(limit, "model_max_length", path), longest - self.grid[0] * self.grid[1]))
+        # Libraries write a very large number, or infinity, for "no limit".
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 1:
+            raise Blip3oError(f"{path}: model_max_length is {shown(limit)}; it must be 1 or more. Copy the file again.")
+        return int(min(limit, longest - self.grid[0] * self.grid[1]))
 
     @cached_property
     def prompt_encoder(self) -> PromptEncoder:
@@ -131,9 +137,3 @@ class CheckpointFacts:
             tokenizer=self.prompt_encoder.digest,
             codebook=image_tokenizer.codebook_digest(codebook) if codebook else None,
         )
-
-
-def _number(value, name: str, path: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Blip3oError(f"{path}: {name} is {value!r}, which is not a number. Copy the file again.")
-    return value

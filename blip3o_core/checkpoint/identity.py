@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from ..models.known_fields import known_fields
 from ..weights.digest import digest_of
 from ..weights.tensors import TensorIndex
 from .facts import AUTOENCODER, IMAGE_TOKENIZER, LANGUAGE, TRANSFORMER, CheckpointFacts
@@ -47,21 +48,16 @@ def _digest(tensors: TensorIndex, facts: Any) -> str:
 
 def _language_facts(facts: CheckpointFacts) -> list:
     config = facts.config
-    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    rope = {key: value for key, value in rope.items() if key != "rope_theta"} if isinstance(rope, dict) else {}
-    if rope.get("rope_type", rope.get("type", "default")) == "default":
-        rope = {}
     fields = {name: config.get(name) for name in LANGUAGE_FIELDS} | {
         "rope_theta": float(rope_theta(config) or 0),
         "hidden_act": config.get("hidden_act", "silu"),
         "attention_bias": bool(config.get("attention_bias")),
     }
-    return [fields, rope, asdict(facts.vocabulary), asdict(facts.codes_id), facts.switches, facts.tied]
+    return [fields, asdict(facts.vocabulary), asdict(facts.codes_id), facts.switches, facts.tied]
 
 
 def _without_defaults(config: dict, network: type) -> dict:
     """The fields that say something else than the class does by itself; a library that saves again writes them all."""
-    parameters = inspect.signature(network).parameters
-    known = {name: config[name] for name in parameters if name in config}
+    known, parameters = known_fields(config, network), inspect.signature(network).parameters
     plain = json.loads(json.dumps({name: parameters[name].default for name in known}, default=str))
     return {name: value for name, value in known.items() if value != plain[name]}

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..errors import Blip3oError
+from ..errors import Blip3oError, shown
 from ..models import autoencoder, diffusion_transformer, meanflow
 from ..models.image_tokenizer import ImageTokenizer
 from ..models.language import ConnectorWidths, LanguageModel
@@ -22,6 +22,11 @@ LANGUAGE_FIELDS = (
     "head_dim",
     "rope_theta",
 )
+# What else the class builds from. All other fields are left out: some libraries act on them, or take their names.
+_MORE_FIELDS = (
+    "hidden_act", "attention_bias", "attention_dropout", "initializer_range", "pad_token_id", "bos_token_id",
+    "eos_token_id", "use_sliding_window", "sliding_window", "max_window_layers", "layer_types", "use_cache",
+)  # fmt: skip
 
 
 def build(facts: CheckpointFacts, part: str) -> torch.nn.Module:
@@ -52,10 +57,9 @@ def _transformer(facts: CheckpointFacts):
 def _language_model(facts: CheckpointFacts) -> LanguageModel:
     from transformers import Qwen3Config
 
-    # The library's own bookkeeping fields would be read as those of another class or release.
-    bookkeeping = ("model_type", "architectures", "transformers_version")
-    fields = {key: value for key, value in facts.config.items() if key not in bookkeeping}
-    config = Qwen3Config(**{**fields, "rope_theta": rope_theta(facts.config)})
+    fields = {name: facts.config[name] for name in (*LANGUAGE_FIELDS, *_MORE_FIELDS) if name in facts.config}
+    fields |= {"rope_theta": rope_theta(facts.config), "tie_word_embeddings": facts.tied}
+    config = Qwen3Config(**fields)
     config._attn_implementation = "sdpa"
     latents, features = (facts.tensors.get(name + "0.weight") for name in (REFERENCE_CONNECTOR, FEATURES_CONNECTOR))
     widths = ConnectorWidths(
@@ -69,4 +73,11 @@ def _language_model(facts: CheckpointFacts) -> LanguageModel:
 def rope_theta(config: dict) -> float | None:
     """The base of the rotary embedding. Configs saved by transformers 5 keep it in `rope_parameters`."""
     parameters = config.get("rope_parameters")
+    for scaling in (parameters, config.get("rope_scaling")):
+        kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else "default"
+        if kind != "default":
+            raise Blip3oError(
+                f"config.json scales the rotary embedding ({shown(kind)}), which BLIP3o-NEXT models do not use and "
+                "this program does not do. Choose another checkpoint."
+            )
     return config.get("rope_theta", parameters.get("rope_theta") if isinstance(parameters, dict) else None)

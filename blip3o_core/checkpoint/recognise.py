@@ -5,19 +5,29 @@ Folder names, shard names and `model_type` ("qwen3") decide nothing. Opening rea
 
 from pathlib import Path
 
-from ..errors import Blip3oError
-from ..files import read_json
+from ..errors import Blip3oError, shown
+from ..files import read_json, read_optional_json
 from ..models import image_tokenizer
 from ..prompts.vocabulary import Vocabulary
-from ..weights.names import CONNECTOR
+from ..weights.names import CONNECTOR, FEATURES_CONNECTOR, REFERENCE_CONNECTOR, SANA, VAE
 from ..weights.tensors import TensorIndex, read_index, strip_prefix
 from .checkpoint import Checkpoint
 from .diffusion_folder import find_diffusion_folder
 from .networks import LANGUAGE_FIELDS, rope_theta
+from .plausible import AUTOENCODER_RULES, LANGUAGE_RULES, TRANSFORMER_RULES, Rule, require_plausible
 
 _TRANSFORMER_FIELDS = ("in_channels", "num_layers", "num_attention_heads", "attention_head_dim", "caption_channels")
 _AUTOENCODER_FIELDS = ("latent_channels", "decoder_block_out_channels", "scaling_factor")
-_TENSORS = ("model.embed_tokens.weight", CONNECTOR + "0.weight")
+_TENSORS = ("model.embed_tokens.weight", CONNECTOR + "0.weight", CONNECTOR + "2.weight")
+# Axes of the tensors whose sizes say how networks are built.
+_AXES = {
+    **{name + "0.weight": 2 for name in (CONNECTOR, REFERENCE_CONNECTOR, FEATURES_CONNECTOR)},
+    CONNECTOR + "2.weight": 2,
+    SANA + "proj_out.weight": 2,
+    VAE + "decoder.conv_in.weight": 4,
+}
+# Only in checkpoints of BLIP3o's first generation, whose image features come from another diffusion model.
+_FIRST_GENERATION = ("model.dit.", "model.latent_queries", "model.down_projector", "model.gen_vision_tower.")
 
 
 def find_checkpoints(root: str | Path, depth: int = 3) -> list[str]:
@@ -56,9 +66,10 @@ def open_checkpoint(folder: str | Path, diffusion_folder: str | Path | None = No
     config = read_json(folder / "config.json")
     tensors = read_index(folder)
     _check_tensors(folder, tensors, config)
-    _require({**config, "rope_theta": rope_theta(config)}, LANGUAGE_FIELDS, folder / "config.json")
-    generation = folder / "generation_config.json"
-    vocabulary = Vocabulary.from_config(config, read_json(generation) if generation.is_file() else {}, folder)
+    language = {**config, "rope_theta": rope_theta(config)}
+    require_plausible(language, LANGUAGE_FIELDS, LANGUAGE_RULES, folder / "config.json")
+    generation = read_optional_json(folder / "generation_config.json")
+    vocabulary = Vocabulary.from_config(config, generation, folder)
     diffusion = find_diffusion_folder(folder, diffusion_folder, tensors, config)
     tatok = image_tokenizer.infer_config(strip_prefix(tensors, image_tokenizer.PREFIX), folder, config)
     if tatok and tatok.num_codes != vocabulary.num_codes:
@@ -72,8 +83,8 @@ def open_checkpoint(folder: str | Path, diffusion_folder: str | Path | None = No
         config=config,
         vocabulary=vocabulary,
         tensors=tensors,
-        transformer_config=_read_config(diffusion / "transformer" / "config.json", _TRANSFORMER_FIELDS),
-        autoencoder_config=_read_config(diffusion / "vae" / "config.json", _AUTOENCODER_FIELDS),
+        transformer_config=_config_of(diffusion / "transformer", _TRANSFORMER_FIELDS, TRANSFORMER_RULES),
+        autoencoder_config=_config_of(diffusion / "vae", _AUTOENCODER_FIELDS, AUTOENCODER_RULES),
         image_tokenizer_config=tatok,
     )
 
@@ -82,22 +93,24 @@ def _check_tensors(folder: Path, tensors: TensorIndex, config: dict) -> None:
     """Raise Blip3oError unless these are the weights of a BLIP3o-NEXT checkpoint."""
     missing = [name for name in _TENSORS if name not in tensors]
     if missing:
-        found = ", ".join(sorted(tensors)[:4]) + ", ..." if tensors else "nothing"
-        raise Blip3oError(
-            f"{folder} is not a BLIP3o-NEXT checkpoint: its weights have no {' and no '.join(missing)} (found {found}; "
-            f"config.json says architectures {config.get('architectures')}). Choose another folder."
+        found = ", ".join(map(shown, sorted(tensors)[:4])) + ", ..." if tensors else "nothing"
+        first = any(name.startswith(_FIRST_GENERATION) for name in tensors)
+        kind = (
+            "a checkpoint of BLIP3o's first generation, not of BLIP3o-NEXT" if first else "not a BLIP3o-NEXT checkpoint"
         )
+        raise Blip3oError(
+            f"{folder} is {kind}: its weights have no {' and no '.join(missing)} (found {found}; config.json says "
+            f"architectures {shown(config.get('architectures'))}). Choose another folder."
+        )
+    for name, axes in _AXES.items():
+        if name in tensors and len(tensors[name].shape) != axes:
+            raise Blip3oError(
+                f"{name} in {tensors[name].file} has the shape {list(tensors[name].shape)}, which is not that of a "
+                f"matrix of {axes} axes. The file is damaged or belongs to another model; download it again."
+            )
 
 
-def _require(config: dict, fields: tuple[str, ...], path: Path) -> dict:
-    missing = [name for name in fields if config.get(name) is None]
-    if missing:
-        raise Blip3oError(
-            f"{path} lacks {', '.join(missing)}, which the network is built from. Copy the file again from where the "
-            "checkpoint came from."
-        )
+def _config_of(part: Path, fields: tuple[str, ...], rules: dict[str, Rule]) -> dict:
+    config = read_json(part / "config.json")
+    require_plausible(config, fields, rules, part / "config.json")
     return config
-
-
-def _read_config(path: Path, fields: tuple[str, ...]) -> dict:
-    return _require(read_json(path), fields, path)

@@ -1,5 +1,6 @@
 """Compare every tensor of a checkpoint with the networks that its config files describe."""
 
+from ..errors import shown
 from ..models import image_tokenizer, meanflow
 from ..weights.names import (
     EDIT_CONNECTORS,
@@ -21,7 +22,7 @@ def find_problems(facts: CheckpointFacts) -> list[str]:
 
     Raises Blip3oError when a part cannot be built at all.
     """
-    lines = [f"unexpected: {name}" for name in facts.tensors if not name.startswith(_KNOWN_PREFIXES)]
+    lines = [f"unexpected: {shown(name)}" for name in facts.tensors if not name.startswith(_KNOWN_PREFIXES)]
     lines += _connector_problems(facts)
     lines += [f"{TRANSFORMER}, {line}" for line in meanflow.missing_half(facts.parts[TRANSFORMER])]
     ignored = {

@@ -6,6 +6,7 @@ import torch
 
 from ..checks import require_finite
 from ..errors import Blip3oError, shown
+from .known_fields import known_fields
 
 MAX_ASPECT = 128
 
@@ -14,7 +15,7 @@ def build(config: dict):
     """diffusers' AutoencoderDC from its config.json."""
     from diffusers import AutoencoderDC
 
-    return AutoencoderDC.from_config(config)
+    return AutoencoderDC.from_config(known_fields(config, AutoencoderDC))
 
 
 def compression(config: dict) -> int:

@@ -1,11 +1,13 @@
 """The diffusion transformer: diffusers' SanaTransformer2DModel (see `sana`), built from its config.json."""
 
+from .known_fields import known_fields
+
 
 def build(config: dict):
     """The network with untrained weights, or without any on the meta device."""
     from .sana import DiffusionTransformer
 
-    return DiffusionTransformer.from_config(config).add_cross_attention()
+    return DiffusionTransformer.from_config(known_fields(config, DiffusionTransformer)).add_cross_attention()
 
 
 def restore_buffers(transformer) -> None:

@@ -32,6 +32,7 @@ _PUBLISHED = {
     "num_attention_heads": 16,
     "image_size": 384,
 }
+_MOST_LAYERS = 1000
 _REMEDY = "Load it in float32 or bfloat16. If that does not help, the image or the weights are damaged."
 
 
@@ -63,14 +64,16 @@ class ImageTokenizerConfig:
 
     def described_by(self, vision: dict | None) -> bool:
         """Whether a `vision_config` is of this network: the same width, depth, patch and number of positions."""
-        if not isinstance(vision, dict) or not isinstance(vision.get("image_size"), int):
+        if not isinstance(vision, dict):
+            return False
+        side, heads = vision.get("image_size"), vision.get("num_attention_heads")
+        if type(side) is not int or type(heads) is not int or side < 1 or heads < 1 or self.hidden_size % heads:
             return False
         patch_size = vision.get("patch_size", self.patch_size)
         sizes = (vision.get("hidden_size"), vision.get("num_hidden_layers"), patch_size)
         return (
-            bool(vision.get("num_attention_heads"))
-            and sizes == (self.hidden_size, self.num_layers, self.patch_size)
-            and (vision["image_size"] // self.patch_size) ** 2 == self.num_tokens
+            sizes == (self.hidden_size, self.num_layers, self.patch_size)
+            and (side // self.patch_size) ** 2 == self.num_tokens
         )
 
 
@@ -89,6 +92,9 @@ def infer_config(
         _, num_channels, patch_size, _ = tensors["encoder.embeddings.patch_embedding.weight"].shape
         num_codes, code_dim = tensors["bottleneck.regularizer.embedding.weight"].shape
         intermediate_size = tensors[_LAYER + "0.mlp.fc1.weight"].shape[0]
+        num_layers = len({name.split(".")[3] for name in tensors if name.startswith(_LAYER)})
+        if num_layers > _MOST_LAYERS or patch_size < 1:
+            raise ValueError(f"it has {num_layers} layers and patches of {patch_size} pixels")
     except (KeyError, ValueError, IndexError) as error:
         raise Blip3oError(
             f"The image tokenizer (TA-Tok) in {file or folder} is incomplete, or built differently: {error}. Copy the "

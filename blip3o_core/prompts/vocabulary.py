@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import Blip3oError
+from ..errors import Blip3oError, shown
 
 _CONFIG_FIELDS = {
     "image_start_tag": "image_start_tag_id",
@@ -40,25 +40,39 @@ class Vocabulary:
         Raises Blip3oError for ids that are missing or outside the vocabulary.
         """
         path = folder / "config.json"
-        missing = [name for name in _CONFIG_FIELDS.values() if not isinstance(config.get(name), int)]
+        missing = [name for name in _CONFIG_FIELDS.values() if config.get(name) is None]
         if missing:
+            first = "image_start_token_id" in missing and "num_image_tokens" in missing
+            reason = "It is a config.json of BLIP3o's first generation or of another model." if first else ""
             raise Blip3oError(
                 f"{path} lacks {', '.join(missing)}. These fields name the image tokens, and every BLIP3o-NEXT "
-                "checkpoint has them. Copy config.json again from where the checkpoint came from."
+                f"checkpoint has them. {reason or 'Copy config.json again from where the checkpoint came from.'}"
             )
+        size = config["vocab_size"]
         stop = generation.get("eos_token_id")
         stop = config.get("eos_token_id") if stop is None else stop
         stop = tuple(stop) if isinstance(stop, list) else (() if stop is None else (stop,))
         pad = generation.get("pad_token_id", config.get("pad_token_id"))
         if pad is None:
             pad = stop[-1] if stop else 0
+        named = [(name, config[name]) for name in _CONFIG_FIELDS.values() if name != "vocab_size"]
+        for name, id in [*named, ("pad_token_id", pad), *(("eos_token_id", id) for id in stop)]:
+            if not _is_id(id, size):
+                raise Blip3oError(
+                    f"{folder} gives {name} as {shown(id)}, but the vocabulary has the ids 0 to {size - 1}. Copy "
+                    "config.json and generation_config.json again from where the checkpoint came from."
+                )
         ids = cls(**{ours: config[theirs] for ours, theirs in _CONFIG_FIELDS.items()}, stop=stop, pad=pad)
-        if not 0 <= ids.image_start <= ids.image_start + ids.num_codes <= ids.size:
+        if not ids.image_start < ids.image_start + ids.num_codes <= ids.size:
             raise Blip3oError(
                 f"{path} gives the image tokens the ids {ids.image_start} to {ids.image_start + ids.num_codes - 1}, "
                 f"which do not fit into a vocabulary of {ids.size}. It does not belong to these weights; copy it again."
             )
         return ids
+
+
+def _is_id(value, size: int) -> bool:
+    return type(value) is int and 0 <= value < size
 
 
 def tokenizer_digest(content: dict) -> str:

@@ -4,6 +4,8 @@
 - Nothing is assigned before names, shapes and values of the whole part are known to be right.
 """
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ..checks import is_finite
-from ..errors import Blip3oError, bullet_list
+from ..errors import Blip3oError, bullet_list, shown
 from ..files import open_regular, read_json
 from .safetensors_file import (
     DTYPES,
@@ -28,36 +30,93 @@ from .safetensors_file import (
 def read_index(folder: Path, stem: str = "model") -> TensorIndex:
     """The tensors of `<stem>.safetensors`, or of the shards that `<stem>.safetensors.index.json` lists.
 
-    Reads headers only. Raises Blip3oError when files are missing or damaged.
+    Reads headers only. The single file comes first, as in the libraries that write them: an index beside it is left
+    over. Raises Blip3oError when files are missing or damaged.
     """
     listing, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
-    if listing.is_file():
-        files = _shards(folder, listing)
-    elif single.is_file():
-        files = [single]
-    else:
+    if os.path.lexists(single):
+        return _unquantised(folder, read_header(single))
+    if not os.path.lexists(listing):
         raise Blip3oError(
-            f"{folder} has no weights: neither {single.name} nor {listing.name} is in it. Choose the folder that holds "
-            "config.json and the .safetensors files."
+            f"{folder} has no weights: neither {single.name} nor {listing.name} is in it. {_what_is_there(folder)}"
+        )
+    return _unquantised(folder, _read_shards(folder, listing))
+
+
+def _read_shards(folder: Path, listing: Path) -> TensorIndex:
+    again = "Download all .safetensors files and the index again."
+    weight_map = read_json(listing).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise Blip3oError(f"{listing} lists no files under 'weight_map'. {again}")
+    wrong = [name for name in weight_map.values() if not _is_file_name(name)]
+    if wrong:
+        raise Blip3oError(
+            f"{listing} lists {shown(repr(wrong[0]))}, which is not the name of a file in {folder}. {again}"
+        )
+    names = sorted(set(weight_map.values()))
+    missing = [name for name in names if not os.path.lexists(folder / name)]
+    if missing:
+        listed = ", ".join(map(shown, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        raise Blip3oError(
+            f"{listing} lists {len(names)} files, and {len(missing)} of them are missing: {listed}. Download them into "
+            f"{folder}."
         )
     index: TensorIndex = {}
-    for file in files:
-        index |= read_header(file)
+    for file in names:
+        for name, entry in read_header(folder / file).items():
+            # A tensor may lie in two files, as after a merge by hand. The index says which one counts.
+            if weight_map.get(name, file) != file:
+                continue
+            if name in index:
+                raise Blip3oError(f"{shown(name)} is in {index[name].file.name} and in {file}. {again}")
+            index[name] = entry
+    lost = [name for name in weight_map if name not in index]
+    if lost:
+        where = f"{shown(lost[0])} in {shown(weight_map[lost[0]])}"
+        raise Blip3oError(f"{listing} lists {where}, but that file does not contain it. {again}")
     return index
 
 
-def _shards(folder: Path, listing: Path) -> list[Path]:
-    weight_map = read_json(listing).get("weight_map")
-    names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
-    if not names:
-        raise Blip3oError(f"{listing} lists no files under 'weight_map'. Download it again.")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
+def _is_file_name(name: object) -> bool:
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) < 200:
+        return False
+    return not {"/", "\\"} & set(name) and name not in (".", "..")
+
+
+def _what_is_there(folder: Path) -> str:
+    """Which files may be meant for the weights, and what to do about it."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+    except OSError:
+        names = []
+    ends = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".part", ".crdownload", ".incomplete")
+    weights = [name for name in names if name.endswith(ends)]
+    seen = f"It contains {', '.join(map(shown, weights[:6]))}{', ...' if len(weights) > 6 else ''}. " if weights else ""
+    if any(re.search(r"-\d+-of-\d+\.safetensors$", name) for name in weights):
+        return f"{seen}These are parts of the weights: download the index (.safetensors.index.json) into {folder}, too."
+    if any(name.endswith(".safetensors") for name in weights):
+        return f"{seen}If one of them is the whole checkpoint, rename it to model.safetensors."
+    if weights:
+        return f"{seen}Only .safetensors files can be loaded. Download those of this checkpoint."
+    return "Choose the folder that contains config.json and the .safetensors files."
+
+
+# What tools for quantised weights add beside a weight.
+_SCALES = (
+    ".weight_scale", ".scale_weight", ".weight_scale_inv", ".input_scale", ".scale_input", ".comfy_quant", ".absmax",
+    ".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4", ".SCB", ".qweight", ".qzeros", "scaled_fp8",
+)  # fmt: skip
+
+
+def _unquantised(folder: Path, index: TensorIndex) -> TensorIndex:
+    scaled = [name for name in index if name.endswith(_SCALES)]
+    if scaled:
         raise Blip3oError(
-            f"{listing} lists {len(names)} files, and {len(missing)} of them are missing: {', '.join(missing)}. "
-            f"Download them into {folder}."
+            f"The weights in {folder} are quantised or scaled fp8, which is not supported: {shown(scaled[0])} and "
+            f"{len(scaled) - 1} other tensors are scales. Use the weights in bfloat16, float16 or float32; plain fp8 "
+            "without scales can be loaded, too."
         )
-    return [folder / name for name in names]
+    return index
 
 
 def open_file(file: Path):
@@ -91,8 +150,10 @@ def mismatches(
         if name in expected:
             if tuple(entry.shape) != expected[name]:
                 lines.append(f"shape: {name} is {list(entry.shape)}, the config says {list(expected[name])}")
+            if isinstance(entry, TensorEntry) and entry.dtype not in (*FLOATS, *EIGHT_BITS):
+                lines.append(f"number format: {name} is {entry.dtype}; weights are floating-point numbers")
         elif not name.startswith(ignored):
-            lines.append(f"unexpected: {name} {list(entry.shape)}")
+            lines.append(f"unexpected: {shown(name)} {shown(list(entry.shape))}")
     return lines
 
 
