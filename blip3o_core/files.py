@@ -160,7 +160,8 @@ def open_regular(path: Path, remedy: str, limit: int | None = None) -> BinaryIO:
         # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
-        raise Blip3oError(f"{name} does not exist. {remedy}") from None
+        broken = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        raise Blip3oError(f"{name} {broken}. {remedy}") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         raise Blip3oError(f"{name} cannot be read: {first_line(error)}. {remedy}") from error
     try:

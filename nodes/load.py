@@ -75,15 +75,14 @@ class Loader(Node):
     def fingerprint_inputs(
         cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC, lm_weights=LM_WEIGHTS[0]
     ):  # fmt: skip
-        return folders.fingerprint(checkpoint, *([] if diffusion_folder == folders.AUTOMATIC else [diffusion_folder]))
+        return folders.fingerprint(checkpoint, diffusion_folder)
 
     @classmethod
     def run(cls, checkpoint, dtype="auto", diffusion_folder=folders.AUTOMATIC, lm_weights=LM_WEIGHTS[0]):
         from .host.loaders import load
 
-        folder = folders.resolve(checkpoint)
-        diffusion = None if diffusion_folder == folders.AUTOMATIC else folders.resolve(diffusion_folder)
-        return io.NodeOutput(*load(folder, diffusion, dtype, lm_weights))
+        diffusion = folders.resolve_diffusion(diffusion_folder)
+        return io.NodeOutput(*load(folders.resolve(checkpoint), diffusion, dtype, lm_weights))
 
 
 class ImageTokenizerLoader(Node):
@@ -115,7 +114,7 @@ class ImageTokenizerLoader(Node):
 
     @classmethod
     def fingerprint_inputs(cls, file, dtype="auto"):
-        return folders.fingerprint(file)
+        return folders.file_fingerprint(file)
 
     @classmethod
     def run(cls, file, dtype="auto"):

@@ -1,7 +1,7 @@
 """Checkpoint folders: recognised, checked whole, and loaded part by part.
 
 recognise -> checkpoint -> validate -> networks -> facts: each module imports those behind it. What this package gives
-is imported when it is asked for: the names of checkpoints (`bundled`) are known without torch.
+is imported when it is asked for: the names of checkpoints (`bundled`, `find`) are known without torch.
 """
 
 from importlib import import_module
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .facts import AUTOENCODER, IMAGE_TOKENIZER, LANGUAGE, TRANSFORMER
-    from .recognise import find_checkpoints, open_checkpoint
+    from .find import find_checkpoints
+    from .recognise import open_checkpoint
 
 __all__ = [
     "AUTOENCODER",
@@ -22,7 +23,7 @@ __all__ = [
     "open_checkpoint",
 ]
 
-_MODULES = {"Checkpoint": ".checkpoint", "find_checkpoints": ".recognise", "open_checkpoint": ".recognise"}
+_MODULES = {"Checkpoint": ".checkpoint", "find_checkpoints": ".find", "open_checkpoint": ".recognise"}
 
 
 def __getattr__(name: str):

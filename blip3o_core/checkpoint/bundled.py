@@ -15,13 +15,21 @@ def resolve_checkpoint(name: str | Path | None) -> Path:
     A folder that is called tiny is "./tiny".
     """
     if name is not None and name != SHORT_NAME:
-        return Path(name)
+        return expand(name)
     if not (BUNDLED / "config.json").is_file():
         raise Blip3oError(
             f"The bundled model is missing: {BUNDLED} contains no config.json, so this copy of the library is "
             "incomplete. Copy it again with that folder, or choose another checkpoint."
         )
     return BUNDLED
+
+
+def expand(folder: str | Path) -> Path:
+    """A folder that a user named: "~" is the home folder, as in a shell."""
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:  # a user who is not there
+        return Path(folder)
 
 
 def display_name(folder: Path) -> str:

@@ -4,6 +4,7 @@ Parts are built on the meta device, compared with the tensors, then given their 
 """
 
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -35,6 +36,18 @@ class Checkpoint(CheckpointFacts):
     @cached_property
     def _problems(self) -> list[str]:
         return find_problems(self)
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that decide what is loaded, and those that would if they were there."""
+        own = [
+            "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
+            "merges.txt", "model.safetensors", "model.safetensors.index.json",
+        ]  # fmt: skip
+        diffusion = ("transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+        weights = {entry.file for part in self.parts.values() for entry in part.values()}
+        named = [*(self.folder / name for name in own), *(self.diffusion_folder / name for name in diffusion)]
+        return [*named, *sorted(weights - set(named))]
 
     @cached_property
     def identity(self) -> str:

@@ -1,15 +1,18 @@
 """Find the folder that says how SANA and DC-AE are built: `transformer/config.json` and `vae/config.json`.
 
-Given, inside the checkpoint's folder, or beside it. Among several it is the first whose sizes are those of the
-checkpoint's tensors; names decide nothing.
+Given, inside the checkpoint's folder, around it, beside it, or in the same hub cache. Among several it is the first
+whose sizes are those of the checkpoint's tensors; names decide nothing.
 """
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import Blip3oError, bullet_list
+from ..errors import Blip3oError, bullet_list, shown
 from ..files import read_json
 from ..weights.names import CONNECTOR, SANA, VAE
 from ..weights.tensors import TensorIndex, strip_prefix
+from .bundled import expand
 from .plausible import AUTOENCODER_RULES, TRANSFORMER_RULES, implausible
 
 _PARTS = ("transformer", "vae")
@@ -23,34 +26,49 @@ def find_diffusion_folder(folder: Path, given: str | Path | None, tensors: Tenso
     """
     source = config.get("diffusion_name_or_path", "the SANA 1.5 diffusers repository")
     if given is not None:
-        if _has_configs(Path(given)):
-            return Path(given)
+        if _has_configs(expand(given)):
+            return expand(given)
         raise Blip3oError(
-            f"The diffusion folder {given} must contain {_FILES}. Choose the folder that has both, or download them "
-            f"from {source}; its weights are not needed."
+            f"The diffusion folder {shown(given)} must contain {_FILES}. Choose the folder that has both, or download "
+            f"them from {shown(source)}; its weights are not needed."
         )
     reasons = []
-    for candidate in filter(_has_configs, [folder, *_subfolders(folder), *_subfolders(folder.absolute().parent)]):
+    for candidate in filter(_has_configs, _candidates(folder)):
         reason = _mismatch(candidate, tensors)
         if reason is None:
             return candidate
         reasons.append(f"{candidate}: {reason}")
     looked = f"\n{bullet_list(reasons)}\n" if reasons else " "
     raise Blip3oError(
-        f"No diffusion folder fits {folder}. Neither it, nor a folder in it or beside it, contains {_FILES} with the "
-        f"sizes of these weights.{looked}Download these two files from {source} into {folder / 'diffusion'}; its "
-        "weights are not needed."
+        f"No diffusion folder fits {folder}. Neither it, nor a folder in it, around it or beside it, contains {_FILES} "
+        f"with the sizes of these weights.{looked}Download these two files from {shown(source)} into "
+        f"{folder / 'diffusion'}; its weights are not needed."
     )
 
 
+def _candidates(folder: Path) -> Iterator[Path]:
+    """Where the configs may be: in the folder, inside, around and beside it, and in other models of a hub cache."""
+    parent = folder.absolute().parent
+    yield from (folder, *_subfolders(folder), parent, *_subfolders(parent))
+    # models--OWNER--NAME/snapshots/COMMIT
+    if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+        for model in _subfolders(parent.parent.parent):
+            if model.name.startswith("models--"):
+                yield from _subfolders(model / "snapshots")
+
+
 def _has_configs(folder: Path) -> bool:
-    return all((folder / part / "config.json").is_file() for part in _PARTS)
+    try:
+        return all((folder / part / "config.json").is_file() for part in _PARTS)
+    except (OSError, ValueError):  # a name that no folder can have
+        return False
 
 
 def _subfolders(folder: Path) -> list[Path]:
     """Readable folders in `folder`; none where it may not be listed."""
     try:
-        return [path for path in sorted(folder.iterdir()) if path.is_dir()]
+        with os.scandir(folder) as entries:
+            return [folder / name for name in sorted(entry.name for entry in entries if entry.is_dir())]
     except OSError:
         return []
 

@@ -27,6 +27,8 @@ IMAGE_TOKENIZER = "image tokenizer (TA-Tok)"
 # Taken only where a checkpoint does not say.
 PUBLISHED_GRID = (27, 27)
 PUBLISHED_CELLS = 32
+_MOST_CODEBOOK = 2**30  # bytes
+_DAMAGED = "The file is damaged or belongs to another model. Download it again."
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,10 @@ class CheckpointFacts:
     def codes_id(self) -> CodesId:
         """What image codes of this checkpoint mean."""
         prefix = image_tokenizer.PREFIX + image_tokenizer.CODEBOOK_PREFIX
-        codebook = {name: read_tensor(entry) for name, entry in self.tensors.items() if name.startswith(prefix)}
+        entries = {name: entry for name, entry in self.tensors.items() if name.startswith(prefix)}
+        if sum(entry.nbytes for entry in entries.values()) > _MOST_CODEBOOK:
+            raise Blip3oError(f"The codebook in {self.folder} is larger than any that was published. {_DAMAGED}")
+        codebook = {name: read_tensor(entry) for name, entry in entries.items()}
         return CodesId(
             num_codes=self.vocabulary.num_codes,
             image_start=self.vocabulary.image_start,

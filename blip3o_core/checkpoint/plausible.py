@@ -114,7 +114,7 @@ AUTOENCODER_RULES: dict[str, Rule] = {
 
 # null is a default there, or turns something off.
 _MAY_BE_NULL = (
-    "sample_size", "interpolation_scale", "qk_norm", "out_channels", "num_cross_attention_heads",
+    "interpolation_scale", "qk_norm", "out_channels", "num_cross_attention_heads",
     "cross_attention_head_dim", "cross_attention_dim",
 )  # fmt: skip
 

@@ -1,11 +1,12 @@
-"""Find checkpoint folders, and recognise one by its tensors and config fields.
+"""Recognise a checkpoint by its tensors and config fields.
 
 Folder names, shard names and `model_type` ("qwen3") decide nothing. Opening reads headers and JSON, no weights.
 """
 
+import os
 from pathlib import Path
 
-from ..errors import Blip3oError, shown
+from ..errors import Blip3oError, first_line, shown
 from ..files import read_json, read_optional_json
 from ..models import image_tokenizer
 from ..prompts.vocabulary import Vocabulary
@@ -13,6 +14,7 @@ from ..weights.names import CONNECTOR, FEATURES_CONNECTOR, REFERENCE_CONNECTOR, 
 from ..weights.tensors import TensorIndex, read_index, strip_prefix
 from .checkpoint import Checkpoint
 from .diffusion_folder import find_diffusion_folder
+from .find import find_checkpoints
 from .networks import LANGUAGE_FIELDS, rope_theta
 from .plausible import AUTOENCODER_RULES, LANGUAGE_RULES, TRANSFORMER_RULES, Rule, require_plausible
 
@@ -30,26 +32,6 @@ _AXES = {
 _FIRST_GENERATION = ("model.dit.", "model.latent_queries", "model.down_projector", "model.gen_vision_tower.")
 
 
-def find_checkpoints(root: str | Path, depth: int = 3) -> list[str]:
-    """Folders under `root` that look like a checkpoint, relative, with '/'. Looks at names only and never raises."""
-    found: list[str] = []
-
-    def look(folder: Path, level: int) -> None:
-        try:
-            names = {entry.name: entry for entry in folder.iterdir()}
-            if "config.json" in names and ("model.safetensors" in names or "model.safetensors.index.json" in names):
-                found.append(folder.relative_to(root).as_posix())
-            elif level < depth:
-                for name in sorted(names):
-                    if not name.startswith(".") and names[name].is_dir():
-                        look(names[name], level + 1)
-        except OSError:
-            return
-
-    look(Path(root), 0)
-    return sorted(found)
-
-
 def open_checkpoint(folder: str | Path, diffusion_folder: str | Path | None = None) -> Checkpoint:
     """Recognise the checkpoint in `folder`.
 
@@ -57,12 +39,7 @@ def open_checkpoint(folder: str | Path, diffusion_folder: str | Path | None = No
     Raises Blip3oError that says what is missing, or what the folder is instead.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        fault = "contains no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
-        raise Blip3oError(
-            f"The checkpoint folder {folder} {fault}. Choose the folder that contains config.json and the .safetensors "
-            "files, or copy what is missing into it."
-        )
+    _require_config(folder)
     config = read_json(folder / "config.json")
     tensors = read_index(folder)
     _check_tensors(folder, tensors, config)
@@ -87,6 +64,24 @@ def open_checkpoint(folder: str | Path, diffusion_folder: str | Path | None = No
         autoencoder_config=_config_of(diffusion / "vae", _AUTOENCODER_FIELDS, AUTOENCODER_RULES),
         image_tokenizer_config=tatok,
     )
+
+
+def _require_config(folder: Path) -> None:
+    """Raise Blip3oError, which says where a checkpoint is instead, for a folder without a config.json."""
+    try:
+        if os.path.lexists(folder / "config.json"):
+            return
+        fault = "contains no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+    except (OSError, ValueError) as error:  # a name that no folder can have
+        fault = f"cannot be looked into: {first_line(error)}"
+    inside = [folder / name for name in find_checkpoints(folder)[:3]] if fault.startswith("contains") else []
+    if inside:
+        fault += f", but a folder inside it does. Choose {' or '.join(map(str, inside))}"
+    else:
+        fault += (
+            ". Choose the folder that contains config.json and the .safetensors files, or copy what is missing there"
+        )
+    raise Blip3oError(f"The checkpoint folder {shown(folder)} {fault}.")
 
 
 def _check_tensors(folder: Path, tensors: TensorIndex, config: dict) -> None:

@@ -75,8 +75,8 @@ def read_header(file: Path) -> TensorIndex:
         length = int.from_bytes(handle.read(8), "little")
         if not 2 <= length <= min(size - 8, HEADER_LIMIT):
             raise _damaged(file, size, f"it starts with a header of {length:,} bytes")
-        text = decode_text(handle.read(length), f"The header of {file}")
-    content = parse_json(text, f"The header of {file} ({size:,} bytes)", REMEDY)
+        text = decode_text(handle.read(length), f"The safetensors header of {file}")
+    content = parse_json(text, f"The safetensors header of {file} ({size:,} bytes)", REMEDY)
     if not isinstance(content, dict):
         raise _damaged(file, size, "its header lists no tensors")
     content.pop("__metadata__", None)
@@ -105,8 +105,8 @@ def _entry(file: Path, stamp: tuple[int, ...], name: str, facts: Any, data: int)
         raise _damaged(file, size, f"its header describes {shown(name)} as {shown(facts)}")
     if dtype not in DTYPES:
         raise Blip3oError(
-            f"{shown(name)} in {file} has the number format {shown(dtype)}, which is not supported. Use a file of "
-            "bfloat16, float16 or float32 numbers."
+            f"{shown(name)} in {file} has the number format {shown(repr(dtype))}, which is not supported. Use a file "
+            "of bfloat16, float16 or float32 numbers."
         )
     start, end = offsets
     nbytes = prod(shape) * DTYPES[dtype].itemsize

@@ -1,15 +1,24 @@
 """Where checkpoints are: the bundled one in the pack, others in `models/blip3o` and in extra_model_paths.yaml."""
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
 
-from ...blip3o_core.checkpoint import bundled, find_checkpoints
+from ...blip3o_core import checkpoint as library
+from ...blip3o_core.checkpoint import bundled
+from ...blip3o_core.checkpoint.find import WEIGHTS, Found, find_models
 from ...blip3o_core.errors import Blip3oError, shown
 
 FOLDER = "blip3o"
 AUTOMATIC = "auto"
+# Seconds that a look at a folder counts, if the time of the folder stays: a network drive takes seconds for one, and
+# ComfyUI asks for the lists several times a run.
+_KEPT = 3.0
+_looks: dict[Path, tuple[float, int, Found]] = {}  # root -> (when, the root's time, what was found)
+_read: dict[tuple, list] = {}  # (checkpoint, diffusion folder) -> the files that were read, see `_state`
 
 
 def register() -> None:
@@ -21,88 +30,167 @@ def _roots() -> list[Path]:
     return [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]
 
 
+def _look(root: Path) -> Found:
+    try:
+        changed = root.stat().st_mtime_ns
+    except OSError:
+        return Found()
+    known = _looks.get(root)
+    if known is None or known[1] != changed or time.monotonic() - known[0] > _KEPT or _is_stale(root, known[2]):
+        found = find_models(root)
+        known = _looks[root] = (time.monotonic(), changed, found)
+    return known[2]
+
+
+def _is_stale(root: Path, found: Found) -> bool:
+    """Whether something that was found is gone."""
+    weights = (any(os.path.lexists(root / name / file) for file in WEIGHTS) for name in found.checkpoints)
+    return not all(weights) or not all(os.path.lexists(root / name) for name in found.tatok_files)
+
+
+def _listed(kind: str) -> Iterator[tuple[str, Path]]:
+    """(name in the list, path) of the first thing of each name. A model straight in a root is called like the root."""
+    names = set()
+    for root in _roots():
+        for relative in sorted(getattr(_look(root), kind)):
+            name = root.name if relative == "." else relative
+            if name not in names:
+                names.add(name)
+                yield name, root / relative
+
+
 def checkpoints() -> list[str]:
-    """Names for the loader's combo: relative paths with '/', the bundled checkpoint first. Fast; never raises."""
-    return list(dict.fromkeys([bundled.NAME, *(name for root in _roots() for name in find_checkpoints(root))]))
+    """Names for the loader's combo: relative paths with '/', the bundled checkpoint first. Never raises."""
+    return [bundled.NAME, *(name for name, _ in _listed("checkpoints"))]
 
 
 def diffusion_folders() -> list[str]:
     """Folders with `transformer/config.json` and `vae/config.json`, up to three levels down."""
-    found = [AUTOMATIC]
-    for root in _roots():
-        for pattern in ("*/transformer/config.json", "*/*/transformer/config.json", "*/*/*/transformer/config.json"):
-            try:
-                matches = sorted(root.glob(pattern))
-            except OSError:
-                continue
-            found += [m.parent.parent.relative_to(root).as_posix() for m in matches if (m.parents[1] / "vae").is_dir()]
-    return list(dict.fromkeys(found))
-
-
-def resolve(name: str) -> str:
-    """A name from a combo -> its folder. Raises Blip3oError if it does not exist or leaves the model folders."""
-    if name == bundled.NAME:
-        return str(bundled.resolve_checkpoint(None))
-    roots = _roots()
-    for root in roots:
-        folder = root / name
-        if not os.path.isdir(folder):  # never raises, whatever the name
-            continue
-        # Links inside the model folder may point anywhere; the name itself may not.
-        if ".." in Path(name).parts or Path(name).is_absolute():
-            break
-        return str(folder)
-    looked = ", ".join(map(str, roots))
-    raise Blip3oError(
-        f"Cannot find the folder {shown(name)!r} in {looked}. Put the checkpoint's folder (config.json, tokenizer "
-        "files and .safetensors files) and its diffusion folder there, press R to refresh the lists, and choose again."
-    )
+    return [AUTOMATIC, *(name for name, _ in _listed("diffusion_folders"))]
 
 
 def tatok_files() -> list[str]:
     """The `.pth` files up to two levels down: image tokenizers as they are published."""
-    found = []
-    for root in _roots():
-        try:
-            found += [path.relative_to(root).as_posix() for depth in ("*.pth", "*/*.pth") for path in root.glob(depth)]
-        except OSError:
-            continue
-    return sorted(set(found))
+    return [name for name, _ in _listed("tatok_files")]
+
+
+def resolve(name: str) -> str:
+    """The name of a checkpoint -> its folder. Raises Blip3oError for a name that is not in the list."""
+    if name == bundled.NAME:
+        return str(bundled.resolve_checkpoint(None))
+    folder = _find("checkpoints", name)
+    if folder is None:
+        raise Blip3oError(_what_is_wrong(name))
+    return folder
+
+
+def resolve_diffusion(name: str) -> str | None:
+    """The name of a diffusion folder -> its path; None for "auto"."""
+    if name == AUTOMATIC:
+        return None
+    folder = _find("diffusion_folders", name)
+    if folder is None:
+        raise Blip3oError(
+            f"Cannot find the diffusion folder {shown(repr(name))} in {_places()}. Put the folder with "
+            "transformer/config.json and vae/config.json there, press R to refresh the lists, and choose it again, or "
+            "choose 'auto'."
+        )
+    return folder
 
 
 def resolve_file(name: str) -> str:
     """A name from `tatok_files` -> its path."""
+    path = _find("tatok_files", name)
+    if path is None:
+        raise Blip3oError(
+            f"Cannot find the file {shown(repr(name))} in {_places()}. Put ta_tok.pth there, press R to refresh the "
+            "list, and choose it again."
+        )
+    return path
+
+
+def _find(kind: str, name: str) -> str | None:
+    """The path of a name in a list; a name that is not there may be newer than the last look."""
+    for _ in range(2):
+        found = dict(_listed(kind)).get(name) if isinstance(name, str) else None
+        if found is not None:
+            return str(found)
+        _looks.clear()
+    return None
+
+
+def _places() -> str:
+    return ", ".join(map(str, _roots()))
+
+
+def _what_is_wrong(name: str) -> str:
+    """Why no checkpoint of this name is in the list, and what to do."""
     for root in _roots():
-        if name in tatok_files() and (root / name).is_file():
-            return str(root / name)
-    looked = ", ".join(map(str, _roots()))
-    raise Blip3oError(
-        f"Cannot find the file {name!r} in {looked}. Put ta_tok.pth there, press R to refresh the list, and choose it "
-        "again."
+        folder = _inside(root, name)
+        if folder is None or not os.path.isdir(folder):
+            continue
+        has_config = os.path.lexists(folder / "config.json")
+        missing = [] if has_config else ["config.json"]
+        if not any(os.path.lexists(folder / file) for file in WEIGHTS):
+            missing.append(" or ".join(WEIGHTS))
+        if missing:
+            return (
+                f"{folder} does not contain a checkpoint: {' and '.join(missing)} is missing. Copy the missing files, "
+                "or choose another folder."
+            )
+        return (
+            f"{folder} lies too deep to be in the list. Move it to {root}, press R to refresh the lists, and choose it."
+        )
+    return (
+        f"Cannot find the folder {shown(repr(name))} in {_places()}. Put the checkpoint's folder (config.json, "
+        "tokenizer files and .safetensors files) and its diffusion folder there, press R to refresh the lists, and "
+        "choose again."
     )
+
+
+def _inside(root: Path, name: str) -> Path | None:
+    """The path of a name that stays inside `root`; None for any other, and for names that no file can have."""
+    if not isinstance(name, str) or not 0 < len(name) < 1000 or "\0" in name:
+        return None
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        return None
+    return root / name
 
 
 def problem_with(name: str) -> str | None:
     """Why the checkpoint `name` cannot be loaded and what to do; None if it is in the list."""
     try:
-        folder = resolve(name)
+        resolve(name)
     except Blip3oError as error:
         return str(error)
-    if name in checkpoints():
-        return None
-    return (
-        f"{folder} does not contain a checkpoint. It needs config.json and model.safetensors (or "
-        "model.safetensors.index.json). Copy the missing files, or choose another folder."
-    )
+    return None
 
 
-def fingerprint(*names: str) -> list:
-    """Paths, sizes and times of the files behind `names`. A loader runs again when one of them changes."""
-    found = []
-    for name in names:
-        try:
-            files = [Path(resolve_file(name))] if name in tatok_files() else sorted(Path(resolve(name)).rglob("*"))
-            found += [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
-        except (OSError, TypeError, Blip3oError):  # a linked name is not known yet
-            found.append([name])
-    return found
+def fingerprint(checkpoint: str, diffusion_folder: str = AUTOMATIC) -> list:
+    """Paths, sizes and times of the files that a checkpoint is loaded from: the loader runs again when one changes."""
+    try:
+        key = resolve(checkpoint), resolve_diffusion(diffusion_folder)
+        known = _read.get(key, [])
+        now = [_state(path) for path, *_ in known]
+        if not known or now != known:  # it may have other files now
+            now = _read[key] = [_state(path) for path in library.open_checkpoint(*key).files]
+        return now
+    except (OSError, TypeError, ValueError):  # a linked name is not known yet; the loader says what is wrong
+        return [checkpoint, diffusion_folder]
+
+
+def file_fingerprint(name: str) -> list:
+    """As `fingerprint`, of a file from `tatok_files`."""
+    try:
+        return _state(resolve_file(name))
+    except (OSError, TypeError, ValueError):
+        return [name]
+
+
+def _state(path: str | Path) -> list:
+    """What changes with the content of a file, without a look into it."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return [str(path), None]
+    return [str(path), facts.st_size, facts.st_mtime_ns, facts.st_ino]

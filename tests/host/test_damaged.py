@@ -86,7 +86,7 @@ DAMAGE = {
         [WEIGHTS, "0 bytes", "cannot be read as a safetensors file"],
     ),
     "truncated": (cut, [WEIGHTS, "cannot be read as a safetensors file", "cut short"]),
-    "header": (corrupt_header, [WEIGHTS, "cannot be read as a safetensors file", "damaged"]),
+    "header": (corrupt_header, [WEIGHTS, "safetensors header", "cannot be read", "damaged"]),
     "shard": (lose_a_shard, ["model-00002-of-00003.safetensors", "missing"]),
     "field": (
         lambda folder: edit_json(folder / "config.json", lambda config: config.pop("rope_theta")),
@@ -96,7 +96,7 @@ DAMAGE = {
     "foreign": (become_plain_qwen, ["not a BLIP3o-NEXT checkpoint", "Qwen3ForCausalLM"]),
     "tokenizer": (forget_image_tokens, ["tokenizer", "<S0>", "lacks the image tokens"]),
     "nan": (lambda folder: edit_tensors(folder, poison), [WEIGHTS, "patch_embed.proj.weight", "NaN"]),
-    "weights": (lose_the_weights, [WEIGHTS, "has no weights"]),
+    "weights": (lose_the_weights, [WEIGHTS, "is a link to a file that does not exist"]),
     "diffusion": (
         lambda folder: shutil.rmtree(folder / "diffusion"),
         ["No diffusion folder", "transformer/config.json", "vae/config.json"],
