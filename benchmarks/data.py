@@ -109,7 +109,12 @@ def _photographs(place: Path, count: int) -> Batches:
     lines = [json.dumps({"image": f"{k}.jpg", "caption": "a red square"}) for k in range(count)]
     (place / "items.jsonl").write_text("\n".join(lines), encoding="utf-8")
     config = TrainingConfig(
-        checkpoint=str(BUNDLED), out=str(place / "run"), data=str(place), steps=1, train={"connector": 1.0}, batch=BATCH
+        checkpoint=str(BUNDLED),
+        out=str(place / "run"),
+        data=(str(place),),
+        steps=1,
+        train={"connector": 1.0},
+        batch=BATCH,
     )
     checkpoint, items = open_checkpoint(BUNDLED), find_items(config.data)
     encoder = ImageEncoder(checkpoint, place / "cache", checkpoint.trained_side, config.fit, torch.device("cpu"))

@@ -91,9 +91,11 @@ def read_image(data: bytes, name: str, remedy: str = REMEDY, colours: bool = Tru
         raise Blip3oError(f"{shown(name)} is empty: it has 0 bytes. {remedy}")
     try:
         with Image.open(io.BytesIO(data), formats=[each for each in FORMATS if each in Image.OPEN]) as opened:
-            check_size(*opened.size, name=name)
+            check_size(opened.width, opened.height, name)
             read = _decoded(opened, colours)
-            check_size(*read.pixels.size, name=name)  # an icon may hold an image of another size than it says
+            check_size(
+                read.pixels.width, read.pixels.height, name
+            )  # an icon may hold an image of another size than it says
             return read
     except Blip3oError:
         raise

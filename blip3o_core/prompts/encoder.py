@@ -79,11 +79,11 @@ class PromptEncoder:
             "<I0>": ids.image_start,
             f"<I{ids.num_codes - 1}>": ids.image_start + ids.num_codes - 1,
         }
-        for token in added:  # the library numbers one anew where the ids do not follow on each other
-            found = self._full.token_to_id(token["content"])
-            if found not in (token["id"], None):
+        for entry in added:  # the library numbers one anew where the ids do not follow on each other
+            found = self._full.token_to_id(entry["content"])
+            if found not in (entry["id"], None):
                 raise Blip3oError(
-                    f"The tokenizer {self._path} gives {shown(token['content'], 60)!r} the id {token['id']}, but its "
+                    f"The tokenizer {self._path} gives {shown(entry['content'], 60)!r} the id {entry['id']}, but its "
                     f"other tokens make it {found}. Copy tokenizer.json again from where the checkpoint came from."
                 )
         for token, id in expected.items():

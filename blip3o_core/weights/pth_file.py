@@ -9,6 +9,7 @@ bytes, whatever it claims. No setting of PyTorch's own reader is touched: those 
 import pickletools
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -321,7 +322,7 @@ class _Steps:
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _VALUES = {"BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
-_METHODS = {
+_METHODS: dict[str, Callable[[_Steps, Any], None]] = {
     "PROTO": _Steps.nothing,
     "STOP": _Steps.nothing,
     "EMPTY_DICT": _Steps.new_dict,

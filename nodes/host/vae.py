@@ -77,7 +77,7 @@ class DeepCompressionVAE(comfy.sd.VAE):
 
     def _latent(self, latent) -> torch.Tensor:
         """`latent`, if this VAE can decode it: (B, C, h, w). Of a video ComfyUI would take the first frame."""
-        shape = getattr(latent, "shape", ())
+        shape = list(getattr(latent, "shape", ()))
         if len(shape) != 4 or 0 in shape or shape[1] != self.latent_channels:
             needed = f"a latent of shape (batch, {self.latent_channels}, height, width)"
             hint = "the vae output of the BLIP3o Loader whose model made the latent"
@@ -86,7 +86,7 @@ class DeepCompressionVAE(comfy.sd.VAE):
 
     def _pixels(self, pixels) -> torch.Tensor:
         """`pixels`, if this VAE can encode them: finite (B, H, W, 3 or more), at least one cell large."""
-        shape, cell = getattr(pixels, "shape", ()), self.downscale_ratio
+        shape, cell = list(getattr(pixels, "shape", ())), self.downscale_ratio
         if len(shape) != 4 or not shape[0] or shape[3] < 3 or min(shape[1:3]) < cell:
             needed = f"images of shape (batch, height, width, 3), at least {cell} x {cell} pixels"
             raise _unfit(pixels, "encode", needed, "Load Image or another node that gives such images")

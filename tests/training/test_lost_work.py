@@ -382,9 +382,7 @@ def test_add_references_appears_whole_or_not_at_all(error, tiny, tmp_path, monke
 
     source = open_checkpoint(tiny)
     monkeypatch.setattr(edit_checkpoint, "write_json", fail)
-    with pytest.raises(
-        (Blip3oError, KeyboardInterrupt), match="^$|No space"
-    ):
+    with pytest.raises((Blip3oError, KeyboardInterrupt), match="^$|No space"):
         edit_checkpoint.add_references(source, tmp_path / "a" / "edit", True, False)
     assert not list((tmp_path / "a").iterdir())
     monkeypatch.undo()
