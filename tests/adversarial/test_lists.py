@@ -137,7 +137,7 @@ REFUSED = {
     "instruction: missing": (edits([{"image": "a.png"}]), LINE + "The instruction is ''"),
     "instruction: a list": (one(instruction=["x"]), LINE + "instruction is .*; it must be text"),
     "instruction: half a character": (one(instruction="blue \ud800"), LINE + "The prompt contains half a character"),
-    "instruction: too long": (one(instruction="blue " * 2000), LINE + "The prompt is"),
+    "instruction: too long": (one(instruction="blue " * 2000), LINE + "The prompt .* Shorten"),
     "mask: a file of the system": (one(mask="../" * 9 + "etc/passwd"), LINE + "Cannot read .*passwd"),
     "mask: empty": (one(mask=""), LINE + "mask is ''; give a path"),
     "mask: none": (one(mask=None), LINE + "mask is None; it must be text"),
@@ -164,7 +164,7 @@ REFUSED = {
     "prompts: UTF-16 without a mark": (prompts("a red circle".encode("utf-16-be")), "it looks like UTF-16"),
     "prompts: a mark alone": (prompts(b"\xef\xbb\xbf"), r"p\.txt"),
     "prompts: spaces": (prompts(b" \n\t\n"), r"p\.txt"),
-    "prompts: one too long": (prompts(b"red circle\n" + b"red " * 5000), "The prompt is .* tokens"),
+    "prompts: one too long": (prompts(b"red circle\n" + b"red " * 5000), "The prompt .* Shorten"),
     "prompts: a line of 17 MB": (prompts(b"red circle\n" + b"r" * 17 * 2**20), r"p\.txt, line 2, has 17,825,792"),
 }  # fmt: skip
 
