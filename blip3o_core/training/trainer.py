@@ -84,9 +84,9 @@ class Trainer:
     def _load_data(self) -> tuple[ImageEncoder, Batches]:
         """Raises Blip3oError for data and prompts that do not fit the checkpoint, before its networks load."""
         config, checkpoint, accelerator = self.config, self.checkpoint, self.accelerator
+        items = find_items(config.data)
         side = config.image_size or checkpoint.trained_side
         images = ImageEncoder(checkpoint, config.cache_folder, side, config.fit, accelerator.device)
-        items = find_items(config.data)
         check_edits(checkpoint, items, config.train, self.sharded)
         prompts = checkpoint.prompt_encoder
         for prompt in config.sample_prompts:
