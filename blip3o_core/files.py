@@ -98,8 +98,8 @@ def _is_abandoned(scratch: Path) -> bool:
 def check_writable(paths: Sequence[Path], option: str = "--out") -> None:
     """Make the folders of the files `paths` where needed and try to write in them, before any work is done.
 
-    Raises Blip3oError, which names `option`, also for names that no file can have and for folders of that name. What
-    killed runs left half written in these folders is removed.
+    Raises Blip3oError, which names `option`, also for names that no file can have and for folders, pipes and devices.
+    What killed runs left half written in these folders is removed.
     """
     remedy = f"Choose another {option}."
     for folder in dict.fromkeys(path.parent for path in paths):
@@ -108,18 +108,18 @@ def check_writable(paths: Sequence[Path], option: str = "--out") -> None:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-            reason = first_line(error)
+            reason = "it is no folder" if isinstance(error, FileExistsError) else first_line(error)
             raise Blip3oError(f"Cannot write to the folder {shown(folder)}: {reason}. {remedy}") from error
         remove_abandoned(folder)
     for path in paths:
         try:
-            is_folder = stat.S_ISDIR(path.stat().st_mode)
+            mode = path.stat().st_mode
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
             raise Blip3oError(f"Cannot write {shown(path)}: {first_line(error)}. {remedy}") from error
-        if is_folder:
-            raise Blip3oError(f"Cannot write {shown(path)}: it is a folder. {remedy}")
+        if not stat.S_ISREG(mode):  # the finished file would take its place
+            raise Blip3oError(f"Cannot write {shown(path)}: it is {_kind(mode)}. {remedy}")
 
 
 @contextlib.contextmanager

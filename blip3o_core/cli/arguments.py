@@ -6,15 +6,16 @@ torch. The library's defaults and choices are therefore written out here again; 
 
 import argparse
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from ..checkpoint.bundled import SHORT_NAME
-from ..errors import Blip3oError
+from ..errors import Blip3oError, shown
 
-DTYPES = ("auto", "bf16", "fp16", "fp32")
+DTYPES = ("auto", "bf16", "fp32")
 FITS = ("stretch", "pad", "crop", "authors")
 REFERENCE_MODES = ("auto", "tokens", "cross", "noise", "both")
 SIZE_EXAMPLE = "write width and height in pixels, like 1024x768"
@@ -34,6 +35,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}\nRun '{self.prog} --help' for the options.\n")
 
 
+def quoted(text: str) -> str:
+    """Words of the command line as messages show them: in quotes, printable, cut when they are long."""
+    return shown(repr(text), 60)
+
+
 def program() -> str:
     """How this program was called."""
     return "python -m blip3o_core" if Path(sys.argv[0]).name == "__main__.py" else "blip3o"
@@ -47,25 +53,33 @@ def number(kind: type, allowed: str, holds: Callable[[float], bool]) -> Callable
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+            raise argparse.ArgumentTypeError(f"{quoted(text)} is not {what}; it must be {allowed}") from None
         if not holds(value):
-            raise argparse.ArgumentTypeError(f"{text} is out of range; it must be {allowed}")
+            raise argparse.ArgumentTypeError(f"{shown(text, 40)} is out of range; it must be {allowed}")
         return value
 
     return parse
 
 
-positive = number(int, "1 or more", lambda value: value >= 1)
-not_negative = number(float, "0 or more", lambda value: 0 <= value < math.inf)
+def whole(least: int, most: int) -> Callable[[str], float]:
+    """An option's type: a whole number from `least` to `most`."""
+    return number(int, f"from {least} to {most:,}", lambda value: least <= value <= most)
+
+
+positive = whole(1, 1_000_000)
+steps = whole(1, 10_000)
+processes = whole(1, 256)
+not_negative = number(float, "from 0 to 1,000,000", lambda value: 0 <= value <= 1_000_000)
 strength = number(float, "from 0 to 10", lambda value: 0 <= value <= 10)
-seed = number(int, "a whole number", lambda value: True)
+# As on the nodes. Elsewhere -1 asks for a random seed; here an image can always be made again.
+seed = whole(0, 2**64 - 1)
 
 
 def size(text: str) -> tuple[int, int]:
     """An option's type: WxH in pixels."""
-    found = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", text.lower())
+    found = re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", text.lower())
     if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; {SIZE_EXAMPLE}")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a size; {SIZE_EXAMPLE}")
     return int(found[1]), int(found[2])
 
 
@@ -77,7 +91,7 @@ def interval(text: str) -> tuple[float, float]:
         start, end = math.nan, math.nan
     if not 0 <= start <= end <= 1:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not an interval; write where guidance starts and ends, from 0 to 1, like 0.2-0.8"
+            f"{quoted(text)} is not an interval; write where guidance starts and ends, from 0 to 1, like 0.2-0.8"
         )
     return start, end
 
@@ -85,21 +99,21 @@ def interval(text: str) -> tuple[float, float]:
 def setting(text: str) -> str:
     """An option's type: KEY=VALUE."""
     if "=" not in text or text.startswith("="):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a setting; write KEY=VALUE, like steps=100")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a setting; write KEY=VALUE, like steps=100")
     return text
 
 
 def check_png_out(out: Path) -> None:
     """Raise UsageError unless --out of a single image is the name of a PNG file."""
-    if out.suffix.lower() != ".png" or out.is_dir():
-        raise UsageError(f"--out is {out}; for a single image it must be the name of a .png file.")
+    if out.suffix.lower() != ".png" or os.path.isdir(out):
+        raise UsageError(f"--out is {shown(out)}; for a single image it must be the name of a .png file.")
 
 
 def png_file(text: str) -> Path:
     """An option's type: the name of a PNG file."""
     path = Path(text)
-    if path.suffix.lower() != ".png" or path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} must be the name of a .png file")
+    if path.suffix.lower() != ".png" or os.path.isdir(path):
+        raise argparse.ArgumentTypeError(f"{shown(text)} must be the name of a .png file")
     return path
 
 
@@ -125,11 +139,14 @@ def add_model_options(parser: argparse.ArgumentParser, dtype: str = "auto") -> N
         "--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: the GPU when there is one)"
     )
     parser.add_argument(
-        "--dtype", choices=DTYPES, default=dtype, help="number format; auto: as stored (default: %(default)s)"
+        "--dtype",
+        choices=DTYPES,
+        default=dtype,
+        help="number format; auto: as stored, fp32 for fp16, which overflows (default: %(default)s)",
     )
     parser.add_argument(
         "--threads",
-        type=positive,
+        type=whole(1, 1024),
         metavar="N",
         help="CPU threads (default: 1 where a small model makes one image at a time, else torch's choice)",
     )
@@ -151,7 +168,7 @@ def add_seed_options(parser: argparse.ArgumentParser) -> None:
 
 def add_rendering_options(parser: argparse.ArgumentParser, default_size: str) -> None:
     """`default_size`: words for the size that an image gets without --size."""
-    parser.add_argument("--steps", type=positive, default=30, help="diffusion steps (default: %(default)s)")
+    parser.add_argument("--steps", type=steps, default=30, help="diffusion steps (default: %(default)s)")
     parser.add_argument(
         "--guidance",
         type=not_negative,
@@ -175,7 +192,7 @@ def add_interval_option(parser: argparse.ArgumentParser) -> None:
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top-k",
-        type=number(int, "0 or more", lambda value: value >= 0),
+        type=whole(0, 2**31 - 1),
         default=1200,
         help="choose each image token among the K likeliest; 0: all, 1: always the likeliest (default: %(default)s)",
     )

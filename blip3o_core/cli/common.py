@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from ..checkpoint.bundled import SHORT_NAME, display_name, resolve_checkpoint
-from ..errors import Blip3oError, first_line
+from ..errors import Blip3oError, first_line, shown
+from .arguments import quoted
 
 CANCELLED = "Cancelled. Every image listed above is complete. Run the same command again to make the others."
 CANCELLED_ONE = "Cancelled. Nothing was written, unless a file is listed above."
@@ -34,7 +35,13 @@ def open_checkpoint(arguments: argparse.Namespace):
     """The checkpoint that the options of `add_checkpoint_options` name."""
     from ..checkpoint import recognise
 
-    return recognise.open_checkpoint(resolve_checkpoint(arguments.checkpoint), arguments.diffusion_folder)
+    try:
+        return recognise.open_checkpoint(resolve_checkpoint(arguments.checkpoint), arguments.diffusion_folder)
+    except OSError as error:
+        what = shown(error.filename or arguments.checkpoint)
+        raise Blip3oError(
+            f"{what} cannot be read: {first_line(error)}. Choose another --checkpoint or --diffusion-folder."
+        ) from error
 
 
 def load_pipeline(arguments: argparse.Namespace, checkpoint, device, rows: int = 1):
@@ -55,22 +62,25 @@ def device_of(name: str):
     try:
         device = torch.device(name)
         torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = first_line(error)
-        raise Blip3oError(f"--device {name!r} cannot be used: {reason}. Try cpu or cuda.") from error
+    except Exception as error:  # torch has an error of its own for each kind of device
+        reason = shown(first_line(error), 100)
+        raise Blip3oError(f"--device {quoted(name)} cannot be used: {reason}. Try cpu or cuda.") from error
     return device
 
 
 def dtype_of(name: str):
-    import torch
+    """The torch dtype that --dtype names; None for auto."""
+    from ..weights.tensors import COMPUTE_DTYPES
 
-    return {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
+    return COMPUTE_DTYPES.get(name)
 
 
 def sampling_of(arguments: argparse.Namespace, guidance: float = 1.0):
     """What the options of `add_sampling_options` say; `guidance`: --token-guidance of a command that has it."""
     from ..decoding.sampling import Sampling
 
+    if getattr(arguments, "negative_prompt", None) is not None and guidance <= 1:
+        say("warning: --negative-prompt changes nothing without --token-guidance above 1")
     return Sampling(arguments.top_k, arguments.top_p, arguments.temperature, guidance=guidance)
 
 
@@ -98,7 +108,7 @@ def generation_settings(arguments: argparse.Namespace, device) -> dict:
     start, end = arguments.guidance_interval
     if (start, end) != (0, 1):
         settings["guidance_interval"] = f"{start}-{end}"
-    if arguments.negative_prompt is not None:
+    if arguments.negative_prompt is not None and arguments.token_guidance > 1:
         settings["negative_prompt"] = arguments.negative_prompt
     return settings
 
@@ -124,7 +134,6 @@ def stored_settings(arguments: argparse.Namespace, checkpoint, settings: dict, f
         **facts,
         "checkpoint": display_name(checkpoint.folder),
         "weights": checkpoint.identity,
-        "shift": checkpoint.shift,
         "tokens": str(checkpoint.codes_id),
         "version": IMAGE_VERSION,
         "command": shlex.join([*words, "--out=OUT.png"]),

@@ -18,8 +18,8 @@ from .arguments import (
     add_seed_options,
     add_token_guidance_options,
     check_png_out,
-    number,
     strength,
+    whole,
 )
 from .common import (
     CANCELLED,
@@ -81,7 +81,7 @@ def add_command(commands) -> None:
     )
     parser.add_argument(
         "--feather",
-        type=number(int, "from 0 to 1024", lambda value: 0 <= value <= 1024),
+        type=whole(0, 1024),
         default=0,
         metavar="N",
         help="width of the soft edge inside the mask, in pixels (default: %(default)s)",

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..files import check_writable, write_json
-from .arguments import add_model_options, add_sampling_options, not_negative, number, png_file, positive, seed
+from .arguments import add_model_options, add_sampling_options, not_negative, png_file, positive, seed, steps, whole
 from .common import Bar, device_of, load_pipeline, needs_extra, open_checkpoint, report, sampling_of
 
 FILES = "Cancelled. Only the files listed above are complete."
@@ -30,12 +30,15 @@ def add_command(commands) -> None:
     add_model_options(tiny, dtype="fp32")
     tiny.add_argument(
         "--count",
-        type=number(int, f"from 8 to {2**20}", lambda value: 8 <= value <= 2**20),
+        type=whole(8, 2**20),
         default=1000,
         help="prompts, the same number of each category (default: %(default)s)",
     )
     tiny.add_argument(
-        "--seeds", type=positive, default=3, help="runs over all prompts, with different seeds (default: %(default)s)"
+        "--seeds",
+        type=whole(1, 1000),
+        default=3,
+        help="runs over all prompts, with different seeds (default: %(default)s)",
     )
     tiny.add_argument(
         "--split",
@@ -73,7 +76,7 @@ def add_command(commands) -> None:
     add_model_options(edits, dtype="fp32")
     edits.add_argument(
         "--count",
-        type=number(int, "6 or more", lambda value: value >= 6),
+        type=whole(6, 2**20),
         default=300,
         help="edits, the same number of each kind (default: %(default)s)",
     )
@@ -85,7 +88,7 @@ def add_command(commands) -> None:
 
 
 def _add_diffusion_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=positive, default=20, help="diffusion steps (default: %(default)s)")
+    parser.add_argument("--steps", type=steps, default=20, help="diffusion steps (default: %(default)s)")
     parser.add_argument(
         "--guidance",
         type=not_negative,

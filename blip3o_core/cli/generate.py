@@ -17,6 +17,7 @@ from .arguments import (
     add_token_guidance_options,
     check_png_out,
     positive,
+    processes,
 )
 from .common import (
     CANCELLED,
@@ -67,7 +68,7 @@ def add_command(commands) -> None:
     )
     parser.add_argument(
         "--num-processes",
-        type=positive,
+        type=processes,
         default=1,
         metavar="N",
         help="with --prompts: share the work among N processes on this machine (default: %(default)s); torchrun does "
@@ -108,7 +109,8 @@ def run(arguments: argparse.Namespace) -> int | None:
     guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
     together = min(arguments.batch, len(prompts))
     size = check_rendering(checkpoint, arguments.size, arguments.steps, guidance, together, Compute(device))
-    for prompt in prompts:
+    negative = (arguments.negative_prompt or "") if sampling.guidance > 1 else None
+    for prompt in [*prompts, *([] if negative is None else [negative])]:
         checkpoint.prompt_encoder.encode(prompt)
     if many and arguments.num_processes > 1 and rank_and_count()[1] == 1:
         return launch(arguments.num_processes, arguments.words)
@@ -117,7 +119,6 @@ def run(arguments: argparse.Namespace) -> int | None:
     for batch in _mine(plan) if many else plan:
         pipeline = pipeline or load_pipeline(arguments, checkpoint, device, arguments.batch)
         label = f"{batch.first + 1}/{len(prompts)} " if len(prompts) > 1 else ""
-        negative = arguments.negative_prompt
         with Bar(f"{label}tokens") as bar:
             tokens = pipeline.generate_tokens(
                 batch.prompts, batch.seeds, sampling, negative_prompt=negative, callback=bar

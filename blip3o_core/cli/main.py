@@ -65,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         drop_output()
         where = "the output" if error.filename is None else shown(error.filename)
-        return _fail(f"{where}: {first_line(error)}. Look whether the disk is full or the place may not be used.", 1)
+        return _fail(f"{where}: {first_line(error)}. Check that the disk has room and that you may use this place.", 1)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

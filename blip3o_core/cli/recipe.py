@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from ..files import check_writable
-from .arguments import UsageError, number, png_file, positive, seed
+from .arguments import UsageError, number, png_file, positive, seed, whole
 from .common import CANCELLED_ONE, needs_extra, print_entry, report
 
 STAGES = (
@@ -109,7 +109,7 @@ def _stage(text: str) -> str:
 
 def _add_world_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--side", type=positive, default=SIDE, help="side of the images in pixels (default: %(default)s)"
+        "--side", type=whole(8, 4096), default=SIDE, help="side of the images in pixels (default: %(default)s)"
     )
     parser.add_argument("--seed", type=seed, default=0, help="seed of the scenes (default: %(default)s)")
     parser.add_argument(

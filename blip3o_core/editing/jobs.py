@@ -16,6 +16,7 @@ from ..errors import Blip3oError, bullet_list, shown
 from ..files import parse_json, read_lines
 from ..images import preprocess, reader
 from ..models import autoencoder
+from ..seeds import COUNT
 from . import masks
 from .image_mentions import missing_image_numbers
 from .references import MAX_REFERENCES
@@ -103,8 +104,8 @@ def _job(line: str, number: int, base: Path, folder: Path, name: str) -> EditJob
     if entry.get("mask") == "":
         raise Blip3oError("mask is ''; give a path, or leave mask out.")
     seed = entry.get("seed")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise Blip3oError(f"seed is {shown(repr(seed))}; it must be a whole number.")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < COUNT):
+        raise Blip3oError(f"seed is {shown(repr(seed))}; it must be a whole number from 0 to {COUNT - 1:,}.")
     out = entry.get("out", name)
     if Path(out).name != out or "\\" in out or not out.isprintable() or not out.lower().endswith(".png"):
         raise Blip3oError(f"out is {shown(repr(out))}; it must be the name of a .png file, without a folder.")

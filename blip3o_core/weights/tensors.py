@@ -26,6 +26,10 @@ from .safetensors_file import (
     read_header,
 )
 
+# What the networks compute in, by the names that users read. The diffusion transformer and the autoencoder overflow in
+# float16.
+COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
 
 def read_index(folder: Path, stem: str = "model") -> TensorIndex:
     """The tensors of `<stem>.safetensors`, or of the shards that `<stem>.safetensors.index.json` lists.
@@ -160,7 +164,8 @@ def mismatches(
 def load_weights(network: nn.Module, index: TensorIndex, dtype: torch.dtype | None) -> None:
     """Give a network on the meta device its weights, cast to `dtype`, frozen, in eval mode.
 
-    `dtype` None keeps the stored one; a part stored in several gets the one that most of its bytes have.
+    `dtype` None keeps the stored one; a part stored in several gets the one that most of its bytes have. float16
+    becomes float32, see `COMPUTE_DTYPES`.
     Raises Blip3oError that names every tensor with NaN or infinity, before anything is assigned.
     """
     dtype = dtype or _common_dtype(index)
@@ -187,9 +192,12 @@ def _common_dtype(index: TensorIndex) -> torch.dtype | None:
             sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.nbytes
     if any(entry.dtype in EIGHT_BITS for entry in index.values()):
         sizes.setdefault("BF16", 0)
+    elif set(sizes) == {"F16"}:
+        return torch.float32
     elif len(sizes) < 2:
         return None
-    return DTYPES[max(sizes, key=lambda name: sizes[name])]
+    most = DTYPES[max(sizes, key=lambda name: sizes[name])]
+    return torch.float32 if most == torch.float16 else most
 
 
 def _tensors(index: TensorIndex, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:

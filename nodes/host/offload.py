@@ -17,6 +17,8 @@ import torch
 from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
+from ...blip3o_core.weights.tensors import COMPUTE_DTYPES
+
 _ops: Any = comfy.ops.disable_weight_init
 
 
@@ -173,8 +175,8 @@ def streamed(patcher) -> int:
     return away if away > patcher.model_size() // 50 else 0
 
 
-SUPPORTED = [torch.bfloat16, torch.float32]
-NAMED = {"bf16": torch.bfloat16, "fp32": torch.float32}
+NAMED = COMPUTE_DTYPES
+SUPPORTED = list(NAMED.values())
 
 
 def supported(dtype: torch.dtype, device) -> torch.dtype:

@@ -57,6 +57,12 @@ def test_every_part_is_cast_to_the_asked_dtype(dtype, checkpoint, tensors):
     assert torch.equal(weight, tensors[SANA + "proj_out.weight"].to(dtype))
 
 
+def test_fp16_weights_are_computed_in_fp32(tmp_path):
+    """Catches black images from a checkpoint that was saved in a format which the networks overflow in."""
+    checkpoint = open_checkpoint(make_checkpoint(tmp_path / "m", dtype=torch.float16))
+    assert {tensor.dtype for tensor in states(checkpoint).values()} == {torch.float32}
+
+
 def test_bf16_weights_stay_bf16_unless_asked(tmp_path):
     """Catches weights silently doubled in memory, and rotary frequencies rounded with them."""
     checkpoint = open_checkpoint(make_checkpoint(tmp_path / "m", dtype=torch.bfloat16))
