@@ -72,7 +72,7 @@ NUMBERS = [
             says="is not a size; write width and height in pixels"),
     *refused("--size", r"The size is 63x64, but width and height must be multiples of 8 .* Nearest: 64x64", "63x64"),
     *refused("--size", r"The longer side may be at most \d+ times", "2147483x8", "999999992x64"),
-    *refused("--size", r"needs about .* of memory, and .* free on cpu\. Use a smaller size",
+    *refused("--size", r"needs about .* of memory, and .* free on cpu\. Make a smaller image\.",
              "1048576x1048576", "65536x65536"),
     *option("--guidance-interval", "0-2", "nan-1", "1-0", "-1-1", "a-b", "0.5", "0-1-2", "1e400-1e400", "0-inf",
             says="is not an interval"),
@@ -80,7 +80,7 @@ NUMBERS = [
 ]  # fmt: skip
 
 DEVICES = [
-    *refused("--device", r"--device '.*' cannot be used: .+ Try cpu or cuda\.",
+    *refused("--device", r"--device '.* cannot be used: .+ Try cpu or cuda\.",
              "cuda:99", "meta", "mps", "vulkan", "evil", "", "cuda:99999999999999", "privateuseone", "c\0pu", LONG),
     Attack("--device cpu:7", generate("--device=cpu:7"), None),
 ]  # fmt: skip
