@@ -1,5 +1,7 @@
 """Where checkpoints are: the bundled one in the pack, others in `models/blip3o` and in extra_model_paths.yaml."""
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -166,25 +168,30 @@ def problem_with(name: str) -> str | None:
     return None
 
 
-def fingerprint(checkpoint: str, diffusion_folder: str = AUTOMATIC) -> list:
-    """Paths, sizes and times of the files that a checkpoint is loaded from: the loader runs again when one changes."""
+def fingerprint(checkpoint: str, diffusion_folder: str = AUTOMATIC) -> str:
+    """Of paths, sizes and times of the files that a checkpoint is loaded from: the loader runs again if one changes."""
     try:
         key = resolve(checkpoint), resolve_diffusion(diffusion_folder)
         known = _read.get(key, [])
         now = [_state(path) for path, *_ in known]
         if not known or now != known:  # it may have other files now
             now = _read[key] = [_state(path) for path in library.open_checkpoint(*key).files]
-        return now
+        return _digest(now)
     except (OSError, TypeError, ValueError):  # a linked name is not known yet; the loader says what is wrong
-        return [checkpoint, diffusion_folder]
+        return _digest([checkpoint, diffusion_folder])
 
 
-def file_fingerprint(name: str) -> list:
+def file_fingerprint(name: str) -> str:
     """As `fingerprint`, of a file from `tatok_files`."""
     try:
-        return _state(resolve_file(name))
+        return _digest(_state(resolve_file(name)))
     except (OSError, TypeError, ValueError):
-        return [name]
+        return _digest([name])
+
+
+def _digest(facts: list) -> str:
+    """ComfyUI writes a fingerprint into every image that it saves, where a user's paths have no place."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def _state(path: str | Path) -> list:

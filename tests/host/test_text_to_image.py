@@ -1,6 +1,7 @@
 """The whole line on a real server: it runs, saves work, and draws what the library and the stock samplers draw."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -217,3 +218,11 @@ def test_batch_rows_need_matching_latents(client):
 def test_row_seeds_wrap():
     """A seed at the top of its range must not overflow in the second row."""
     assert row_seeds(2**64 - 1, 2) == [2**64 - 1, 0]
+
+
+def test_a_saved_image_names_no_folder_of_this_machine(client, server):
+    """Catches a fingerprint of the loader with the user's paths in it: ComfyUI stores it in every image it saves."""
+    result = client.run(text_to_image(seed=31))
+    stored = Image.open(io.BytesIO(client.view(**result.images[0]))).info["prompt"]
+    assert json.loads(stored)["load"]["is_changed"], "ComfyUI no longer stores fingerprints"
+    assert str(server.base) not in stored and "safetensors" not in stored

@@ -98,10 +98,8 @@ class Client:
     def run(self, prompt: dict, timeout: float = 120, on_event=None, **extra_data) -> Result:
         return self.wait(self.queue(prompt, **extra_data), timeout, on_event)
 
-    def interrupt(self, prompt_id: str | None = None) -> None:
-        """Stop the running prompt, or only `prompt_id` if that is the one which runs."""
-        body = {} if prompt_id is None else {"prompt_id": prompt_id}
-        requests.post(self._url("/interrupt"), json=body, timeout=30).raise_for_status()
+    def interrupt(self) -> None:
+        requests.post(self._url("/interrupt"), timeout=30).raise_for_status()
 
     def free(self) -> None:
         """Unload all models and drop all cached results."""
