@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..errors import Blip3oError
+from ..errors import Blip3oError, shown
 
 BUNDLED = Path(__file__).parents[1] / "tiny" / "checkpoint"
 NAME = "BLIP3o-NEXT-tiny (bundled)"
@@ -34,4 +34,4 @@ def expand(folder: str | Path) -> Path:
 
 def display_name(folder: Path) -> str:
     """What a checkpoint is called in results that travel: never where it lies on this machine."""
-    return NAME if folder == BUNDLED else folder.name
+    return NAME if folder == BUNDLED else shown(folder.name)

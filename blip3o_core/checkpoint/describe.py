@@ -3,6 +3,7 @@
 import torch
 
 from ..weights.names import EDIT_CONNECTORS, SANA, VAE
+from ..weights.safetensors_file import EIGHT_BITS
 from ..weights.tensors import strip_prefix
 from .checkpoint import Checkpoint
 from .facts import AUTOENCODER, PUBLISHED_GRID, TRANSFORMER
@@ -57,6 +58,8 @@ def unusual(checkpoint: Checkpoint) -> list[str]:
     dtypes = sorted({entry.dtype for entry in tensors.values()})
     if len(dtypes) > 1:
         remarks.append(f"tensors of several dtypes: {', '.join(dtypes)}")
+    if not set(EIGHT_BITS).isdisjoint(dtypes):
+        remarks.append("8-bit weights: converted when they are loaded, to bfloat16 where no other dtype is asked for")
     if not checkpoint.image_tokenizer_config:
         remarks.append(f"no image tokenizer: images cannot be encoded, and the grid is taken as {PUBLISHED_GRID}")
     elif checkpoint.image_tokenizer_config.num_heads is None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +81,40 @@ def test_a_file_of_several_dtypes_draws_a_picture(copy):
     copy.edit_tensors(edit)
     mixed = Pipeline.load(copy.folder)
     assert mixed.render(mixed.generate_tokens(["a"], [0]), [0], (16, 16), 1).shape == (1, 16, 16, 3)
+
+
+FP8 = [torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+@pytest.mark.parametrize("asked", [None, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("stored", FP8, ids=str)
+def test_plain_fp8_is_converted_when_it_is_loaded(stored, asked, copy, tensors):
+    """Catches fp8 weights that pass the check and fail in the first matrix product, or are converted wrongly."""
+    copy.edit_tensors(lambda own: own.update({name: tensor.to(stored) for name, tensor in own.items()}))
+    checkpoint = open_checkpoint(copy.folder)
+    assert "8-bit weights" in describe(checkpoint)
+    network = checkpoint.load_language(asked)
+    expected = tensors["model.norm.weight"].to(stored).to(asked or torch.bfloat16)
+    assert torch.equal(network.model.norm.weight, expected)
+    assert {tensor.dtype for tensor in states(checkpoint, asked).values()} == {asked or torch.bfloat16}
+
+
+def test_a_part_of_fp8_beside_others_gets_their_dtype(copy):
+    """Catches a mix of bfloat16 and float32 in one part: float32 is what the rest of the file has."""
+    name = "model.layers.0.mlp.up_proj.weight"
+    copy.edit_tensors(lambda own: own.update({name: own[name].to(torch.float8_e4m3fn)}))
+    assert {tensor.dtype for tensor in states(open_checkpoint(copy.folder)).values()} == {torch.float32}
+
+
+def test_a_file_cut_under_a_loaded_model_changes_nothing(copy, pipeline):
+    """Catches weights left in a map of the file: cutting it ends the process, and writing into it changes the model."""
+    loaded = Pipeline.load(copy.folder)
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or str(copy.weights) not in maps.read_text()
+    with open(copy.weights, "r+b") as file:
+        file.truncate(1000)
+    drawn = loaded.generate_tokens(["a red cube"], [0])
+    assert torch.equal(drawn.codes, pipeline.generate_tokens(["a red cube"], [0]).codes)
 
 
 def test_shards_are_the_single_file(checkpoint, tmp_path):
