@@ -54,12 +54,8 @@ def describe(checkpoint: Checkpoint) -> str:
 
 def unusual(checkpoint: Checkpoint) -> list[str]:
     """What differs from the published checkpoints and may surprise."""
-    remarks, tensors = [], checkpoint.tensors
-    dtypes = sorted({entry.dtype for entry in tensors.values()})
-    if len(dtypes) > 1:
-        remarks.append(f"tensors of several dtypes: {', '.join(dtypes)}")
-    if not set(EIGHT_BITS).isdisjoint(dtypes):
-        remarks.append("8-bit weights: converted when they are loaded, to bfloat16 where no other dtype is asked for")
+    tensors = checkpoint.tensors
+    remarks = _unusual_dtypes({entry.dtype for entry in tensors.values()})
     if not checkpoint.image_tokenizer_config:
         remarks.append(f"no image tokenizer: images cannot be encoded, and the grid is taken as {PUBLISHED_GRID}")
     elif checkpoint.image_tokenizer_config.num_heads is None:
@@ -76,4 +72,11 @@ def unusual(checkpoint: Checkpoint) -> list[str]:
             remarks.append(f"config.json turns {switch} on, but there are no {prefix}* tensors")
         elif has and not checkpoint.config.get(switch):
             remarks.append(f"there are {prefix}* tensors, but config.json does not turn {switch} on")
+    return remarks
+
+
+def _unusual_dtypes(dtypes: set[str]) -> list[str]:
+    remarks = [f"tensors of several dtypes: {', '.join(sorted(dtypes))}"] if len(dtypes) > 1 else []
+    if not dtypes.isdisjoint(EIGHT_BITS):
+        remarks.append("8-bit weights: converted when they are loaded, to bfloat16 where no other dtype is asked for")
     return remarks
