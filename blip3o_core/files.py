@@ -108,7 +108,7 @@ def check_writable(paths: Sequence[Path], option: str = "--out") -> None:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-            reason = "it is no folder" if isinstance(error, FileExistsError) else first_line(error)
+            reason = "it is a file" if isinstance(error, FileExistsError) else first_line(error)
             raise Blip3oError(f"Cannot write to the folder {shown(folder)}: {reason}. {remedy}") from error
         remove_abandoned(folder)
     for path in paths:
