@@ -15,15 +15,16 @@ def restore_buffers(transformer) -> None:
 
     The published model has no positions (`interpolation_scale` is null), so nothing happens there.
     """
-    config, embed = transformer.config, transformer.patch_embed
+    from diffusers.models.embeddings import get_2d_sincos_pos_embed
+
+    config = transformer.config
     if config.interpolation_scale is not None:
-        built = type(embed)(
-            height=config.sample_size,
-            width=config.sample_size,
-            patch_size=config.patch_size,
-            in_channels=config.in_channels,
-            embed_dim=config.num_attention_heads * config.attention_head_dim,
+        side = config.sample_size // config.patch_size
+        table = get_2d_sincos_pos_embed(
+            config.num_attention_heads * config.attention_head_dim,
+            side,
+            base_size=side,
             interpolation_scale=config.interpolation_scale,
-            pos_embed_type="sincos",
+            output_type="pt",
         )
-        embed.pos_embed = built.pos_embed
+        transformer.patch_embed.pos_embed = table.float().unsqueeze(0)

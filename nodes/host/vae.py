@@ -1,12 +1,11 @@
 """DC-AE as a native VAE: diffusers' AutoencoderDC, called by the host's own encode, decode and tiling."""
 
-import logging
-from contextlib import contextmanager
 from functools import partial
 
 import comfy.model_management as mm
 import comfy.sd
 import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
 from diffusers import AutoencoderDC
 
 from ...blip3o_core import memory
@@ -15,6 +14,14 @@ from ...blip3o_core.checks import require_finite
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import compression
 from .offload import NAMED, SUPPORTED, manage, supported, swap_leaves
+
+_STAND_IN = {
+    "embed_dim": 1,
+    "ddconfig": {
+        **{"double_z": True, "z_channels": 1, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32},
+        **{"ch_mult": [1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0},
+    },
+}
 
 
 class HostAutoencoder(AutoencoderDC):
@@ -50,8 +57,10 @@ class DeepCompressionVAE(comfy.sd.VAE):
     """The host's VAE with the network, sizes and memory estimates of DC-AE."""
 
     def __init__(self, network: HostAutoencoder, device, offload, dtype: torch.dtype, recipe, disable_dynamic=False):
-        with _without_empty_vae_warning():
-            super().__init__(sd={})  # the host's defaults; the network is set below
+        # The host's defaults. Without weights it would warn that this VAE is not initialised, so it gets those of a
+        # small network, which is replaced below.
+        stand_in = AutoencoderKL(**_STAND_IN).state_dict()
+        super().__init__(stand_in, device=torch.device("cpu"), config={"params": _STAND_IN}, dtype=torch.float32)
         self.first_stage_model = network
         self.latent_channels = network.config.latent_channels
         self.downscale_ratio = self.upscale_ratio = factor = compression(network.config)
@@ -61,6 +70,7 @@ class DeepCompressionVAE(comfy.sd.VAE):
         self.memory_used_decode = lambda shape, dtype: needed(shape[2] * shape[3] * factor**2, dtype)
         self.device, self.vae_dtype, self.output_device = device, dtype, mm.intermediate_device()
         self.patcher = manage(network, device, offload, recipe, disable_dynamic)
+        self.size = None  # of the stand-in
         self.model_size()
 
     def decode(self, samples_in, *options, **more):
@@ -104,21 +114,6 @@ class DeepCompressionVAE(comfy.sd.VAE):
 def _unfit(value, verb: str, needed: str, hint: str) -> Blip3oError:
     found = f"shape {tuple(value.shape)}" if hasattr(value, "shape") else type(value).__name__
     return Blip3oError(f"This VAE can {verb} {needed}, but what is connected has {found}. Connect {hint}.")
-
-
-@contextmanager
-def _without_empty_vae_warning():
-    """Without the host's warning about a VAE without weights, which would look like a failure."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "No VAE weights detected" not in record.getMessage()
-
-    root = logging.getLogger()
-    root.addFilter(keep)
-    try:
-        yield
-    finally:
-        root.removeFilter(keep)
 
 
 def load_vae(folder, diffusion, choice, disable_dynamic=False, checkpoint=None) -> DeepCompressionVAE:
