@@ -1,15 +1,18 @@
 """PNG files that appear whole or not at all, with the settings that make the image again inside."""
 
+import io
 import json
 from collections.abc import Collection
 from pathlib import Path
 
 import torch
 
-from ..errors import Blip3oError
-from ..files import atomic_write, naming_failures
+from ..errors import Blip3oError, first_line, shown
+from ..files import atomic_write, naming_failures, parse_json
+from .reader import check_size, image_bytes
 
 KEY = "blip3o"
+_REMEDY = "Use the file as it was made."
 
 
 def save_png(path: Path, image: torch.Tensor, settings: dict) -> None:
@@ -28,16 +31,22 @@ def save_png(path: Path, image: torch.Tensor, settings: dict) -> None:
 
 
 def read_settings(path: Path) -> dict:
-    """The settings that `save_png` put into a file. Raises Blip3oError when there are none."""
+    """The settings that `save_png` put into a file. Raises Blip3oError when there are none, or the image is damaged."""
     from PIL import Image
 
-    with Image.open(path) as image:
-        text = image.text.get(KEY)
-    if text is None:
+    data = image_bytes(path)
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            check_size(image.width, image.height, str(path))
+            text = image.text.get(KEY)  # reads all pixels, so that half a file fails
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Blip3oError(f"{shown(path)} is not a whole PNG image: {first_line(error)}. {_REMEDY}") from error
+    settings = None if text is None else parse_json(text, f"The text {KEY} in {shown(path)}", _REMEDY)
+    if not isinstance(settings, dict):
         raise Blip3oError(
-            f"{path} contains no {KEY} settings. Another program wrote or stripped it; use the file as it was made."
+            f"{shown(path)} contains no {KEY} settings. Another program wrote it, or removed them. {_REMEDY}"
         )
-    return json.loads(text)
+    return settings
 
 
 def is_made_with(path: Path, settings: dict, ignored: Collection[str] = ()) -> bool:
@@ -45,7 +54,7 @@ def is_made_with(path: Path, settings: dict, ignored: Collection[str] = ()) -> b
     if not path.is_file():
         return False
     try:
-        stored = read_settings(path)  # reads all pixels, so that half a file fails
+        stored = read_settings(path)
         wanted = json.loads(json.dumps(settings))
         return all(stored.get(name) == wanted.get(name) for name in {*stored, *wanted} - {*ignored})
     except Exception:  # whatever Pillow says about another format or half a file: the image is made again

@@ -1,11 +1,14 @@
 """Pictures on disk: whole or not at all, settings inside."""
 
+import zlib
+
 import pytest
 import torch
 from PIL import Image
 
 from blip3o_core.errors import Blip3oError
-from blip3o_core.images.png import read_settings, save_png
+from blip3o_core.images.png import is_made_with, read_settings, save_png
+from tests.support.image_files import chunk, png
 
 PICTURE = torch.rand(6, 9, 3, generator=torch.Generator().manual_seed(0))
 SETTINGS = {"prompt": 'naïve 日本 🦊 "quoted" \n two lines', "seed": 2**64 - 1, "guidance": 2.0, "size": "9x6"}
@@ -23,11 +26,32 @@ def test_a_picture_keeps_its_pixels_and_settings(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_picture_without_settings_is_an_error(tmp_path):
-    """Catches an empty answer for a file of another program, or one whose settings were stripped."""
-    Image.new("RGB", (2, 2)).save(tmp_path / "other.png")
-    with pytest.raises(Blip3oError, match="other.png"):
+def of(text: bytes, compressed: int = 0) -> bytes:
+    """A PNG with `text` where our settings stand."""
+    return png(2, 1, b"\0\0\0", before=chunk(b"iTXt", b"blip3o\0" + bytes([compressed]) + b"\0\0\0" + text))
+
+
+NOT_OURS = {
+    "no text": (png(2, 1, b"\0\0\0"), "contains no blip3o settings"),
+    "settings that are a number": (of(b"5"), "contains no blip3o settings"),
+    "settings that are no JSON": (of(b"a red circle"), "cannot be read as JSON"),
+    "settings 100,000 deep": (of(b"[" * 10**5), "nested too deeply"),
+    "a text of 100 MB": (of(zlib.compress(b"[" * 10**8, 9), 1), "is not a whole PNG image"),
+    "half a file": (of(b"{}")[:70], "is not a whole PNG image"),
+    "another format": (b"GIF89a", "is not a whole PNG image"),
+    "nothing": (b"", "is not a whole PNG image"),
+    "2^31 pixels a side": (png(2**31 - 1, 2**31 - 1, b""), "is not a whole PNG image"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_OURS)
+def test_an_image_that_is_not_ours_has_no_settings(name, tmp_path):
+    """Catches an empty answer or a traceback for a file of another program, and one taken for an image of a run."""
+    data, reason = NOT_OURS[name]
+    (tmp_path / "other.png").write_bytes(data)
+    with pytest.raises(Blip3oError, match=f"other.png.*{reason}.*Use the file as it was made"):
         read_settings(tmp_path / "other.png")
+    assert not is_made_with(tmp_path / "other.png", {})
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "^C"])
