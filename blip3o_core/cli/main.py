@@ -7,6 +7,7 @@
 
 import argparse
 import sys
+import warnings
 
 from ..errors import Blip3oError, first_line, is_out_of_memory, shown
 from . import bench, edit, evaluate, generate, grpo, inspect, recipe, reconstruct, train
@@ -40,6 +41,8 @@ def main(words: list[str] | None = None) -> int:
     except SystemExit as leaving:  # --help, or a mistake that the parser has shown
         return int(leaving.code or 0)
     _print_any_character()
+    # Sizes and EXIF blocks that Pillow warns of are checked, or ignored and named, by `images.reader`.
+    warnings.filterwarnings("ignore", module="PIL")
     if is_worker():
         end_with_parent()
     with signals_raise():

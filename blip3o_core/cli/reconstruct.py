@@ -76,9 +76,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _from_codes(pipeline, image, size: tuple[int, int], arguments: argparse.Namespace):
-    from ..images.preprocess import to_tensor
+    from ..images.preprocess import tokenizer_input
 
-    tokens = pipeline.tokens_of(to_tensor(image), [""])
+    # Made small here: all pixels of a photograph as floats may not fit into memory.
+    seen = tokenizer_input(image, "stretch", pipeline.image_tokenizer.image_size)
+    tokens = pipeline.tokens_of(seen, [""])
     with Bar("diffusion") as bar:
         return pipeline.render(tokens, [arguments.seed], size, arguments.steps, arguments.guidance, bar)[0]
 

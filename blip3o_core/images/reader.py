@@ -13,6 +13,7 @@ import torch
 
 from ..errors import Blip3oError, first_line, shown
 from ..files import read_bytes
+from .png_rows import lacks_rows
 from .preprocess import MAX_SIDE, to_tensor
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def read_image(data: bytes, name: str, remedy: str = REMEDY, colours: bool = Tru
         with Image.open(io.BytesIO(data), formats=[each for each in FORMATS if each in Image.OPEN]) as opened:
             check_size(opened.width, opened.height, name)
             read = _decoded(opened, colours)
+            if opened.format == "PNG" and lacks_rows(data, opened):
+                raise ValueError("its pixels end before its last row")
             check_size(
                 read.pixels.width, read.pixels.height, name
             )  # an icon may hold an image of another size than it says

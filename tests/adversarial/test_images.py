@@ -119,7 +119,7 @@ REFUSED = {
     "a folder": (Path.mkdir, r"x\.img is a folder, not a regular file"),
     "a pipe": (os.mkfifo, r"x\.img is a pipe, not a regular file"),
     "a device without end": (link("/dev/zero"), r"x\.img is a device, not a regular file"),
-    "a link to nothing": (link("absent.png"), r"x\.img does not exist"),
+    "a link to nothing": (link("absent.png"), r"x\.img is a link to a file that does not exist"),
     "a link to itself": (link("x.img"), r"x\.img cannot be read: Too many levels"),
     "a file of the system": (link("/etc/passwd"), NO_FORMAT),
     "256 GB of nothing": (sparse(2**38), r"x\.img has 274,877,906,944 bytes; at most 1,073,741,824"),
@@ -207,7 +207,7 @@ MASKS = {
     "nothing": (b"", r"mask\.img is empty"),
     "a pipe": (os.mkfifo, r"mask\.img is a pipe"),
     "a folder": (Path.mkdir, r"mask\.img is a folder"),
-    "absent": (link("absent.png"), r"mask\.img does not exist"),
+    "absent": (link("absent.png"), r"mask\.img is a link to a file that does not"),
     "2^31 pixels a side": (head(2**31 - 1, 2**31 - 1), r"mask\.img .*178 million"),
     "a TIFF of floats": (saved("F", color=1.0, format="TIFF"), r"mask\.img .*32 bits"),
 }
@@ -277,7 +277,7 @@ masks += [
         Attack(
             "169 million pixels, few of them there",
             edit(lambda path: path.write_bytes(large(13000, 13000, 2, 100))),
-            UNREADABLE,
+            UNREADABLE + "its pixels end before its last row",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -82,6 +83,37 @@ def test_an_animation_is_its_first_frame(tmp_path):
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert open_image(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "I;16", "LA"])
+def test_a_png_without_its_last_rows_is_refused(mode):
+    """Catches rows that turn black without a word: Pillow takes pixels that end early for whole ones."""
+    whole = Image.fromarray(np.full((9, 13), 500, np.uint16)) if mode == "I;16" else noise(13, 9).convert(mode)
+    for image in (whole, Image.new(mode, (13, 9))):
+        data = saved(image)
+        place = data.index(b"IDAT") - 4
+        length = int.from_bytes(data[place : place + 4], "big")
+        rows = zlib.decompress(data[place + 8 : place + 8 + length])
+        read_image(data, "a.png")
+        for cut, reason in (
+            (rows[: len(rows) // 9 * 8], "its pixels end before its last row"),
+            (rows[:-1], "truncated"),
+        ):
+            with pytest.raises(Blip3oError, match=f"a.png .*{reason}"):
+                read_image(data[:place] + chunk(b"IDAT", zlib.compress(cut)) + chunk(b"IEND", b""), "a.png")
+
+
+def interlaced(width: int, height: int, rows: bytes) -> bytes:
+    data = png(width, height, rows)
+    return data[:8] + chunk(b"IHDR", data[16:28] + b"\1") + data[33:]
+
+
+@pytest.mark.parametrize("size, length", [((2, 2), 7), ((5, 5), 36), ((8, 8), 79)])
+def test_an_interlaced_png_is_whole_with_seven_passes(size, length):
+    """Catches the rows of passes counted wrongly: whole images would be refused, or holes taken."""
+    read_image(interlaced(*size, b"\0" * length), "a.png")
+    with pytest.raises(Blip3oError, match="its pixels end"):
+        read_image(interlaced(*size, b"\0" * (length - 1 - size[0])), "a.png")
 
 
 def test_a_mask_is_white_where_to_change(tmp_path):
