@@ -394,5 +394,5 @@ def test_a_tokenizer_file_that_holds_code_is_refused_and_not_run(client, server,
     file.parent.mkdir()
     model = torch.load(golden.parent / "ta_tok/ta_tok.pth", weights_only=True)["model"]
     torch.save({"model": {"args": Hostile(tmp_path / "ran"), "sd": model["sd"]}}, file)
-    fails(client, server, with_tokenizer("edit", "hostile/ta_tok.pth"), healthy, "refused", "builtins.exec", "download")
+    fails(client, server, with_tokenizer("edit", "hostile/ta_tok.pth"), healthy, "refused", "exec", "Download")
     assert not (tmp_path / "ran").exists()
