@@ -1,10 +1,32 @@
 """The one exception for mistakes that a user can make and correct."""
 
+import unicodedata
 from collections.abc import Sequence
+
+MESSAGE_LIMIT = 8_000  # characters
 
 
 class Blip3oError(ValueError):
-    """Bad input: the message names the value, the reason and the next step. Nothing was changed when it is raised."""
+    """Bad input: the message names the value, the reason and the next step. Nothing was changed when it is raised.
+
+    Names from files and requests are part of messages, so these are printable: they move no cursor, hide no text, and
+    every output can encode them.
+    """
+
+    def __init__(self, message: str = ""):
+        text = printable(str(message))
+        more = len(text) - MESSAGE_LIMIT
+        super().__init__(f"{text[:MESSAGE_LIMIT]}... ({more:,} characters more)" if more > 0 else text)
+
+
+def printable(text: str) -> str:
+    """Text with escape codes, marks of direction, halves of characters and the like spelt out; lines stay lines."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    return "".join(
+        one if one == "\n" or one.isprintable() or unicodedata.category(one) == "Zs" else repr(one)[1:-1]
+        for one in text
+    )
 
 
 def bullet_list(lines: Sequence[str], most: int = 30) -> str:
@@ -22,7 +44,7 @@ def first_line(error: BaseException) -> str:
 def shown(value: object, most: int = 200) -> str:
     """A value as messages show it: printable, and cut when it is long."""
     text = str(value)
-    text = text if text.isprintable() else repr(text)
+    text = text if text.isprintable() else repr(text)  # in one line
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 

@@ -24,10 +24,20 @@ def save_png(path: Path, image: torch.Tensor, settings: dict) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    info.add_itxt(KEY, json.dumps(settings, ensure_ascii=False))
+    info.add_itxt(KEY, _json(settings))
     pixels = (image * 255).round().to(torch.uint8).cpu().numpy()
     with naming_failures(path), atomic_write(path) as scratch:
         Image.fromarray(pixels).save(scratch, "PNG", pnginfo=info)
+
+
+def _json(settings: dict) -> str:
+    """The settings as JSON. A folder's name may hold bytes that are no text: only escaped they can be stored."""
+    text = json.dumps(settings, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(settings)
+    return text
 
 
 def read_settings(path: Path) -> dict:

@@ -20,7 +20,7 @@ from ..files import read_json
 from ..weights.tensors import TensorIndex
 
 PREFIX = "model.vision_tower.vision_tower."
-_LAYER, _TENSORS_PER_LAYER = "encoder.encoder.layers.", 16
+_LAYER = "encoder.encoder.layers."
 # Saved with the encoder, needed only to turn codes back into features.
 UNUSED_PREFIXES = ("decoder.", "decode_task_layer.", "encoder.", "bottleneck.out_linear.", "scale_layer.")
 CODEBOOK_PREFIX = "bottleneck.regularizer."
@@ -100,13 +100,6 @@ def infer_config(
             f"The image tokenizer (TA-Tok) in {file or folder} is incomplete, or built differently: {error}. Copy the "
             f"{'file' if file else 'checkpoint'} again."
         ) from error
-    in_layers = [name for name in tensors if name.startswith(_LAYER)]
-    num_layers = len({name.split(".")[3] for name in in_layers})
-    if 2 * len(in_layers) < _TENSORS_PER_LAYER * num_layers:  # a million layers of a name each are built for hours
-        raise Blip3oError(
-            f"The image tokenizer (TA-Tok) in {file or folder} has {num_layers} layers of {len(in_layers)} tensors; "
-            f"each layer has {_TENSORS_PER_LAYER}. Copy the {'file' if file else 'checkpoint'} again."
-        )
     found = ImageTokenizerConfig(
         hidden_size=hidden_size,
         num_layers=num_layers,

@@ -138,7 +138,7 @@ CONTENT = {
     ),
     "whole numbers": (tensors(encode_task_layer__0__weight=torch.eye(32).int()), "do not fit TA-Tok"),
     "a name with escape codes": (tensors(**{"\x1b[2Jx\x07": torch.zeros(1)}), r"unexpected: "),
-    "9,000 layers": (many_layers, r"has 9003 layers of 9\d+ tensors; each layer has 16\. Copy the file again"),
+    "9,000 layers": (many_layers, r"it has 9003 layers .*Copy the file again"),
     "input_size -90": (arguments({"input_size": -90}), "input_size -90"),
     "input_size 2^80": (arguments({"input_size": 2**80}), "input_size 1208925819614629174706176"),
     "a pipe": (os.mkfifo, r"ta_tok\.pth is a pipe, not a regular file"),

@@ -26,6 +26,13 @@ def test_a_picture_keeps_its_pixels_and_settings(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_named_in_bytes_that_are_no_text_loses_no_image(tmp_path):
+    """Catches an image that is drawn for minutes and then not saved, because its checkpoint's name is no UTF-8."""
+    settings = {"checkpoint": "\udcc4\udce3", "prompt": "日本"}
+    save_png(tmp_path / "a.png", PICTURE, settings)
+    assert read_settings(tmp_path / "a.png") == settings
+
+
 def of(text: bytes, compressed: int = 0) -> bytes:
     """A PNG with `text` where our settings stand."""
     return png(2, 1, b"\0\0\0", before=chunk(b"iTXt", b"blip3o\0" + bytes([compressed]) + b"\0\0\0" + text))

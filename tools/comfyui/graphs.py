@@ -97,7 +97,8 @@ def _changed(graph: dict, changes: dict) -> dict:
 
 def latents(server, result, id: str = "latents"):
     """(B, C, h, w) that a SaveLatent node of a finished run wrote."""
-    assert result.status == "success", result.error
+    if result.status != "success":
+        raise RuntimeError(f"the run ended with {result.status}: {result.error}")
     saved = result.outputs[id]["latents"][0]
     return load_file(Path(server.base, "output", saved["subfolder"], saved["filename"]))["latent_tensor"]
 

@@ -176,7 +176,10 @@ def _table(lm: LanguageModel, device: torch.device) -> tuple[torch.Tensor, list,
         kept += [*addresses, *scales]
         kinds |= {KINDS[weight.dtype] for weight, _ in stored}
         table.append([each.data_ptr() for each in addresses] + [0 if s is None else s.data_ptr() for s in scales])
-    assert len(table[0]) == COLUMNS and len(kinds) == 1
+    if len(table[0]) != COLUMNS or len(kinds) != 1:
+        raise ValueError(
+            f"a layer has {len(table[0])} addresses of {len(kinds)} kinds; the kernel reads {COLUMNS} of one"
+        )
     return torch.tensor(table, device=device), kept, kinds.pop()
 
 
