@@ -137,11 +137,12 @@ def _what_is_wrong(name: str) -> str:
             missing.append(" or ".join(WEIGHTS))
         if missing:
             return (
-                f"{folder} does not contain a checkpoint: {' and '.join(missing)} is missing. Copy the missing files, "
-                "or choose another folder."
+                f"{shown(folder)} does not contain a checkpoint: {' and '.join(missing)} is missing. Copy the missing "
+                "files, or choose another folder."
             )
         return (
-            f"{folder} lies too deep to be in the list. Move it to {root}, press R to refresh the lists, and choose it."
+            f"{shown(folder)} is not in the list under this name. Press R to refresh the lists, and choose it there. "
+            f"Folders more than three levels below {root} are not listed: move them up."
         )
     return (
         f"Cannot find the folder {shown(repr(name))} in {_places()}. Put the checkpoint's folder (config.json, "
@@ -154,7 +155,7 @@ def _inside(root: Path, name: str) -> Path | None:
     """The path of a name that stays inside `root`; None for any other, and for names that no file can have."""
     if not isinstance(name, str) or not 0 < len(name) < 1000 or "\0" in name:
         return None
-    if ".." in Path(name).parts or Path(name).is_absolute():
+    if not Path(name).parts or ".." in Path(name).parts or Path(name).is_absolute():
         return None
     return root / name
 

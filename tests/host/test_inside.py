@@ -132,6 +132,49 @@ def test_the_bundled_model_is_found_and_watched(in_host, loose_checkpoint, tmp_p
     assert "absent" in complaint and "incomplete" in complaint and names == [NAME]
 
 
+def test_the_loader_watches_what_it_reads(in_host, loose_checkpoint, tmp_path):
+    """Catches .DS_Store that makes everything run again, a shift in the folder beside that is not seen, and a
+    checkpoint straight in the models' folder that is called "." or hides the others.
+    """
+
+    def look(module, folder, root):
+        import json
+        import shutil
+        from pathlib import Path
+
+        import folder_paths
+
+        folders = module(".nodes.host.folders")
+        root = Path(shutil.copytree(folder, root))
+        second = Path(shutil.copytree(folder, root / "second"))
+        shutil.move(second / "diffusion", root / "beside")
+        folder_paths.folder_names_and_paths["blip3o"] = ([str(root)], set())
+        names = folders.checkpoints(), folders.diffusion_folders()
+        found = folders.resolve(root.name), folders.resolve("second"), folders.resolve_diffusion("beside")
+        before = folders.fingerprint("second", "beside")
+        for name in (".DS_Store", "README.md", ".git/index"):
+            (second / name).parent.mkdir(exist_ok=True)
+            (second / name).write_bytes(b"x")
+        unrelated = folders.fingerprint("second", "beside") == before
+        (root / "beside/scheduler/scheduler_config.json").write_text(json.dumps({"shift": 2.5}))
+        shift = folders.fingerprint("second", "beside") != before
+        odd = ["a\0b", "x" * 5000, "../second", str(second), "\udcff", "", ".", "late", 7, None]
+        said = [folders.problem_with(name) for name in odd]
+        (root / "beside/late").mkdir()
+        for name in ("config.json", "model.safetensors"):  # the root's own time stays
+            (root / "beside/late" / name).touch()
+        return [names, found, unrelated, shift, said, folders.problem_with("beside/late")]
+
+    root = str(tmp_path / "models of mine")
+    names, found, unrelated, shift, said, late = in_host(look, folder=loose_checkpoint, root=root)
+    assert sorted(names[0]) == sorted([NAME, "models of mine", "second"])
+    assert set(names[1]) == {"auto", "diffusion", "beside"}
+    assert found == [root, f"{root}/second", f"{root}/beside"]
+    assert unrelated and shift
+    assert all("Cannot find the folder" in line or "does not contain a checkpoint" in line for line in said), said
+    assert late is None
+
+
 def test_no_part_leaves_weights_behind_at_any_memory_budget(in_host, loose_checkpoint):
     """A leaf that the host cannot stream stays on the CPU when a card is too small, and the run crashes there.
 
