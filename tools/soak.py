@@ -33,8 +33,12 @@ from tools.comfyui.server import Server
 
 COLOURS = "red green blue yellow purple orange pink cyan".split()
 SHAPES = "circle square triangle star ring cross".split()
+# A few: on a CPU torch keeps the convolution kernels that it made for each size.
+SIZES = ((16, 64), (128, 128), (200, 312), (256, 64), (312, 312), (72, 240))
 SECONDS = 180  # for one prompt
 BLOCKS = 10  # rows of the table
+# The C library keeps freed memory for what comes next. With these it gives it back, so what grows is kept by somebody.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ def probe() -> dict:
 
 def sized(rng: random.Random) -> dict:
     graph = plain(rng, steps=4)
-    graph["empty"]["inputs"].update(width=8 * rng.randrange(2, 40), height=8 * rng.randrange(2, 40))
+    width, height = rng.choice(SIZES)
+    graph["empty"]["inputs"].update(width=width, height=height)
     return graph
 
 
@@ -227,6 +232,7 @@ def main() -> int:
         if k % 25 == 0 or not row.fine:
             print(k, row, flush=True)
 
+    os.environ.update(ALLOCATOR)  # of the server
     with contextlib.ExitStack() as stack:
         base = stack.enter_context(tempfile.TemporaryDirectory(prefix="soak"))
         rows = soak(stack.enter_context(Server(Path(base))), arguments.count, arguments.seed, note)
