@@ -43,7 +43,7 @@ class Vocabulary:
         missing = [name for name in _CONFIG_FIELDS.values() if config.get(name) is None]
         if missing:
             first = "image_start_token_id" in missing and "num_image_tokens" in missing
-            reason = "It is a config.json of BLIP3o's first generation or of another model." if first else ""
+            reason = "It is a config.json of BLIP3o's first generation, or of a different model." if first else ""
             raise Blip3oError(
                 f"{path} lacks {', '.join(missing)}. These fields name the image tokens, and every BLIP3o-NEXT "
                 f"checkpoint has them. {reason or 'Copy config.json again from where the checkpoint came from.'}"

@@ -212,8 +212,8 @@ MASKS = {
     "a TIFF of floats": (saved("F", color=1.0, format="TIFF"), r"mask\.img .*32 bits"),
 }
 WORDS = {
-    "feather 1025": (["--feather", "1025"], "from 0 to 1024"),
-    "feather -1": (["--feather", "-1"], "from 0 to 1024"),
+    "feather 1025": (["--feather", "1025"], "from 0 to 1,024"),
+    "feather -1": (["--feather", "-1"], "from 0 to 1,024"),
     "feather of text": (["--feather", "wide"], "--feather.*wide"),
     "fit crop": (["--fit", "crop"], "fit 'crop' cannot be combined with a mask"),
     "fit authors": (["--fit", "authors"], "fit 'authors' cannot be combined with a mask"),

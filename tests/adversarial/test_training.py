@@ -72,7 +72,7 @@ def first_image(content: bytes) -> Callable:
 
 SETTINGS = [
     training("settings with a tag that runs code", r"YAML|settings", text="!!python/object/apply:os.system [exit]"),
-    training("a word with a tag", r"Cannot read the value", words=["steps=!!python/object/apply:os.system [exit]"]),
+    training("a word with a tag", r"cannot be read as YAML", words=["steps=!!python/object/apply:os.system [exit]"]),
     training("settings nested 100,000 deep", r"c\.yaml", text="[" * 100_000),
     training("settings of random bytes", r"c\.yaml", text=bytes(range(256))),
     training("settings that are a list", r"contains no settings", text="- a\n- b\n"),
@@ -143,7 +143,7 @@ LISTS = [
         lines(json.dumps({"image": "0.png", "caption": "red " * 250_000})),
     ),
     training("a caption with U+2028", None, lines('{"image": "0.png", "caption": "red\u2028blue"}')),
-    training("an image of no bytes", r"0\.png.*as an image", first_image(b"")),
+    training("an image of no bytes", r"0\.png is empty", first_image(b"")),
     training("an image cut in half", r"0\.png.*as an image", first_image(image()[:90])),
     training("an image of 60,000 pixels a side", r"60000x1", first_image(image(size=(60_000, 1)))),
     training(
