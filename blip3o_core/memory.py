@@ -82,7 +82,7 @@ def require_memory(needed: int, device: torch.device | str, what: str, remedy: s
     """
     free = free_bytes(device) if free is None else free
     if free is not None and needed > free:
-        # A number beyond all machines tells nobody anything.
+        # Beyond what any machine has, the number itself does not matter.
         size = f"{needed / 1e9:,.1f} GB" if needed < 1e15 else "more than a million GB"
         left = f"{free / 1e9:,.1f} GB are free on {device}"
         raise Blip3oError(f"{what} needs about {size} of memory, and {left}. {remedy}")
@@ -104,13 +104,15 @@ def free_bytes(device: torch.device | str) -> int | None:
     return max(0, min(found_bytes)) if (found_bytes := [each for each in found if each is not None]) else None
 
 
-def _available() -> int:
+def _available() -> int | None:
     lines = (line.split() for line in _read("/proc/meminfo").splitlines())
     kilobytes = {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
     if "MemAvailable:" in kilobytes:
         return (kilobytes["MemAvailable:"] + kilobytes.get("SwapFree:", 0)) * 1024
-    import psutil
-
+    try:
+        import psutil  # comes with ComfyUI and accelerate
+    except ImportError:
+        return None
     return psutil.virtual_memory().available + psutil.swap_memory().free
 
 

@@ -19,10 +19,7 @@ class Node(io.ComfyNode):
 
     # Choices whose lists change while the server runs. `host.folders` checks them, against the folders of that moment.
     FILES: tuple[str, ...] = ()
-
-    @classmethod
-    def run(cls, *args, **inputs) -> io.NodeOutput:
-        raise NotImplementedError
+    run: Callable[..., io.NodeOutput]  # what a node does with inputs that were checked, a class method
 
     @classmethod
     def execute(cls, *args, **inputs) -> io.NodeOutput:

@@ -2,10 +2,11 @@
 
 import importlib.metadata
 import importlib.util
-import re
 import sys
 from functools import cache
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from ..blip3o_core.errors import Blip3oError, first_line
 
@@ -21,17 +22,15 @@ def problem() -> str | None:
 
 def _problem_of(line: str) -> str | None:
     """`line`: name>=version."""
-    name, _, lowest = line.partition(">=")
+    needed = Requirement(line)
+    name, lowest = needed.name, line.partition(">=")[2]
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         # A copy that no installer put there has no version to read.
         return None if importlib.util.find_spec(name) else f"{name} {lowest} or newer, which is not installed"
-    return f"{name} {lowest} or newer, but {version} is installed" if _order(version) < _order(lowest) else None
-
-
-def _order(version: str) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3]]
+    fits = needed.specifier.contains(version, prereleases=True)
+    return None if fits else f"{name} {lowest} or newer, but {version} is installed"
 
 
 def _with_remedy(what: str) -> str:

@@ -1,6 +1,7 @@
 """Hundreds of prompts of every kind to one ComfyUI with this pack: whether anything grows, drifts, breaks or is lost.
 
     python -m tools.soak --count 500 --json soak.json
+    python -m tools.soak --new-sizes
 
 Text to image, batches, sizes, edits, masks, KSampler, other dtypes, int8 weights, prompts that must be refused, and
 interrupts at random moments; models and results are freed now and then. A probe, the same image every time, must stay
@@ -70,8 +71,7 @@ def probe() -> dict:
 
 def sized(rng: random.Random) -> dict:
     graph = plain(rng, steps=4)
-    width, height = rng.choice(SIZES)
-    graph["empty"]["inputs"].update(width=width, height=height)
+    graph["empty"]["inputs"].update(zip(("width", "height"), rng.choice(SIZES), strict=True))
     return graph
 
 
@@ -131,8 +131,8 @@ KINDS = {
 class Soak:
     """One server and one client; `row(kind)` posts a prompt and looks at both."""
 
-    def __init__(self, server: Server, client: Client, seed: int):
-        self.server, self.client, self.rng = server, client, random.Random(seed)
+    def __init__(self, server: Server, client: Client, seed: int, new_sizes: bool):
+        self.server, self.client, self.rng, self.new_sizes = server, client, random.Random(seed), new_sizes
         self.digest = ""  # of the probe, once it is known
         buffer = io.BytesIO()
         Image.new("RGB", (64, 64), "red").save(buffer, "PNG")
@@ -143,8 +143,11 @@ class Soak:
         if name in ("freed", "probe"):
             # Freed: models and results. Probe: another prompt in between, so that nothing of it is cached.
             self.client.free() if name == "freed" else self.client.run(plain(random.Random(1), steps=1), SECONDS)
+        graph = kind.make(self.rng)
+        if name == "size" and self.new_sizes:
+            graph["empty"]["inputs"].update(width=8 * self.rng.randrange(2, 40), height=8 * self.rng.randrange(2, 40))
         began = time.monotonic()
-        outcome = self._ended(kind.make(self.rng), self.rng.uniform(0, 1.5) if name == "interrupt" else None)
+        outcome = self._ended(graph, self.rng.uniform(0, 1.5) if name == "interrupt" else None)
         seconds = time.monotonic() - began
         return Row(name, outcome, outcome in kind.ends, round(seconds, 2), *self._server())
 
@@ -183,14 +186,23 @@ class Soak:
         return int(lines["VmRSS"].split()[0]) // 1024, int(lines["Threads"]), files, temporary
 
 
-def soak(server: Server, count: int, seed: int, note: Callable[[int, Row], None] = lambda k, row: None) -> list[Row]:
-    """`count` prompts in random order, every kind at least once if there are enough."""
+def soak(
+    server: Server,
+    count: int,
+    seed: int,
+    note: Callable[[int, Row], None] = lambda k, row: None,
+    new_sizes: bool = False,
+) -> list[Row]:
+    """`count` prompts in random order, every kind at least once if there are enough.
+
+    `new_sizes`: images of other sizes have a new one every time, and not one of SIZES.
+    """
     rng = random.Random(seed)
     names = [*KINDS, *rng.choices(list(KINDS), [kind.share for kind in KINDS.values()], k=count)][:count]
     rng.shuffle(names)
     rows = []
     with server.client() as client:
-        run = Soak(server, client, seed)
+        run = Soak(server, client, seed, new_sizes)
         for k, name in enumerate(names):
             rows.append(run.row(name))
             note(k, rows[-1])
@@ -225,6 +237,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--new-sizes", action="store_true", help="a new size every time, in place of the same six")
     parser.add_argument("--json", type=Path, help="every prompt, as a list")
     arguments = parser.parse_args()
 
@@ -235,7 +248,8 @@ def main() -> int:
     os.environ.update(ALLOCATOR)  # of the server
     with contextlib.ExitStack() as stack:
         base = stack.enter_context(tempfile.TemporaryDirectory(prefix="soak"))
-        rows = soak(stack.enter_context(Server(Path(base))), arguments.count, arguments.seed, note)
+        server = stack.enter_context(Server(Path(base)))
+        rows = soak(server, arguments.count, arguments.seed, note, arguments.new_sizes)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows]), encoding="utf-8")
     print(table(rows), outcomes(rows), sep="\n\n")

@@ -1,4 +1,4 @@
-"""How a command ends early: on a signal, with its parent, or because nobody reads its output. No scrap stays behind."""
+"""How a command ends early: on a signal, with its parent, or with the program that reads its output."""
 
 import contextlib
 import os

@@ -1,7 +1,7 @@
 """The door: finds the command, runs it, and turns its errors into one line and an exit status.
 
 - 0: done. 1: it failed; the line says why and what to do. 2: the words of the command are wrong. 130: cancelled by
-  Ctrl-C; 143, 129: by the signals TERM and HUP. 141: nobody reads the output any more.
+  Ctrl-C; 143, 129: by the signals TERM and HUP. 141: the program that read the output has ended.
 - Everything heavy is imported in a command's `run`, after its words are known to be right.
 """
 
@@ -62,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if not is_worker():  # the process that started it says it
             print(arguments.cancelled.format(**vars(arguments)), file=sys.stderr)
         return cancelled.status if isinstance(cancelled, Ended) else 130
-    except BrokenPipeError:  # nobody reads the output any more, as with `| head`
+    except BrokenPipeError:  # the program that read the output has ended, as with `| head`
         drop_output()
         return 141
     except OSError as error:

@@ -96,9 +96,8 @@ def read_image(data: bytes, name: str, remedy: str = REMEDY, colours: bool = Tru
             read = _decoded(opened, colours)
             if opened.format == "PNG" and lacks_rows(data, opened):
                 raise ValueError("its pixels end before its last row")
-            check_size(
-                read.pixels.width, read.pixels.height, name
-            )  # an icon may hold an image of another size than it says
+            # An icon may hold an image of another size than it says.
+            check_size(read.pixels.width, read.pixels.height, name)
             return read
     except Blip3oError:
         raise
@@ -160,7 +159,7 @@ def _orientation(image) -> tuple:
         if "exif" in image.info:
             Exif().load(image.info["exif"])  # `getexif` refuses a damaged block the first time, and gives nothing later
         return turns.get(image.getexif().get(_ORIENTATION)), ()
-    except Exception:  # the pixels are whole; what Pillow says about the block helps nobody
+    except Exception:  # the pixels are whole, whatever Pillow says about the block
         return None, ("not turned: its EXIF block is damaged",)
 
 

@@ -8,7 +8,8 @@ from ..checks import require_finite
 from ..errors import Blip3oError, shown
 from .known_fields import known_fields
 
-MAX_ASPECT = 128
+# ComfyUI scales its previews to 512 pixels. From 1024 to 1 on they have no height, which ends the server.
+MAX_ASPECT = 64
 
 
 def build(config: dict):
@@ -23,20 +24,29 @@ def compression(config: dict) -> int:
     return 2 ** (len(config["decoder_block_out_channels"]) - 1)
 
 
-def check_size(width: int, height: int, multiple: int) -> None:
-    """Raise Blip3oError unless both sides in pixels are positive multiples of `multiple` (compression * patch size).
-
-    An image far from square is refused, too: nobody wants it, and shown small it would have no height.
-    """
-    asked = f"The size is {shown(width, 20)}x{shown(height, 20)}"
+def check_aspect(width: int, height: int) -> None:
+    """Raise Blip3oError for an image so far from square that a small one of the same shape would have no height."""
     if 0 < MAX_ASPECT * min(width, height) < max(width, height):
-        raise Blip3oError(f"{asked}. The longer side may be at most {MAX_ASPECT} times the shorter one.")
-    if width <= 0 or height <= 0 or width % multiple or height % multiple:
-        nearest = [max(multiple, round(side / multiple) * multiple) for side in (width, height)]
         raise Blip3oError(
-            f"{asked}, but width and height must be multiples of {multiple} pixels. Nearest: "
-            f"{shown(nearest[0], 20)}x{shown(nearest[1], 20)}."
+            f"The size is {_shown(width, height)}. The longer side may be at most {MAX_ASPECT} times the shorter one. "
+            "Choose another size."
         )
+
+
+def check_size(width: int, height: int, multiple: int) -> None:
+    """Raise Blip3oError unless both sides in pixels are positive multiples of `multiple` (compression * patch size)."""
+    check_aspect(width, height)
+    if width <= 0 or height <= 0 or width % multiple or height % multiple:
+        least = multiple * max(1, -(-max(width, height) // (MAX_ASPECT * multiple)))
+        nearest = [max(least, round(side / multiple) * multiple) for side in (width, height)]
+        raise Blip3oError(
+            f"The size is {_shown(width, height)}, but width and height must be multiples of {multiple} pixels. "
+            f"Nearest: {_shown(*nearest)}."
+        )
+
+
+def _shown(width: int, height: int) -> str:
+    return f"{shown(width, 20)}x{shown(height, 20)}"
 
 
 @torch.no_grad()

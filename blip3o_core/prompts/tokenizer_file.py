@@ -68,7 +68,7 @@ def _is_qwen_split(part: Any) -> bool:
     steps = part.get("pretokenizers") if _type(part) == "Sequence" else None
     if not isinstance(steps, list) or len(steps) != 2 or not isinstance(steps[1], dict):
         return False
-    # trim_offsets concerns positions in the text, which nobody asks for.
+    # trim_offsets changes positions in the text, which are not used here.
     return steps[0] == _QWEN_SPLIT and {**steps[1], "trim_offsets": True} == _BYTES
 
 

@@ -63,7 +63,7 @@ class TrainState:
         }
 
     def restore(self, path: Path, remedy: str) -> None:
-        """Load a `state_dict` from a file. Raises Blip3oError, which ends with `remedy`, for one of another run."""
+        """Load a `state_dict` from a file. Raises Blip3oError with `remedy` when it is that of a different run."""
         state = read_state(path, remedy)
         try:
             self._check(state)

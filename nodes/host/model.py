@@ -19,10 +19,9 @@ from ...blip3o_core.checks import require_finite
 from ...blip3o_core.diffusion.reference_conditioning import ReferenceConditioning
 from ...blip3o_core.diffusion.reference_mode import ReferenceMode, Strengths
 from ...blip3o_core.errors import Blip3oError
-from ...blip3o_core.models.autoencoder import compression
+from ...blip3o_core.models.autoencoder import check_aspect, compression
 from ...blip3o_core.models.meanflow import is_meanflow, next_sigma
 from ...blip3o_core.models.sana import DiffusionTransformer
-from ..limits import check_latent_size
 from .latent_format import DeepCompressionLatent
 from .offload import dtypes, manage, swap_leaves
 from .refusals import check_area, check_area_unit, check_latent, check_tokens, refuse_patches, refuse_unused
@@ -156,7 +155,8 @@ class DiffusionModel(comfy.model_base.BaseModel):
     def _check_room(self, shape, device) -> None:
         """Raise Blip3oError for latents too long for the host's previews, or too large for the memory."""
         height, width = shape[-2:]
-        check_latent_size(height, width, self.latent_format.spacial_downscale_ratio)
+        cell = self.latent_format.spacial_downscale_ratio
+        check_aspect(width * cell, height * cell)
         if not mm.is_device_cpu(device):  # there the host makes room, and handles what does not fit
             return
         needed = memory.diffusion_bytes(

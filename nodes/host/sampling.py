@@ -9,9 +9,8 @@ import latent_preview
 
 from ...blip3o_core.diffusion.sampler import initial_noise, sigmas
 from ...blip3o_core.errors import Blip3oError
-from ...blip3o_core.models.autoencoder import check_size
+from ...blip3o_core.models.autoencoder import check_aspect, check_size
 from ...blip3o_core.seeds import row_seeds
-from ..limits import check_latent_size
 from .model import DiffusionModel
 from .refusals import check_dimensions, check_latent
 
@@ -87,7 +86,7 @@ def _starting_latent(model, latent: dict):
     ours = model.get_model_object("latent_format")
     check_dimensions(samples)
     height, width = samples.shape[-2:]
-    check_latent_size(height, width, ours.spacial_downscale_ratio)
+    check_aspect(width * ours.spacial_downscale_ratio, height * ours.spacial_downscale_ratio)
     if samples.count_nonzero() == 0 and made_for is not None:
         width, height = (round(side * made_for) for side in (samples.shape[-1], samples.shape[-2]))
         check_size(width, height, ours.spacial_downscale_ratio * model.model.diffusion_model.config.patch_size)

@@ -29,6 +29,11 @@ RENDERED = {
 }
 
 
+def values(table: dict[str, str]) -> str:
+    """The code of a dictionary: what each expression is called, and its value."""
+    return "{" + ", ".join(f"{code!r}: {code}" for code in table) + "}"
+
+
 def matches(said: dict[str, str], expected: dict[str, str]) -> None:
     import re
 
@@ -46,8 +51,8 @@ def test_what_the_vae_cannot_decode_or_encode(look):
                     lambda one: nodes.VAEEncodeTiled().encode(vae, one, 64, 32)]
         said = []
         with torch.inference_mode():
-            for calls, values in ((decoders, {list(LATENTS)}), (encoders, {list(IMAGES)})):
-                said += [{{name: says(lambda: call(eval(name))) for name in values}} for call in calls]
+            for calls, table in ((decoders, {values(LATENTS)}), (encoders, {values(IMAGES)})):
+                said += [{{name: says(lambda: call(one)) for name, one in table.items()}} for call in calls]
             assert nodes.VAEEncode().encode(vae, torch.rand(1, 64, 64, 4))[0]["samples"].shape == (1, 8, 8, 8)
             assert nodes.VAEDecode().decode(vae, dict(samples=torch.rand(2, 8, 4, 4)))[0].shape == (2, 32, 32, 3)
         print(json.dumps(said))
@@ -66,7 +71,7 @@ def test_what_our_sampler_cannot_render(look):
             return ours.render(model, condition(1), condition(2), dict(samples=latent), settings)
 
         with torch.inference_mode():
-            said = {{name: says(lambda: call(model, eval(name))) for name in {list(RENDERED)}}}
+            said = {{name: says(lambda: call(model, one)) for name, one in {values(RENDERED)}.items()}}
             stranger = model.clone()
             stranger.model = torch.nn.Module()
             other = says(lambda: call(stranger, torch.rand(1, 8, 16, 16)))

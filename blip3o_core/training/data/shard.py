@@ -2,7 +2,7 @@
 
 - Members whose names are equal up to their last dot are one item: an image, and a text or a JSON object. The references
   of an edit are called .reference.png or .reference1.png, ...
-- 0001.seg.png beside 0001.jpg is no item of its own, unless it has a text of its own.
+- 0001.seg.png beside 0001.jpg is an item only if it has a text, such as 0001.seg.txt.
 - Links are followed inside the shard. Whatever is not used is counted, so that nothing is dropped without a word.
 """
 
@@ -134,7 +134,7 @@ def _groups(members: Iterator[_Member], notes: Notes) -> dict[str, _Group]:
 
 
 def _is_item(stem: str, group: _Group, groups: dict[str, _Group], notes: Notes) -> bool:
-    """Whether a group has an image, and not one more image of another item."""
+    """Whether a group has an image of its own. One such as 0001.seg.png only belongs to 0001.jpg."""
     if not group.images:
         notes.unused["texts and references without an image"] += len(group.texts) + len(group.references)
         return False

@@ -1,0 +1,106 @@
+"""Where checkpoints are looked for, and what a loader watches."""
+
+import shutil
+
+from blip3o_core.checkpoint.bundled import NAME
+
+
+def test_extra_model_paths_are_honoured_and_come_first(in_host, comfyui, loose_checkpoint):
+    """Overwriting the category would hide the folder a user named in extra_model_paths.yaml."""
+
+    def look(module, folder):
+        from pathlib import Path
+
+        import folder_paths
+        from utils.extra_config import load_extra_path_config
+
+        folders = module(".nodes.host.folders")
+        errors = module(".blip3o_core.errors")
+        empty = folders.checkpoints()
+        del folder_paths.folder_names_and_paths["blip3o"]
+        yaml = Path(folder_paths.base_path, "extra.yaml")
+        yaml.write_text(f"mine:\n  base_path: {Path(folder).parent.parent}\n  blip3o: {Path(folder).parent.name}\n")
+        load_extra_path_config(str(yaml))
+        folders.register()
+        refused = []
+        for name in ("../" + Path(folder).parent.name + "/tiny", folder, "absent"):
+            try:
+                folders.resolve(name)
+            except errors.Blip3oError as error:
+                refused.append(str(error))
+        roots = folder_paths.get_folder_paths("blip3o")
+        return [empty, folders.checkpoints(), folders.diffusion_folders(), folders.resolve("tiny"), roots, refused]
+
+    empty, names, diffusion, found, roots, refused = in_host(look, folder=loose_checkpoint)
+    assert empty == [NAME] and names == [NAME, "tiny"]
+    assert diffusion == ["auto", "tiny/diffusion"] and found == loose_checkpoint
+    assert len(roots) == 2 and loose_checkpoint.startswith(roots[0])
+    assert roots[1] == str(comfyui.base / "models/blip3o")
+    assert len(refused) == 3 and all("models/blip3o" in line and "Put the checkpoint" in line for line in refused)
+
+
+def test_the_bundled_model_is_found_and_watched(in_host, loose_checkpoint, tmp_path):
+    """Catches a copy without the model that fails in the middle of a run, and weights replaced without a reload."""
+
+    def look(module, folder):
+        import os
+        from pathlib import Path
+
+        folders = module(".nodes.host.folders")
+        bundled = folders.bundled
+        bundled.BUNDLED = Path(folder)
+        found = folders.resolve(bundled.NAME), folders.problem_with(bundled.NAME)
+        before = folders.fingerprint(bundled.NAME)
+        os.utime(Path(folder, "model.safetensors"), (1, 1))
+        after = folders.fingerprint(bundled.NAME)
+        bundled.BUNDLED = Path(folder, "absent")
+        missing = folders.problem_with(bundled.NAME), folders.checkpoints()
+        return [found, before != after, before == folders.fingerprint(bundled.NAME), missing]
+
+    folder = str(shutil.copytree(loose_checkpoint, tmp_path / "model"))
+    found, changed, same, (complaint, names) = in_host(look, folder=folder)
+    assert found == [folder, None] and changed and not same
+    assert "absent" in complaint and "incomplete" in complaint and names == [NAME]
+
+
+def test_the_loader_watches_what_it_reads(in_host, loose_checkpoint, tmp_path):
+    """Catches .DS_Store that makes everything run again, a shift in the folder beside that is not seen, and a
+    checkpoint straight in the models' folder that is called "." or hides the others.
+    """
+
+    def look(module, folder, root):
+        import json
+        import shutil
+        from pathlib import Path
+
+        import folder_paths
+
+        folders = module(".nodes.host.folders")
+        root = Path(shutil.copytree(folder, root))
+        second = Path(shutil.copytree(folder, root / "second"))
+        shutil.move(second / "diffusion", root / "beside")
+        folder_paths.folder_names_and_paths["blip3o"] = ([str(root)], set())
+        names = folders.checkpoints(), folders.diffusion_folders()
+        found = folders.resolve(root.name), folders.resolve("second"), folders.resolve_diffusion("beside")
+        before = folders.fingerprint("second", "beside")
+        for name in (".DS_Store", "README.md", ".git/index"):
+            (second / name).parent.mkdir(exist_ok=True)
+            (second / name).write_bytes(b"x")
+        unrelated = folders.fingerprint("second", "beside") == before
+        (root / "beside/scheduler/scheduler_config.json").write_text(json.dumps({"shift": 2.5}))
+        shift = folders.fingerprint("second", "beside") != before
+        odd = ["a\0b", "x" * 5000, "../second", str(second), "\udcff", "", ".", "late", 7, None]
+        said = [folders.problem_with(name) for name in odd]
+        (root / "beside/late").mkdir()
+        for name in ("config.json", "model.safetensors"):  # the root's own time stays
+            (root / "beside/late" / name).touch()
+        return [names, found, unrelated, shift, said, folders.problem_with("beside/late")]
+
+    root = str(tmp_path / "models of mine")
+    names, found, unrelated, shift, said, late = in_host(look, folder=loose_checkpoint, root=root)
+    assert sorted(names[0]) == sorted([NAME, "models of mine", "second"])
+    assert set(names[1]) == {"auto", "diffusion", "beside"}
+    assert found == [root, f"{root}/second", f"{root}/beside"]
+    assert unrelated and shift
+    assert all("Cannot find the folder" in line or "does not contain a checkpoint" in line for line in said), said
+    assert late is None
