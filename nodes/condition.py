@@ -14,26 +14,43 @@ class HiddenStateConditioner(Node):
             node_id="BLIP3oHiddenStateConditioner",
             display_name="BLIP3o Hidden-State Conditioner",
             category=CATEGORY,
-            description="Turns the hidden states of image tokens into positive and negative conditioning.",
-            search_aliases=["blip3o conditioning", "hidden states", "connector", "encode tokens", "reference strength"],
+            description="Turns image tokens into positive and negative conditioning for the sampler, and adds the "
+            "reference of an edit. It stands where CLIP Text Encode stands with other models.",
+            search_aliases=[
+                "text encode",
+                "clip text encode",
+                "conditioning",
+                "blip3o conditioning",
+                "encode tokens",
+                "reference strength",
+                "hidden states",
+                "connector",
+            ],
             inputs=[
-                LM.Input("lm", tooltip="From BLIP3o Loader: the language model that wrote the tokens."),
+                LM.Input("lm", tooltip="The language model that wrote the tokens, from BLIP3o Loader."),
                 TOKENS.Input(
-                    "tokens", tooltip="Image tokens. The language model reads them again if another model wrote them."
+                    "tokens",
+                    tooltip="From BLIP3o Token Generator, or from Edit-Reference Encoder to render an image from its "
+                    "tokens alone.",
                 ),
                 REFERENCE.Input(
-                    "reference", optional=True, tooltip="For an edit: the images that the result should stay close to."
+                    "reference",
+                    optional=True,
+                    tooltip="For an edit: the images that the result stays close to. Connect it to the Token "
+                    "Generator, too.",
                 ),
                 *_strengths(),
             ],
             outputs=[
                 io.Conditioning.Output(
-                    "positive", display_name="positive", tooltip="The image tokens as conditioning."
+                    "positive",
+                    display_name="positive",
+                    tooltip="What the image shows. Connect it to positive of BLIP3o Diffusion Sampler or KSampler.",
                 ),
                 io.Conditioning.Output(
                     "negative",
                     display_name="negative",
-                    tooltip="The model's own empty condition. Use it as negative instead of ConditioningZeroOut.",
+                    tooltip="The model's own empty prompt. Connect it to negative, in place of ConditioningZeroOut.",
                 ),
             ],
         )
@@ -51,13 +68,16 @@ class HiddenStateConditioner(Node):
 
 def _strengths():
     more = {"optional": True, "advanced": True}
-    text = "Strength of the image tokens, and so of the prompt. 1 is as trained, 0 ignores them."
+    text = "1 is as trained. Lower values weaken the prompt and 0 ignores it, higher ones exaggerate it."
     mode = (
-        "Where the diffusion sees the reference: in cross-attention, next to the noise, or both; 'tokens' is neither. "
-        "'auto' takes all that the checkpoint supports."
+        "How the sampler sees the reference: in cross-attention, next to the noise, in both ways, or not at all with "
+        "'tokens'. 'auto' uses all that the checkpoint can."
     )
-    cross = "Strength of the reference in cross-attention. 1 is as trained, 0 is off; the speed does not change."
-    noise = "Strength of the reference next to the noise. 1 is as trained, 0 is off; other values take twice as long."
+    cross = "For edits: how strongly the sampler looks at the reference in cross-attention. 1 is as trained, 0 is off."
+    noise = (
+        "For edits: how strongly the sampler looks at the reference next to the noise. 1 is as trained, 0 is off; "
+        "other values take twice as long."
+    )
     return [
         decimal_input("text_strength", 1.0, 0.0, 3.0, 0.05, text, **more),
         io.Combo.Input("reference_mode", options=REFERENCE_MODES, tooltip=mode, **more),

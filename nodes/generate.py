@@ -17,35 +17,69 @@ class TokenGenerator(Node):
             node_id="BLIP3oTokenGenerator",
             display_name="BLIP3o Token Generator",
             category=CATEGORY,
-            description="The language model writes the image as tokens. This decides what the image shows.",
-            search_aliases=["autoregressive", "blip3o prompt", "image tokens", "qwen3", "text to image", "txt2img"],
+            description="Writes the image that your prompt describes, as image tokens. They decide what the image "
+            "shows; the sampler renders them.",
+            search_aliases=[
+                "text to image",
+                "txt2img",
+                "t2i",
+                "generate image",
+                "image generation",
+                "prompt",
+                "text encode",
+                "blip3o prompt",
+                "image tokens",
+                "autoregressive",
+                "qwen3",
+            ],
             inputs=[
                 LM.Input("lm", tooltip="From BLIP3o Loader."),
                 io.String.Input(
                     "prompt",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="What the image shows. With a reference: what to change.",
+                    tooltip="What the image shows, in a sentence. With a reference: what to change, such as 'make the "
+                    "sky red'.",
                 ),
                 seed_input(
-                    "seed", "A new seed gives a new image. Further images of a batch use seed + 1, seed + 2, ..."
+                    "seed",
+                    "Another seed gives another image of the prompt. While it stays, the tokens are kept, and a new "
+                    "noise_seed only renders them again.",
+                    after=io.ControlAfterGenerate.fixed,
                 ),
                 io.Int.Input(
-                    "batch_size", default=1, min=1, max=MAX_BATCH, tooltip="How many images to write at once."
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=MAX_BATCH,
+                    tooltip="How many different images to write at once, with seed, seed + 1, seed + 2 and so on. More "
+                    "take more memory.",
                 ),
                 io.DynamicCombo.Input(
                     "sampling",
                     options=_sampling(),
-                    tooltip="'sample' picks every token at random among the likely ones. 'greedy' takes the likeliest.",
+                    tooltip="'sample' picks each token at random among the likely ones: every seed gives another "
+                    "image. 'greedy' takes the likeliest: the seed changes nothing.",
                 ),
-                REFERENCE.Input("reference", optional=True, tooltip="For an edit: from BLIP3o Edit-Reference Encoder."),
+                REFERENCE.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="For an edit: the images to change, from BLIP3o Edit-Reference Encoder. Connect it to the "
+                    "Conditioner, too.",
+                ),
                 *_advanced(),
             ],
             outputs=[
                 TOKENS.Output(
-                    "tokens", display_name="tokens", tooltip="Connect it to BLIP3o Hidden-State Conditioner."
+                    "tokens",
+                    display_name="tokens",
+                    tooltip="The image as tokens. Connect it to BLIP3o Hidden-State Conditioner.",
                 ),
-                io.String.Output("info", display_name="info", tooltip="Seeds and token counts, for Preview as Text."),
+                io.String.Output(
+                    "info",
+                    display_name="info",
+                    tooltip="Seeds, token counts and warnings as text. Preview as Text shows it.",
+                ),
             ],
         )
 
@@ -64,15 +98,24 @@ class TokenGenerator(Node):
 
 def _sampling():
     """top-k, then top-p on the survivors, temperature 1: the defaults are the authors'."""
-    top_k = "Choose among this many of the likeliest tokens. 0 keeps all."
-    top_p = "Then keep the likeliest tokens that together have this probability."
+    top_k = (
+        "Each token is picked among this many of the likeliest. 1200 is the authors' value; fewer is safer and less "
+        "varied, 0 keeps all."
+    )
+    top_p = (
+        "Leaves out the most unlikely of these tokens. 0.95 is the authors' value; lower is safer and less varied, "
+        "1 leaves out none."
+    )
+    temperature = (
+        "1 is the authors' value. Lower keeps to likely shapes, higher gives more surprises and more mistakes."
+    )
     return [
         io.DynamicCombo.Option(
             "sample",
             [
                 io.Int.Input("top_k", default=1200, min=0, max=65536, tooltip=top_k),
                 decimal_input("top_p", 0.95, 0.01, 1.0, 0.01, top_p),
-                decimal_input("temperature", 1.0, 0.01, 5.0, 0.01, "Lower is safer, higher is more varied."),
+                decimal_input("temperature", 1.0, 0.01, 5.0, 0.01, temperature),
             ],
         ),
         io.DynamicCombo.Option("greedy", []),
@@ -81,17 +124,19 @@ def _sampling():
 
 def _advanced():
     more = {"optional": True, "advanced": True}
-    negative = "Negative prompt for token_guidance. Unused while token_guidance is 1."
-    guidance = "How strongly the tokens follow the prompt. 1 is off; higher values take about twice as long."
+    negative = "What the image should not show. It acts only while token_guidance is above 1."
+    guidance = (
+        "1 is off, as in the authors' code. Higher values follow the prompt more closely and take about twice as long."
+    )
     vocabulary = (
-        "'image tokens' always writes a whole image. 'full' also allows text and end tokens, as the authors' code "
-        "does, and may end an image early."
+        "'image tokens' always writes a whole image. 'full' may also write words or end an image early, as the "
+        "authors' code does."
     )
     special = (
-        "'as text' reads <|im_end|> or <I7> in a prompt letter by letter. 'parse' turns them into special tokens, as "
+        "'as text' reads <|im_end|> or <I7> in a prompt as plain letters. 'parse' turns them into control tokens, as "
         "the authors' code does."
     )
-    lines = "'one per line' makes every line a prompt of its own. Each one is written batch_size times."
+    lines = "'one per line' makes an image of every line of the prompt. Each line is written batch_size times."
     return [
         io.String.Input("negative_prompt", multiline=True, default="", dynamic_prompts=True, tooltip=negative, **more),
         decimal_input("token_guidance", 1.0, 1.0, 20.0, 0.1, guidance, **more),

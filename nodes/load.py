@@ -18,22 +18,34 @@ class Loader(Node):
             node_id="BLIP3oLoader",
             display_name="BLIP3o Loader",
             category=CATEGORY,
-            description="Loads a BLIP3o-NEXT checkpoint as four parts: language model, diffusion model, VAE and image "
-            "tokenizer. ComfyUI moves them to the GPU and back like any other model.",
-            search_aliases=["blip3o checkpoint", "blip3o next", "load blip3o", "sana", "qwen3 image"],
+            description="Loads a BLIP3o-NEXT checkpoint: everything that makes images from text and edits them. Start "
+            "here, and connect the four outputs to the other BLIP3o nodes.",
+            search_aliases=[
+                "blip3o next",
+                "blip3o checkpoint",
+                "load blip3o",
+                "load checkpoint",
+                "checkpoint loader",
+                "load model",
+                "unified model",
+                "unified",
+                "sana",
+                "qwen3 image",
+            ],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=folders.checkpoints(),
                     default=folders.bundled.NAME,
-                    tooltip="A checkpoint folder in models/blip3o. The bundled tiny model needs no download.",
+                    tooltip="The model that makes the image: a folder in models/blip3o. The bundled one needs no "
+                    "download; it knows coloured shapes only.",
                 ),
                 io.Combo.Input(
                     "dtype",
                     options=DTYPES,
                     default="auto",
-                    tooltip="'auto' lets ComfyUI choose for your device. fp16 is not offered because the diffusion "
-                    "transformer overflows in it.",
+                    tooltip="'auto' lets ComfyUI choose for your device. 'bf16' takes half the memory of 'fp32', and "
+                    "the same seed may give another image.",
                 ),
                 io.Combo.Input(
                     "diffusion_folder",
@@ -41,8 +53,8 @@ class Loader(Node):
                     default=folders.AUTOMATIC,
                     optional=True,
                     advanced=True,
-                    tooltip="The folder with transformer/config.json and vae/config.json. 'auto' looks in the "
-                    "checkpoint's folder and next to it.",
+                    tooltip="'auto' finds the configuration of the diffusion model and the VAE. Choose a folder with "
+                    "transformer/config.json and vae/config.json to use another one.",
                 ),
                 io.Combo.Input(
                     "lm_weights",
@@ -50,18 +62,31 @@ class Loader(Node):
                     default=LM_WEIGHTS[0],
                     optional=True,
                     advanced=True,
-                    tooltip="'int8' and 'fp8' store the language model in less memory. It gets slower and writes other "
-                    "tokens than with 'same as dtype'.",
+                    tooltip="'int8' and 'fp8' store the language model in half the memory of bf16. Writing tokens "
+                    "takes longer, and the same seed gives another image.",
                 ),
             ],
             outputs=[
-                LM.Output("lm", display_name="lm", tooltip="Language model: writes the image tokens."),
-                io.Model.Output("model", display_name="model", tooltip="Diffusion transformer: renders the tokens."),
-                io.Vae.Output("vae", display_name="vae", tooltip="Autoencoder: turns latents into pixels and back."),
+                LM.Output(
+                    "lm",
+                    display_name="lm",
+                    tooltip="The language model: it decides what the image shows. For Token Generator and Conditioner.",
+                ),
+                io.Model.Output(
+                    "model",
+                    display_name="model",
+                    tooltip="The diffusion model: it renders the tokens. For Diffusion Sampler, LoRA loaders or "
+                    "KSampler.",
+                ),
+                io.Vae.Output(
+                    "vae",
+                    display_name="vae",
+                    tooltip="Turns latents into pixels and back. For VAE Decode and Edit-Reference Encoder.",
+                ),
                 IMAGE_TOKENIZER.Output(
                     "image_tokenizer",
                     display_name="image_tokenizer",
-                    tooltip="TA-Tok: turns images into image tokens. Needed for edits only.",
+                    tooltip="Turns images into image tokens (TA-Tok). You need it for edits only.",
                 ),
             ],
         )
@@ -94,13 +119,18 @@ class ImageTokenizerLoader(Node):
             node_id="BLIP3oImageTokenizerLoader",
             display_name="BLIP3o Image Tokenizer Loader",
             category=CATEGORY,
-            description="Loads the image tokenizer (TA-Tok) from its own file, ta_tok.pth. You need it to edit with a "
-            "checkpoint that has no image tokenizer.",
-            search_aliases=["ta-tok", "tatok", "ta_tok.pth", "siglip", "blip3o tokenizer"],
+            description="Loads the image tokenizer (TA-Tok) from its own file, ta_tok.pth. You need it only to edit "
+            "with a checkpoint that has no image tokenizer.",
+            search_aliases=["blip3o tokenizer", "load image tokenizer", "ta-tok", "tatok", "ta_tok.pth", "siglip"],
             inputs=[
-                io.Combo.Input("file", options=folders.tatok_files(), tooltip="A .pth file in models/blip3o."),
                 io.Combo.Input(
-                    "dtype", options=DTYPES, default="auto", tooltip="'auto' lets ComfyUI choose for your device."
+                    "file", options=folders.tatok_files(), tooltip="ta_tok.pth, or another .pth file in models/blip3o."
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=DTYPES,
+                    default="auto",
+                    tooltip="'auto' lets ComfyUI choose for your device. 'bf16' takes half the memory of 'fp32'.",
                 ),
             ],
             outputs=[

@@ -15,29 +15,44 @@ class EditReferenceEncoder(Node):
             node_id="BLIP3oEditReferenceEncoder",
             display_name="BLIP3o Edit-Reference Encoder",
             category=CATEGORY,
-            description="Encodes one to eight images for an edit, as image tokens and as latents. A new prompt or seed "
-            "does not encode them again.",
-            search_aliases=["blip3o edit", "reference image", "image to image", "img2img", "kontext", "instruct edit"],
+            description="Prepares one to eight images for an edit. The prompt of the Token Generator then says what to "
+            "change.",
+            search_aliases=[
+                "image edit",
+                "image editing",
+                "edit image",
+                "blip3o edit",
+                "img2img",
+                "image to image",
+                "reference image",
+                "instruct edit",
+                "kontext",
+            ],
             inputs=[
                 IMAGE_TOKENIZER.Input(
-                    "image_tokenizer", tooltip="From BLIP3o Loader, or from BLIP3o Image Tokenizer Loader."
+                    "image_tokenizer",
+                    tooltip="Reads the images as tokens. From BLIP3o Loader, or from BLIP3o Image Tokenizer Loader.",
                 ),
-                io.Vae.Input("vae", tooltip="From BLIP3o Loader."),
+                io.Vae.Input("vae", tooltip="Reads the images as latents. From BLIP3o Loader."),
                 io.Autogrow.Input(
                     "images",
                     template=io.Autogrow.TemplateNames(
                         io.Image.Input("image"), names=[f"image_{k}" for k in range(1, MAX_IMAGES + 1)], min=1
                     ),
-                    tooltip="The images to edit or combine; in the prompt they are image 1, image 2, ... Every image "
-                    "of a batch counts.",
+                    tooltip="The images to edit or combine; the prompt calls them image 1, image 2 and so on. Every "
+                    "image of a batch counts as one.",
                 ),
                 io.Combo.Input(
                     "fit",
                     options=FITS,
-                    tooltip="How an image becomes the square that the tokens describe; 'stretch' is as trained. With "
-                    "'crop' and 'authors' the latents show only its centre, otherwise all of it.",
+                    tooltip="How an image becomes the square that the model sees. 'stretch' (as trained) and 'pad' "
+                    "keep all of it; 'crop' and 'authors' cut the sides off.",
                 ),
-                io.Mask.Input("mask", optional=True, tooltip="White where the first image may change."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White where the first image may change. Add BLIP3o Masked Edit to keep every other pixel.",
+                ),
                 io.Int.Input(
                     "resolution",
                     default=0,
@@ -45,25 +60,33 @@ class EditReferenceEncoder(Node):
                     max=8192,
                     optional=True,
                     advanced=True,
-                    tooltip="Size of the latents in pixels, as the side of a square. 0 takes the size that the "
-                    "checkpoint was trained at.",
+                    tooltip="Size of the edit in pixels, as the side of a square. 0 is the size that the checkpoint "
+                    "was trained at.",
                 ),
             ],
             outputs=[
                 REFERENCE.Output(
                     "reference",
                     display_name="reference",
-                    tooltip="Connect it to BLIP3o Token Generator and BLIP3o Hidden-State Conditioner.",
+                    tooltip="The prepared images. Connect it to both BLIP3o Token Generator and BLIP3o Hidden-State "
+                    "Conditioner.",
                 ),
                 TOKENS.Output(
                     "tokens",
                     display_name="tokens",
-                    tooltip="The images as image tokens. Render them to see what tokens alone keep of an image.",
+                    tooltip="The images as image tokens. Connect them to the Conditioner to see what tokens alone "
+                    "keep.",
                 ),
                 io.Latent.Output(
-                    "latent", display_name="latent", tooltip="The first image as a latent: the size of the edit."
+                    "latent",
+                    display_name="latent",
+                    tooltip="The first image as a latent, with the mask. Connect it to the sampler: it sets the size.",
                 ),
-                io.String.Output("info", display_name="info", tooltip="How each image was resized."),
+                io.String.Output(
+                    "info",
+                    display_name="info",
+                    tooltip="How each image was resized, as text. Preview as Text shows it.",
+                ),
             ],
         )
 
@@ -85,18 +108,31 @@ class MaskedEdit(Node):
             category=CATEGORY,
             description="Puts an edit into the original image, at the size of the original. Outside the mask every "
             "pixel stays as it was.",
-            search_aliases=["composite", "inpaint", "keep unchanged", "blip3o mask", "paste back"],
+            search_aliases=[
+                "inpaint",
+                "inpainting",
+                "masked edit",
+                "blip3o mask",
+                "composite",
+                "keep unchanged",
+                "paste back",
+            ],
             inputs=[
                 # First: what ComfyUI passes on when the node is bypassed.
-                io.Image.Input("edited", tooltip="The edit, from VAE Decode. It is resized to the original."),
+                io.Image.Input("edited", tooltip="The edited image, from VAE Decode. It is resized to the original."),
                 io.Image.Input("original", tooltip="The image before the edit."),
-                io.Mask.Input("mask", tooltip="White where the edit shows. It must be as large as the original."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="White where the edit shows, black where the original stays. It must be as large as the "
+                    "original.",
+                ),
                 io.Int.Input(
                     "feather",
                     default=0,
                     min=0,
                     max=512,
-                    tooltip="Blend over this many pixels, inside the mask.",
+                    tooltip="0 gives a hard edge. Higher values blend edit and original over this many pixels, inside "
+                    "the mask.",
                 ),
             ],
             outputs=[io.Image.Output("image", display_name="image", tooltip="The original with the edit in it.")],

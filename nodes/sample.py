@@ -12,39 +12,61 @@ class DiffusionSampler(Node):
             node_id="BLIP3oDiffusionSampler",
             display_name="BLIP3o Diffusion Sampler",
             category=CATEGORY,
-            description="Renders the image tokens as a latent, in exactly even Euler steps as in the authors' code.",
-            search_aliases=["blip3o ksampler", "flow matching", "euler", "render tokens", "cfg"],
+            description="Renders image tokens as a latent, for VAE Decode. It takes the authors' steps; KSampler "
+            "works, too.",
+            search_aliases=[
+                "sampler",
+                "ksampler",
+                "blip3o ksampler",
+                "generate image",
+                "render tokens",
+                "flow matching",
+                "euler",
+                "cfg",
+            ],
             inputs=[
-                io.Model.Input("model", tooltip="From BLIP3o Loader, with or without LoRAs."),
-                io.Conditioning.Input("positive", tooltip="From BLIP3o Hidden-State Conditioner."),
+                io.Model.Input(
+                    "model", tooltip="The diffusion model, from BLIP3o Loader. A LoRA loader may stand between."
+                ),
                 io.Conditioning.Input(
-                    "negative", tooltip="From BLIP3o Hidden-State Conditioner. Unused while guidance is 1."
+                    "positive", tooltip="What the image shows, from BLIP3o Hidden-State Conditioner."
+                ),
+                io.Conditioning.Input(
+                    "negative", tooltip="From the same BLIP3o Hidden-State Conditioner. Unused while guidance is 1."
                 ),
                 io.Latent.Input(
                     "latent_image",
-                    tooltip="Empty Latent Image for the size, or an encoded image. One latent serves a whole batch.",
+                    tooltip="Empty Latent Image sets the size, an encoded image is changed. Leave its batch_size at 1: "
+                    "Token Generator's batch_size gives different images.",
                 ),
                 seed_input(
                     "noise_seed",
-                    "A new seed renders the same tokens in another way. Further images of a batch use noise_seed + 1, "
-                    "noise_seed + 2, ...",
+                    "Another noise_seed renders the same content with other details, without writing tokens again. "
+                    "Further images of a batch count on from it.",
                 ),
-                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="The authors' code takes 30."),
+                steps_input(),
                 decimal_input(
                     "guidance",
                     2.0,
                     0.0,
                     30.0,
                     0.1,
-                    "How strongly the image follows the tokens; KSampler calls it cfg. 1 is off, and twice as fast.",
+                    "2 is the authors' value. Higher follows the prompt more closely; 1 is twice as fast.",
                 ),
                 decimal_input(
-                    "denoise", 1.0, 0.01, 1.0, 0.01, "1 starts from noise. Lower values keep more of latent_image."
+                    "denoise",
+                    1.0,
+                    0.01,
+                    1.0,
+                    0.01,
+                    "1 makes a new image. Lower values keep more of the image in latent_image.",
                 ),
             ],
             outputs=[
                 io.Latent.Output(
-                    "latent", display_name="latent", tooltip="Connect it to VAE Decode, with the VAE of BLIP3o Loader."
+                    "latent",
+                    display_name="latent",
+                    tooltip="The rendered image. Connect it to VAE Decode, with the vae of BLIP3o Loader.",
                 )
             ],
         )
@@ -64,19 +86,35 @@ class Scheduler(Node):
             node_id="BLIP3oScheduler",
             display_name="BLIP3o Scheduler",
             category=CATEGORY,
-            description="Evenly spaced sigmas for SamplerCustomAdvanced. They are exact at any number of steps, which "
-            "KSampler's 'simple' is not.",
-            search_aliases=["blip3o sigmas", "linspace", "flow matching scheduler"],
+            description="The authors' steps as sigmas, for SamplerCustomAdvanced. They are even at any number of "
+            "steps, which KSampler's 'simple' is not.",
+            search_aliases=["scheduler", "sigmas", "blip3o sigmas", "flow matching scheduler", "linspace"],
             inputs=[
-                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="The authors' code takes 30."),
+                steps_input(),
                 decimal_input(
-                    "shift", 1.0, 0.01, 100.0, 0.01, "1 is as trained. Higher values spend more steps on composition."
+                    "shift",
+                    1.0,
+                    0.01,
+                    100.0,
+                    0.01,
+                    "1 is as trained. Higher values spend more of the steps on the composition, lower ones on details.",
                 ),
                 decimal_input(
-                    "denoise", 1.0, 0.01, 1.0, 0.01, "Below 1, only the last part of a longer schedule is returned."
+                    "denoise",
+                    1.0,
+                    0.01,
+                    1.0,
+                    0.01,
+                    "1 makes a new image. Lower values keep more of the latent you start from.",
                 ),
             ],
-            outputs=[io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="steps + 1 values; the last one is 0.")],
+            outputs=[
+                io.Sigmas.Output(
+                    "sigmas",
+                    display_name="sigmas",
+                    tooltip="Connect it to SamplerCustomAdvanced. It has steps + 1 values; the last one is 0.",
+                )
+            ],
         )
 
     @classmethod
@@ -84,3 +122,8 @@ class Scheduler(Node):
         from ..blip3o_core.diffusion.sampler import sigmas
 
         return io.NodeOutput(sigmas(steps, shift, denoise))
+
+
+def steps_input():
+    tooltip = "30 is the authors' value. Fewer steps are faster, more steps refine details."
+    return io.Int.Input("steps", default=30, min=1, max=1000, tooltip=tooltip)

@@ -21,9 +21,9 @@ REFERENCE = io.Custom("BLIP3O_REFERENCE")
 CATEGORY = "BLIP3o-NEXT"
 
 
-def seed_input(id: str, tooltip: str):
-    """A seed widget with the frontend's fixed / increment / randomize control."""
-    return io.Int.Input(id, default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip=tooltip)
+def seed_input(id: str, tooltip: str, after=io.ControlAfterGenerate.randomize):
+    """A seed widget. `after`: what the page does with it after each run, until the user chooses otherwise."""
+    return io.Int.Input(id, default=0, min=0, max=2**64 - 1, control_after_generate=after, tooltip=tooltip)
 
 
 def decimal_input(id: str, default: float, low: float, high: float, step: float, tooltip: str, **options):

@@ -57,3 +57,34 @@ def test_a_tooltip_has_two_sentences_at_most(client):
         parts = {**words["inputs"], **{f"output {k}": part for k, part in words["outputs"].items()}}
         for name, part in parts.items():
             assert len(part["tooltip"].split(". ")) <= 2 and len(part["tooltip"]) <= 170, (id, name)
+
+
+# What people type into the node search -> the node that does it.
+SEARCHES = {
+    "text to image": "BLIP3oTokenGenerator",
+    "txt2img": "BLIP3oTokenGenerator",
+    "generate image": "BLIP3oTokenGenerator",
+    "text encode": "BLIP3oHiddenStateConditioner",
+    "load checkpoint": "BLIP3oLoader",
+    "unified": "BLIP3oLoader",
+    "blip3o next": "BLIP3oLoader",
+    "image edit": "BLIP3oEditReferenceEncoder",
+    "img2img": "BLIP3oEditReferenceEncoder",
+    "inpaint": "BLIP3oMaskedEdit",
+    "ksampler": "BLIP3oDiffusionSampler",
+}
+
+
+def test_the_words_people_type_find_the_node(client):
+    """Catches a node that is found by its own name only, which nobody knows before."""
+    nodes = own(client.object_info())
+    missing = [(words, id) for words, id in SEARCHES.items() if words not in nodes[id]["search_aliases"]]
+    assert not missing
+
+
+def test_a_new_token_seed_stays(client):
+    """Catches fresh nodes that write all tokens again at each Run: the token cache would never be used."""
+    nodes = own(client.object_info())
+    seed = inputs_of(nodes["BLIP3oTokenGenerator"])["seed"][1]
+    noise_seed = inputs_of(nodes["BLIP3oDiffusionSampler"])["noise_seed"][1]
+    assert (seed["control_after_generate"], noise_seed["control_after_generate"]) == ("fixed", "randomize")
