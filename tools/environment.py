@@ -153,9 +153,9 @@ def browser() -> None:
 
 
 def test_extra(*more: str) -> list[str]:
-    """What the tests need: their own extra, and those of the code they test."""
+    """What the tests need: their own extra, and those of the code and the pages they test."""
     extras = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    return [requirement for name in ("test", "train", "benchmarks", *more) for requirement in extras[name]]
+    return [requirement for name in ("test", "train", "benchmarks", "docs", *more) for requirement in extras[name]]
 
 
 def lines(file: Path) -> list[str]:
