@@ -4,12 +4,11 @@ VENV = .venv/bin/python
 PORT ?= 8188
 # A file's tests stay with one worker: they share servers and models.
 WORKERS ?= -n auto --dist loadfile
-# The README's image is `make demo DEMO=docs/images/demo.png`.
 DEMO ?= output/demo.png
 LINT = $(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m mypy
 
 .PHONY: demo evaluate serve test test-fast test-core test-parity test-host test-browser test-oldest test-long lint format
-.PHONY: environment workflows screenshots locales node-contract
+.PHONY: environment docs images workflows screenshots locales node-contract
 
 demo: environment  ## render three prompts with the bundled model, through the sample workflow in a real ComfyUI
 	$(VENV) -m tools.demo --out $(DEMO)
@@ -45,8 +44,15 @@ format: environment  ## lay out all files, sort their imports
 	$(VENV) -m ruff check --fix-only --select I .
 	$(VENV) -m ruff format .
 
+docs: environment  ## the pages as a site in output/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV) -m mkdocs build --strict --quiet
+	@echo output/site/index.html
+
 workflows: environment  ## rewrite workflows/*.json through ComfyUI's own frontend
 	$(VENV) -m tools.workflows
+
+images: environment  ## make README's animation and the gallery's images anew with the bundled model
+	$(VENV) -m tools.images
 
 screenshots: environment  ## take the screenshots of workflows in README and docs anew
 	$(VENV) -m tools.screenshots
