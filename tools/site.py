@@ -23,6 +23,7 @@ MOVED = {
 }
 _CAME_FROM = {there: here for here, there in MOVED.items() if here.endswith(".md")}
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|[#/])([^)\s#]+)")
+_INNER_LIST = re.compile(r"^ {2,3}(?=- )", re.MULTILINE)  # the site's Markdown indents these by four
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -42,4 +43,4 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         there = MOVED.get(target, target.removeprefix("docs/"))
         return posixpath.relpath(there, posixpath.dirname(here) or ".")
 
-    return _LINK.sub(moved, markdown)
+    return _INNER_LIST.sub("    ", _LINK.sub(moved, markdown))
