@@ -13,6 +13,8 @@ class Blip3oError(ValueError):
     every output can encode them.
     """
 
+    __module__ = "builtins"  # ComfyUI shows a type with its module, which for a pack's is a path on this machine
+
     def __init__(self, message: str = ""):
         text = printable(str(message))
         more = len(text) - MESSAGE_LIMIT

@@ -92,9 +92,9 @@ class Loader(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, checkpoint):
-        """ComfyUI's own check only says that a value is not in the list."""
-        return True if checkpoint is None else folders.problem_with(checkpoint) or True
+    def validate_inputs(cls, checkpoint, diffusion_folder=None):
+        """Not before the run: ComfyUI's page shows of a refused value only that there is one, of an error all."""
+        return True
 
     @classmethod
     def fingerprint_inputs(
@@ -141,6 +141,11 @@ class ImageTokenizerLoader(Node):
                 )
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, file):
+        """As for the loader: `run` says what is missing, and where it belongs."""
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, file, dtype="auto"):

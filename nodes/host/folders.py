@@ -16,6 +16,7 @@ from ...blip3o_core.errors import Blip3oError, shown
 
 FOLDER = "blip3o"
 AUTOMATIC = "auto"
+TATOK_FILE = "ta_tok.pth"
 # Seconds that a look at a folder counts, if the time of the folder stays: a network drive takes seconds for one, and
 # ComfyUI asks for the lists several times a run.
 _KEPT = 3.0
@@ -72,8 +73,11 @@ def diffusion_folders() -> list[str]:
 
 
 def tatok_files() -> list[str]:
-    """The `.pth` files up to two levels down: image tokenizers as they are published."""
-    return [name for name, _ in _listed("tatok_files")]
+    """The `.pth` files up to two levels down: image tokenizers as they are published.
+
+    Without any, the published one's name: with an empty list nothing could be chosen, and no run say what is missing.
+    """
+    return [name for name, _ in _listed("tatok_files")] or [TATOK_FILE]
 
 
 def resolve(name: str) -> str:
@@ -158,15 +162,6 @@ def _inside(root: Path, name: str) -> Path | None:
     if not Path(name).parts or ".." in Path(name).parts or Path(name).is_absolute():
         return None
     return root / name
-
-
-def problem_with(name: str) -> str | None:
-    """Why the checkpoint `name` cannot be loaded and what to do; None if it is in the list."""
-    try:
-        resolve(name)
-    except Blip3oError as error:
-        return str(error)
-    return None
 
 
 def fingerprint(checkpoint: str, diffusion_folder: str = AUTOMATIC) -> str:

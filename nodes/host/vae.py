@@ -89,8 +89,11 @@ class DeepCompressionVAE(comfy.sd.VAE):
         """`latent`, if this VAE can decode it: (B, C, h, w). Of a video ComfyUI would take the first frame."""
         shape = list(getattr(latent, "shape", ()))
         if len(shape) != 4 or 0 in shape or shape[1] != self.latent_channels:
-            needed = f"a latent of shape (batch, {self.latent_channels}, height, width)"
-            hint = "the vae output of the BLIP3o Loader whose model made the latent"
+            needed = f"a latent with {self.latent_channels} channels: (batch, {self.latent_channels}, height, width)"
+            hint = (
+                "the latent output of BLIP3o Diffusion Sampler, and check that the sampler is not bypassed: an empty "
+                "latent, or one of another model, cannot be decoded"
+            )
             raise _unfit(latent, "decode", needed, hint)
         return latent
 

@@ -48,11 +48,31 @@ def test_interrupt_ends_decoding_at_once_and_the_next_run_is_clean(client, serve
     assert equal(latents(server, client.run(text_to_image())), healthy)
 
 
-def test_names_that_leave_the_model_folder_are_refused(client):
-    """A path from the outside must not reach a file the creator did not put there."""
-    for name in ("../tiny", "tiny/../tiny", "/etc", "absent"):
-        with pytest.raises(Refused, match="Put the checkpoint's folder"):
-            client.run(text_to_image(name))
+@pytest.mark.parametrize("name", ["../tiny", "tiny/../tiny", "/etc", "absent"])
+def test_names_that_leave_the_model_folder_are_refused(client, name):
+    """Catches a path from the outside that reaches a file the creator did not put there, and a name that is not there
+    answered with "Invalid input" alone: what the page shows of a refused value."""
+    error = client.run(text_to_image(name)).error
+    assert error["node_id"] == "load" and error["exception_type"] == "Blip3oError"
+    assert repr(name) in error["exception_message"] and "Put the checkpoint's folder" in error["exception_message"]
+
+
+def test_an_image_tokenizer_that_is_not_there(client):
+    """Catches an empty list: the widget would show "undefined", and no run could say what is missing."""
+    options = client.object_info("BLIP3oImageTokenizerLoader")["BLIP3oImageTokenizerLoader"]["input"]["required"]
+    file = options["file"][1]["options"][0]
+    graph = {
+        "load": node("BLIP3oImageTokenizerLoader", file=file if file == "ta_tok.pth" else "absent.pth", dtype="auto"),
+        "show": node("PreviewAny", source=["load", 0]),
+    }
+    message = client.run(graph).error["exception_message"]
+    assert "Cannot find the file" in message and "Put ta_tok.pth there" in message
+
+
+def test_a_bypassed_sampler(client, server, healthy):
+    """Catches torch's words about a convolution for the empty latent that then reaches VAE Decode."""
+    graph = changed(decode=node("VAEDecode", samples=["empty", 0], vae=["load", 2]))
+    fails(client, server, graph, healthy, "8 channels", "(1, 4,", "BLIP3o Diffusion Sampler", "bypassed")
 
 
 def test_zero_steps_are_refused(client):

@@ -48,13 +48,20 @@ def test_the_bundled_model_is_found_and_watched(in_host, loose_checkpoint, tmp_p
 
         folders = module(".nodes.host.folders")
         bundled = folders.bundled
+
+        def problem_with(name):
+            try:
+                folders.resolve(name)
+            except ValueError as error:
+                return str(error)
+
         bundled.BUNDLED = Path(folder)
-        found = folders.resolve(bundled.NAME), folders.problem_with(bundled.NAME)
+        found = folders.resolve(bundled.NAME), problem_with(bundled.NAME)
         before = folders.fingerprint(bundled.NAME)
         os.utime(Path(folder, "model.safetensors"), (1, 1))
         after = folders.fingerprint(bundled.NAME)
         bundled.BUNDLED = Path(folder, "absent")
-        missing = folders.problem_with(bundled.NAME), folders.checkpoints()
+        missing = problem_with(bundled.NAME), folders.checkpoints()
         return [found, before != after, before == folders.fingerprint(bundled.NAME), missing]
 
     folder = str(shutil.copytree(loose_checkpoint, tmp_path / "model"))
@@ -76,6 +83,13 @@ def test_the_loader_watches_what_it_reads(in_host, loose_checkpoint, tmp_path):
         import folder_paths
 
         folders = module(".nodes.host.folders")
+
+        def problem_with(name):
+            try:
+                folders.resolve(name)
+            except ValueError as error:
+                return str(error)
+
         root = Path(shutil.copytree(folder, root))
         second = Path(shutil.copytree(folder, root / "second"))
         shutil.move(second / "diffusion", root / "beside")
@@ -90,11 +104,11 @@ def test_the_loader_watches_what_it_reads(in_host, loose_checkpoint, tmp_path):
         (root / "beside/scheduler/scheduler_config.json").write_text(json.dumps({"shift": 2.5}))
         shift = folders.fingerprint("second", "beside") != before
         odd = ["a\0b", "x" * 5000, "../second", str(second), "\udcff", "", ".", "late", 7, None]
-        said = [folders.problem_with(name) for name in odd]
+        said = [problem_with(name) for name in odd]
         (root / "beside/late").mkdir()
         for name in ("config.json", "model.safetensors"):  # the root's own time stays
             (root / "beside/late" / name).touch()
-        return [names, found, unrelated, shift, said, folders.problem_with("beside/late")]
+        return [names, found, unrelated, shift, said, problem_with("beside/late")]
 
     root = str(tmp_path / "models of mine")
     names, found, unrelated, shift, said, late = in_host(look, folder=loose_checkpoint, root=root)

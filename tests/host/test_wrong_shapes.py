@@ -6,7 +6,7 @@ LATENTS = {
     "torch.rand(8)": r"batch, 8, height, width\), .* has shape \(8,\)\. Connect",
     "torch.rand(8, 16, 16)": r"has shape \(8, 16, 16\)",
     "torch.rand(1, 8, 3, 16, 16)": r"has shape \(1, 8, 3, 16, 16\)",
-    "torch.rand(1, 4, 16, 16)": r"has shape \(1, 4, 16, 16\)\. Connect the vae output",
+    "torch.rand(1, 4, 16, 16)": r"has shape \(1, 4, 16, 16\)\. Connect the latent output of BLIP3o Diffusion Sampler",
     "torch.rand(0, 8, 16, 16)": r"has shape \(0, 8, 16, 16\)",
     "torch.rand(1, 8, 0, 16)": r"has shape \(1, 8, 0, 16\)",
     "torch.full((1, 8, 16, 16), float('nan'))": r"contains NaN or infinite values",
