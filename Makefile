@@ -45,7 +45,7 @@ format: environment  ## lay out all files, sort their imports
 	$(VENV) -m ruff format .
 
 docs: environment  ## the pages as a site in output/site; a link that leads nowhere is an error
-	NO_MKDOCS_2_WARNING=1 $(VENV) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV) -m mkdocs build --strict
 	@echo output/site/index.html
 
 workflows: environment  ## rewrite workflows/*.json through ComfyUI's own frontend
