@@ -4,6 +4,7 @@ The log of a killed run is at every moment a beginning of the other's log, and e
 """
 
 import contextlib
+import math
 import multiprocessing
 import os
 import random
@@ -31,14 +32,21 @@ class Kills:
     words: list[str]
     out: Path
     wanted: bytes  # the whole log of a run that is left alone
-    longest: float  # seconds until a kill, after the process has begun
+    lines: int  # by how many the log may grow until a kill
 
     def run(self, count: int, seed: int) -> list[int]:
-        """Kill `count` times, then let the command end -> the signals that met a running process."""
+        """Kill `count` times, then let the command end -> the signals that met a running process.
+
+        Every fourth kill comes while the command still loads, the others soon after a line of the log.
+        """
         chance, met = random.Random(seed), []
         for number in range(count):
             process = self._start()
-            time.sleep(chance.uniform(0, self.longest))
+            if number % 4 == 0:
+                self._wait_for_lines(process, self._logged() + 1, chance.uniform(0, 2))
+            else:
+                self._wait_for_lines(process, self._logged() + chance.randint(1, self.lines))
+                time.sleep(chance.uniform(0, 0.02))
             if process.is_alive():
                 met.append(SIGNALS[number % len(SIGNALS)])
                 with contextlib.suppress(ProcessLookupError):
@@ -54,6 +62,15 @@ class Kills:
         process = _forks.Process(target=_run, args=(self.words, str(self.out.parent / "said")))
         process.start()
         return process
+
+    def _logged(self) -> int:
+        log = self.out / "log.jsonl"
+        return log.read_bytes().count(b"\n") if log.exists() else 0
+
+    def _wait_for_lines(self, process, count: int, at_most: float = math.inf) -> None:
+        end = time.monotonic() + at_most
+        while process.is_alive() and self._logged() < count and time.monotonic() < end:
+            time.sleep(0.005)
 
     def _check(self) -> None:
         log = self.out / "log.jsonl"
@@ -79,7 +96,8 @@ def kill_training(world, count: int, seed: int, steps: int) -> list[int]:
     straight = world.train("straight", **settings)
     wanted = (world.folder / "straight" / "log.jsonl").read_bytes()
     out = world.folder / "killed"
-    kills = Kills(["train", str(write_config(world, "killed", **settings)), "--resume"], out, wanted, 6.0)
+    lines = max(steps // count - 3, 1)  # so that the run does not end before the last kill
+    kills = Kills(["train", str(write_config(world, "killed", **settings)), "--resume"], out, wanted, lines)
     met = kills.run(count, seed)
     assert (out / "log.jsonl").read_bytes() == wanted
     assert_same_weights(out / straight.name, straight)
@@ -98,7 +116,7 @@ def test_training_that_is_killed_three_times(world):
 @pytest.mark.parametrize("seed", range(2))
 def test_training_that_is_killed_twenty_times(seed, world):
     """As above, at many more moments: while it loads, cuts the log, writes a state, renames, deletes."""
-    assert len(kill_training(world, 20, seed, steps=150)) > 10
+    assert len(kill_training(world, 20, seed, steps=150)) == 20
 
 
 @pytest.mark.long
@@ -119,8 +137,8 @@ def test_reinforcement_learning_that_is_killed_twenty_times(tmp_path):
     alone = Kills(["grpo", str(tmp_path / "straight.yaml"), "--resume"], outs["straight"], b"", 0)
     alone.run(0, 0)
     wanted = (outs["straight"] / "log.jsonl").read_bytes()
-    killed = Kills(["grpo", str(tmp_path / "killed.yaml"), "--resume"], outs["killed"], wanted, 12.0)
-    assert len(killed.run(20, seed=0)) > 10
+    killed = Kills(["grpo", str(tmp_path / "killed.yaml"), "--resume"], outs["killed"], wanted, 2)
+    assert len(killed.run(20, seed=0)) == 20
     assert (outs["killed"] / "log.jsonl").read_bytes() == wanted
     [best], [other] = (list(out.glob("step-*")) for out in outs.values())
     assert best.name == other.name
