@@ -138,11 +138,18 @@ def graph(checkpoint: str) -> dict:
     return {
         LOADER: node("BLIP3oLoader", checkpoint=checkpoint, dtype="bf16"),
         GENERATOR: node(
-            "BLIP3oTokenGenerator", lm=[LOADER, 0], prompt="a red cube on a table", seed=1, sampling="greedy"
+            "BLIP3oTokenGenerator",
+            lm=[LOADER, 0],
+            prompt="a red cube on a table",
+            seed=1,
+            batch_size=1,
+            sampling="greedy",
         ),
         "3": node("BLIP3oHiddenStateConditioner", lm=[LOADER, 0], tokens=[GENERATOR, 0]),
         "4": node("EmptyLatentImage", width=1024, height=1024, batch_size=1),
-        "5": node("BLIP3oDiffusionSampler", model=[LOADER, 1], **wires, noise_seed=1, steps=30, guidance=2.0),
+        "5": node(
+            "BLIP3oDiffusionSampler", model=[LOADER, 1], **wires, noise_seed=1, steps=30, guidance=2.0, denoise=1.0
+        ),
         "6": node("VAEDecode", samples=["5", 0], vae=[LOADER, 2]),
         "7": node("SaveImage", images=["6", 0], filename_prefix="first"),
     }
