@@ -1,6 +1,7 @@
 """Files that follow from the node schemas, read from a real server's /object_info.
 
-    python -m tools.schemas locales    locales/en/nodeDefs.json: every name and tooltip, for translators
+    python -m tools.schemas locales    locales/en/nodeDefs.json: every name and tooltip, for translators;
+                                       then says which texts of the other languages are left to translate
     python -m tools.schemas contract   tests/host/node_contract.json: what saved workflows rely on
 
 The contract is a promise: a workflow saved with one release opens in every later one. A test compares it with the
@@ -12,6 +13,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from tools import translations
 from tools.comfyui.server import Server
 from tools.environment import TOP
 
@@ -110,6 +112,8 @@ def main(argv: list[str] | None = None) -> None:
         path, text = LOCALES, json.dumps(locales(info), indent=2, ensure_ascii=False) + "\n"
     path.write_text(text, encoding="utf-8")
     print(path.relative_to(TOP))
+    if chosen.file == "locales":
+        print("\n".join(translations.left_to_do()))
 
 
 if __name__ == "__main__":

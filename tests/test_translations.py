@@ -1,0 +1,64 @@
+"""The texts of the nodes in other languages: complete, as new as the English ones, and with every value kept."""
+
+import json
+import re
+
+import pytest
+
+from tools import translations
+
+ENGLISH = translations.texts(translations.ENGLISH)
+EXPECTED = ["zh"]
+# Names that are the same word in another language, as ComfyUI's own interface has them.
+SAME = {"image", "images", "latent", "sigmas", "top_k", "top_p", "vae"}
+# What has to be typed or chosen as it is: a quoted value, a file, a folder, a control token.
+VALUES = re.compile(r"(?<!\w)'[^']+'(?!\w)|[\w/]+\.(?:pth|json)|\.pth|models/blip3o|<[^<>]+>|TA-Tok|bf16|LoRA")
+NUMBERS = re.compile(r"(?<![A-Za-z])\d+(?:\.\d+)?")
+
+
+def test_every_language_says_what_english_says_now():
+    """Catches a text that is missing, left over, or not translated again after the English one changed."""
+    assert translations.languages() == EXPECTED
+    assert not translations.left_to_do(), "translate these, then run `python -m tools.translations --done LANGUAGE`"
+
+
+@pytest.mark.parametrize("language", EXPECTED)
+def test_values_and_numbers_are_kept(language):
+    """Catches a translated option value, a mistyped number, or a file name that nobody finds."""
+    for key, text in translations.texts(language).items():
+        missing = [value for value in VALUES.findall(ENGLISH[key]) if value not in text]
+        assert not missing, (key, missing)
+        assert set(NUMBERS.findall(text)) == set(NUMBERS.findall(ENGLISH[key])), (key, text)
+
+
+@pytest.mark.parametrize("language", EXPECTED)
+def test_nothing_is_left_in_english(language):
+    """Catches a text that was copied and forgotten."""
+    left = {key: text for key, text in translations.texts(language).items() if text == ENGLISH[key]}
+    assert not {key: text for key, text in left.items() if text not in SAME}
+
+
+@pytest.mark.parametrize("language", EXPECTED)
+def test_texts_are_no_message_syntax(language):
+    """Catches a name or description with a character that ComfyUI's page reads as a placeholder or a plural."""
+    for key, text in translations.texts(language).items():
+        assert text.strip() == text and text, key
+        assert key.endswith(".tooltip") or not set("{}@|") & set(text), (key, text)
+
+
+def test_a_changed_english_text_is_reported(tmp_path, monkeypatch):
+    """Catches a check that compares keys only: a tooltip would keep saying what is no longer true."""
+    for language, text in (("en", "A new text."), ("zh", "旧的文字。")):
+        (tmp_path / language).mkdir()
+        nodes = {"Node": {"description": text}} | ({"Gone": {"description": text}} if language == "zh" else {})
+        (tmp_path / language / "nodeDefs.json").write_text(json.dumps(nodes), encoding="utf-8")
+    record = tmp_path / "translated_from.json"
+    record.write_text(json.dumps({"zh": {"Node.description": translations.digest("An old text.")}}))
+    monkeypatch.setattr(translations, "LOCALES", tmp_path)
+    monkeypatch.setattr(translations, "TRANSLATED_FROM", record)
+    assert translations.left_to_do() == [
+        "zh: Gone.description is not in English: remove it",
+        "zh: Node.description is older than the English text: A new text.",
+    ]
+    translations.main(["--done", "zh"])
+    assert translations.left_to_do() == ["zh: Gone.description is not in English: remove it"]
