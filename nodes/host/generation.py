@@ -7,6 +7,7 @@ from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.files import split_lines
 from ...blip3o_core.tokens import ImageTokens
 from ..limits import MAX_BATCH
+from . import notes
 from .language import Language
 
 
@@ -42,4 +43,6 @@ def describe(tokens: ImageTokens, lm: Language, reference: References | None = N
         for prompt in dict.fromkeys(tokens.prompts):
             for number in missing_image_numbers(prompt, len(reference)):
                 lines.append(f"warning: the prompt mentions image {number}, but only {len(reference)} are connected")
+    if lm.is_bundled:
+        lines += [f"warning: {note}" for note in notes.of_prompts(tokens.prompts)]
     return "\n".join(lines)

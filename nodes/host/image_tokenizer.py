@@ -9,6 +9,7 @@ from ...blip3o_core.checkpoint import IMAGE_TOKENIZER, open_checkpoint
 from ...blip3o_core.checkpoint.tatok_file import open_tatok
 from ...blip3o_core.editing.references import Framing, References, encode_references
 from ...blip3o_core.prompts.vocabulary import CodesId
+from . import notes
 from .offload import NAMED, SUPPORTED, dtypes, manage, supported, swap_leaves
 from .part import Part
 
@@ -18,13 +19,14 @@ PUBLISHED_SIDE = 1024
 class ImageTokenizerPart(Part):
     """What travels as BLIP3O_TATOK."""
 
-    def __init__(self, patcher, dtype, codes_id: CodesId, side: int, patch: int = 1):
+    def __init__(self, patcher, dtype, codes_id: CodesId, side: int, patch: int = 1, is_bundled: bool = False):
         """`side`: width and height in pixels of the images the checkpoint generates; `patch`: its transformer's."""
         super().__init__(patcher, dtype)
-        self.codes_id, self.side, self.patch = codes_id, side, patch
+        self.codes_id, self.side, self.patch, self.is_bundled = codes_id, side, patch, is_bundled
 
     def references(self, vae, images: list, fit: str, resolution: int) -> References:
         """PIL images -> References. `vae`: the host's. `resolution` 0: what the checkpoint was trained on."""
+        notes.tell(notes.of_photographs(images) if self.is_bundled else [])
         config = self.network.config
         width = config.intermediate_size + 8 * config.hidden_size
         with self.loaded(4 * config.num_tokens * width * self.dtype.itemsize) as device:
@@ -46,7 +48,8 @@ def load_image_tokenizer(
     recipe = (load_image_tokenizer_patcher, (folder, diffusion, choice))
     patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic)
     patch = checkpoint.transformer_config.get("patch_size", 1)
-    return ImageTokenizerPart(patcher, compute, checkpoint.codes_id, checkpoint.trained_side, patch)
+    is_bundled = notes.is_bundled(folder)
+    return ImageTokenizerPart(patcher, compute, checkpoint.codes_id, checkpoint.trained_side, patch, is_bundled)
 
 
 def load_tatok_file(path, choice, disable_dynamic=False) -> ImageTokenizerPart:

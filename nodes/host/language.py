@@ -19,7 +19,9 @@ from ...blip3o_core.decoding.interface import Compute
 from ...blip3o_core.diffusion.reference_mode import Strengths
 from ...blip3o_core.editing.references import References
 from ...blip3o_core.seeds import row_seeds
+from ...blip3o_core.tiny.code_colours import bundled_colours
 from ...blip3o_core.tokens import ImageTokens, code_colours, mosaic
+from . import notes
 from .offload import dtypes, manage, streamed, swap_leaves
 from .part import Part
 from .quantised import PLAIN, check, quantise, scratch
@@ -30,11 +32,12 @@ PREVIEW_PIXELS = 8  # a token's square in the live preview
 class Language(Part):
     """What travels as BLIP3O_LM: Qwen3, its connector, the prompt encoder and the vocabulary of one checkpoint."""
 
-    def __init__(self, patcher, dtype, encoder, identity: str, reference_mode):
+    def __init__(self, patcher, dtype, encoder, identity: str, reference_mode, is_bundled: bool = False):
         """`identity`: of the weights as stored. `reference_mode`: the ReferenceMode of the checkpoint."""
         super().__init__(patcher, dtype)
         self.encoder, self._identity, self.reference_mode = encoder, identity, reference_mode
         self._scratch = scratch(self.network, dtype)
+        self.is_bundled = is_bundled
         self._colours = None  # of the codes in previews; patches do not change them
 
     @property
@@ -61,30 +64,35 @@ class Language(Part):
         features, seeds = self.reference_mode.features, row_seeds(seed, len(prompts))
         request = pipeline.Request(prompts, seeds, negative_prompt, reference, features, parse_special)
         rows, longest = request.fed(self.encoder, sampling)
+        warnings = notes.of_prompts(prompts) if self.is_bundled else []
         with self.loaded(self.decode_bytes(rows, longest + total, not sampling.image_tokens_only)) as device:
-            return pipeline.generate_tokens(
+            tokens = pipeline.generate_tokens(
                 self.network,
                 self.encoder,
                 request,
                 sampling,
-                callback=self._progress(device),
+                callback=self._progress(device, len(prompts)),
                 source=self.identity,
                 compute=Compute(device, self.dtype, graphs_allowed()),
             )
+        notes.tell(warnings)
+        return tokens
 
-    def _progress(self, device):
+    def _progress(self, device, rows: int):
         """A callback for every token; after each row of the grid it shows the codes so far, a colour each."""
         network, bar = self.network, comfy.utils.ProgressBar(self.network.num_tokens)
         shows = args.preview_method != LatentPreviewMethod.NoPreviews  # the server's, or the prompt's own
         if shows and self._colours is None:
-            self._colours = code_colours(network.code_embedding(torch.empty(0, device=device, dtype=self.dtype)))
-        colours = self._colours
+            embedding = network.code_embedding(torch.empty(0, device=device, dtype=self.dtype))
+            self._colours = bundled_colours() if self.is_bundled else code_colours(embedding)
+        colours, speed = self._colours, notes.Speed(network.num_tokens, rows)
 
         def step(done, total, codes):
             mm.throw_exception_if_processing_interrupted()
             if done == 1:  # only after a step is it known where the host's dynamic VRAM keeps the weights
                 self._warn_if_streamed(device, total)
             image = _preview(codes(), colours, network.grid) if shows and done % network.grid[1] == 0 else None
+            speed.step(done)
             bar.update_absolute(done, total, image and ("JPEG", image, MAX_PREVIEW_RESOLUTION))
 
         return step
@@ -111,6 +119,11 @@ class Language(Part):
         _, asked = self.reference_mode.select(reference_mode, strengths, "this checkpoint")
         if tokens.prompt_ids is None:
             tokens = replace(tokens, prompt_ids=[self.encoder.encode(prompt) for prompt in tokens.prompts])
+            reads = reference is not None
+        else:
+            reads = tokens.features is not None or self._has_codes(tokens.prompt_ids[0])
+        if asked.cross or asked.noise:
+            notes.tell(notes.of_reference(reads, reference is not None))
         longest = max(map(len, tokens.prompt_ids)) + tokens.codes.shape[1]
         with self.loaded(self.prefill_bytes(len(tokens), longest)) as device:
             compute = Compute(device, self.dtype)
@@ -125,6 +138,11 @@ class Language(Part):
         rest = mm.intermediate_device()
         null = {**extra, "reference_null": True}
         return [[both.positive.to(rest), extra]], [[both.negative.to(rest), null]]
+
+    def _has_codes(self, ids: list[int]) -> bool:
+        """Whether a prompt holds the image tokens of a reference."""
+        first, count = self.network.vocabulary.image_start, self.network.vocabulary.num_codes
+        return any(first <= one < first + count for one in ids)
 
 
 def _preview(codes: torch.Tensor, colours: torch.Tensor, grid: tuple[int, int]) -> Image.Image:
@@ -155,7 +173,8 @@ def load_language(folder, diffusion, choice, lm_weights=PLAIN, checkpoint=None) 
     # A CUDA graph reads weights at the addresses of its capture, so they must not be paged in by parts. The host does
     # the same with text encoders that write tokens.
     patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic=True)
-    return Language(patcher, compute, checkpoint.prompt_encoder, identity, checkpoint.reference_mode)
+    mode = checkpoint.reference_mode
+    return Language(patcher, compute, checkpoint.prompt_encoder, identity, mode, notes.is_bundled(folder))
 
 
 def load_language_patcher(*arguments, disable_dynamic=True):

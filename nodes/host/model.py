@@ -22,6 +22,7 @@ from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import check_aspect, compression
 from ...blip3o_core.models.meanflow import is_meanflow, next_sigma
 from ...blip3o_core.models.sana import DiffusionTransformer
+from . import notes
 from .latent_format import DeepCompressionLatent
 from .offload import dtypes, manage, swap_leaves
 from .refusals import check_area, check_area_unit, check_latent, check_tokens, refuse_patches, refuse_unused
@@ -33,6 +34,7 @@ class HostTransformer(DiffusionTransformer):
     # Set when a checkpoint is loaded. No defaults here: a class attribute would hide the submodule.
     reference_connector: torch.nn.Module | None
     reference_mode: ReferenceMode
+    trained_side: int | None  # in pixels, of the bundled model only: the one that is lost far from it
 
     def forward(self, x, timestep, context=None, control=None, transformer_options=None, **conditions):
         """x (B, C, h, w) scaled latents, timestep (B,) = 1000 * sigma, context (B, N, width) -> velocity like x.
@@ -202,6 +204,7 @@ def load_diffusion(folder, diffusion, choice, vae=None, disable_dynamic=False, c
     network = checkpoint.load_transformer(weights)
     network.__class__ = HostTransformer
     network.reference_mode = checkpoint.reference_mode
+    network.trained_side = checkpoint.trained_side if notes.is_bundled(folder) else None
     network.reference_connector = checkpoint.load_reference_connector(weights) if network.reference_mode.cross else None
     swap_leaves(network, cast=compute != weights)
     cells = checkpoint.autoencoder_config

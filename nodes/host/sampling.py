@@ -11,6 +11,7 @@ from ...blip3o_core.diffusion.sampler import initial_noise, sigmas
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import check_aspect, check_size
 from ...blip3o_core.seeds import row_seeds
+from . import notes
 from .model import DiffusionModel
 from .refusals import check_dimensions, check_latent
 
@@ -40,6 +41,7 @@ def render(model, positive, negative, latent: dict, settings: SamplerSettings) -
             f"The latent has {len(samples)} rows, but the conditioning has {rows}. Set batch_size of the latent to "
             f"{rows} or 1."
         )
+    notes.tell(notes.of_batch(len(samples), rows) + _size_notes(model, samples))
     # A latent taken out of a batch remembers its row, and with it its noise.
     index = list(latent.get("batch_index", ()))
     index = index if len(index) == len(samples) else list(range(len(samples)))
@@ -60,6 +62,12 @@ def render(model, positive, negative, latent: dict, settings: SamplerSettings) -
     )
     dropped = ("downscale_ratio_spacial", "downscale_ratio_temporal")
     return {**{key: value for key, value in latent.items() if key not in dropped}, "samples": result}
+
+
+def _size_notes(model, samples) -> list[str]:
+    trained, cell = model.model.diffusion_model.trained_side, model.get_model_object("latent_format")
+    height, width = (side * cell.spacial_downscale_ratio for side in samples.shape[-2:])
+    return notes.of_size(width, height, trained) if trained else []
 
 
 def _shift(model) -> float:

@@ -92,7 +92,7 @@ class DeepCompressionVAE(comfy.sd.VAE):
             needed = f"a latent with {self.latent_channels} channels: (batch, {self.latent_channels}, height, width)"
             hint = (
                 "the latent output of BLIP3o Diffusion Sampler, and check that the sampler is not bypassed: an empty "
-                "latent, or one of another model, cannot be decoded"
+                "latent, or one from a different model, cannot be decoded"
             )
             raise _unfit(latent, "decode", needed, hint)
         return latent

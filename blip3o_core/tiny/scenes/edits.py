@@ -36,7 +36,7 @@ EDIT_KINDS = ("recolour", "remove", "replace", "background", "add", "keep")
 PLAIN_SHARE = 0.4  # of instructions in a plain wording, when any wording is allowed
 
 # For each kind the plain wordings, then the others. {it} has no article, {new} has one.
-_WORDINGS = {
+WORDINGS = {
     "recolour": (
         ("change the {it} to {colour}", "make the {it} {colour}"),
         (
@@ -167,7 +167,7 @@ def instruction(edit: Edit, seed: int | None = None, plain: bool = False) -> str
     if seed is None:
         return next(iter(instructions(edit)))
     rng = KeyedRandom("instruction", seed)
-    first, more = _WORDINGS[edit.kind]
+    first, more = WORDINGS[edit.kind]
     plain = plain or rng.chance(PLAIN_SHARE)
     wording = rng.choice(first if plain else first + more)
     return _fill(
@@ -180,7 +180,7 @@ def instruction(edit: Edit, seed: int | None = None, plain: bool = False) -> str
 
 def instructions(edit: Edit) -> dict[str, None]:
     """Every instruction for the edit, once each, in a fixed order."""
-    first, more = _WORDINGS[edit.kind]
+    first, more = WORDINGS[edit.kind]
     return {
         _fill(wording, edit, it, where): None
         for wording in first + more

@@ -1,0 +1,118 @@
+"""Sentences on the node that is running: progress, and what a user should know about a run that goes on.
+
+ComfyUI's page shows the last text of a node under its widgets, in both renderers.
+"""
+
+import logging
+import time
+
+import numpy as np
+from PIL import Image
+
+from ...blip3o_core.checkpoint import bundled
+from ...blip3o_core.tiny.scenes.known_words import unknown_words
+
+MOST_WORDS = 12  # of a prompt, in a note
+PROGRESS_SECONDS = 0.25  # at least, between two texts
+# Of an image in its eight most common colours: 0.98 and more in drawn scenes, 0.2 to 0.6 in five photographs.
+FLAT_SHARE = 0.8
+
+
+def is_bundled(folder) -> bool:
+    return str(folder) == str(bundled.BUNDLED)
+
+
+def show(text: str) -> None:
+    """On the node that is running, where the host has a page and can say which node that is."""
+    try:
+        from comfy_execution.utils import get_executing_context
+        from server import PromptServer
+    except ImportError:
+        return
+    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    if context is not None and hasattr(server, "send_progress_text"):
+        server.send_progress_text(text, context.node_id, server.client_id)
+
+
+def tell(notes: list[str]) -> None:
+    """On the node and in the log."""
+    if notes:
+        show("\n".join(notes))
+        for note in notes:
+            logging.getLogger(__name__).warning("BLIP3o: %s", note)
+
+
+class Speed:
+    """Shows how many of `total` tokens are written, how fast, and how long the rest takes; then the run's notes."""
+
+    def __init__(self, total: int, rows: int):
+        self._total, self._rows, self._started, self._shown = total, rows, None, 0.0
+
+    def step(self, done: int) -> None:
+        now = time.monotonic()
+        if self._started is None:  # the first token waits for the prompt, so it tells nothing about the speed
+            self._started, self._first = now, done
+        elif done == self._total or now - self._shown >= PROGRESS_SECONDS:
+            rate = (done - self._first) / max(now - self._started, 1e-9)
+            images = f" in {self._rows} images" if self._rows > 1 else ""
+            show(f"Tokens {done}/{self._total}{images}, {rate:.0f}/s, {(self._total - done) / rate:.0f} s left")
+            self._shown = now
+
+
+def of_prompts(prompts: list[str]) -> list[str]:
+    """Which words the bundled model does not know."""
+    words = list(dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt)))
+    if not words:
+        return []
+    more = f" and {len(words) - MOST_WORDS} more" if len(words) > MOST_WORDS else ""
+    return [
+        f"The bundled model knows shapes and colours only. It does not know: {', '.join(words[:MOST_WORDS])}{more}. "
+        "For photographs choose a published checkpoint in BLIP3o Loader."
+    ]
+
+
+def of_size(width: int, height: int, trained: int) -> list[str]:
+    """That a size, in pixels, is far from the bundled model's."""
+    if max(width, height) <= 2 * trained and min(width, height) >= trained / 2:
+        return []
+    return [
+        f"The bundled model was trained at {trained}x{trained} pixels, and this image has {width}x{height}: shapes get "
+        f"lost or repeat. Choose {trained}x{trained}, and enlarge the image with Upscale Image."
+    ]
+
+
+def of_photographs(images: list[Image.Image]) -> list[str]:
+    """That the bundled model does not know what is on a reference image."""
+    found = [str(k) for k, image in enumerate(images, 1) if _flat_share(image) < FLAT_SHARE]
+    if not found:
+        return []
+    return [
+        f"Reference image {' and '.join(found)} looks like a photograph. The bundled model knows flat shapes and "
+        "colours only and will not keep it. To edit photographs choose a published edit checkpoint in BLIP3o Loader."
+    ]
+
+
+def _flat_share(image: Image.Image) -> float:
+    """Share of the pixels that have one of the eight most common colours, at 16 levels a channel."""
+    small = np.asarray(image.convert("RGB").resize((64, 64), Image.BOX), dtype=np.int64) // 16
+    counts = np.bincount((small @ (256, 16, 1)).ravel())
+    return np.sort(counts)[-8:].sum() / counts.sum()
+
+
+def of_batch(latents: int, rows: int) -> list[str]:
+    """That more latents than token rows give nearly equal images."""
+    if latents <= rows:
+        return []
+    return [
+        f"latent_image has {latents} rows for {rows} row{'s' if rows > 1 else ''} of tokens: images of the same tokens "
+        f"are nearly equal. For different images set batch_size of BLIP3o Token Generator to {latents}, and of the "
+        "latent to 1."
+    ]
+
+
+def of_reference(tokens_have: bool, connected: bool) -> list[str]:
+    """That a reference reaches only one of generator and conditioner."""
+    if tokens_have == connected:
+        return []
+    here, there = ("this node", "BLIP3o Token Generator") if connected else ("BLIP3o Token Generator", "this node")
+    return [f"The reference is connected to {here}, but not to {there}. For an edit connect it to both."]

@@ -1,0 +1,72 @@
+"""The colours of the bundled model's tokens, fitted to drawn scenes again.
+
+    python -m tools.token_colours     writes blip3o_core/tiny/code_colours.png and says how close the colours are
+
+Codes that no training scene uses get the colour of the most similar one.
+"""
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.bundled import BUNDLED
+from blip3o_core.files import atomic_write
+from blip3o_core.models.image_tokenizer import ImageTokenizer
+from blip3o_core.tiny.code_colours import FILE
+from blip3o_core.tiny.recipe.autoencoder import pixels
+from blip3o_core.tiny.scenes.world import World, make_scene
+from blip3o_core.tokens import code_colours
+
+WIDTH = 128  # codes in a row of the PNG
+SCENES, HELD_BACK, BATCH = 3_000, 400, 100
+WORLD = World(coloured=0.6)
+
+
+@torch.no_grad()
+def cells(tokenizer: ImageTokenizer, split: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, T) codes of `count` scenes, and (N, T, 3) the mean colour of what each stands for, in [0, 255]."""
+    codes, colours = [], []
+    for first in range(0, count, BATCH):
+        last = min(first + BATCH, count)
+        images = pixels([make_scene("colours", split, index, WORLD) for index in range(first, last)])
+        codes.append(tokenizer.codes(tokenizer.features(images)))
+        means = F.avg_pool2d((images + 1) * 127.5, tokenizer.config.patch_size)
+        colours.append(means.flatten(2).movedim(1, 2))
+    return torch.cat(codes), torch.cat(colours)
+
+
+@torch.no_grad()
+def fit(tokenizer: ImageTokenizer, scenes: int = SCENES) -> torch.Tensor:
+    """(K, 3) uint8."""
+    codes, colours = cells(tokenizer, "train", scenes)
+    codes, count = codes.flatten(), tokenizer.config.num_codes
+    sums = torch.zeros(count, 3, dtype=torch.float64).index_add_(0, codes, colours.flatten(0, 1).double())
+    seen = torch.bincount(codes, minlength=count)
+    means = sums / seen.clamp(min=1)[:, None]
+    quantiser = tokenizer.bottleneck["regularizer"]
+    places = F.normalize(quantiser["embedding_proj"](quantiser["embedding"].weight), dim=-1)
+    [known] = seen.nonzero(as_tuple=True)
+    similar = known[(places @ places[known].T).argmax(-1)]  # of a known code: itself
+    return means[similar].round().to(torch.uint8)
+
+
+def distance(table: torch.Tensor, codes: torch.Tensor, colours: torch.Tensor) -> float:
+    """Mean over all cells of the distance between the colour shown and the true one; black to white is 442."""
+    return (table[codes].float() - colours).norm(dim=-1).mean().item()
+
+
+def main() -> None:
+    checkpoint = open_checkpoint(BUNDLED)
+    tokenizer = checkpoint.load_image_tokenizer(torch.float32)
+    table = fit(tokenizer)
+    with atomic_write(FILE) as file:
+        Image.frombytes("RGB", (WIDTH, len(table) // WIDTH), table.numpy().tobytes()).save(file, "PNG", optimize=True)
+    embedded = code_colours(checkpoint.load_language(torch.float32).code_embedding(torch.empty(0)))
+    seen = cells(tokenizer, "held_back", HELD_BACK)
+    before, after = distance(embedded, *seen), distance(table, *seen)
+    print(f"distance to the true colour in {HELD_BACK} held-back scenes: {before:.1f} by embedding, {after:.1f} fitted")
+
+
+if __name__ == "__main__":
+    main()
