@@ -1,5 +1,6 @@
 """The one exception for mistakes that a user can make and correct."""
 
+import difflib
 import unicodedata
 from collections.abc import Sequence
 
@@ -55,3 +56,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     words = ("out of memory", "not enough memory", "allocate memory", "bad allocation", "bad_alloc")
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(w in text for w in words)
+
+
+def did_you_mean(name: str, known: Sequence[str], nearness: float = 0.5) -> str:
+    """ "Did you mean connector?", or nothing when no known name is near."""
+    begun = [each for each in known if name and each.startswith(name)]
+    near = begun if len(begun) == 1 else difflib.get_close_matches(name, known, 1, nearness)
+    return f"Did you mean {near[0]}?" if near else ""

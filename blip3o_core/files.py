@@ -31,11 +31,12 @@ _POINTER = b"version https://git-lfs"
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, durable: bool = False, replace: bool = True) -> Iterator[Path]:
     """Yields a path beside `path` to write a file to; it becomes `path` when the block ends without an error.
 
     On an error `path` is as it was and nothing is left beside it. Several processes may write the same `path`: the last
     one wins. `durable`: the file is on the disk itself before it gets its name, for what must survive a power cut.
+    `replace` False: raises NameTaken where `path` exists by then, also when another process has just made it.
     What a killed process leaves beside it, `remove_abandoned` removes.
     """
     # Short, because the name of `path` may be as long as the system allows; random, because threads write, too.
@@ -45,12 +46,29 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
             yield scratch
             if durable:
                 sync(scratch)
-            os.replace(scratch, path)
+            if replace:
+                os.replace(scratch, path)
+            else:
+                _give_new_name(scratch, path)
         if durable:
             sync(path.parent)
     finally:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
+
+
+class NameTaken(Blip3oError):
+    """A file that was to be new has a name that exists."""
+
+
+def _give_new_name(scratch: Path, path: Path) -> None:
+    try:
+        os.link(scratch, path)
+    except OSError:
+        # It exists, or the disk knows no links: there only the moment between these lines is open.
+        if os.path.lexists(path):
+            raise NameTaken(f"{shown(path)} exists already.") from None
+        os.rename(scratch, path)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ One reader for the trainer, GRPO and the recipe. pydantic checks types, ranges a
 at once; ComfyUI already depends on it. Here its reports become one plain sentence for each fault.
 """
 
-import difflib
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from .errors import Blip3oError, bullet_list, shown
+from .errors import Blip3oError, bullet_list, did_you_mean, shown
 from .files import parse_yaml, read_text
 
 SETTINGS_LIMIT = 2**18  # bytes
@@ -227,9 +226,3 @@ def _models_in(field: FieldInfo | None) -> Iterator[type[BaseModel]]:
     for one in getattr(annotation, "__args__", (annotation,)):
         if isinstance(one, type) and issubclass(one, BaseModel):
             yield one
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """ "Did you mean connector?", or nothing when no known name is near."""
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"Did you mean {near[0]}?" if near else ""

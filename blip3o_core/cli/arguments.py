@@ -1,48 +1,27 @@
-"""The words of the command line: the parser, values that are checked as they are read, and options that commands share.
+"""The words of the command line: values that are checked as they are read, and options that commands share.
 
-Nothing heavy is imported here or at the top of a command's module, so that a usage error and `--help` need not wait for
-torch. The library's defaults and choices are therefore written out here again; tests/cli compares them.
+Nothing heavy is imported here or at the top of a command's module, see `parser`. The library's defaults and choices are
+therefore written out here again; tests/cli compares them.
 """
 
 import argparse
 import math
 import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from ..checkpoint.bundled import SHORT_NAME
-from ..errors import Blip3oError, shown
+from ..errors import shown
+from .parser import Parser, UsageError, quoted
 
+# Groups of options, as --help and docs/cli.md show them.
+IMAGE, REFERENCES, TOKENS, DIFFUSION = "Image", "References", "Tokens", "Diffusion"
+MODEL, MACHINE = "Model", "Machine"
 DTYPES = ("auto", "bf16", "fp32")
 FITS = ("stretch", "pad", "crop", "authors")
 REFERENCE_MODES = ("auto", "tokens", "cross", "noise", "both")
 SIZE_EXAMPLE = "write width and height in pixels, like 1024x768"
-
-
-class UsageError(Blip3oError):
-    """A mistake that the words of a command alone show. The command ends with status 2."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Says a mistake in one line. Options are not abbreviated: a new option must not change what a command means."""
-
-    def __init__(self, **settings):
-        super().__init__(allow_abbrev=False, **settings)
-
-    def error(self, message: str):
-        self.exit(2, f"error: {message}\nRun '{self.prog} --help' for the options.\n")
-
-
-def quoted(text: str) -> str:
-    """Words of the command line as messages show them: in quotes, printable, cut when they are long."""
-    return shown(repr(text), 60)
-
-
-def program() -> str:
-    """How this program was called."""
-    return "python -m blip3o_core" if Path(sys.argv[0]).name == "__main__.py" else "blip3o"
 
 
 def number(kind: type, allowed: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
@@ -103,9 +82,9 @@ def setting(text: str) -> str:
     return text
 
 
-def check_png_out(out: Path) -> None:
-    """Raise UsageError unless --out of a single image is the name of a PNG file."""
-    if out.suffix.lower() != ".png" or os.path.isdir(out):
+def check_png_out(out: Path | None) -> None:
+    """Raise UsageError unless --out of a single image is left out or the name of a PNG file."""
+    if out is not None and (out.suffix.lower() != ".png" or os.path.isdir(out)):
         raise UsageError(f"--out is {shown(out)}; for a single image it must be the name of a .png file.")
 
 
@@ -117,14 +96,15 @@ def png_file(text: str) -> Path:
     return path
 
 
-def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def add_checkpoint_options(parser: Parser) -> None:
+    group = parser.group(MODEL)
+    group.add_argument(
         "--checkpoint",
         default=SHORT_NAME,
         metavar="DIR_OR_NAME",
         help="checkpoint folder, or %(default)s for the bundled model (default: %(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--diffusion-folder",
         type=Path,
         metavar="DIR",
@@ -132,19 +112,23 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_options(parser: argparse.ArgumentParser, dtype: str = "auto") -> None:
+def add_model_options(parser: Parser, dtype: str = "auto") -> None:
     """The checkpoint and where it runs. `dtype`: the default."""
     add_checkpoint_options(parser)
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps, ... (default: the GPU when there is one)"
-    )
-    parser.add_argument(
+    parser.group(MODEL).add_argument(
         "--dtype",
         choices=DTYPES,
         default=dtype,
         help="number format; auto: as stored, fp32 for fp16, which overflows (default: %(default)s)",
     )
-    parser.add_argument(
+    group = parser.group(MACHINE)
+    group.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="cpu, cuda, cuda:1, mps, ... (default: the GPU when there is one)",
+    )
+    group.add_argument(
         "--threads",
         type=whole(1, 1024),
         metavar="N",
@@ -152,34 +136,59 @@ def add_model_options(parser: argparse.ArgumentParser, dtype: str = "auto") -> N
     )
 
 
-def add_seed_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def add_seed_options(parser: Parser) -> None:
+    parser.group(IMAGE).add_argument(
         "--seed",
         type=seed,
         default=0,
+        metavar="N",
         help="seed; line k of a file, counted from 0, uses seed + k (default: %(default)s)",
     )
-    parser.add_argument(
+    parser.group(DIFFUSION).add_argument(
         "--noise-seed",
         type=seed,
+        metavar="N",
         help="seed of the diffusion noise, to change only that (default: as --seed)",
     )
 
 
-def add_rendering_options(parser: argparse.ArgumentParser, default_size: str) -> None:
+def add_output_options(parser: Parser, where: str) -> None:
+    """`where`: words for what --out is with a list of images."""
+    group = parser.group(IMAGE)
+    group.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.png",
+        help=f"PNG file to write (default: the next free number in the folder output, like output/00001.png); {where}",
+    )
+    group.add_argument(
+        "--enlarge",
+        type=whole(1, 64),
+        default=1,
+        metavar="N",
+        help="write the image N times as wide and high. Below 256 pixels each pixel becomes a square, above it is "
+        "interpolated (Lanczos) (default: %(default)s)",
+    )
+
+
+def add_rendering_options(parser: Parser, default_size: str) -> None:
     """`default_size`: words for the size that an image gets without --size."""
-    parser.add_argument("--steps", type=steps, default=30, help="diffusion steps (default: %(default)s)")
-    parser.add_argument(
+    parser.group(IMAGE).add_argument(
+        "--size", type=size, metavar="WxH", help=f"image size in pixels (default: {default_size})"
+    )
+    group = parser.group(DIFFUSION)
+    group.add_argument("--steps", type=steps, default=30, metavar="N", help="diffusion steps (default: %(default)s)")
+    group.add_argument(
         "--guidance",
         type=not_negative,
         default=2.0,
+        metavar="X",
         help="diffusion guidance; 1 turns it off (default: %(default)s)",
     )
-    parser.add_argument("--size", type=size, metavar="WxH", help=f"image size in pixels (default: {default_size})")
 
 
-def add_interval_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def add_interval_option(parser: Parser) -> None:
+    parser.group(DIFFUSION).add_argument(
         "--guidance-interval",
         type=interval,
         default=(0.0, 1.0),
@@ -189,32 +198,40 @@ def add_interval_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def add_sampling_options(parser: Parser) -> None:
+    group = parser.group(TOKENS)
+    group.add_argument(
         "--top-k",
         type=whole(0, 2**31 - 1),
         default=1200,
+        metavar="K",
         help="choose each image token among the K likeliest; 0: all, 1: always the likeliest (default: %(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--top-p",
         type=number(float, "above 0 and at most 1", lambda value: 0 < value <= 1),
         default=0.95,
+        metavar="X",
         help="of those, keep the likeliest whose probabilities add up to this (default: %(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--temperature",
         type=not_negative,
         default=1.0,
+        metavar="X",
         help="above 1 more varied, below 1 more predictable; 0: always the likeliest (default: %(default)s)",
     )
 
 
-def add_token_guidance_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--negative-prompt", help="what the image should not show; needs --token-guidance above 1")
-    parser.add_argument(
+def add_token_guidance_options(parser: Parser) -> None:
+    group = parser.group(TOKENS)
+    group.add_argument(
+        "--negative-prompt", metavar="TEXT", help="what the image should not show; needs --token-guidance above 1"
+    )
+    group.add_argument(
         "--token-guidance",
         type=number(float, "from 1 to 1000", lambda value: 1 <= value <= 1000),
         default=1.0,
+        metavar="X",
         help="guidance on the image tokens; 1 turns it off (default: %(default)s)",
     )

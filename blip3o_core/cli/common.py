@@ -6,9 +6,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from ..checkpoint.bundled import SHORT_NAME, display_name, resolve_checkpoint
+from ..checkpoint.bundled import NAME, SHORT_NAME, display_name, resolve_checkpoint
 from ..errors import Blip3oError, first_line, shown
-from .arguments import quoted
+from .device import device_name
 
 CANCELLED = "Cancelled. Every image listed above is complete. Run the same command again to make the others."
 CANCELLED_ONE = "Cancelled. Nothing was written, unless a file is listed above."
@@ -47,25 +47,18 @@ def open_checkpoint(arguments: argparse.Namespace):
 def load_pipeline(arguments: argparse.Namespace, checkpoint, device, rows: int = 1):
     """The pipeline of an open checkpoint, in the number format that --dtype names. `rows`: images made together."""
     from ..pipeline import Pipeline
+    from .processes import rank_and_count
     from .threads import set_threads
 
+    if rank_and_count()[0] == 0:
+        say(f"model: {_model_name(checkpoint)}; device: {device_name(device)}")
     set_threads(arguments.threads, checkpoint, device, rows)
     return Pipeline(checkpoint, device, dtype_of(arguments.dtype))
 
 
-def device_of(name: str):
-    """The torch device that --device names, after a first sum on it."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    except Exception as error:  # torch has an error of its own for each kind of device
-        reason = shown(first_line(error), 100)
-        raise Blip3oError(f"--device {quoted(name)} cannot be used: {reason}. Try cpu or cuda.") from error
-    return device
+def _model_name(checkpoint) -> str:
+    name = display_name(checkpoint.folder)
+    return "the bundled one, for coloured shapes only (--checkpoint DIR chooses another)" if name == NAME else name
 
 
 def dtype_of(name: str):
@@ -108,6 +101,8 @@ def generation_settings(arguments: argparse.Namespace, device) -> dict:
     start, end = arguments.guidance_interval
     if (start, end) != (0, 1):
         settings["guidance_interval"] = f"{start}-{end}"
+    if arguments.enlarge > 1:
+        settings["enlarge"] = arguments.enlarge
     if arguments.negative_prompt is not None and arguments.token_guidance > 1:
         settings["negative_prompt"] = arguments.negative_prompt
     return settings

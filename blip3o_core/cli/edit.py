@@ -9,10 +9,12 @@ from ..errors import Blip3oError
 from ..files import check_writable
 from .arguments import (
     FITS,
+    IMAGE,
     REFERENCE_MODES,
-    UsageError,
+    REFERENCES,
     add_interval_option,
     add_model_options,
+    add_output_options,
     add_rendering_options,
     add_sampling_options,
     add_seed_options,
@@ -26,7 +28,6 @@ from .common import (
     CANCELLED_ONE,
     Bar,
     are_made,
-    device_of,
     generation_settings,
     load_pipeline,
     open_checkpoint,
@@ -36,6 +37,10 @@ from .common import (
     say,
     stored_settings,
 )
+from .device import device_of
+from .output import save_image, set_default_out
+from .parser import UsageError
+from .summary import Summary
 
 if TYPE_CHECKING:
     from ..decoding.sampling import Sampling
@@ -57,42 +62,41 @@ def add_command(commands) -> None:
         help="change images as an instruction says",
         description="Make an image from one to eight images and an instruction, or one for each line of a list. "
         "docs/editing.md says more.",
-        epilog='example: blip3o edit --image circle.png --instruction "make the circle blue" --out blue.png',
+        example='blip3o edit --image circle.png --instruction "make the circle blue"',
     )
-    parser.add_argument(
+    image, references = parser.group(IMAGE), parser.group(REFERENCES)
+    image.add_argument(
         "--image", type=Path, action="append", metavar="FILE", help="image to start from; repeat it for further images"
     )
-    parser.add_argument("--instruction", help='what to change; "image 2" means the second --image')
-    parser.add_argument(
+    image.add_argument("--instruction", metavar="TEXT", help='what to change; "image 2" means the second --image')
+    image.add_argument(
         "--list",
         type=Path,
         metavar="FILE.jsonl",
         help="instead of --image and --instruction: a file with a JSON object on each line that has image or images, "
         "instruction, and if wanted mask, out and seed. Images that exist already are skipped",
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="PNG file to write; with --list a folder for 00000.png, 00001.png, ..."
-    )
-    parser.add_argument(
+    add_output_options(parser, "with --list a folder for 00000.png, 00001.png, ..., which must be given")
+    image.add_argument(
         "--mask",
         type=Path,
         metavar="FILE",
         help="image as large as the first --image, white where it may change; the rest stays as it is",
     )
-    parser.add_argument(
+    image.add_argument(
         "--feather",
         type=whole(0, 1024),
         default=0,
         metavar="N",
         help="width of the soft edge inside the mask, in pixels (default: %(default)s)",
     )
-    parser.add_argument(
+    references.add_argument(
         "--fit",
         choices=FITS,
         default="stretch",
         help="how images are made square for the image tokens (default: %(default)s)",
     )
-    parser.add_argument(
+    references.add_argument(
         "--reference-mode",
         choices=REFERENCE_MODES,
         default="auto",
@@ -100,24 +104,26 @@ def add_command(commands) -> None:
         "(cross), next to the noise (noise), or both; auto: all that the checkpoint supports (default: %(default)s)",
     )
     for name, what in _STRENGTHS.items():
-        parser.add_argument(
+        references.add_argument(
             f"--{name}-strength", type=strength, default=1.0, metavar="X", help=f"{what} (default: %(default)s)"
         )
-    add_model_options(parser)
     add_seed_options(parser)
-    add_rendering_options(parser, "the first image's shape, with as many pixels as the model was trained at")
-    add_interval_option(parser)
     add_sampling_options(parser)
     add_token_guidance_options(parser)
+    add_rendering_options(parser, "the first image's shape, with as many pixels as the model was trained at")
+    add_interval_option(parser)
+    add_model_options(parser)
     parser.set_defaults(run=run, parser=parser, cancelled=CANCELLED)
 
 
 def run(arguments: argparse.Namespace) -> None:
     _check(arguments)
+    summary = Summary()
     from ..decoding.interface import Compute
     from ..diffusion.reference_mode import Strengths
     from ..diffusion.sampler import GuidanceSchedule
     from ..editing.jobs import EditSettings, prepare_all
+    from ..images.enlarge import check_enlarged
     from ..pipeline import check_rendering
 
     if arguments.list is None:
@@ -135,15 +141,19 @@ def run(arguments: argparse.Namespace) -> None:
     check_writable([job.out for job in jobs])
     for edit in prepared:
         _warn_of_unknown_images(edit)
+        check_enlarged(edit.size, arguments.enlarge)
     planned = [(edit, _settings(arguments, checkpoint, edit, k, device, name)) for k, edit in enumerate(prepared)]
     if arguments.list is not None:
         planned = [(edit, settings) for edit, settings in planned if not are_made([edit.job.out], [settings])]
     if not planned:
         return
-    editor = Editor(load_pipeline(arguments, checkpoint, device), sampling, guidance, strengths, mode)
+    editor = Editor(load_pipeline(arguments, checkpoint, device), sampling, guidance, strengths, mode, summary)
+    summary.loaded()
     for k, (edit, settings) in enumerate(planned, 1):
-        run_edit(editor, edit, settings, f"{k}/{len(planned)} " if len(planned) > 1 else "")
-        report(edit.job.out)
+        made = run_edit(editor, edit, settings, f"{k}/{len(planned)} " if len(planned) > 1 else "")
+        report(save_image(arguments, edit.job.out, made, settings))
+        summary.images += 1
+    say(str(summary))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -152,9 +162,12 @@ def _check(arguments: argparse.Namespace) -> None:
         for option in ("image", "instruction", "mask"):
             if getattr(arguments, option) is not None:
                 raise UsageError(f'--{option} cannot be used with --list. Write "{option}" into the lines of the list.')
+        if arguments.out is None:
+            raise UsageError("--list needs --out DIR, the folder for the images. A run that is cut off resumes in it.")
         return
     if not arguments.image:
-        raise UsageError("There is no image to edit. Give --image FILE, once for each image, or --list FILE.")
+        example = arguments.parser.example
+        raise UsageError(f"edit needs an image: --image FILE, once for each, or --list FILE. Example: {example}")
     if not (arguments.instruction or "").strip():
         raise UsageError("There is no instruction. Say what should change with --instruction TEXT.")
     if arguments.feather and arguments.mask is None:
@@ -162,6 +175,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.mask is not None and arguments.size is not None:
         raise UsageError("--size cannot be used with --mask: the result is as large as the first image. Leave one out.")
     check_png_out(arguments.out)
+    set_default_out(arguments)
 
 
 def _jobs(arguments: argparse.Namespace) -> list:
@@ -214,14 +228,14 @@ class Editor:
     guidance: "GuidanceSchedule"
     strengths: "Strengths"
     reference_mode: "ReferenceMode"
+    summary: Summary
 
 
-def run_edit(editor: Editor, edit: "PreparedEdit", settings: dict, label: str) -> None:
-    """Make one prepared edit and write it. `label`: words before each line that is said about it."""
+def run_edit(editor: Editor, edit: "PreparedEdit", settings: dict, label: str):
+    """Make one prepared edit -> the image (H, W, 3). `label`: words before each line that is said about it."""
     from ..editing import masks
     from ..editing.jobs import opened, opened_mask
     from ..editing.references import EditInputs
-    from ..images.png import save_png
     from ..images.preprocess import to_tensor
 
     job, pipeline = edit.job, editor.pipeline
@@ -239,7 +253,7 @@ def run_edit(editor: Editor, edit: "PreparedEdit", settings: dict, label: str) -
     several = "reference" if count == 1 else "references"
     each = references.codes.shape[1]
     say(f"{label}prompt {edit.prompt_tokens:,} of {limit:,} tokens, {count} {several} x {each:,}")
-    with Bar(f"{label}tokens") as bar:
+    with editor.summary.part("tokens"), Bar(f"{label}tokens") as bar:
         tokens = pipeline.generate_tokens(
             [job.instruction],
             [settings["seed"]],
@@ -248,7 +262,8 @@ def run_edit(editor: Editor, edit: "PreparedEdit", settings: dict, label: str) -
             callback=bar,
             negative_prompt=settings.get("negative_prompt"),
         )
-    with Bar(f"{label}diffusion") as bar:
+    editor.summary.tokens += tokens.codes.numel()
+    with editor.summary.part("diffusion"), Bar(f"{label}diffusion") as bar:
         [made] = pipeline.render(
             tokens,
             [settings["noise_seed"]],
@@ -260,4 +275,4 @@ def run_edit(editor: Editor, edit: "PreparedEdit", settings: dict, label: str) -
         )
     if mask is not None:
         made = masks.composite(to_tensor(images[0])[0], made.cpu(), mask, settings["feather"])
-    save_png(job.out, made, settings)
+    return made

@@ -4,9 +4,22 @@ import argparse
 from pathlib import Path
 
 from ..files import check_writable, write_json
-from .arguments import add_model_options, add_sampling_options, not_negative, png_file, positive, seed, steps, whole
-from .common import Bar, device_of, load_pipeline, needs_extra, open_checkpoint, report, sampling_of
+from .arguments import (
+    DIFFUSION,
+    add_model_options,
+    add_sampling_options,
+    not_negative,
+    png_file,
+    positive,
+    seed,
+    steps,
+    whole,
+)
+from .common import Bar, load_pipeline, needs_extra, open_checkpoint, report, sampling_of
+from .device import device_of
+from .parser import Parser
 
+TEST = "Test"  # its group of options
 FILES = "Cancelled. Only the files listed above are complete."
 SPLITS = ("train", "held_back")
 SOURCES = ("codes", "true-codes", "autoencoder")
@@ -17,6 +30,8 @@ def add_command(commands) -> None:
         "evaluate",
         help="measure how often a model does what it is told",
         description="Make images, judge them, and print the shares that are right.",
+        needs="evaluate needs the name of a test: tiny or tiny-edits.",
+        example="blip3o evaluate tiny --count 80",
     )
     parser.set_defaults(parser=parser)
     worlds = parser.add_subparsers(dest="world", required=True, metavar="WHAT")
@@ -25,32 +40,30 @@ def add_command(commands) -> None:
         help="images from text in the tiny world",
         description="Make images from unseen prompts of the tiny world, judge each exactly, and show which part of the "
         "model makes the mistakes.",
-        epilog="example: blip3o evaluate tiny --from all --json tiny.json --grid tiny.png",
+        example="blip3o evaluate tiny --from all --json tiny.json --grid tiny.png",
     )
-    add_model_options(tiny, dtype="fp32")
-    tiny.add_argument(
+    group = tiny.group(TEST)
+    group.add_argument(
         "--count",
         type=whole(8, 2**20),
         default=1000,
         help="prompts, the same number of each category (default: %(default)s)",
     )
-    tiny.add_argument(
+    group.add_argument(
         "--seeds",
         type=whole(1, 1000),
         default=3,
         help="runs over all prompts, with different seeds (default: %(default)s)",
     )
-    tiny.add_argument(
+    group.add_argument(
         "--split",
         choices=SPLITS,
         default="held_back",
         help="unseen prompts (held_back), or some of those the model was trained on (train; default: %(default)s)",
     )
-    _add_diffusion_options(tiny)
-    add_sampling_options(tiny)
-    tiny.add_argument("--any-phrasing", action="store_true", help="use all phrasings, not only the plain one")
-    tiny.add_argument("--low-contrast", action="store_true", help="also ask for colour pairs like purple on blue")
-    tiny.add_argument(
+    group.add_argument("--any-phrasing", action="store_true", help="use all phrasings, not only the plain one")
+    group.add_argument("--low-contrast", action="store_true", help="also ask for colour pairs like purple on blue")
+    group.add_argument(
         "--from",
         dest="source",
         choices=(*SOURCES, "all"),
@@ -58,12 +71,15 @@ def add_command(commands) -> None:
         help="what to make images from: image tokens that the model writes (codes), image tokens of the true image "
         "(true-codes), the true image through the autoencoder alone (autoencoder), or all (default: %(default)s)",
     )
-    tiny.add_argument("--batch", type=positive, default=50, help="prompts processed together (default: %(default)s)")
+    group.add_argument("--batch", type=positive, default=50, help="prompts processed together (default: %(default)s)")
     _add_json_option(tiny)
-    tiny.add_argument(
+    group.add_argument(
         "--grid", type=png_file, metavar="FILE.png", help="write a grid of images with their verdicts to this file"
     )
-    tiny.add_argument("--speed", action="store_true", help="also measure the time of an image made alone")
+    group.add_argument("--speed", action="store_true", help="also measure the time of an image made alone")
+    add_sampling_options(tiny)
+    _add_diffusion_options(tiny)
+    add_model_options(tiny, dtype="fp32")
     tiny.set_defaults(run=run_tiny, parser=tiny, cancelled=FILES)
 
     edits = worlds.add_parser(
@@ -71,34 +87,39 @@ def add_command(commands) -> None:
         help="edits in the tiny world, in every reference mode",
         description="Edit unseen images of the tiny world in every reference mode that the checkpoint supports, and "
         "judge the results.",
-        epilog="example: blip3o evaluate tiny-edits --json edits.json",
+        example="blip3o evaluate tiny-edits --json edits.json",
     )
-    add_model_options(edits, dtype="fp32")
-    edits.add_argument(
+    group = edits.group(TEST)
+    group.add_argument(
         "--count",
         type=whole(6, 2**20),
         default=300,
         help="edits, the same number of each kind (default: %(default)s)",
     )
-    edits.add_argument("--seed", type=seed, default=0, help="seed; edit k uses seed + k (default: %(default)s)")
-    _add_diffusion_options(edits)
-    edits.add_argument("--batch", type=positive, default=50, help="edits processed together (default: %(default)s)")
+    group.add_argument("--seed", type=seed, default=0, help="seed; edit k uses seed + k (default: %(default)s)")
+    group.add_argument("--batch", type=positive, default=50, help="edits processed together (default: %(default)s)")
     _add_json_option(edits)
+    _add_diffusion_options(edits)
+    add_model_options(edits, dtype="fp32")
     edits.set_defaults(run=run_edits, parser=edits, cancelled=FILES)
 
 
-def _add_diffusion_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=steps, default=20, help="diffusion steps (default: %(default)s)")
-    parser.add_argument(
+def _add_diffusion_options(parser: Parser) -> None:
+    group = parser.group(DIFFUSION)
+    group.add_argument("--steps", type=steps, default=20, metavar="N", help="diffusion steps (default: %(default)s)")
+    group.add_argument(
         "--guidance",
         type=not_negative,
         default=2.0,
+        metavar="X",
         help="diffusion guidance; 1 turns it off (default: %(default)s)",
     )
 
 
-def _add_json_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the settings and all numbers to this file")
+def _add_json_option(parser: Parser) -> None:
+    parser.group(TEST).add_argument(
+        "--json", type=Path, metavar="FILE", help="write the settings and all numbers to this file"
+    )
 
 
 def run_tiny(arguments: argparse.Namespace) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from ..errors import Blip3oError
 from ..files import check_writable, read_lines
 from .arguments import (
-    UsageError,
+    IMAGE,
+    MACHINE,
     add_interval_option,
     add_model_options,
+    add_output_options,
     add_rendering_options,
     add_sampling_options,
     add_seed_options,
@@ -24,15 +26,19 @@ from .common import (
     CANCELLED_ONE,
     Bar,
     are_made,
-    device_of,
     generation_settings,
     load_pipeline,
     open_checkpoint,
     option_words,
     report,
     sampling_of,
+    say,
     stored_settings,
 )
+from .device import device_of
+from .output import save_image, set_default_out
+from .parser import UsageError
+from .summary import Summary
 
 
 def add_command(commands) -> None:
@@ -41,32 +47,33 @@ def add_command(commands) -> None:
         help="make images from text",
         description="Make an image from a prompt, or one for each line of a file. Every PNG stores its settings and "
         "the command that makes it again.",
-        epilog='example: blip3o generate --prompt "a red circle above a blue star" --out circle.png',
+        needs="generate needs the text of an image: --prompt TEXT, or --prompts FILE for many.",
+        example='blip3o generate --prompt "a red circle above a blue star"',
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--prompt", help="what the image shows")
+    what = parser.group(IMAGE).add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompt", metavar="TEXT", help="what the image shows")
     what.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",
         help="text file with a prompt on each line; images that exist are skipped",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help="PNG file to write; with --prompts a folder for 00000.png, 00001.png, ...",
-    )
-    add_model_options(parser)
+    add_output_options(parser, "with --prompts a folder for 00000.png, 00001.png, ..., which must be given")
     add_seed_options(parser)
-    add_rendering_options(parser, "the size that the model was trained at")
-    add_interval_option(parser)
     add_sampling_options(parser)
     add_token_guidance_options(parser)
-    parser.add_argument(
-        "--batch", type=positive, default=1, help="prompts that are processed together (default: %(default)s)"
+    add_rendering_options(parser, "the size that the model was trained at")
+    add_interval_option(parser)
+    add_model_options(parser)
+    machine = parser.group(MACHINE)
+    machine.add_argument(
+        "--batch",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="prompts that are processed together (default: %(default)s)",
     )
-    parser.add_argument(
+    machine.add_argument(
         "--num-processes",
         type=processes,
         default=1,
@@ -96,9 +103,13 @@ def run(arguments: argparse.Namespace) -> int | None:
         check_png_out(arguments.out)
         if not arguments.prompt.strip():
             raise UsageError(f"--prompt is {arguments.prompt!r}. Describe the image in words.")
+        set_default_out(arguments)
+    elif arguments.out is None:
+        raise UsageError("--prompts needs --out DIR, the folder for the images. A run that is cut off resumes in it.")
+    summary = Summary()
     from ..decoding.interface import Compute
     from ..diffusion.sampler import GuidanceSchedule
-    from ..images.png import save_png
+    from ..images.enlarge import check_enlarged
     from ..pipeline import check_rendering
     from .processes import launch, own_device, rank_and_count
 
@@ -109,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
     together = min(arguments.batch, len(prompts))
     size = check_rendering(checkpoint, arguments.size, arguments.steps, guidance, together, Compute(device))
+    check_enlarged(size, arguments.enlarge)
     negative = (arguments.negative_prompt or "") if sampling.guidance > 1 else None
     for prompt in [*prompts, *([] if negative is None else [negative])]:
         checkpoint.prompt_encoder.encode(prompt)
@@ -117,17 +129,22 @@ def run(arguments: argparse.Namespace) -> int | None:
     plan = list(_batches(arguments, checkpoint, device, size, prompts, paths))
     pipeline = None
     for batch in _mine(plan) if many else plan:
-        pipeline = pipeline or load_pipeline(arguments, checkpoint, device, arguments.batch)
+        if pipeline is None:
+            pipeline = load_pipeline(arguments, checkpoint, device, arguments.batch)
+            summary.loaded()
         label = f"{batch.first + 1}/{len(prompts)} " if len(prompts) > 1 else ""
-        with Bar(f"{label}tokens") as bar:
+        with summary.part("tokens"), Bar(f"{label}tokens") as bar:
             tokens = pipeline.generate_tokens(
                 batch.prompts, batch.seeds, sampling, negative_prompt=negative, callback=bar
             )
-        with Bar(f"{label}diffusion") as bar:
+        summary.tokens += tokens.codes.numel()
+        with summary.part("diffusion"), Bar(f"{label}diffusion") as bar:
             images = pipeline.render(tokens, batch.noise_seeds, size, arguments.steps, guidance, bar)
         for path, image, settings in zip(batch.paths, images, batch.settings, strict=True):
-            save_png(path, image, settings)
-            report(path)
+            report(save_image(arguments, path, image, settings))
+            summary.images += 1
+    if summary.images:
+        say(str(summary))
     return None
 
 

@@ -15,7 +15,8 @@ def add_command(commands) -> None:
         "its judge gives the reward, so the checkpoint must make images of that world: the bundled model, or one that "
         "`blip3o recipe tiny` made. For other prompts and rewards call the library; docs/grpo.md shows how and lists "
         "the settings.",
-        epilog="example: blip3o grpo grpo.yaml updates=140",
+        needs="grpo needs a YAML file with the settings of the run.",
+        example="blip3o grpo grpo.yaml updates=140",
     )
     add_config_arguments(parser)
     parser.set_defaults(run=run, parser=parser, cancelled=RESUME)

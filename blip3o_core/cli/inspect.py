@@ -11,7 +11,7 @@ def add_command(commands) -> None:
         "inspect",
         help="show what a checkpoint is and holds",
         description="Recognise a checkpoint folder, check the shape of every tensor, and show its sizes and settings.",
-        epilog="example: blip3o inspect --checkpoint models/BLIP3o-NEXT",
+        example="blip3o inspect --checkpoint models/BLIP3o-NEXT",
     )
     add_checkpoint_options(parser)
     parser.set_defaults(run=run, parser=parser, cancelled="Cancelled.")

@@ -6,21 +6,31 @@
 """
 
 import argparse
+import platform
+import re
 import sys
 import warnings
+from importlib import metadata
+from pathlib import Path
 
 from ..errors import Blip3oError, first_line, is_out_of_memory, shown
 from . import bench, edit, evaluate, generate, grpo, inspect, recipe, reconstruct, train
-from .arguments import Parser, UsageError, program
 from .ending import Ended, drop_output, end_with_parent, is_worker, signals_raise
+from .parser import Parser, UsageError, program, quoted
+
+PACKAGE = "comfyui-blip3o-next"
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog=program(), description="Make and edit images with BLIP3o-NEXT checkpoints, and train and measure them."
+        prog=program(),
+        description="Make and edit images with BLIP3o-NEXT checkpoints, and train and measure them.",
+        needs="The command is missing: say what to do.",
+        example='blip3o generate --prompt "a red circle above a blue star"',
     )
+    parser.add_argument("--version", action="store_true", help="print the versions of this program and its libraries")
     parser.set_defaults(parser=parser)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     generate.add_command(commands)
     edit.add_command(commands)
     reconstruct.add_command(commands)
@@ -36,6 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(words: list[str] | None = None) -> int:
     """Run one command -> its exit status. `words`: its words, those of this process when None."""
     words = sys.argv[1:] if words is None else list(words)
+    if words == ["--version"]:
+        print(versions())
+        return 0
     try:
         arguments = _parse(words)
     except SystemExit as leaving:  # --help, or a mistake that the parser has shown
@@ -92,9 +105,25 @@ def _parse(words: list[str]) -> argparse.Namespace:
     while hasattr(arguments, "overrides") and others and "=" in others[0] and not others[0].startswith("-"):
         arguments.overrides.append(others.pop(0))
     if others:
-        arguments.parser.error(f"unknown option or value: {' '.join(others)}")
+        arguments.parser.error(f"unexpected {quoted(' '.join(others))}; write a text of several words in quotes")
     arguments.words = words
     return arguments
+
+
+def versions() -> str:
+    """This program and what it stands on, in a line for a report. A checkout says its own version."""
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    own = re.search(r'^version = "(.+)"$', project.read_text("utf-8"), re.MULTILINE) if project.is_file() else None
+    libraries = [f"{name} {_version(name)}" for name in ("torch", "transformers", "diffusers")]
+    version = own[1] if own else _version(PACKAGE)
+    return f"blip3o {version} (Python {platform.python_version()}, {', '.join(libraries)})"
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _fail(error: Blip3oError | str, status: int) -> int:

@@ -9,11 +9,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from ..errors import Blip3oError, first_line
 from .ending import GRACE, WORKER, interrupts_blocked
 
-MODULE = __package__.partition(".")[0]
+# The folder of the library: Python runs it wherever it lies, installed or not.
+PROGRAM = [str(Path(__file__).parents[1])]
 
 
 def rank_and_count() -> tuple[int, int]:
@@ -77,7 +79,7 @@ def _start(rank: int, count: int, words: list[str]) -> subprocess.Popen:
     try:
         with interrupts_blocked():
             return subprocess.Popen(
-                [sys.executable, "-m", MODULE, *words],
+                [sys.executable, *PROGRAM, *words],
                 env={**os.environ, **ours},
                 stdin=subprocess.PIPE,  # never written to: its end is how a process learns of ours
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),

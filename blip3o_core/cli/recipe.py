@@ -5,8 +5,9 @@ import math
 from pathlib import Path
 
 from ..files import check_writable
-from .arguments import UsageError, number, png_file, positive, seed, whole
+from .arguments import number, png_file, positive, seed, whole
 from .common import CANCELLED_ONE, needs_extra, print_entry, report
+from .parser import UsageError
 
 STAGES = (
     "autoencoder",
@@ -31,6 +32,8 @@ def add_command(commands) -> None:
         "recipe",
         help="make the bundled model from nothing, or look at its world",
         description="The recipe of the bundled model. docs/tiny.md describes its stages, its world and its judge.",
+        needs="recipe needs to know what: tiny makes the model, report measures the judge, sheet shows the world.",
+        example="blip3o recipe sheet --out world.png",
     )
     parser.set_defaults(parser=parser)
     recipes = parser.add_subparsers(dest="recipe", required=True, metavar="WHAT")
@@ -55,7 +58,8 @@ def add_command(commands) -> None:
         "sheet",
         help="show the tiny world",
         description="Write a grid of images of the tiny world with their captions.",
-        epilog="example: blip3o recipe sheet --out world.png",
+        needs="sheet needs the name of the result: --out FILE.png.",
+        example="blip3o recipe sheet --out world.png",
     )
     sheet.add_argument("--out", type=png_file, required=True, metavar="FILE.png", help="PNG file to write")
     sheet.add_argument(

@@ -4,12 +4,11 @@ import argparse
 from pathlib import Path
 
 from ..files import check_writable
-from .arguments import UsageError, add_model_options, add_rendering_options, png_file, seed
+from .arguments import IMAGE, add_model_options, add_rendering_options, png_file, seed
 from .common import (
     CANCELLED_ONE,
     Bar,
     compute_settings,
-    device_of,
     load_pipeline,
     open_checkpoint,
     option_words,
@@ -17,6 +16,8 @@ from .common import (
     say,
     stored_settings,
 )
+from .device import device_of
+from .parser import UsageError
 
 
 def add_command(commands) -> None:
@@ -25,20 +26,24 @@ def add_command(commands) -> None:
         help="turn an image into image tokens and back",
         description="Make an image again from its image tokens alone, without a prompt. It shows what an edit with "
         "--reference-mode tokens can keep of the image.",
-        epilog="example: blip3o reconstruct --image circle.png --out again.png",
+        needs="reconstruct needs an image and a name for the result: --image FILE --out FILE.png.",
+        example="blip3o reconstruct --image circle.png --out again.png",
     )
-    parser.add_argument("--image", type=Path, required=True, metavar="FILE", help="image to start from")
-    parser.add_argument("--out", type=png_file, required=True, metavar="FILE.png", help="PNG file to write")
-    parser.add_argument(
+    image = parser.group(IMAGE)
+    image.add_argument("--image", type=Path, required=True, metavar="FILE", help="image to start from")
+    image.add_argument("--out", type=png_file, required=True, metavar="FILE.png", help="PNG file to write")
+    image.add_argument(
         "--from",
         dest="source",
         choices=("codes", "autoencoder"),
         default="codes",
         help="what to make it from: its image tokens (codes), or the autoencoder's latents (default: %(default)s)",
     )
-    add_model_options(parser)
-    parser.add_argument("--seed", type=seed, default=0, help="seed of the diffusion noise (default: %(default)s)")
+    image.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="seed of the diffusion noise (default: %(default)s)"
+    )
     add_rendering_options(parser, "the image's shape, with as many pixels as the model was trained at")
+    add_model_options(parser)
     parser.set_defaults(run=run, parser=parser, cancelled=CANCELLED_ONE)
 
 

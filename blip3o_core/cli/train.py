@@ -15,7 +15,8 @@ def add_commands(commands) -> None:
         "train",
         help="train a checkpoint on images with captions",
         description="Train the parts of a checkpoint that a YAML file names. docs/training.md lists its settings.",
-        epilog="example: blip3o train recipe.yaml steps=2000 train.connector=1e-4",
+        needs="train needs a YAML file with the settings of the run.",
+        example="blip3o train recipe.yaml steps=2000 train.connector=1e-4",
     )
     add_config_arguments(parser)
     parser.set_defaults(run=run_train, parser=parser, cancelled=RESUME)
@@ -25,8 +26,8 @@ def add_commands(commands) -> None:
         help="make a text-to-image checkpoint ready to learn edits",
         description="Write a copy of a checkpoint in which reference images reach the diffusion transformer. It makes "
         "the same images as before until you train it on edits; docs/training.md says how.",
-        epilog="example: blip3o add-references --checkpoint models/BLIP3o-NEXT --reference-mode cross "
-        "--out models/edit",
+        needs="add-references needs --reference-mode cross, noise or both, and --out DIR.",
+        example="blip3o add-references --checkpoint models/BLIP3o-NEXT --reference-mode cross --out models/edit",
     )
     add_checkpoint_options(parser)
     parser.add_argument(
@@ -49,7 +50,12 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """What a training command takes: a YAML file, settings in place of the file's, and --resume."""
     parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="YAML file with the settings")
     parser.add_argument(
-        "overrides", type=setting, nargs="*", metavar="KEY=VALUE", help="settings to use in place of the file's"
+        "overrides",
+        type=setting,
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings to use in place of the file's",
     )
     parser.add_argument(
         "--resume", action="store_true", help="continue from the last checkpoint in the folder that `out` names"

@@ -15,10 +15,11 @@ KEY = "blip3o"
 _REMEDY = "Use the file as it was made."
 
 
-def save_png(path: Path, image: torch.Tensor, settings: dict) -> None:
+def save_png(path: Path, image: torch.Tensor, settings: dict, replace: bool = True) -> None:
     """(H, W, 3) in [0, 1] -> PNG, rounded to 8 bits, `settings` as JSON under the text key `blip3o`.
 
-    Raises Blip3oError when `path` cannot be written; it is then as it was before.
+    Raises Blip3oError when `path` cannot be written; it is then as it was before. `replace` False: raises NameTaken
+    where it exists.
     """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -26,7 +27,7 @@ def save_png(path: Path, image: torch.Tensor, settings: dict) -> None:
     info = PngInfo()
     info.add_itxt(KEY, _json(settings))
     pixels = (image * 255).round().to(torch.uint8).cpu().numpy()
-    with naming_failures(path), atomic_write(path) as scratch:
+    with naming_failures(path), atomic_write(path, replace=replace) as scratch:
         Image.fromarray(pixels).save(scratch, "PNG", pnginfo=info)
 
 

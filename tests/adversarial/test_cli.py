@@ -80,8 +80,9 @@ NUMBERS = [
 ]  # fmt: skip
 
 DEVICES = [
+    *refused("--device", r"--device 'cuda.* cannot be used: .+(for the CPU|no GPU|has .*cuda:0)", "cuda:99"),
     *refused("--device", r"--device '.* cannot be used: .+ Try cpu or cuda\.",
-             "cuda:99", "meta", "mps", "vulkan", "evil", "", "cuda:99999999999999", "privateuseone", "c\0pu", LONG),
+             "meta", "mps", "vulkan", "evil", "", "cuda:99999999999999", "privateuseone", "c\0pu", LONG),
     Attack("--device cpu:7", generate("--device=cpu:7"), None),
 ]  # fmt: skip
 
@@ -123,10 +124,11 @@ NAMES = [
     *refused("--diffusion-folder", r"^error: The diffusion folder .* must contain",
              "/nonexistent", "/", "a\0b", "x" * 300),
     Attack("inspect of a device folder", lambda _: ["inspect", "--checkpoint=/dev"], r"^error: "),
+    Attack("a whole factor too large", generate("--enlarge=60", "--size=512x512"), r"Choose --enlarge 26 or less"),
     Attack("an empty --checkpoint", generate("--checkpoint="), r"^error: "),
-    Attack("an unknown command", lambda _: ["paint"], r"invalid choice: 'paint'"),
-    Attack("no command", lambda _: [], r"required: COMMAND"),
-    Attack("an option cut short", generate("--temp=1"), r"unknown option or value: --temp=1"),
+    Attack("an unknown command", lambda _: ["paint"], r"unknown command 'paint'"),
+    Attack("no command", lambda _: [], r"The command is missing"),
+    Attack("an option cut short", generate("--temp=1"), r"unknown option --temp\. Did you mean --temperature\?"),
 ]  # fmt: skip
 
 PROMPTS = [

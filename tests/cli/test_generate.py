@@ -1,5 +1,6 @@
 """`blip3o generate` and `inspect`: what they write, that an image can be made again, and how they fail."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from PIL import Image
 
 from blip3o_core.checkpoint import bundled
 from blip3o_core.cli.main import main
+from blip3o_core.images import png
+from blip3o_core.images.enlarge import enlarge
 from blip3o_core.images.png import read_settings
 
 LINES = ["a red cube", "", "two dogs, one longer prompt than the other", "   ", "日本の城 {0} --seed 9"]
@@ -53,6 +56,43 @@ def test_one_prompt_makes_one_picture(run, tmp_path, capsys):
     assert capsys.readouterr().out == f"{out}\n"
 
 
+def test_without_a_name_the_next_free_number_is_taken(run, tmp_path, monkeypatch, capsys):
+    """Catches an image that takes the place of another one, also of one that another command wrote in the meantime."""
+    monkeypatch.chdir(tmp_path)
+    assert run("--prompt=a") == 0 and capsys.readouterr().out == f"{Path('output/00001.png')}\n"
+    (tmp_path / "output" / "00007.png").write_bytes(b"mine")
+    real = png.save_png
+
+    def late(path, *args, **kwargs):
+        if not path.exists() and path.name == "00008.png":
+            path.write_bytes(b"theirs")
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(png, "save_png", late)
+    assert run("--prompt=a") == 0 and capsys.readouterr().out == f"{Path('output/00009.png')}\n"
+    assert (tmp_path / "output" / "00008.png").read_bytes() == b"theirs"
+    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == [f"0000{k}.png" for k in (1, 7, 8, 9)]
+    assert torch.equal(pixels(tmp_path / "output" / "00009.png"), pixels(tmp_path / "output" / "00001.png"))
+
+
+def test_a_run_says_with_what_and_how_long(run, tmp_path, capsys):
+    """Catches a run of which nobody knows which model made the images, where, and what took the time."""
+    assert run("--prompt=a", "--out", tmp_path / "a.png") == 0
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.strip()]
+    assert lines[0] == "model: tiny; device: cpu"
+    assert re.fullmatch(r"1 image in .* s: loading .* s, tokens .* s \([\d,]+ a second\), diffusion .* s", lines[-1])
+
+
+def test_an_enlarged_image_keeps_its_pixels(run, tmp_path):
+    """Catches an image of few pixels that is blurred when it is enlarged."""
+    for name, more in (("a.png", ()), ("b.png", ("--enlarge=3",))):
+        assert run("--prompt=a", "--out", tmp_path / name, *more) == 0
+    small, large = pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png")
+    assert torch.equal(large, small.repeat_interleave(3, 0).repeat_interleave(3, 1))
+    smooth = enlarge(torch.arange(256.0).repeat(256, 1)[..., None].expand(-1, -1, 3) / 255, 2)
+    assert len(smooth[0, :, 0].unique()) == 256 and not torch.equal(smooth[0, ::2], smooth[0, 1::2])
+
+
 def test_the_default_size_is_the_models(tiny, tmp_path):
     """Catches the published 1024 built in."""
     assert main(["generate", f"--checkpoint={tiny}", "--steps=1", "--prompt=a", f"--out={tmp_path / 'a.png'}"]) == 0
@@ -73,7 +113,8 @@ def test_a_file_of_prompts_fills_a_folder_with_the_single_runs(batch, run, promp
 
 CHANGES = [
     ["--seed=1"], ["--noise-seed=1"], ["--steps=3"], ["--guidance=4"], ["--size=64x72"], ["--top-k=1"], ["--top-p=0.1"],
-    ["--temperature=3"], ["--token-guidance=9", "--negative-prompt=b"], ["--token-guidance=9"], ["--dtype=bf16"],
+    ["--temperature=3"], ["--enlarge=2"], ["--token-guidance=9", "--negative-prompt=b"], ["--token-guidance=9"],
+    ["--dtype=bf16"],
 ]  # fmt: skip
 
 
@@ -99,7 +140,8 @@ def assert_repeatable(path: Path, checkpoint: Path, exactly: bool = True) -> Non
 def test_a_setting_changes_the_image_and_is_stored(change, run, plain, tmp_path, tiny):
     """Catches an option that is read and then ignored, and one that decides the image and is not stored."""
     assert run("--prompt=a", f"--out={tmp_path / 'other.png'}", *change) == 0
-    assert not torch.equal(plain, pixels(tmp_path / "other.png"))
+    other = pixels(tmp_path / "other.png")
+    assert other.shape != plain.shape or not torch.equal(plain, other)
     assert_repeatable(tmp_path / "other.png", tiny)
 
 
@@ -148,6 +190,8 @@ MISTAKES = {
     "top-k below zero": (["--top-k=-1"], 2, "--top-k"),
     "token guidance below one": (["--token-guidance=0.5"], 2, "--token-guidance"),
     "guidance not a number": (["--guidance=nan"], 2, "--guidance"),
+    "enlarged too much": (["--enlarge=64", "--size=480x480"], 1, "Choose --enlarge 27 or less"),
+    "not enlarged": (["--enlarge=0"], 2, "--enlarge"),
     "unknown format": (["--dtype=fp8"], 2, "fp8"),
     "unknown option": (["--sed=1"], 2, "--sed=1"),
     "no such device": (["--device=toaster"], 1, "toaster"),

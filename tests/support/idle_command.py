@@ -21,5 +21,5 @@ def work(_) -> int | None:
 
 
 if __name__ == "__main__":
-    processes.MODULE, inspect.run = "tests.support.idle_command", work
+    processes.PROGRAM, inspect.run = ["-m", "tests.support.idle_command"], work
     sys.exit(main(["inspect"]))

@@ -5,9 +5,8 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...errors import Blip3oError, bullet_list, shown
+from ...errors import Blip3oError, bullet_list, did_you_mean, shown
 from ...files import parse_json, read_lines
-from ...settings import did_you_mean
 from .captions import texts_of
 from .item_table import ItemTable
 
