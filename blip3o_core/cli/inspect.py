@@ -19,5 +19,8 @@ def add_command(commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from ..checkpoint.describe import describe
+    from .overview import overview
 
-    print(describe(open_checkpoint(arguments)))
+    checkpoint = open_checkpoint(arguments)
+    details = describe(checkpoint)  # checks every tensor first
+    print(f"{overview(checkpoint)}\n\n{details}")

@@ -184,6 +184,12 @@ def load_weights(network: nn.Module, index: TensorIndex, dtype: torch.dtype | No
     network.requires_grad_(False).eval()
 
 
+def loaded_dtype(index: TensorIndex) -> torch.dtype:
+    """The dtype in which `load_weights` gives a part with these tensors its weights when none is asked for."""
+    floats = [DTYPES[entry.dtype] for entry in index.values() if entry.dtype in FLOATS]
+    return _common_dtype(index) or (floats[0] if floats else torch.float32)
+
+
 def _common_dtype(index: TensorIndex) -> torch.dtype | None:
     """The dtype that most bytes have, where there are several; bfloat16 for 8-bit numbers alone."""
     sizes: dict[str, int] = {}

@@ -208,7 +208,7 @@ def test_a_photo_that_lies_on_its_side_is_turned(edit, place):
 
 
 MISTAKES = {
-    "no image": (["--instruction=red"], 2, "no image"),
+    "no image": (["--instruction=red"], 2, "edit needs an image"),
     "no instruction": (["--image={here}/a.png"], 2, "no instruction"),
     "empty instruction": ([*ONE, "--instruction="], 2, "Say what should change"),
     "blank instruction": ([*ONE, "--instruction= \n"], 2, "Say what should change"),

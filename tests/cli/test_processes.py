@@ -114,5 +114,5 @@ def test_each_process_takes_its_own_gpu(monkeypatch):
 
 def test_a_process_that_fails_ends_the_others(monkeypatch):
     """Catches a launcher that waits forever, or reports success, after one process has failed."""
-    monkeypatch.setattr(processes, "MODULE", "json.tool")  # fails at once on this word
+    monkeypatch.setattr(processes, "PROGRAM", ["-m", "json.tool"])  # fails at once on this word
     assert processes.launch(2, ["/no/such/file"]) != 0
