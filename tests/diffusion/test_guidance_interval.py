@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from blip3o_core.__main__ import main
+from blip3o_core.cli.main import main
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.diffusion.reference_conditioning import ReferenceConditioning
 from blip3o_core.diffusion.sampler import GuidanceSchedule

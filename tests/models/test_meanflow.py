@@ -10,9 +10,9 @@ from diffusers.models.normalization import AdaLayerNormSingle
 from PIL import Image
 from safetensors.torch import load_file
 
-from blip3o_core.__main__ import main
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.describe import describe
+from blip3o_core.cli.main import main
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.errors import Blip3oError
 from blip3o_core.models import meanflow

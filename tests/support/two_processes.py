@@ -13,7 +13,7 @@ import accelerate.accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-from blip3o_core.__main__ import main
+from blip3o_core.cli.main import main
 from blip3o_core.training import trainer
 
 LAYERS = ["Qwen3DecoderLayer", "SanaTransformerBlock"]

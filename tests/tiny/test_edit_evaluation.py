@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from blip3o_core.__main__ import main
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
+from blip3o_core.cli.main import main
 from blip3o_core.diffusion.reference_mode import ReferenceMode
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from blip3o_core.__main__ import main
+from blip3o_core.cli.main import main
 from blip3o_core.errors import Blip3oError
 from blip3o_core.images.png import read_settings
 from blip3o_core.images.preprocess import to_images, tokenizer_input

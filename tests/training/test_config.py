@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from blip3o_core.__main__ import main
+from blip3o_core.cli.main import main
 from blip3o_core.compat import TrainingQuirks
 from blip3o_core.errors import Blip3oError
 from blip3o_core.training.config import Lora, TrainingConfig, load_config

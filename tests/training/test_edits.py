@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from blip3o_core.__main__ import main
 from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.cli.main import main
 from blip3o_core.compat import AUTHORS_EDIT_TRAINING, TrainingQuirks
 from blip3o_core.diffusion.reference_conditioning import predict_side_by_side
 from blip3o_core.errors import Blip3oError

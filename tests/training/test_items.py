@@ -8,7 +8,7 @@ import tarfile
 import pytest
 from PIL import Image
 
-from blip3o_core.__main__ import main
+from blip3o_core.cli.main import main
 from blip3o_core.errors import Blip3oError
 from blip3o_core.training.data.items import Items, find_items
 from blip3o_core.training.data.packed import pack

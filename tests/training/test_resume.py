@@ -12,7 +12,7 @@ from tests.support.training_world import ENVIRONMENT, assert_same_weights, write
 # `train`, which kills its own process outright behind a line of the log and half of the next one.
 KILLED = """
 import os, signal, sys
-from blip3o_core.__main__ import main
+from blip3o_core.cli.main import main
 from blip3o_core.training.run_folder import RunFolder
 
 append_log = RunFolder.append_log

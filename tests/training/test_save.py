@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from blip3o_core.__main__ import main
 from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.cli.main import main
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.training.save import save_checkpoint
 from blip3o_core.weights.names import CONNECTOR, SANA
