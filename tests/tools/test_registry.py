@@ -108,7 +108,7 @@ def test_the_wheel_makes_an_image_in_another_folder(checkout, tmp_path):
     python = place / ("Scripts" if os.name == "nt" else "bin") / "python"
     site = Path(sysconfig.get_path("purelib", vars={"base": str(place), "platbase": str(place)}))
     # The large packages of this environment, behind its own.
-    (site / "tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "tests.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True, timeout=300)
     work = tmp_path / "elsewhere"
     work.mkdir()
