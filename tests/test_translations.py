@@ -8,9 +8,9 @@ import pytest
 from tools import translations
 
 ENGLISH = translations.texts(translations.ENGLISH)
-EXPECTED = ["zh"]
+EXPECTED = ["es", "fr", "ja", "ko", "zh"]
 # Names that are the same word in another language, as ComfyUI's own interface has them.
-SAME = {"image", "images", "latent", "sigmas", "top_k", "top_p", "vae"}
+SAME = {"checkpoint", "image", "images", "latent", "original", "prompt", "sigmas", "tokens", "top_k", "top_p", "vae"}
 # What has to be typed or chosen as it is: a quoted value, a file, a folder, a control token.
 VALUES = re.compile(r"(?<!\w)'[^']+'(?!\w)|[\w/]+\.(?:pth|json)|\.pth|models/blip3o|<[^<>]+>|TA-Tok|bf16|LoRA")
 NUMBERS = re.compile(r"(?<![A-Za-z])\d+(?:\.\d+)?")

@@ -3,6 +3,7 @@
 import difflib
 import json
 
+from tools import translations
 from tools.comfyui.workflow import WORKFLOWS, load_workflow
 from tools.schemas import CONTRACT, LOCALES, contract, inputs_of, locales, own
 
@@ -88,3 +89,11 @@ def test_a_new_token_seed_stays(client):
     seed = inputs_of(nodes["BLIP3oTokenGenerator"])["seed"][1]
     noise_seed = inputs_of(nodes["BLIP3oDiffusionSampler"])["noise_seed"][1]
     assert (seed["control_after_generate"], noise_seed["control_after_generate"]) == ("fixed", "randomize")
+
+
+def test_every_language_is_served(client):
+    """Catches a language in a folder that ComfyUI does not read, or a file that it cannot parse and leaves out."""
+    served = client.get("/i18n").json()
+    for language in [translations.ENGLISH, *translations.languages()]:
+        file = translations.LOCALES / language / "nodeDefs.json"
+        assert served[language]["nodeDefs"] == json.loads(file.read_text(encoding="utf-8")), language
