@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from tests.support.paths import TOP
 from tools import translations
 
 ENGLISH = translations.texts(translations.ENGLISH)
@@ -62,3 +63,13 @@ def test_a_changed_english_text_is_reported(tmp_path, monkeypatch):
     ]
     translations.main(["--done", "zh"])
     assert translations.left_to_do() == ["zh: Gone.description is not in English: remove it"]
+
+
+def test_every_node_has_a_chinese_help_page():
+    """Catches a page that was forgotten, or that names other inputs, values and files than the English one."""
+    titles = translations.texts("zh")
+    for page in sorted((TOP / "web" / "docs").glob("*.md")):
+        english, chinese = (file.read_text(encoding="utf-8") for file in (page, page.with_suffix("") / "zh.md"))
+        assert chinese.startswith(f"# {titles[f'{page.stem}.display_name']}\n"), page.name
+        assert set(re.findall(r"`[^`]+`", chinese)) == set(re.findall(r"`[^`]+`", english)), page.name
+        assert chinese.count("\n- ") == english.count("\n- "), page.name

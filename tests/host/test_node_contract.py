@@ -97,3 +97,11 @@ def test_every_language_is_served(client):
     for language in [translations.ENGLISH, *translations.languages()]:
         file = translations.LOCALES / language / "nodeDefs.json"
         assert served[language]["nodeDefs"] == json.loads(file.read_text(encoding="utf-8")), language
+
+
+def test_the_chinese_help_is_served(client):
+    """Catches pages in a folder where ComfyUI's page does not ask for them: it would show the English ones."""
+    titles = translations.texts("zh")
+    for id in own(client.object_info()):
+        page = client.get(f"/extensions/comfyui-blip3o-next/docs/{id}/zh.md").text
+        assert page.startswith("# " + titles[f"{id}.display_name"]), id
