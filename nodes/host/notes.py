@@ -46,7 +46,8 @@ class Speed:
     """Shows how many of `total` tokens are written, how fast, and how long the rest takes; then the run's notes."""
 
     def __init__(self, total: int, rows: int):
-        self._total, self._rows, self._started, self._shown = total, rows, None, 0.0
+        self._total, self._rows, self._first, self._shown = total, rows, 0, 0.0
+        self._started: float | None = None
 
     def step(self, done: int) -> None:
         now = time.monotonic()
