@@ -26,8 +26,8 @@ _IMAGE, _LETTERS = 320, 16  # px in the grid
 
 
 def generate(client: Client, prompts: tuple[str, ...]) -> tuple[list[np.ndarray], list[float]]:
-    """Run workflows/text_to_image.json for each prompt -> images (H, W, 3) uint8, and the seconds that each took."""
-    graph = to_prompt(load_workflow("text_to_image"), client.object_info())
+    """Run the text to image sample for each prompt -> images (H, W, 3) uint8, and the seconds that each took."""
+    graph = to_prompt(load_workflow("BLIP3o-1-Text-to-Image"), client.object_info())
     images, seconds = [], []
     for prompt in prompts:
         node_of(graph, "BLIP3oTokenGenerator")[1]["prompt"] = prompt

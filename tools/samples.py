@@ -1,4 +1,4 @@
-"""The graphs behind `workflows/*.json` in API format, with their columns and the notes above the columns."""
+"""The graphs behind `workflows/*.json` in API format, with their columns, notes and what App mode shows of them."""
 
 from dataclasses import dataclass, field
 
@@ -7,47 +7,65 @@ from blip3o_core.tiny.evaluation import GUIDANCE, STEPS
 
 SIDE = 64  # pixels on a side of the bundled model's images
 ENLARGE = 8
+# Of samples that are not for the bundled model
+PUBLISHED, PUBLISHED_SIDE, PUBLISHED_STEPS = "BLIP3o-NEXT-edit-VAE", 1024, 30
 PREVIEW_STEPS = 4
-START = "a red circle left of a blue star"
-RECOLOUR = "change the blue star to green"
 OURS, STOCK = "BLIP3oDiffusionSampler", "KSampler"
-# Heights for nodes that will show an image or a text: the frontend leaves no room for it.
-HEIGHTS = {
-    "BLIP3oTokenGenerator": 680, OURS: 560, STOCK: 600, "SaveImage": 440, "PreviewImage": 330, "MaskPreview": 330,
-    "PreviewAny": 200,
-}  # fmt: skip
+NOTE = "note"  # its place among the ids of a column
+
+# What the bundled model gets right with every seed that was tried; tests/host/test_samples_are_right.py judges it.
+START = "a red circle left of a blue star"
+TO_EDIT = "a red circle left of a blue square"
+EDIT = "make the background yellow"
 
 
 @dataclass(frozen=True)
-class Note:
-    text: str
-    height: int = 120
+class Subgraph:
+    """Nodes shown as one. `inputs`: widgets on it as (id, name); `outputs`: what its outputs are called, in order."""
+
+    ids: list[str]
+    inputs: list[tuple[str, str]] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Column:
+    """`groups`: {title: nodes from top to bottom}, each an id, the title of a subgraph, or NOTE."""
+
+    width: int
+    groups: dict[str, list[str]]
 
 
 @dataclass
 class Sample:
-    """A workflow to write: the graph in API format, columns as {title: stacks of node ids}, notes on top of columns."""
+    """A workflow to write. `tiny`: whether the bundled model does what the sample shows."""
 
     name: str
+    note: str = ""
+    tiny: bool = True
+    note_height: int = 390
     prompt: dict[str, dict] = field(default_factory=dict)
-    columns: dict[str, list[list[str]]] = field(default_factory=dict)
-    notes: dict[str, Note] = field(default_factory=dict)
+    columns: list[Column] = field(default_factory=list)
+    subgraphs: dict[str, Subgraph] = field(default_factory=dict)
+    inputs: list[tuple[str, str]] = field(default_factory=list)  # of App mode: (id, widget)
+    heights: dict[str, int] = field(default_factory=dict)
 
     def add(self, class_type: str, **inputs) -> str:
         """The new node's id."""
         id = str(len(self.prompt) + 1)
         self.prompt[id] = {"class_type": class_type, "inputs": inputs}
+        if class_type in HEIGHTS:
+            self.heights[id] = HEIGHTS[class_type]
         return id
 
-    def column(self, title: str, *stacks: list[str], note: Note | None = None) -> None:
-        self.columns[title] = list(stacks)
-        if note is not None:
-            self.notes[title] = note
+    def column(self, width: int, **groups) -> None:
+        self.columns.append(Column(width, groups))
 
-    @property
-    def heights(self) -> dict[str, int]:
-        kinds = {id: node["class_type"] for id, node in self.prompt.items()}
-        return {id: HEIGHTS[kind] for id, kind in kinds.items() if kind in HEIGHTS}
+
+# Of nodes that will show an image or a text: the frontend leaves no room for it. The prompt is five lines high.
+HEIGHTS = {
+    "BLIP3oTokenGenerator": 700, OURS: 430, STOCK: 480, "SaveImage": 520, "PreviewImage": 300, "PreviewAny": 150,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,26 +78,33 @@ class Chain:
     sampler: str
     decode: str
 
+    @property
+    def ids(self) -> list[str]:
+        return [self.generator, self.conditioner, self.empty, self.sampler, self.decode]
+
 
 def load(sample: Sample) -> str:
-    return sample.add("BLIP3oLoader", checkpoint=NAME, dtype="auto")
+    return sample.add("BLIP3oLoader", checkpoint=NAME if sample.tiny else PUBLISHED, dtype="auto")
 
 
 def add_chain(
-    sample: Sample, loader: str, prompt: str, encoder: str | None = None, sampler=OURS, prompt_lines: str = "one prompt"
-) -> Chain:
+    sample: Sample, loader: str, prompt: str, encoder: str | None = None, sampler=OURS, wide=False,
+) -> Chain:  # fmt: skip
     """Adds the nodes from `prompt` to an image; with an `encoder` (a reference node), an edit of its images."""
     reference = {} if encoder is None else {"reference": [encoder, 0]}
     generator = sample.add(
-        "BLIP3oTokenGenerator", lm=[loader, 0], prompt=prompt, seed=1, batch_size=1, prompt_lines=prompt_lines,
+        "BLIP3oTokenGenerator", lm=[loader, 0], prompt=prompt, seed=1, batch_size=1,
+        prompt_lines="one per line" if "\n" in prompt else "one prompt",
         **{"sampling": "sample", "sampling.top_k": 1200, "sampling.top_p": 0.95, "sampling.temperature": 1.0},
         **reference,
     )  # fmt: skip
     conditioner = sample.add("BLIP3oHiddenStateConditioner", lm=[loader, 0], tokens=[generator, 0], **reference)
-    empty = None if encoder else sample.add("EmptyLatentImage", width=SIDE, height=SIDE, batch_size=1)
+    side, steps = (SIDE, STEPS) if sample.tiny else (PUBLISHED_SIDE, PUBLISHED_STEPS)
+    size = {"width": side * 3 // 2 if wide else side, "height": side}
+    empty = None if encoder else sample.add("EmptyLatentImage", **size, batch_size=1)
     wires = {
         "model": [loader, 1], "positive": [conditioner, 0], "negative": [conditioner, 1],
-        "latent_image": [encoder, 2] if encoder else [empty, 0], "steps": STEPS, "denoise": 1.0,
+        "latent_image": [encoder, 2] if encoder else [empty, 0], "steps": steps, "denoise": 1.0,
     }  # fmt: skip
     if sampler == STOCK:
         rendered = sample.add(
@@ -91,9 +116,22 @@ def add_chain(
     return Chain(generator, conditioner, empty, rendered, decode)
 
 
+def enlarge(sample: Sample, image: str) -> str:
+    """64 pixels are a postage stamp on a screen; what a published checkpoint makes is large enough."""
+    if not sample.tiny:
+        return image
+    return sample.add("ImageScaleBy", image=[image, 0], upscale_method="bicubic", scale_by=float(ENLARGE))
+
+
 def save(sample: Sample, image: str) -> list[str]:
-    larger = sample.add("ImageScaleBy", image=[image, 0], upscale_method="bicubic", scale_by=float(ENLARGE))
-    return [larger, sample.add("SaveImage", images=[larger, 0], filename_prefix="BLIP3o")]
+    larger = enlarge(sample, image)
+    return [*([larger] if sample.tiny else []), sample.add("SaveImage", images=[larger, 0], filename_prefix="BLIP3o")]
+
+
+def show(sample: Sample, image: str) -> tuple[str, str]:
+    """The nodes that enlarge and show an image on the way."""
+    larger = enlarge(sample, image)
+    return larger, sample.add("PreviewImage", images=[larger, 0])
 
 
 def encode(sample: Sample, loader: str, *images: str, **more) -> str:
@@ -103,284 +141,246 @@ def encode(sample: Sample, loader: str, *images: str, **more) -> str:
     )  # fmt: skip
 
 
+def stitch(sample: Sample, first: str, second: str, spacing: int = 0) -> str:
+    return sample.add(
+        "ImageStitch", image1=[first, 0], image2=[second, 0], direction="right", match_image_size=True,
+        spacing_width=spacing, spacing_color="black",
+    )  # fmt: skip
+
+
 def text_to_image() -> Sample:
-    sample = Sample("text_to_image")
+    sample = Sample("BLIP3o-1-Text-to-Image")
     loader = load(sample)
     chain = add_chain(sample, loader, START)
-    sample.column("Model", [loader], note=_MODEL)
-    sample.column(
-        "1. Write image tokens", [chain.generator],
-        note=Note(
-            "The language model decides **what** is in the image. A new `seed` gives a new image. "
-            "This is the slow part. It runs again only when something on this node changes."
-        ),
-    )  # fmt: skip
-    sample.column("2. Condition", [chain.conditioner, chain.empty])
-    sample.column(
-        "3. Render", [chain.sampler],
-        note=Note(
-            "The diffusion transformer decides **how** it looks. Change `noise_seed`, `steps`, `guidance` or the size: "
-            "the tokens are kept. KSampler (euler, simple, 20 steps) works in its place."
-        ),
-    )  # fmt: skip
-    sample.column(
-        "Image", [chain.decode, *save(sample, chain.decode)],
-        note=_LARGER,
-    )  # fmt: skip
+    sample.note = (
+        (
+            "## Text to image\n\nWrite a prompt and press **Run**. A new **seed** gives a new image. A new "
+            "**noise_seed**, **steps** or **guidance** renders the same image tokens in another way and takes less "
+            "time.\n\nFor several images raise **batch_size** on Token Generator, not on Empty Latent Image.\n\n"
+        )
+        + _TINY
+        + _PHOTOGRAPHS
+    )
+    sample.column(380, note=[NOTE], Model=[loader])
+    sample.column(420, **{"1. Write image tokens": [chain.generator]})
+    sample.column(340, **{"2. Condition": [chain.empty, chain.conditioner], "3. Render": [chain.sampler]})
+    sample.column(540, Image=[chain.decode, *save(sample, chain.decode)])
+    sample.inputs = [(chain.generator, "prompt"), (chain.generator, "seed"), (chain.sampler, "noise_seed")]
     return sample
 
 
 def preview() -> Sample:
-    sample = Sample("preview")
+    sample = Sample("BLIP3o-2-Quick-Preview")
     loader = load(sample)
     chain = add_chain(sample, loader, START)
     inputs = dict(sample.prompt[chain.sampler]["inputs"])
     quick = sample.add(OURS, **{**inputs, "steps": PREVIEW_STEPS})
     quick_image = sample.add("VAEDecode", samples=[quick, 0], vae=[loader, 2])
-    larger = sample.add("ImageScaleBy", image=[quick_image, 0], upscale_method="bicubic", scale_by=float(ENLARGE))
-    shown = sample.add("PreviewImage", images=[larger, 0])
-    sample.column("Model", [loader], note=_MODEL)
-    sample.column(
-        "1. Write image tokens", [chain.generator],
-        note=Note("Change `seed` until you like the preview. Both images are rendered from these tokens."),
-    )  # fmt: skip
-    sample.column("2. Condition", [chain.conditioner, chain.empty])
-    sample.column(
-        "3. Preview", [quick, quick_image, larger, shown],
-        note=Note(
-            "Four steps show what will be in the image, in a fifth of the time. Keep `noise_seed` the same on both."
-        ),
-    )  # fmt: skip
-    sample.column(
-        "4. Render", [chain.sampler, chain.decode, *save(sample, chain.decode)],
-        note=Note(
-            "All steps. Mute these nodes (Ctrl+M) while you look for a seed. Then unmute them and queue again: the "
-            "tokens are kept."
-        ),
-    )  # fmt: skip
+    larger, shown = show(sample, quick_image)
+    sample.note = (
+        (
+            "## Quick preview\n\nFour steps show what will be in the image, in a fifth of the time. Change **seed** "
+            "until you like the preview; mute **4. Render** with Ctrl+M meanwhile. Then unmute it and press **Run**: "
+            "both use the same image tokens. Keep **noise_seed** the same on both samplers.\n\n"
+        )
+        + _TINY
+        + _PHOTOGRAPHS
+    )
+    sample.column(340, note=[NOTE], Model=[loader])
+    sample.column(380, **{"1. Write image tokens": [chain.generator], "2. Condition": [chain.empty]})
+    sample.column(280, **{"2. Condition and preview": [chain.conditioner, quick, quick_image]})
+    sample.column(300, **{"3. Preview": [larger, shown], "4. Render": [chain.sampler, chain.decode]})
+    sample.column(340, **{"Image": save(sample, chain.decode)})
+    sample.heights |= {quick: 400, chain.sampler: 400, shown: 230}
+    sample.inputs = [(chain.generator, "prompt"), (chain.generator, "seed")]
     return sample
 
 
 def edit() -> Sample:
-    sample, loader, start = _started("edit")
+    sample = Sample("BLIP3o-3-Image-Edit")
+    loader = load(sample)
+    start, shown = _start(sample, loader)
     encoder = encode(sample, loader, start)
-    chain = _edited(sample, loader, RECOLOUR, encoder)
-    sample.column("Image", [chain.decode, *save(sample, chain.decode)], note=_LARGER)
+    chain = add_chain(sample, loader, EDIT, encoder)
+    sample.note = "## Edit an image\n\n" + _SAY + _OWN + _TINY + _EDITS
+    _columns(sample, loader, [shown, encoder], chain, save(sample, chain.decode))
     return sample
 
 
 def masked_edit() -> Sample:
-    sample, loader, start = _started("masked_edit")
-    black = sample.add("SolidMask", value=0.0, width=SIDE, height=SIDE)
-    white = sample.add("SolidMask", value=1.0, width=SIDE // 2, height=SIDE)
+    sample = Sample("BLIP3o-4-Masked-Edit", tiny=False, note_height=420)
+    loader = load(sample)
+    start, shown = _start(sample, loader, prompt="a house on the left and a tree on the right")
+    half = {"width": PUBLISHED_SIDE // 2, "height": PUBLISHED_SIDE}
+    black = sample.add("SolidMask", value=0.0, **{**half, "width": PUBLISHED_SIDE})
+    white = sample.add("SolidMask", value=1.0, **half)
     mask = sample.add(
-        "MaskComposite", destination=[black, 0], source=[white, 0], x=SIDE // 2, y=0, operation="add"
+        "MaskComposite", destination=[black, 0], source=[white, 0], x=PUBLISHED_SIDE // 2, y=0, operation="add"
     )  # fmt: skip
-    shown = sample.add("MaskPreview", mask=[mask, 0])
-    sample.column(
-        "What may change", [black, white, mask, shown],
-        note=Note(
-            "White may change, black stays. Here the right half is white, where the star is.\n\n"
-            "With Load Image you paint the mask: right-click the image, choose **Open in Mask Editor**, and connect "
-            "its MASK instead of this one.",
-            height=170,
-        ),
-    )  # fmt: skip
+    visible = sample.add("MaskToImage", mask=[mask, 0])
+    seen = sample.add("PreviewImage", images=[visible, 0])
+    sample.heights |= {shown: 230, seen: 210}
+    sample.subgraphs["What may change"] = Subgraph([black, white, mask, visible], [], ["mask", "to see"])
     encoder = encode(sample, loader, start, mask=[mask, 0])
-    chain = _edited(sample, loader, RECOLOUR, encoder)
+    chain = add_chain(sample, loader, "change the tree to a birch in autumn", encoder)
     whole = sample.add(
         "BLIP3oMaskedEdit", original=[start, 0], edited=[chain.decode, 0], mask=[mask, 0], feather=0
     )  # fmt: skip
-    sample.column(
-        "Image", [chain.decode, whole, *save(sample, whole)],
-        note=Note(
-            "BLIP3o Masked Edit puts the edit into the original. Where the mask is black, **every pixel stays as it "
-            "was**. `feather` softens the edge, on the white side only.\n\nUpscale Image By only enlarges the image.",
-            height=150,
-        ),
+    sample.note = (
+        "## Edit a part of an image\n\n**Needs a published checkpoint.** The bundled tiny model mostly gets this "
+        "wrong: choose BLIP3o-NEXT-edit-VAE in BLIP3o Loader first.\n\nWhite in the mask may change, here the "
+        "right half. Where it is black, **every pixel stays as it was**: BLIP3o Masked Edit puts the edit into "
+        "the original.\n\nWith Load Image you paint the mask: right-click the image, choose **Open in Mask "
+        "Editor**, and connect its MASK.\n\n"
+    ) + _EDITS
+    _columns(
+        sample, loader, [shown, "What may change", seen, encoder], chain,
+        save(sample, whole), after=[whole],
     )  # fmt: skip
     return sample
 
 
 def two_references() -> Sample:
-    sample, loader, first, second = _started_twice("two_references")
+    sample = Sample("BLIP3o-5-Two-References", tiny=False, note_height=440)
+    loader = load(sample)
+    first, second, shown = _two(sample, loader)
     encoder = encode(sample, loader, first, second)
-    chain = _edited(
-        sample, loader, "put the star of image 2 into image 1", encoder,
-        Note(
-            "Write **image 1**, **image 2** or **the first image** in the prompt: the sockets have these numbers. "
-            "A new socket appears when you connect the last one, up to eight.\n\n"
-            "The result is as large as image 1.",
-            height=150,
-        ),
-        Note(
-            "Each reference takes up part of the prompt: 64 of 512 tokens with the tiny model, 729 with the published "
-            "ones. The text below shows the count after a run. A prompt that does not fit is refused, never cut.\n\n"
-            "The tiny model was trained with **one** reference, so it does not combine two well. Use a published edit "
-            "checkpoint for that.",
-            height=190,
-        ),
-        info="generator",
-    )  # fmt: skip
-    sample.column("Image", [chain.decode, *save(sample, chain.decode)], note=_LARGER)
+    chain = add_chain(sample, loader, "put the hat of image 2 on the dog of image 1", encoder)
+    counts = sample.add("PreviewAny", source=[chain.generator, 1])
+    sample.heights[chain.generator] = 560
+    sample.note = (
+        "## Edit with two images\n\n**Needs a published checkpoint.** The bundled tiny model learned from one image "
+        "at a time and gets this wrong: choose BLIP3o-NEXT-edit-VAE in BLIP3o Loader first.\n\nWrite **image 1** or "
+        "**image 2** in the prompt: the sockets have these numbers. A new socket appears when you connect the last "
+        "one, up to eight. Each takes up part of the prompt; the text under the prompt shows how much.\n\n"
+    ) + _EDITS
+    _columns(sample, loader, [shown, encoder], chain, save(sample, chain.decode), [counts])
     return sample
 
 
 def wide_edit() -> Sample:
-    sample, loader, first, second = _started_twice("wide_edit")
-    wide = sample.add("ImageStitch", image1=[first, 0], image2=[second, 0], direction="right", match_image_size=True,
-                      spacing_width=0, spacing_color="white")  # fmt: skip
-    preview = sample.add("PreviewImage", images=[wide, 0])
-    sample.column(
-        "Side by side", [wide, preview], note=Note("An image twice as wide as high: 128 x 64 pixels.", height=80)
-    )  # fmt: skip
-    encoder = encode(sample, loader, wide)
-    chain = _edited(
-        sample, loader, RECOLOUR, encoder,
-        Note(
-            "The language model sees a square, so the image is stretched into one; `fit` has other options. The "
-            "diffusion transformer sees the whole image at its own aspect ratio.\n\n"
-            "The text below shows the sizes after a run.",
-            height=180,
-        ),
-        info="encoder",
-    )  # fmt: skip
-    sample.column(
-        "Image", [chain.decode, *save(sample, chain.decode)],
-        note=Note("The edit is wide, too: its size comes from the encoder's `latent`. Raise `resolution` on the "
-                  "encoder for more pixels. Upscale Image By only enlarges the image.", height=130),
-    )  # fmt: skip
+    sample = Sample("BLIP3o-6-Wide-Edit", tiny=False, note_height=440)
+    loader = load(sample)
+    start, shown = _start(sample, loader, "A wide image to edit", "a mountain lake in summer", wide=True)
+    encoder = encode(sample, loader, start)
+    chain = add_chain(sample, loader, "make it winter", encoder)
+    sizes = sample.add("PreviewAny", source=[encoder, 3])
+    sample.note = (
+        "## Edit a wide image\n\n**Needs a published checkpoint.** The bundled tiny model learned from square images "
+        "and gets this wrong: choose BLIP3o-NEXT-edit-VAE in BLIP3o Loader first.\n\nThe language model sees a square, "
+        "so the image is stretched into one; **fit** has other options. The diffusion transformer sees the image at "
+        "its own shape, and the result has that shape, too. The text under the encoder shows the sizes after a run.\n\n"
+    ) + _EDITS
+    _columns(sample, loader, [shown, encoder, sizes], chain, save(sample, chain.decode))
     return sample
 
 
 def edit_another_models_output() -> Sample:
-    sample = Sample("edit_another_models_output")
+    sample = Sample("BLIP3o-7-Edit-Another-Models-Output")
     stand_in = load(sample)
-    chain = add_chain(sample, stand_in, START, sampler=STOCK)
-    preview = sample.add("PreviewImage", images=[chain.decode, 0])
-    sample.column(
-        "Any other model", [stand_in, chain.generator], [chain.conditioner, chain.empty, chain.sampler],
-        [chain.decode, preview],
-        note=Note(
-            "This group stands for **any model you like**: SDXL, Flux, Qwen-Image or a frame of a video. It only has "
-            "to give an IMAGE.\n\nHere the tiny model with KSampler takes that place, so that the workflow runs at "
-            "once. Delete the group, add your own nodes and connect their IMAGE to `image_1`.",
-            height=190,
-        ),
-    )  # fmt: skip
+    start, shown = _start(sample, stand_in, "Any other model", sampler=STOCK)
+    sample.subgraphs["Any other model"].ids.append(stand_in)
     loader = load(sample)
-    sample.column("Model that edits", [loader], note=_EDIT_MODEL)
-    encoder = encode(sample, loader, chain.decode)
-    edited = _edited(sample, loader, RECOLOUR, encoder)
-    sample.column("Image", [edited.decode, *save(sample, edited.decode)], note=_LARGER)
+    encoder = encode(sample, loader, start)
+    chain = add_chain(sample, loader, EDIT, encoder)
+    sample.note = (
+        (
+            "## Edit the image of another model\n\n**Any other model** stands for SDXL, Flux, Qwen-Image or a frame "
+            "of a video. It only has to give an IMAGE. Here the tiny model takes that place, so that the workflow "
+            "runs at once. Delete that node, add your own nodes and connect their IMAGE to **image_1**.\n\n"
+        )
+        + _TINY
+        + _EDITS
+    )
+    _columns(sample, loader, [shown, encoder], chain, save(sample, chain.decode))
     return sample
 
 
 def keep_unchanged() -> Sample:
-    sample, loader, start = _started("keep_unchanged")
+    sample = Sample("BLIP3o-8-Keep-Unchanged")
+    loader = load(sample)
+    start, shown = _start(sample, loader)
     encoder = encode(sample, loader, start)
-    chain = _edited(
-        sample, loader, "Keep the image unchanged.", encoder,
-        what=Note("The authors trained with this sentence. The image should not change.", height=80),
-    )  # fmt: skip
-    both = sample.add("ImageStitch", image1=[start, 0], image2=[chain.decode, 0], direction="right",
-                      match_image_size=True, spacing_width=2, spacing_color="black")  # fmt: skip
-    sample.column(
-        "Before | after", [chain.decode, both, *save(sample, both)],
-        note=Note(
-            "A self-test: the image before is on the left, after on the right. The more alike they are, the less an "
-            "edit changes by accident. Run it with every new checkpoint.",
-            height=130,
-        ),
-    )  # fmt: skip
+    chain = add_chain(sample, loader, "Keep the image unchanged.", encoder)
+    both = stitch(sample, start, chain.decode, 2)
+    sample.note = (
+        (
+            "## A self-test\n\nThe authors trained with this sentence. The image should not change. **Before** is on "
+            "the left and **after** on the right. The more alike they are, the less an edit changes by accident. Run "
+            "it with every new checkpoint.\n\n"
+        )
+        + _TINY
+        + _EDITS
+    )
+    _columns(sample, loader, [shown, encoder], chain, save(sample, both), after=[both])
     return sample
 
 
-def _started(name: str) -> tuple[Sample, str, str]:
-    """A sample that starts with an image to edit, its loader, and the node that gives the image."""
-    sample = Sample(name)
-    loader = load(sample)
-    chain = add_chain(sample, loader, START)
-    preview = sample.add("PreviewImage", images=[chain.decode, 0])
-    sample.column("Model", [loader], note=_EDIT_MODEL)
-    sample.column(
-        "An image to edit", [chain.generator], [chain.conditioner, chain.empty, chain.sampler], [chain.decode, preview],
-        note=Note(
-            "The model makes an image first, so that there is something to edit. **To edit your own image** delete "
-            "this group and add Load Image in its place.",
-        ),
-    )  # fmt: skip
-    return sample, loader, chain.decode
+def _start(
+    sample: Sample, loader: str, title: str = "An image to edit", prompt: str = TO_EDIT, sampler=OURS, wide=False,
+) -> tuple[str, str]:  # fmt: skip
+    """Adds the subgraph that makes an image to edit -> the nodes that give it and show it."""
+    chain = add_chain(sample, loader, prompt, sampler=sampler, wide=wide)
+    larger = enlarge(sample, chain.decode)
+    shown = sample.add("PreviewImage", images=[larger, 0])
+    ids = [*chain.ids, *([larger] if sample.tiny else [])]
+    sample.subgraphs[title] = Subgraph(ids, [(chain.generator, "prompt")], ["image", "to see"])
+    sample.heights[title] = 230
+    return chain.decode, shown
 
 
-def _started_twice(name: str) -> tuple[Sample, str, str, str]:
-    """A sample that starts with two images, made as one batch, its loader, and the nodes that give them."""
-    sample = Sample(name)
-    loader = load(sample)
-    chain = add_chain(sample, loader, "a red circle\na blue star", prompt_lines="one per line")
+def _two(sample: Sample, loader: str) -> tuple[str, str, str]:
+    """Adds the subgraph that makes two images as one batch -> the nodes that give each of them and show both."""
+    chain = add_chain(sample, loader, "a small dog on a beach\na red party hat on a white background")
     first, second = (
         sample.add("ImageFromBatch", image=[chain.decode, 0], batch_index=k, length=1) for k in range(2)
     )  # fmt: skip
-    preview = sample.add("PreviewImage", images=[chain.decode, 0])
-    sample.column("Model", [loader], note=_EDIT_MODEL)
-    sample.column(
-        "Two images", [chain.generator], [chain.conditioner, chain.empty, chain.sampler],
-        [chain.decode, first, second, preview],
-        note=Note(
-            "Every line of the prompt becomes an image (`prompt_lines`). **To use your own images** delete this group "
-            "and add two Load Image nodes in its place.",
-        ),
-    )  # fmt: skip
-    return sample, loader, first, second
-
-
-def _edited(
-    sample: Sample, loader: str, instruction: str, encoder: str, read: Note | None = None, what: Note | None = None,
-    info: str = "",
-) -> Chain:  # fmt: skip
-    """The three columns of an edit. `info`: whose output of that name is shown, "encoder" or "generator"."""
-    sizes = [sample.add("PreviewAny", source=[encoder, 3])] if info == "encoder" else []
-    chain = add_chain(sample, loader, instruction, encoder)
-    counts = [sample.add("PreviewAny", source=[chain.generator, 1])] if info == "generator" else []
-    read = read or Note(
-        "The image is encoded twice: as image tokens, which say what is in it, and as latents, which keep its details. "
-        "A new prompt or seed does not encode it again."
+    both = stitch(sample, first, second)
+    shown = sample.add("PreviewImage", images=[both, 0])
+    sample.subgraphs["Two images to edit"] = Subgraph(
+        [*chain.ids, first, second, both], [(chain.generator, "prompt")], ["image_1", "image_2", "to see"]
     )
-    what = what or Note(
-        "Say in one sentence **what should change**. A new `seed` is another try. The tiny model can recolour, remove, "
-        "replace or add a shape, and change the background."
-    )
-    sample.column("1. Encode the image", [encoder, *sizes], note=read)
-    sample.column("2. Say what to change", [chain.generator, *counts], note=what)
-    sample.column("3. Render", [chain.conditioner, chain.sampler], note=_RENDER)
-    return chain
+    sample.heights |= {"Two images to edit": 230, shown: 220}
+    return first, second, shown
 
 
+def _columns(
+    sample: Sample, loader: str, read: list[str], chain: Chain, image: list[str], under: list[str] | None = None,
+    after: list[str] | None = None,
+) -> None:  # fmt: skip
+    """The five columns of an edit; `under`: what stands below the prompt, `after`: below the rendering."""
+    start = next(title for title in sample.subgraphs if title != "What may change")
+    first = {"note": [NOTE], "Model": [loader], start: [start]}
+    sample.column(340, **first)
+    sample.column(280, **{"1. Encode the image": read})
+    sample.column(370, **{"2. Say what to change": [chain.generator, *(under or [])]})
+    sample.column(290, **{"3. Render": [chain.conditioner, chain.sampler, chain.decode, *(after or [])]})
+    sample.column(390, Image=image)
+    sample.inputs = [(chain.generator, "prompt"), (chain.generator, "seed"), (start, "prompt")]
+
+
+_PUBLISHED = "https://huggingface.co/BLIP3o"
 _TINY = (
-    "The bundled tiny model makes images of up to four coloured shapes (circle, square, triangle, star, ring, cross), "
-    "64 x 64 pixels.\n\n"
+    "The bundled **tiny model** knows up to four coloured shapes (circle, square, triangle, star, ring, cross) at 64 x "
+    "64 pixels. Upscale Image By only enlarges its images.\n\n"
 )
-_SANA = (
-    "and next to it a folder with `transformer/config.json` and `vae/config.json` of "
-    "[SANA1.5](https://huggingface.co/Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers). "
+_PHOTOGRAPHS = (
+    "**For photographs**\n"
+    f"- [BLIP3o-NEXT-GRPO-TexT-3B]({_PUBLISHED}/BLIP3o-NEXT-GRPO-TexT-3B), also for text in images\n"
+    f"- [BLIP3o-NEXT-GRPO-Geneval-3B]({_PUBLISHED}/BLIP3o-NEXT-GRPO-Geneval-3B), also for several objects\n\n"
+    "Put the folder here, press R and choose it in BLIP3o Loader:\n"
+    "- ComfyUI\n  - models\n    - blip3o\n      - BLIP3o-NEXT-GRPO-TexT-3B\n\n"
+    "Set 1024 x 1024 and 30 steps, and bypass Upscale Image By (Ctrl+B).\n"
 )
-_MODEL = Note(
-    f"{_TINY}**For photographs** put a checkpoint into `ComfyUI/models/blip3o`, for example "
-    "[BLIP3o-NEXT-GRPO-TexT-3B](https://huggingface.co/BLIP3o/BLIP3o-NEXT-GRPO-TexT-3B), "
-    f"{_SANA}Press R, choose it here, set 1024 x 1024 and 30 steps, and bypass Upscale Image By.",
-    height=250,
+_EDITS = (
+    f"**For photographs** put [BLIP3o-NEXT-edit-VAE]({_PUBLISHED}/BLIP3o-NEXT-edit-VAE) here, press R and choose it "
+    "in BLIP3o Loader:\n- ComfyUI\n  - models\n    - blip3o\n      - BLIP3o-NEXT-edit-VAE\n"
 )
-_EDIT_MODEL = Note(
-    f"{_TINY}**For photographs** put "
-    "[BLIP3o-NEXT-edit-VAE](https://huggingface.co/BLIP3o/BLIP3o-NEXT-edit-VAE) into `ComfyUI/models/blip3o`, "
-    f"{_SANA}Press R, choose it here, set 30 steps, load an image of your own, and bypass Upscale Image By.",
-    height=250,
+_SAY = (
+    "Say in one sentence **what should change**. A new **seed** is another try. Lower **cross_strength** or "
+    "**noise_strength** to move away from the original.\n\n"
 )
-_RENDER = Note(
-    "Rendered from the tokens and from the original. Lower `cross_strength` or `noise_strength` to move away from the "
-    "original. A new `noise_seed` renders the same tokens in another way.",
-)
-_LARGER = Note("64 pixels are small on a screen. Upscale Image By only enlarges the image.", height=80)
+_OWN = "**For your own image** delete the node **An image to edit** and add Load Image in its place.\n\n"
 
 SAMPLES = [
     make()

@@ -3,74 +3,152 @@
 The graphs are in `samples.py`; the frontend turns each into the file a person would save.
 """
 
+import json
 import tempfile
 import uuid
 from pathlib import Path
 
-from tools.comfyui.frontend import Frontend, open_frontend
-from tools.comfyui.server import Server
+import tomllib
+
+from tools.comfyui.frontend import TWO_FRAMES, Frontend, open_frontend
+from tools.comfyui.server import PACK_FOLDER, Server
 from tools.comfyui.workflow import WORKFLOWS, save_workflow
+from tools.environment import TOP
 from tools.samples import SAMPLES, Sample
 
-GAP = 60  # between columns and between nodes, in canvas units
+VERSION = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+GAP = 60  # between columns, in canvas units
 
-# Node sizes are the frontend's own. Columns stand side by side, and so do the stacks of a column, under its note.
-ARRANGE = """([columns, notes, heights, gap]) => {
+# Nodes that become one; widgets that stay visible on it are connected to its inputs, as by hand.
+FOLD = """([title, ids, inputs, outputs]) => {
     const graph = window.app.graph;
+    const {subgraph, node} = graph.convertToSubgraph(new Set(ids.map(id => graph.getNodeById(id))));
+    subgraph.name = node.title = title;
+    for (const [id, name] of inputs) {
+        const inner = subgraph.getNodeById(id), input = inner.inputs.find(one => one.name === name);
+        subgraph.addInput(name, "STRING").connect(input, inner);
+    }
+    for (const [k, output] of subgraph.outputs.entries()) if (outputs[k]) subgraph.renameOutput(output, outputs[k]);
+    return String(node.id);
+}"""
+# Folding pulls links out of sockets that grow, and those close up at once.
+JOIN = """([folded, inner, slot, id, name]) => {
+    const graph = window.app.graph, node = graph.getNodeById(folded), target = graph.getNodeById(id);
+    const from = node.subgraph.outputs.findIndex(output =>
+        output.getLinks().some(link => String(link.origin_id) === inner && link.origin_slot === slot));
+    node.connect(from, target, target.inputs.findIndex(input => input.name === name));
+}"""
+# Members of a group stand below each other, and so do the groups of a column.
+ARRANGE = """([columns, note, noteHeight, heights, gap, pack]) => {
+    const graph = window.app.graph;
+    const fix = nodes => { for (const node of nodes) {
+        if (node.type.startsWith("BLIP3o")) Object.assign(node.properties, pack);
+        if (node.subgraph) fix(node.subgraph.nodes);
+    }};
+    fix(graph.nodes);
     let left = 0;
-    for (const {title, stacks} of columns) {
-        const members = stacks.map(stack => stack.map(id => graph.getNodeById(id)));
-        const widths = members.map(stack => Math.max(...stack.map(node => node.size[0]), 340));
-        const width = widths.reduce((sum, one) => sum + one + gap, -gap);
-        let start = 0;
-        if (title in notes) {
-            const note = window.LiteGraph.createNode("MarkdownNote");
-            graph.add(note);
-            note.title = title;
-            note.widgets[0].value = notes[title].text;
-            note.pos = [left, 0];
-            note.size = [width, notes[title].height];
-            start = note.size[1] + gap;
-        }
-        let bottom = start, x = left;
-        for (const [k, stack] of members.entries()) {
-            let top = start;
-            for (const node of stack) {
-                node.pos = [x, top];
-                node.size = [widths[k], heights[node.id] ?? node.size[1]];
-                for (const widget of node.widgets ?? [])
-                    if (widget.name === "control_after_generate") widget.value = "fixed";
-                top += node.size[1] + gap;
+    for (const {width, groups} of columns) {
+        let top = 0;
+        for (const [title, members] of groups) {
+            const begin = top;
+            if (members[0] !== "note") top += 80;
+            for (const id of members) {
+                let node = graph.getNodeById(id);
+                if (id === "note") {
+                    node = window.LiteGraph.createNode("MarkdownNote");
+                    graph.add(node);
+                    node.title = "Read me";
+                    node.widgets[0].value = note;
+                    heights[id] = noteHeight;
+                    top += 30;
+                }
+                node.pos = [left, top];
+                node.size = [width, Math.max(heights[id] ?? 0, node.computeSize()[1])];
+                top += node.size[1] + 46;
             }
-            bottom = Math.max(bottom, top);
-            x += widths[k] + gap;
+            if (members[0] !== "note") {
+                const group = new window.LiteGraph.LGraphGroup(title);
+                group.pos = [left - 15, begin];
+                group.size = [width + 30, top - begin - 30];
+                graph.add(group);
+            }
+            top += members[0] === "note" ? -30 : -10;
         }
-        const group = new window.LiteGraph.LGraphGroup(title);
-        group.pos = [left - 20, -80];
-        group.size = [width + 40, bottom + 60];
-        graph.add(group);
-        left += width + 40 + gap;
+        left += width + gap;
     }
 }"""
+
+
+def flat(prompt: dict[str, dict]) -> dict[str, dict]:
+    """An API-format prompt without the ids of subgraphs: "21:3" is node 3."""
+
+    def plain(id: str) -> str:
+        return id.rsplit(":", 1)[-1]
+
+    def input_of(value):
+        return [plain(value[0]), value[1]] if isinstance(value, list) and len(value) == 2 else value
+
+    return {
+        plain(id): {**node, "inputs": {name: input_of(value) for name, value in node["inputs"].items()}}
+        for id, node in prompt.items()
+    }
+
+
+def join(frontend: Frontend, sample: Sample, folded: dict[str, str]) -> None:
+    """Connect the sockets that grow to what was folded; `folded`: ids of subgraphs by title."""
+    home = {id: folded[title] for title, part in sample.subgraphs.items() for id in part.ids if id}
+    for id, node in sample.prompt.items():
+        for name, value in node["inputs"].items():
+            if "." in name and isinstance(value, list) and value[0] in home:
+                frontend.page.evaluate(JOIN, [home[value[0]], *value, id, name])
+                frontend.page.evaluate(TWO_FRAMES)
 
 
 def made(frontend: Frontend, sample: Sample) -> dict:
     """The UI-format workflow of a sample, arranged; it stays open in the page."""
     frontend.load_prompt(sample.prompt, sample.name)
-    columns = [{"title": title, "stacks": stacks} for title, stacks in sample.columns.items()]
-    notes = {title: {"text": note.text, "height": note.height} for title, note in sample.notes.items()}
-    frontend.page.evaluate(ARRANGE, [columns, notes, sample.heights, GAP])
+    folded = {}
+    for title, part in sample.subgraphs.items():
+        ids = [id for id in part.ids if id]
+        folded[title] = frontend.page.evaluate(FOLD, [title, ids, part.inputs, part.outputs])
+    join(frontend, sample, folded)
+    columns = [
+        {
+            "width": column.width,
+            "groups": [[title, [folded.get(id, id) for id in ids]] for title, ids in column.groups.items()],
+        }
+        for column in sample.columns
+    ]
+    heights = {folded.get(id, id): height for id, height in sample.heights.items()}
+    pack = {"cnr_id": PACK_FOLDER, "ver": VERSION}
+    frontend.page.evaluate(ARRANGE, [columns, sample.note, sample.note_height, heights, GAP, pack])
     workflow, prompt = frontend.save()
-    if prompt.keys() != sample.prompt.keys():
-        raise RuntimeError(f"the frontend dropped nodes of {sample.name}: it kept {prompt}")
+    kept = flat(prompt)
+    if kept.keys() != sample.prompt.keys():
+        raise RuntimeError(f"the frontend dropped nodes of {sample.name}: it kept {sorted(kept)}")
     for id, node in sample.prompt.items():
-        kept = prompt[id]["inputs"]
         # A link that the frontend has no socket for disappears without a word.
-        if lost := {name: value for name, value in node["inputs"].items() if kept.get(name) != value}:
-            raise RuntimeError(f"the frontend changed {lost} on node {id} of {sample.name}: it has {kept}")
-    workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, sample.name))  # not a new one with every writing
-    workflow["extra"] = {}  # where the page's window happened to look
-    return workflow
+        if lost := {name: value for name, value in node["inputs"].items() if kept[id]["inputs"].get(name) != value}:
+            raise RuntimeError(f"the frontend changed {lost} on node {id} of {sample.name}: it has {kept[id]}")
+    saved = [id for id, node in sample.prompt.items() if node["class_type"] == "SaveImage"]
+    # App mode: these widgets, a button and the image. The file opens as a graph.
+    inputs = [[folded.get(id, id), widget] for id, widget in sample.inputs]
+    for part in [workflow, *workflow.get("definitions", {}).get("subgraphs", [])]:
+        for node in part["nodes"]:  # a seed that changes by itself writes all tokens again
+            if values := node.get("widgets_values"):
+                node["widgets_values"] = ["fixed" if value == "randomize" else value for value in values]
+    workflow["extra"] = {"linearMode": False, "linearData": {"inputs": inputs, "outputs": saved}}
+    return settled(workflow, sample.name)
+
+
+def settled(workflow: dict, name: str) -> dict:
+    """With ids that are not new ones with every writing."""
+    text = json.dumps(workflow | {"id": str(uuid.uuid5(uuid.NAMESPACE_URL, name))})
+    for part in workflow.get("definitions", {}).get("subgraphs", []):
+        text = text.replace(part["id"], str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}/{part['name']}")))
+        for k, slot in enumerate([*part["inputs"], *part["outputs"]]):
+            text = text.replace(slot["id"], str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}/{part['name']}/{k}")))
+    return json.loads(text)
 
 
 def main() -> None:

@@ -82,9 +82,12 @@ class Frontend:
         self.page.wait_for_function("() => !document.querySelector('.p-toast-message')")
         self.errors.clear()
 
-    def load(self, workflow: dict) -> None:
-        """Open a UI-format workflow, as dropping its file on the page does."""
-        self.page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
+    def load(self, workflow: dict, template: bool = False) -> None:
+        """Open a UI-format workflow, as dropping its file on the page or choosing it among the templates does."""
+        source = {"openSource": "template"} if template else {}
+        self.page.evaluate(
+            "([workflow, how]) => window.app.loadGraphData(workflow, true, true, null, how)", [workflow, source]
+        )
 
     def load_prompt(self, prompt: dict, name: str = "test") -> None:
         """Open an API-format prompt; the frontend lays its nodes out anew."""

@@ -1,0 +1,84 @@
+"""Every sample for the bundled model makes the right image with five seeds, as the judge of its world sees it."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blip3o_core.tiny.judge.judge import detect, judge_image
+from blip3o_core.tiny.scenes.spec import Expected, Spec, compare
+from tools.comfyui.graphs import node
+from tools.comfyui.workflow import load_workflow, to_prompt
+from tools.samples import EDIT, SAMPLES, START, TO_EDIT
+
+SEEDS = range(1, 6)
+TINY = [sample.name for sample in SAMPLES if sample.tiny]
+PUBLISHED = [sample for sample in SAMPLES if not sample.tiny]
+STAR = Spec((Expected("circle", "red"), Expected("star", "blue")), "grey", (0, "left of", 1))
+SQUARE = Spec((Expected("circle", "red"), Expected("square", "blue")), "grey", (0, "left of", 1))
+
+
+def with_seed(prompt: dict, seed: int) -> dict:
+    for part in prompt.values():
+        for name in ("seed", "noise_seed"):
+            if name in part["inputs"]:
+                part["inputs"][name] = seed
+    return prompt
+
+
+def images(client, prompt: dict) -> tuple[np.ndarray, np.ndarray | None]:
+    """What the sample saves, and what it edits, each before it is enlarged: (H, W, 3) uint8."""
+    [saved] = [part["inputs"]["images"] for part in prompt.values() if part["class_type"] == "SaveImage"]
+    prompt["result"] = node("SaveImage", images=prompt[saved[0]]["inputs"]["image"], filename_prefix="result")
+    encoders = [part["inputs"] for part in prompt.values() if part["class_type"] == "BLIP3oEditReferenceEncoder"]
+    if encoders:
+        prompt["start"] = node("SaveImage", images=encoders[0]["images.image_1"], filename_prefix="start")
+    done = client.run(prompt, timeout=300)
+    assert done.status == "success", done.error
+    shown = {
+        id: np.asarray(Image.open(io.BytesIO(client.view(**done.outputs[id]["images"][0]))).convert("RGB"))
+        for id in ("result", "start")
+        if id in done.outputs
+    }
+    return shown["result"], shown.get("start")
+
+
+def edited(start: np.ndarray) -> Spec:
+    """The objects of an image where they are, on the ground that EDIT asks for."""
+    objects = tuple(Expected(each.shape, each.colour, None, (each.x, each.y)) for each in detect(start).objects)
+    return Spec(objects, "yellow")
+
+
+def wrong(name: str, result: np.ndarray, start: np.ndarray | None) -> tuple[str, ...]:
+    """What the judge finds wrong in a sample's image."""
+    if start is None:
+        return judge_image(result, STAR).reasons
+    reasons = judge_image(start, SQUARE).reasons
+    if "Keep" in name:
+        result = result[:, -start.shape[1] :]
+        kept = detect(start)
+        same = tuple(Expected(each.shape, each.colour, None, (each.x, each.y)) for each in kept.objects)
+        return reasons + judge_image(result, Spec(same, kept.background)).reasons
+    return reasons + compare(detect(result), edited(start)).reasons
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_the_judge_finds_every_image_right(client, name):
+    """Catches a sample that shows another image than it promises, with its own seed or with the next ones."""
+    assert (START, TO_EDIT, EDIT) == (
+        "a red circle left of a blue star", "a red circle left of a blue square", "make the background yellow"
+    )  # fmt: skip
+    known, workflow = client.object_info(), load_workflow(name)
+    found = {seed: wrong(name, *images(client, with_seed(to_prompt(workflow, known), seed))) for seed in SEEDS}
+    assert not any(found.values()), found
+
+
+@pytest.mark.parametrize("sample", PUBLISHED, ids=lambda sample: sample.name)
+def test_a_sample_for_a_published_checkpoint_says_so(sample):
+    """Catches a sample that the bundled model gets wrong and that pretends otherwise."""
+    text = sample.note.split("\n\n")[1]
+    assert text.startswith("**Needs a published checkpoint.**") and "BLIP3o-NEXT-edit-VAE" in text
+    [loader] = [part["inputs"] for part in sample.prompt.values() if part["class_type"] == "BLIP3oLoader"]
+    assert loader["checkpoint"] == "BLIP3o-NEXT-edit-VAE"
