@@ -39,10 +39,13 @@ class Steps:
 
     @contextmanager
     def timed(self, what: str, command: str = ""):
-        say(what)
         started = time.monotonic()
         yield
-        self.rows.append((what, command and f"`{command}`", time.monotonic() - started))
+        self.add(what, time.monotonic() - started, command)
+
+    def add(self, what: str, seconds: float, command: str = "") -> None:
+        self.rows.append((what, command and f"`{command}`", seconds))
+        say(f"{what}: {seconds:,.1f} s")
 
     def run(self, what: str, command: str, folder: str = ".", shown: str | None = None) -> None:
         """Run `command` in a folder of the scratch folder; `shown`: as a user would type it."""
@@ -124,8 +127,8 @@ def first_tokens(steps: Steps, client: Client, checkpoint: str) -> None:
     if f"token {TOKENS}" not in moments:
         raise SystemExit(f"The run ended before its tokens: {result.status} {result.error}")
     loaded, first = moments[GENERATOR], moments[f"token {TOKENS}"]
-    steps.rows.append(("BLIP3o Loader has loaded the model", "", loaded - started))
-    steps.rows.append((f"the first {TOKENS} image tokens are written, with the prompt read", "", first - loaded))
+    steps.add("BLIP3o Loader has loaded the model", loaded - started)
+    steps.add(f"the first {TOKENS} image tokens are written, with the prompt read", first - loaded)
 
 
 def graph(checkpoint: str) -> dict:
