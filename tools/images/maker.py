@@ -1,7 +1,5 @@
 """What the bundled model makes: tokens in their colours, images from noise to result, edits; each judged."""
 
-from functools import cached_property
-
 import numpy as np
 import torch
 from PIL import Image
@@ -9,36 +7,16 @@ from PIL import Image
 from blip3o_core.diffusion.sampler import initial_noise, sigmas
 from blip3o_core.editing.references import EditInputs, References
 from blip3o_core.pipeline import Pipeline
+from blip3o_core.tiny.code_colours import bundled_colours
 from blip3o_core.tiny.evaluation import GUIDANCE, STEPS
 from blip3o_core.tiny.judge.judge import to_pixels
-from blip3o_core.tiny.scenes.rasterize import rasterize
-from blip3o_core.tiny.scenes.world import CATEGORIES, World, make_scene
 from blip3o_core.tokens import ImageTokens, mosaic
-
-LEARNED_FROM = 1200  # images of the tiny world
 
 
 class Maker:
     def __init__(self, pipeline: Pipeline):
         self.pipeline = pipeline
-
-    @cached_property
-    def colours(self) -> torch.Tensor:
-        """(K, 3) uint8: the mean colour of the patches that the image tokenizer gives a code; grey for those unseen."""
-        codes_of, pixels = [], []
-        for index in range(LEARNED_FROM):
-            category = CATEGORIES[index % len(CATEGORIES)]
-            scene = make_scene("colours", "train", index, World(snapped=True), category)
-            pixels.append(rasterize(scene, self.pipeline.checkpoint.trained_side))
-        images = torch.from_numpy(np.stack(pixels)).float()
-        for batch in images.split(100):
-            codes_of.append(self.pipeline.tokens_of(batch / 255, ["-"] * len(batch)).codes)
-        height, width = self.pipeline.language.grid
-        patches = images.unflatten(1, (height, -1)).unflatten(3, (width, -1)).mean((2, 4)).reshape(-1, 3)
-        codes = torch.cat(codes_of).reshape(-1)
-        sums = torch.zeros(self.pipeline.language.vocabulary.num_codes, 3).index_add_(0, codes, patches)
-        counts = torch.bincount(codes, minlength=len(sums))[:, None]
-        return torch.where(counts > 0, sums / counts.clamp(min=1), 128.0).round().to(torch.uint8)
+        self.colours = bundled_colours()
 
     def tokens(self, prompt: str, seed: int, references: References | None = None) -> ImageTokens:
         return self.pipeline.generate_tokens([prompt], [seed], references=references)
