@@ -73,3 +73,15 @@ def test_every_node_has_a_chinese_help_page():
         assert chinese.startswith(f"# {titles[f'{page.stem}.display_name']}\n"), page.name
         assert set(re.findall(r"`[^`]+`", chinese)) == set(re.findall(r"`[^`]+`", english)), page.name
         assert chinese.count("\n- ") == english.count("\n- "), page.name
+
+
+def test_the_chinese_readme_follows_the_english_one():
+    """Catches a section, a command, a link or a figure that only one of them has."""
+    english, chinese = ((TOP / name).read_text(encoding="utf-8") for name in ("README.md", "README_ZH.md"))
+    links, code = r"\]\(([^)]+)\)", r"`[^`\n]+`"
+    assert set(re.findall(links, chinese)) - {"README.md"} == set(re.findall(links, english)) - {"README_ZH.md"}
+    assert set(re.findall(code, chinese)) == set(re.findall(code, english))
+    for marks in (r"^#+ ", r"^\|", r"^- ", r"^\d\. "):
+        assert len(re.findall(marks, chinese, re.M)) == len(re.findall(marks, english, re.M)), marks
+    prose = [re.sub(rf"{links}|{code}", "", text) for text in (chinese, english)]
+    assert set(NUMBERS.findall(prose[0])) == set(NUMBERS.findall(prose[1]))

@@ -18,7 +18,7 @@ MOVED = {
     "README.md": "index.md",
     "docs/README.md": "pages.md",
     "docs/measurements": "pages.md",
-    **{name: name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")},
+    **{name: name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "README_ZH.md", "SECURITY.md")},
     **{f"web/docs/{page.name}": f"nodes/{page.name}" for page in sorted((TOP / "web/docs").glob("*.md"))},
 }
 _CAME_FROM = {there: here for here, there in MOVED.items() if here.endswith(".md")}
