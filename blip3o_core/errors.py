@@ -21,6 +21,17 @@ class Blip3oError(ValueError):
         more = len(text) - MESSAGE_LIMIT
         super().__init__(f"{text[:MESSAGE_LIMIT]}... ({more:,} characters more)" if more > 0 else text)
 
+    def __reduce__(self):
+        kind = None if type(self) is Blip3oError else type(self)  # `pickle` looks for a class in its module
+        return _again, (kind, self.args, self.__dict__)
+
+
+def _again(kind: type | None, words: tuple, fields: dict) -> Blip3oError:
+    error = Blip3oError.__new__(kind or Blip3oError)
+    error.args = words
+    error.__dict__.update(fields)
+    return error
+
 
 def printable(text: str) -> str:
     """Text with escape codes, marks of direction, halves of characters and the like spelt out; lines stay lines."""

@@ -1,8 +1,11 @@
 """Messages: whatever a file or a request is called, a terminal, a log and a browser can show them."""
 
+import pickle
+
 import pytest
 
 from blip3o_core.errors import MESSAGE_LIMIT, Blip3oError
+from blip3o_core.settings import SettingsError
 
 SPELT_OUT = {
     "\x1b[2J\x1b]0;title\x07": "\\x1b[2J\\x1b]0;title\\x07",  # clears a terminal and names its window
@@ -30,3 +33,11 @@ def test_a_message_ends():
     """Catches a megabyte of a file printed to a terminal."""
     message = str(Blip3oError("x" * 10**6))
     assert len(message) < MESSAGE_LIMIT + 50 and message.endswith("... (992,000 characters more)")
+
+
+def test_an_error_reaches_another_process():
+    """Catches an error of a worker that cannot be sent, so that "cannot pickle" is shown in its place."""
+    again = pickle.loads(pickle.dumps(Blip3oError("steps 0 is too small")))
+    assert type(again) is Blip3oError and str(again) == "steps 0 is too small"
+    again = pickle.loads(pickle.dumps(SettingsError("steps 0 is too small")))
+    assert type(again) is SettingsError and str(again) == "steps 0 is too small"
