@@ -39,5 +39,5 @@ def test_an_error_reaches_another_process():
     """Catches an error of a worker that cannot be sent, so that "cannot pickle" is shown in its place."""
     again = pickle.loads(pickle.dumps(Blip3oError("steps 0 is too small")))
     assert type(again) is Blip3oError and str(again) == "steps 0 is too small"
-    again = pickle.loads(pickle.dumps(SettingsError("steps 0 is too small")))
-    assert type(again) is SettingsError and str(again) == "steps 0 is too small"
+    again = pickle.loads(pickle.dumps(SettingsError(["steps 0 is too small"])))
+    assert type(again) is SettingsError and str(again) == again.faults[0] == "steps 0 is too small"
