@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator
 
 from blip3o_core.cli.main import build_parser
+from blip3o_core.cli.parser import Parser
 from tools.environment import TOP
 
 PAGE = TOP / "docs" / "cli.md"
@@ -16,7 +17,7 @@ def page() -> str:
     return f"{head}{START}\n" + "\n".join(_sections(build_parser(), "blip3o")).rstrip() + "\n"
 
 
-def _sections(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
+def _sections(parser: Parser, name: str) -> Iterator[str]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for word, command in action.choices.items():

@@ -21,7 +21,7 @@ from .parser import Parser, UsageError, program, quoted
 PACKAGE = "comfyui-blip3o-next"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     parser = Parser(
         prog=program(),
         description="Make and edit images with BLIP3o-NEXT checkpoints, and train and measure them.",
