@@ -2,11 +2,14 @@
 
 import torch
 
+from ..errors import shown
 from ..weights.names import EDIT_CONNECTORS, SANA, VAE
 from ..weights.safetensors_file import EIGHT_BITS
 from ..weights.tensors import strip_prefix
 from .checkpoint import Checkpoint
+from .diffusion_folder import describe_source
 from .facts import AUTOENCODER, PUBLISHED_GRID, TRANSFORMER
+from .validate import strays
 
 _LM_NAMES = {(1024, 28): "Qwen3-0.6B", (2048, 28): "Qwen3-1.7B", (2560, 36): "Qwen3-4B", (4096, 36): "Qwen3-8B"}
 
@@ -36,7 +39,8 @@ def describe(checkpoint: Checkpoint) -> str:
         (
             "diffusion",
             f"{c.transformer_config['num_layers']} layers, cross-attention width "
-            f"{c.transformer_config['caption_channels']}, flow shift {c.shift:g}, configs from {c.diffusion_folder}",
+            f"{c.transformer_config['caption_channels']}, flow shift {c.shift:g}, configs from "
+            f"{describe_source(c.folder, c.diffusion_folder)}",
         ),
         *[("mean flow", "few-step weights: use 1, 2 or 4 steps with euler")] * c.is_meanflow,
         (
@@ -63,8 +67,15 @@ def unusual(checkpoint: Checkpoint) -> list[str]:
     for part, prefix in ((TRANSFORMER, SANA), (AUTOENCODER, VAE)):
         if not strip_prefix(tensors, prefix):
             remarks.append(f"no {part} in the checkpoint: its weights come from {checkpoint.diffusion_folder}")
+    if checkpoint.is_decoder_only:
+        remarks.append("the autoencoder has no encoder: images cannot be encoded, so edits are not possible")
     if checkpoint.shift != 1.0:
         remarks.append(f"flow shift {checkpoint.shift:g} in the scheduler config; the published one gives 1")
+    return remarks + _contradictions(checkpoint) + _strays(checkpoint)
+
+
+def _contradictions(checkpoint: Checkpoint) -> list[str]:
+    remarks, tensors = [], checkpoint.tensors
     for switch, prefix in EDIT_CONNECTORS.items():
         has = any(name.startswith(prefix) for name in tensors)
         # The connector of use_und_image_vae_as_noise is saved by the authors' code and used by nobody.
@@ -73,6 +84,12 @@ def unusual(checkpoint: Checkpoint) -> list[str]:
         elif has and not checkpoint.config.get(switch):
             remarks.append(f"there are {prefix}* tensors, but config.json does not turn {switch} on")
     return remarks
+
+
+def _strays(checkpoint: Checkpoint) -> list[str]:
+    others = strays(checkpoint)
+    names = ", ".join(shown(name, 80) for name in others[:3]) + (", ..." if len(others) > 3 else "")
+    return [f"{len(others)} tensors that belong to no part and are not loaded: {names}"] * bool(others)
 
 
 def _unusual_dtypes(dtypes: set[str]) -> list[str]:

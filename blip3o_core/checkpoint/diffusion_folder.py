@@ -1,10 +1,12 @@
 """Find the folder that says how SANA and DC-AE are built: `transformer/config.json` and `vae/config.json`.
 
 Given, inside the checkpoint's folder, around it, beside it, or in the same hub cache. Among several it is the first
-whose sizes are those of the checkpoint's tensors; names decide nothing.
+whose sizes are those of the checkpoint's tensors; names decide nothing. Where there is none, SANA 1.5's own
+configuration, which comes with this library, is compared in the same way.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,10 @@ from ..weights.tensors import TensorIndex, strip_prefix
 from .bundled import expand
 from .plausible import AUTOENCODER_RULES, TRANSFORMER_RULES, implausible
 
+# transformer/config.json, vae/config.json and scheduler/scheduler_config.json of Efficient-Large-Model's
+# SANA1.5_1.6B_1024px_diffusers, byte for byte: what the published BLIP3o-NEXT checkpoints were built on.
+BUNDLED_CONFIGS = Path(__file__).parent / "sana"
+_SANA = "Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers"
 _PARTS = ("transformer", "vae")
 _FILES = " and ".join(f"{part}/config.json" for part in _PARTS)
 
@@ -24,13 +30,13 @@ def find_diffusion_folder(folder: Path, given: str | Path | None, tensors: Tenso
 
     `given` is taken without a look at its sizes. Raises Blip3oError that says for each folder why it does not fit.
     """
-    source = config.get("diffusion_name_or_path", "the SANA 1.5 diffusers repository")
+    source = _repository(config.get("diffusion_name_or_path"))
     if given is not None:
         if _has_configs(expand(given)):
             return expand(given)
         raise Blip3oError(
             f"The diffusion folder {shown(given)} must contain {_FILES}. Choose the folder that has both, or download "
-            f"them from {shown(source)}; its weights are not needed."
+            f"them from {source}; its weights are not needed."
         )
     reasons = []
     for candidate in filter(_has_configs, _candidates(folder)):
@@ -38,12 +44,40 @@ def find_diffusion_folder(folder: Path, given: str | Path | None, tensors: Tenso
         if reason is None:
             return candidate
         reasons.append(f"{candidate}: {reason}")
-    looked = f"\n{bullet_list(reasons)}\n" if reasons else " "
+    reason = _missing_weights(tensors) or _mismatch(BUNDLED_CONFIGS, tensors)
+    if reason is None:
+        return BUNDLED_CONFIGS
+    reasons.append(f"the bundled SANA 1.5 configuration: {reason}")
     raise Blip3oError(
         f"No diffusion folder fits {folder}. Neither it, nor a folder in it, around it or beside it, contains {_FILES} "
-        f"with the sizes of these weights.{looked}Download these two files from {shown(source)} into "
-        f"{folder / 'diffusion'}; its weights are not needed."
+        f"with the sizes of these weights, and the bundled configuration does not fit either.\n{bullet_list(reasons)}\n"
+        f"Download these two files from {source} into {folder / 'diffusion'}."
     )
+
+
+def describe_source(checkpoint_folder: Path, diffusion_folder: Path) -> str:
+    """Where the configuration of the diffusion model comes from, in a few words for users."""
+    if diffusion_folder == BUNDLED_CONFIGS:
+        return "the bundled SANA 1.5 configuration"
+    folder, diffusion = checkpoint_folder.absolute(), diffusion_folder.absolute()
+    if diffusion == folder:
+        return "the checkpoint's own folder"
+    if diffusion.is_relative_to(folder):
+        return f"{shown(diffusion.relative_to(folder).as_posix())} inside the checkpoint"
+    return str(diffusion_folder)
+
+
+def _repository(name: object) -> str:
+    """What config.json calls the diffusion model, where that names a repository: often it is a private path."""
+    return name if isinstance(name, str) and re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", name, re.ASCII) else _SANA
+
+
+def _missing_weights(tensors: TensorIndex) -> str | None:
+    """Which part the checkpoint does not hold, for a configuration that has no weights beside it."""
+    for part, prefix in (("diffusion transformer", SANA), ("autoencoder", VAE)):
+        if not strip_prefix(tensors, prefix):
+            return f"the checkpoint has no weights of the {part}, and a configuration has none either"
+    return None
 
 
 def _candidates(folder: Path) -> Iterator[Path]:

@@ -113,15 +113,26 @@ class CheckpointFacts:
 
     @cached_property
     def parts(self) -> dict[str, TensorIndex]:
-        """The tensors of each part, named as in its network. Nothing is compared with the config files yet."""
+        """The tensors of each part, named as in its network. Nothing is compared with the config files yet.
+
+        A tied output matrix that was saved as well is left out: it is the embedding once more, and is not loaded.
+        """
+        language = {name: entry for name, entry in self.tensors.items() if name.startswith(LANGUAGE_PREFIXES)}
+        if self.tied:
+            language = {name: entry for name, entry in language.items() if not name.startswith("lm_head.")}
         parts = {
-            LANGUAGE: {name: entry for name, entry in self.tensors.items() if name.startswith(LANGUAGE_PREFIXES)},
+            LANGUAGE: language,
             TRANSFORMER: self._diffusion_part(SANA, "transformer"),
             AUTOENCODER: self._diffusion_part(VAE, "vae"),
         }
         if self.image_tokenizer_config:
             parts[IMAGE_TOKENIZER] = strip_prefix(self.tensors, image_tokenizer.PREFIX)
         return parts
+
+    @property
+    def is_decoder_only(self) -> bool:
+        """Whether the autoencoder was saved without its encoder: latents become images, images cannot be encoded."""
+        return not any(name.startswith("encoder.") for name in self.parts[AUTOENCODER])
 
     def _diffusion_part(self, prefix: str, subfolder: str) -> TensorIndex:
         own = strip_prefix(self.tensors, prefix)

@@ -20,10 +20,7 @@ from .networks import LANGUAGE_FIELDS, rope_theta
 
 def language_identity(facts: CheckpointFacts) -> str:
     """32 hex digits: equal only for checkpoints whose language models write the same hidden states."""
-    tensors = facts.parts[LANGUAGE]
-    if facts.tied:  # a copy of the embedding, which is not loaded
-        tensors = {name: entry for name, entry in tensors.items() if not name.startswith("lm_head.")}
-    return _digest(tensors, _language_facts(facts))
+    return _digest(facts.parts[LANGUAGE], _language_facts(facts))
 
 
 def identity(facts: CheckpointFacts) -> str:

@@ -34,7 +34,7 @@ def build(facts: CheckpointFacts, part: str) -> torch.nn.Module:
     builders = {
         LANGUAGE: lambda: _language_model(facts),
         TRANSFORMER: lambda: _transformer(facts),
-        AUTOENCODER: lambda: autoencoder.build(facts.autoencoder_config),
+        AUTOENCODER: lambda: autoencoder.build(facts.autoencoder_config, facts.is_decoder_only),
         IMAGE_TOKENIZER: lambda: ImageTokenizer(facts.image_tokenizer_config),
     }
     try:

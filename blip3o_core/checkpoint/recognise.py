@@ -28,8 +28,19 @@ _AXES = {
     SANA + "proj_out.weight": 2,
     VAE + "decoder.conv_in.weight": 4,
 }
-# Only in checkpoints of BLIP3o's first generation, whose image features come from another diffusion model.
-_FIRST_GENERATION = ("model.dit.", "model.latent_queries", "model.down_projector", "model.gen_vision_tower.")
+# Tensors of other architectures, and what these are. Asked where those of BLIP3o-NEXT are missing; Pref-Restore's may
+# be there as well.
+_PREF_RESTORE = "model.vae_connector."
+_OTHERS = {
+    # Its image features come from another diffusion model.
+    "a checkpoint of BLIP3o's first generation": (
+        "model.dit.", "model.latent_queries", "model.down_projector", "model.gen_vision_tower.",
+    ),
+    "a Pref-Restore checkpoint, which restores images with a connector of its own (vae_connector)": (_PREF_RESTORE,),
+    "an image tokenizer (TA-Tok)": ("encoder.embeddings.position_embedding.",),
+    "a diffusion transformer alone": ("transformer_blocks.",),
+    "a language model alone": ("model.embed_tokens.",),
+}  # fmt: skip
 
 
 def open_checkpoint(folder: str | Path, diffusion_folder: str | Path | None = None) -> Checkpoint:
@@ -87,15 +98,20 @@ def _require_config(folder: Path) -> None:
 def _check_tensors(folder: Path, tensors: TensorIndex, config: dict) -> None:
     """Raise Blip3oError unless these are the weights of a BLIP3o-NEXT checkpoint."""
     missing = [name for name in _TENSORS if name not in tensors]
+    architectures = f"config.json says architectures {shown(config.get('architectures'))}"
     if missing:
         found = ", ".join(map(shown, sorted(tensors)[:4])) + ", ..." if tensors else "nothing"
-        first = any(name.startswith(_FIRST_GENERATION) for name in tensors)
-        kind = (
-            "a checkpoint of BLIP3o's first generation, not of BLIP3o-NEXT" if first else "not a BLIP3o-NEXT checkpoint"
-        )
+        kinds = (kind for kind, starts in _OTHERS.items() if any(name.startswith(starts) for name in tensors))
+        kind = next((f"{kind}, not a BLIP3o-NEXT checkpoint" for kind in kinds), "not a BLIP3o-NEXT checkpoint")
         raise Blip3oError(
-            f"{folder} is {kind}: its weights have no {' and no '.join(missing)} (found {found}; config.json says "
-            f"architectures {shown(config.get('architectures'))}). Choose another folder."
+            f"{folder} is {kind}: its weights have no {' and no '.join(missing)} (found {found}; {architectures}). "
+            "Choose another folder."
+        )
+    if any(name.startswith(_PREF_RESTORE) for name in tensors):
+        kind = next(kind for kind, starts in _OTHERS.items() if _PREF_RESTORE in starts)
+        raise Blip3oError(
+            f"{folder} is {kind}. Images made without that connector would be wrong, so this program does not load it "
+            f"({architectures}). Choose another folder."
         )
     for name, axes in _AXES.items():
         if name in tensors and len(tensors[name].shape) != axes:

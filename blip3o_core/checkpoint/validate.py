@@ -1,6 +1,5 @@
 """Compare every tensor of a checkpoint with the networks that its config files describe."""
 
-from ..errors import shown
 from ..models import image_tokenizer, meanflow
 from ..weights.names import (
     EDIT_CONNECTORS,
@@ -11,10 +10,15 @@ from ..weights.names import (
     VAE,
 )
 from ..weights.tensors import mismatches
-from .facts import IMAGE_TOKENIZER, LANGUAGE, TRANSFORMER, CheckpointFacts
+from .facts import IMAGE_TOKENIZER, TRANSFORMER, CheckpointFacts
 from .networks import build
 
 _KNOWN_PREFIXES = (*LANGUAGE_PREFIXES, SANA, VAE, image_tokenizer.PREFIX, *EDIT_CONNECTORS.values())
+
+
+def strays(facts: CheckpointFacts) -> list[str]:
+    """The tensors that belong to no part: what a training left in the file. They are not loaded."""
+    return [name for name in facts.tensors if not name.startswith(_KNOWN_PREFIXES)]
 
 
 def find_problems(facts: CheckpointFacts) -> list[str]:
@@ -22,11 +26,9 @@ def find_problems(facts: CheckpointFacts) -> list[str]:
 
     Raises Blip3oError when a part cannot be built at all.
     """
-    lines = [f"unexpected: {shown(name)}" for name in facts.tensors if not name.startswith(_KNOWN_PREFIXES)]
-    lines += _connector_problems(facts)
+    lines = _connector_problems(facts)
     lines += [f"{TRANSFORMER}, {line}" for line in meanflow.missing_half(facts.parts[TRANSFORMER])]
     ignored = {
-        LANGUAGE: ("lm_head.",) if facts.tied else (),
         TRANSFORMER: (meanflow.UNUSED_PREFIX,) if facts.is_meanflow else (),
         IMAGE_TOKENIZER: image_tokenizer.UNUSED_PREFIXES,
     }

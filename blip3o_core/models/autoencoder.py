@@ -12,11 +12,28 @@ from .known_fields import known_fields
 MAX_ASPECT = 64
 
 
-def build(config: dict):
-    """diffusers' AutoencoderDC from its config.json."""
+class NoEncoder(torch.nn.Module):
+    """In place of the encoder of a checkpoint that was saved without one: images are generated, none is encoded."""
+
+    def forward(self, _) -> torch.Tensor:
+        raise Blip3oError(
+            "The autoencoder of this checkpoint has no encoder, so it cannot encode images. Text to image works; to "
+            "edit an image, use a checkpoint whose autoencoder has its encoder."
+        )
+
+
+def build(config: dict, decoder_only: bool = False):
+    """diffusers' AutoencoderDC from its config.json. `decoder_only`: see `NoEncoder`."""
     from diffusers import AutoencoderDC
 
-    return AutoencoderDC.from_config(known_fields(config, AutoencoderDC))
+    network = AutoencoderDC.from_config(known_fields(config, AutoencoderDC))
+    if decoder_only:
+        network.encoder = NoEncoder()
+    return network
+
+
+def has_encoder(vae) -> bool:
+    return not isinstance(vae.encoder, NoEncoder)
 
 
 def compression(config: dict) -> int:

@@ -208,7 +208,10 @@ def load_diffusion(folder, diffusion, choice, vae=None, disable_dynamic=False, c
     network.reference_connector = checkpoint.load_reference_connector(weights) if network.reference_mode.cross else None
     swap_leaves(network, cast=compute != weights)
     cells = checkpoint.autoencoder_config
-    latent_format = DeepCompressionLatent(network.config.in_channels, compression(cells), cells["scaling_factor"], vae)
+    previewed = None if checkpoint.is_decoder_only else vae  # preview colours are fitted to what it encodes
+    latent_format = DeepCompressionLatent(
+        network.config.in_channels, compression(cells), cells["scaling_factor"], previewed
+    )
     config = DiffusionConfig(network, latent_format, checkpoint.shift)
     config.set_inference_dtype(weights, None if compute == weights else compute)
     model = DiffusionModel(config, network, device=offload)
