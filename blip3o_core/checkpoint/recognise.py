@@ -6,6 +6,7 @@ Folder names, shard names and `model_type` ("qwen3") decide nothing. Opening rea
 import os
 from pathlib import Path
 
+from ..download.published import download_line
 from ..errors import Blip3oError, first_line, shown
 from ..files import read_json, read_optional_json
 from ..models import image_tokenizer
@@ -90,7 +91,8 @@ def _require_config(folder: Path) -> None:
         fault += f", but a folder inside it does. Choose {' or '.join(map(str, inside))}"
     else:
         fault += (
-            ". Choose the folder that contains config.json and the .safetensors files, or copy what is missing there"
+            ". Choose the folder that contains config.json and the .safetensors files, or copy what is missing there. "
+            f"To download a published checkpoint, type: {download_line(folder.name)}"
         )
     raise Blip3oError(f"The checkpoint folder {shown(folder)} {fault}.")
 

@@ -1,8 +1,10 @@
 """Where checkpoints are: the bundled one in the pack, others in `models/blip3o` and in extra_model_paths.yaml."""
 
+import contextlib
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import folder_paths
 from ...blip3o_core import checkpoint as library
 from ...blip3o_core.checkpoint import bundled
 from ...blip3o_core.checkpoint.find import WEIGHTS, Found, find_models
+from ...blip3o_core.download.published import download_line
 from ...blip3o_core.errors import Blip3oError, shown
 
 FOLDER = "blip3o"
@@ -20,13 +23,17 @@ TATOK_FILE = "ta_tok.pth"
 # Seconds that a look at a folder counts, if the time of the folder stays: a network drive takes seconds for one, and
 # ComfyUI asks for the lists several times a run.
 _KEPT = 3.0
+_PACK = Path(__file__).resolve().parents[2]
 _looks: dict[Path, tuple[float, int, Found]] = {}  # root -> (when, the root's time, what was found)
 _read: dict[tuple, list] = {}  # (checkpoint, diffusion folder) -> the files that were read, see `_state`
 
 
 def register() -> None:
-    """Make the model folder known. Paths from the user's extra_model_paths.yaml stay in front of it."""
-    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir, FOLDER)))
+    """Make the model folder and make it known. Paths from extra_model_paths.yaml stay in front of it."""
+    folder = Path(folder_paths.models_dir, FOLDER)
+    with contextlib.suppress(OSError):  # a disk that may only be read
+        folder.mkdir(exist_ok=True)
+    folder_paths.add_model_folder_path(FOLDER, str(folder))
 
 
 def _roots() -> list[Path]:
@@ -142,7 +149,7 @@ def _what_is_wrong(name: str) -> str:
         if missing:
             return (
                 f"{shown(folder)} does not contain a checkpoint: {' and '.join(missing)} is missing. Copy the missing "
-                "files, or choose another folder."
+                f"files, or choose another folder. {_download_line(name)}"
             )
         return (
             f"{shown(folder)} is not in the list under this name. Press R to refresh the lists, and choose it there. "
@@ -151,8 +158,14 @@ def _what_is_wrong(name: str) -> str:
     return (
         f"Cannot find the folder {shown(repr(name))} in {_places()}. Put the checkpoint's folder (config.json, "
         "tokenizer files and .safetensors files) and its diffusion folder there, press R to refresh the lists, and "
-        "choose again."
+        f"choose again. {_download_line(name)}"
     )
+
+
+def _download_line(name: str) -> str:
+    """A sentence with the line to type that downloads this checkpoint, or lists those that can be."""
+    words = download_line(name if isinstance(name, str) else "").removeprefix("blip3o ")
+    return f'Or type in the folder {_PACK}: "{sys.executable}" -m blip3o_core {words}'
 
 
 def _inside(root: Path, name: str) -> Path | None:
