@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from ..errors import Blip3oError
-from .arguments import UsageError, program
 from .common import report, say
+from .parser import UsageError, program
 
 
 def add_command(commands) -> None:
@@ -16,7 +16,7 @@ def add_command(commands) -> None:
         help="download a published checkpoint",
         description="Show what a download is, ask, then fetch it. An interrupted download resumes when the same "
         "command runs again; every file is compared with the server's checksum.",
-        epilog="example: blip3o download BLIP3o-NEXT-SFT-3B",
+        example="blip3o download BLIP3o-NEXT-SFT-3B",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="a checkpoint of --list")
     parser.add_argument("--list", action="store_true", help="list what can be downloaded; asks no server")

@@ -39,6 +39,23 @@ def test_extra_model_paths_are_honoured_and_come_first(in_host, comfyui, loose_c
     assert len(refused) == 3 and all("models/blip3o" in line and "Put the checkpoint" in line for line in refused)
 
 
+def test_the_model_folder_is_there_after_a_start(server):
+    """Catches a user who reads "put it in models/blip3o" and finds no such folder."""
+    assert (server.base / "models/blip3o").is_dir()
+
+
+def test_a_missing_checkpoint_names_the_line_to_type(in_host):
+    """Catches a name that is not found with nothing to do about it."""
+
+    def look(module):
+        folders = module(".nodes.host.folders")
+        return [folders.problem_with(name) for name in ("BLIP3o-NEXT-SFT-3B", "mine")]
+
+    published, other = in_host(look)
+    assert published.endswith("-m blip3o_core download BLIP3o-NEXT-SFT-3B")
+    assert other.endswith("-m blip3o_core download --list")
+
+
 def test_the_bundled_model_is_found_and_watched(in_host, loose_checkpoint, tmp_path):
     """Catches a copy without the model that fails in the middle of a run, and weights replaced without a reload."""
 
