@@ -1,7 +1,6 @@
 """`blip3o download`: fetch a published checkpoint, after asking."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -38,8 +37,6 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.name is None:
         raise UsageError(f"NAME is missing. '{program()} download --list' lists what can be downloaded.")
     published = find_published(arguments.name)
-    # The other protocol of the hub cannot resume a file.
-    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     from ..download import hub
 
     remote = hub.ask(published, arguments.endpoint)

@@ -76,21 +76,17 @@ def missing(remote: Remote, folder: Path) -> list[RemoteFile]:
 
 def fetch(remote: Remote, folder: Path, files: list[RemoteFile], say: Callable[[str], None]) -> None:
     """Fetch `files` into `folder`. Raises Blip3oError; what was fetched by then is kept, and resumed next time."""
-    from huggingface_hub import hf_hub_download
-
     scratch = folder / SCRATCH
     check_space(folder, sum(file.size for file in files) - _fetched(scratch))
     for number, file in enumerate(files, 1):
         say(f"{number}/{len(files)} {file.name} ({in_words(file.size)})")
         try:
             scratch.mkdir(parents=True, exist_ok=True)
-            path = hf_hub_download(
-                remote.published.repository, file.name, revision=remote.commit, local_dir=scratch,
-                endpoint=remote.endpoint,
-            )  # fmt: skip
-            right = _is_right(Path(path), file)
+            part = scratch / f"{file.name}.{(file.checksum or remote.commit)[:12]}.part"
+            _fetch_part(remote, file, part)
+            right = _is_right(part, file)
             if right:
-                os.replace(path, folder / file.name)
+                os.replace(part, folder / file.name)
         except Exception as error:
             raise explained(error, remote.published, remote.endpoint, folder) from error
         if not right:
@@ -100,6 +96,25 @@ def fetch(remote: Remote, folder: Path, files: list[RemoteFile], say: Callable[[
                 f"deleted. Run the same command again; if that does not help, try another --endpoint."
             )
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fetch_part(remote: Remote, file: RemoteFile, part: Path) -> None:
+    """Fetch what is missing of `part`. huggingface_hub resumes by itself only while its process lives."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    url = hf_hub_url(remote.published.repository, file.name, revision=remote.commit)
+    # hf_hub_url looks for the endpoint that the library was imported with.
+    url = remote.endpoint + url[url.index(f"/{remote.published.repository}/") :]
+    with open(part, "ab") as opened:
+        if opened.tell() > file.size:
+            opened.truncate(0)
+            opened.seek(0)
+        http_get(
+            url, opened, resume_size=opened.tell(), headers=build_hf_headers(), expected_size=file.size,
+            displayed_filename=file.name,
+        )  # fmt: skip
 
 
 def check_space(folder: Path, needed: int) -> None:

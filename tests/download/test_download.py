@@ -134,7 +134,7 @@ def test_a_disk_that_fills_up_meanwhile(hub, fetch, target, capsys, monkeypatch)
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    monkeypatch.setattr(huggingface_hub.file_download, "http_get", full)
     assert fetch("--yes") == 1
     assert "is full. Free some space. Run the same command again to resume" in error_of(capsys)
     assert content(target) == {}
