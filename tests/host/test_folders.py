@@ -48,8 +48,14 @@ def test_a_missing_checkpoint_names_the_line_to_type(in_host):
     """Catches a name that is not found with nothing to do about it."""
 
     def look(module):
-        folders = module(".nodes.host.folders")
-        return [folders.problem_with(name) for name in ("BLIP3o-NEXT-SFT-3B", "mine")]
+        folders, errors = module(".nodes.host.folders"), module(".blip3o_core.errors")
+        lines = []
+        for name in ("BLIP3o-NEXT-SFT-3B", "mine"):
+            try:
+                folders.resolve(name)
+            except errors.Blip3oError as error:
+                lines.append(str(error))
+        return lines
 
     published, other = in_host(look)
     assert published.endswith("-m blip3o_core download BLIP3o-NEXT-SFT-3B")
