@@ -285,9 +285,9 @@ def edit_another_models_output() -> Sample:
     chain = add_chain(sample, loader, EDIT, encoder)
     sample.note = (
         (
-            "## Edit the image of another model\n\n**Any other model** stands for SDXL, Flux, Qwen-Image or a frame "
-            "of a video. It only has to give an IMAGE. Here the tiny model takes that place, so that the workflow "
-            "runs at once. Delete that node, add your own nodes and connect their IMAGE to **image_1**.\n\n"
+            "## Edit the image of a different model\n\n**Any other model** stands for SDXL, Flux, Qwen-Image or a "
+            "frame of a video. It only has to give an IMAGE. Here the tiny model takes that place, so that the "
+            "workflow runs at once. Delete that node, add your own nodes and connect their IMAGE to **image_1**.\n\n"
         )
         + _TINY
         + _EDITS
