@@ -22,6 +22,7 @@ GAP = 60  # between columns, in canvas units
 # Nodes that become one; widgets that stay visible on it are connected to its inputs, as by hand.
 FOLD = """([title, ids, inputs, outputs]) => {
     const graph = window.app.graph;
+    graph.id = crypto.randomUUID();  // What the page remembers of a subgraph, it finds by this id and the node's
     const {subgraph, node} = graph.convertToSubgraph(new Set(ids.map(id => graph.getNodeById(id))));
     subgraph.name = node.title = title;
     for (const [id, name] of inputs) {
