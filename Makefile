@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV = .venv/bin/python
 PORT ?= 8188
+COMFY ?= comfy
 # A file's tests stay with one worker: they share servers and models.
 WORKERS ?= -n auto --dist loadfile
 DEMO ?= output/demo.png
@@ -16,8 +17,8 @@ demo: environment  ## render three prompts with the bundled model, through the s
 evaluate: environment  ## how often the bundled model does what it is told, and which of its parts errs
 	$(VENV) -m blip3o_core evaluate tiny --from all --speed --json output/tiny.json --grid output/tiny.png
 
-serve: environment  ## ComfyUI with this pack and the bundled model, for a human
-	$(VENV) -m tools.demo --serve --port $(PORT)
+serve: environment  ## ComfyUI with this pack, for a human; images stay in COMFY, MODELS is a models folder of yours
+	$(VENV) -m tools.serve --base "$(COMFY)" --port $(PORT) $(if $(MODELS),--models "$(MODELS)")
 
 test:
 	$(PYTHON) tools/environment.py --browser

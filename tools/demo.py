@@ -1,11 +1,10 @@
-"""`make demo` and `make serve`: the pack in a real ComfyUI, with the bundled model and nothing to download."""
+"""`make demo`: the pack in a real ComfyUI, with the bundled model and nothing to download."""
 
 import argparse
 import io
 import os
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -62,16 +61,7 @@ def demo(out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=TOP / "output" / "demo.png", help="PNG file to write the images to")
-    parser.add_argument("--serve", action="store_true", help="start ComfyUI and keep it running instead")
-    parser.add_argument("--port", type=int, default=8188, help="with --serve (default: %(default)s)")
-    arguments = parser.parse_args()
-    if not arguments.serve:
-        demo(arguments.out)
-        return
-    with tempfile.TemporaryDirectory() as scratch, suppress(KeyboardInterrupt):
-        with Server(Path(scratch), port=arguments.port) as server:
-            print(f"ComfyUI runs at http://{server.address} (log: {server.log}). Press Ctrl-C to stop it.", flush=True)
-            server.process.wait()
+    demo(parser.parse_args().out)
 
 
 if __name__ == "__main__":

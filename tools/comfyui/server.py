@@ -26,10 +26,12 @@ ON_CPU = os.environ.get("BLIP3O_TEST_DEVICE", "cpu") == "cpu"
 
 
 def link_pack(base: Path, folder: str = PACK_FOLDER) -> Path:
-    """Link the pack into `base/custom_nodes/<folder>` and return the link."""
+    """Link the pack into `base/custom_nodes/<folder>` and return the link; a link to another checkout is replaced."""
     link = Path(base) / "custom_nodes" / folder
     link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
+    if link.is_symlink() and link.resolve() != TOP:
+        link.unlink()
+    if not link.exists():
         link.symlink_to(TOP, target_is_directory=True)
     return link
 
@@ -43,11 +45,19 @@ def host_environment() -> dict[str, str]:
 class Server:
     """`with Server(base) as server: server.client().run(prompt)`; RuntimeError with its log if it fails to start."""
 
-    def __init__(self, base: Path, folder: str = PACK_FOLDER, port: int | None = None, arguments: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        base: Path,
+        folder: str = PACK_FOLDER,
+        port: int | None = None,
+        arguments: tuple[str, ...] = (),
+        on_cpu: bool = ON_CPU,
+    ):
         self.base = Path(base)
         self.folder = folder
         self.port = free_port(port)
         self.arguments = arguments
+        self.on_cpu = on_cpu
         self.address = f"127.0.0.1:{self.port}"
         self.log = self.base / "server.log"
         self.process: subprocess.Popen | None = None
@@ -62,7 +72,7 @@ class Server:
         # Killed tests run no clean-up; with this the server goes when they do.
         guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         command = [
-            *guard, sys.executable, host / "main.py", *(["--cpu"] if ON_CPU else []),
+            *guard, sys.executable, host / "main.py", *(["--cpu"] if self.on_cpu else []),
             "--base-directory", self.base, "--port", self.port,
             "--disable-api-nodes", "--preview-method", "auto", "--cache-classic", *self.arguments,
         ]  # fmt: skip
