@@ -49,7 +49,7 @@ docs: environment  ## the pages as a site in output/site; a link that leads nowh
 	NO_MKDOCS_2_WARNING=1 $(VENV) -m mkdocs build --strict
 	@echo output/site/index.html
 
-workflows: environment  ## rewrite workflows/*.json through ComfyUI's own frontend
+workflows: environment  ## rewrite workflows/*.json through ComfyUI's own frontend, and their thumbnails
 	$(VENV) -m tools.workflows
 
 images: environment  ## make README's animation and the gallery's images anew with the bundled model

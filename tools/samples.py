@@ -64,7 +64,7 @@ class Sample:
 
 # Of nodes that will show an image or a text: the frontend leaves no room for it. The prompt is five lines high.
 HEIGHTS = {
-    "BLIP3oTokenGenerator": 700, OURS: 430, STOCK: 480, "SaveImage": 520, "PreviewImage": 300, "PreviewAny": 150,
+    "BLIP3oTokenGenerator": 520, OURS: 430, STOCK: 480, "SaveImage": 520, "PreviewImage": 300, "PreviewAny": 150,
 }  # fmt: skip
 
 
@@ -247,7 +247,6 @@ def two_references() -> Sample:
     encoder = encode(sample, loader, first, second)
     chain = add_chain(sample, loader, "put the hat of image 2 on the dog of image 1", encoder)
     counts = sample.add("PreviewAny", source=[chain.generator, 1])
-    sample.heights[chain.generator] = 560
     sample.note = (
         "## Edit with two images\n\n**Needs a published checkpoint.** The bundled tiny model learned from one image "
         "at a time and gets this wrong: choose BLIP3o-NEXT-edit-VAE in BLIP3o Loader first.\n\nWrite **image 1** or "

@@ -1,23 +1,28 @@
 """`make workflows`: writes `workflows/*.json` through ComfyUI's own frontend, after a node's widgets have changed.
 
-The graphs are in `samples.py`; the frontend turns each into the file a person would save.
+The graphs are in `samples.py`; the frontend turns each into the file a person would save. What the bundled model draws
+with a sample becomes its thumbnail among ComfyUI's templates; samples for a published checkpoint have none.
 """
 
+import io
 import json
 import tempfile
 import uuid
 from pathlib import Path
 
 import tomllib
+from PIL import Image
 
+from tools.comfyui.client import Client
 from tools.comfyui.frontend import TWO_FRAMES, Frontend, open_frontend
 from tools.comfyui.server import PACK_FOLDER, Server
-from tools.comfyui.workflow import WORKFLOWS, save_workflow
+from tools.comfyui.workflow import WORKFLOWS, save_workflow, to_prompt
 from tools.environment import TOP
 from tools.samples import SAMPLES, Sample
 
 VERSION = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 GAP = 60  # between columns, in canvas units
+THUMBNAIL = 400  # px of the longer side
 
 # Nodes that become one; widgets that stay visible on it are connected to its inputs, as by hand.
 FOLD = """([title, ids, inputs, outputs]) => {
@@ -152,13 +157,29 @@ def settled(workflow: dict, name: str) -> dict:
     return json.loads(text)
 
 
+def write_thumbnail(client: Client, workflow: dict, file: Path) -> None:
+    """What the workflow saves, as small as the template browser shows it."""
+    result = client.run(to_prompt(workflow, client.object_info()), timeout=600)
+    if result.status != "success":
+        raise RuntimeError(f"{file.stem} ended with {result.status}: {result.error}")
+    [saved] = [image for image in result.images if image["type"] == "output"]  # the others are previews
+    with Image.open(io.BytesIO(client.view(**saved))) as image:
+        small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.save(file, quality=90)
+
+
 def main() -> None:
-    with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch)) as server:
+    with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch)) as server, server.client() as client:
         for sample in SAMPLES:
             # A page each: widgets that a sample leaves out would keep the values of the one before.
             with open_frontend(server.address) as frontend:
-                save_workflow(WORKFLOWS / f"{sample.name}.json", made(frontend, sample))
-                print(f"workflows/{sample.name}.json")
+                workflow = made(frontend, sample)
+            save_workflow(WORKFLOWS / f"{sample.name}.json", workflow)
+            print(f"workflows/{sample.name}.json")
+            if sample.tiny:
+                write_thumbnail(client, workflow, WORKFLOWS / f"{sample.name}.jpg")
+                print(f"workflows/{sample.name}.jpg")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image, ImageChops
 
+from tools.comfyui.frontend import TWO_FRAMES
 from tools.comfyui.server import PACK_FOLDER
 from tools.comfyui.workflow import WORKFLOWS, load_workflow, to_prompt
 from tools.samples import SAMPLES
@@ -97,6 +98,19 @@ def test_its_text_shows_on_opening(frontend, name):
     place = {node["id"]: columns.index(round(node["pos"][0])) for node in workflow["nodes"]}
     assert all(abs(place[one] - place[two]) <= 3 for _, one, _, two, *_ in workflow["links"])
     assert all(place[one] <= place[two] for _, one, _, two, *_ in workflow["links"]), "a wire that runs backwards"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_prompt_opens_five_lines_high(frontend, name):
+    """Catches a node that opens smaller than it was saved: the page shrinks those whose combo has inputs of its own."""
+    frontend.load(load_workflow(name), template=True)
+    frontend.page.evaluate(TWO_FRAMES)
+    lines = frontend.page.evaluate("""() => {
+        const generator = window.app.graph._nodes.find(node => node.type === "BLIP3oTokenGenerator");
+        const box = generator.widgets.find(widget => widget.name === "prompt").element;
+        return box.clientHeight / (1.25 * parseFloat(getComputedStyle(box).fontSize));
+    }""")
+    assert 5 <= lines < 8
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,8 @@ from PIL import Image
 from blip3o_core.tiny.judge.judge import detect, judge_image
 from blip3o_core.tiny.scenes.spec import Expected, Spec, compare
 from tools.comfyui.graphs import node
-from tools.comfyui.workflow import load_workflow, to_prompt
+from tools.comfyui.server import PACK_FOLDER
+from tools.comfyui.workflow import WORKFLOWS, load_workflow, to_prompt
 from tools.samples import EDIT, SAMPLES, START, TO_EDIT
 
 SEEDS = range(1, 6)
@@ -73,6 +74,26 @@ def test_the_judge_finds_every_image_right(client, name):
     known, workflow = client.object_info(), load_workflow(name)
     found = {seed: wrong(name, *images(client, with_seed(to_prompt(workflow, known), seed))) for seed in SEEDS}
     assert not any(found.values()), found
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_its_thumbnail_shows_what_it_draws(name):
+    """Catches a sample without a thumbnail among ComfyUI's templates, or with one of an earlier prompt."""
+    with Image.open(WORKFLOWS / f"{name}.jpg") as image:
+        small = image.resize((round(64 * image.width / image.height), 64), Image.Resampling.BOX)
+    shown = np.asarray(small)[:, -64:]  # after an edit, where the one before stands beside it
+    edited = Spec(SQUARE.objects, "yellow", SQUARE.relation)
+    expected = SQUARE if "Keep" in name else edited if "Edit" in name else STAR
+    assert judge_image(shown, expected).reasons == ()
+
+
+def test_all_samples_are_found_under_the_name_of_the_pack(client):
+    """Catches a sample that the template browser, which searches names, does not find under "blip3o"."""
+    found = client.get("/workflow_templates").json()[PACK_FOLDER]
+    assert sorted(found) == sorted(sample.name for sample in SAMPLES)
+    assert all("blip3o" in name.lower() for name in found)
+    for name in TINY:
+        assert client.get(f"/api/workflow_templates/{PACK_FOLDER}/{name}.jpg").content[:3] == b"\xff\xd8\xff"
 
 
 @pytest.mark.parametrize("sample", PUBLISHED, ids=lambda sample: sample.name)

@@ -94,4 +94,6 @@ def test_the_text_preview_says_what_the_note_promises(client, name, said):
     prompt = prompt_of(client, name)
     result = client.run(prompt, timeout=300)
     [text] = result.outputs[node_of(prompt, "PreviewAny")[0]]["text"]
-    assert all(part in text for part in said) and "warning" not in text
+    assert all(part in text for part in said)
+    # The prompt is for a published checkpoint, and the bundled model says which words it does not know.
+    assert [line for line in text.splitlines() if "warning" in line and "The bundled model" not in line] == []

@@ -44,8 +44,20 @@ function showError({ detail }) {
   })
 }
 
+/** ComfyUI shrinks a node when a combo with inputs of its own gets its saved value: the prompt would be two lines. */
+function keepHeight(node) {
+  const configured = node.onConfigure
+  node.onConfigure = function (saved) {
+    configured?.call(this, saved)
+    if (saved.size) this.setSize([this.size[0], Math.max(this.size[1], saved.size[1])])
+  }
+}
+
 app.registerExtension({
   name: "BLIP3o-NEXT",
+  nodeCreated(node) {
+    if (node.comfyClass === "BLIP3oTokenGenerator") keepHeight(node)
+  },
   setup() {
     addColours(window.LGraphCanvas.link_type_colors)
     addColours(app.canvas.default_connection_color_byType)
