@@ -1,6 +1,6 @@
 """`make screenshots`: what README and docs show of the sample workflows, taken in ComfyUI's own frontend.
 
-Each workflow is opened and run, and the page with its results is written to docs/images/<name>.png.
+Each workflow is opened and run, and the page with its results is written to docs/images.
 """
 
 import tempfile
@@ -8,18 +8,13 @@ from pathlib import Path
 
 from tools.comfyui.frontend import Frontend, open_frontend
 from tools.comfyui.server import Server
-from tools.comfyui.workflow import WORKFLOWS, load_workflow
+from tools.comfyui.workflow import load_workflow
 from tools.environment import TOP
 
 IMAGES = TOP / "docs" / "images"
+SHOWN = {"text_to_image.png": "BLIP3o-1-Text-to-Image"}  # the image's name: the workflow's
 SIZE = {"width": 2200, "height": 1100}  # pixels
 READABLE = 0.62  # the canvas leaves out all text below 60 % zoom
-
-
-def in_the_docs(name: str) -> bool:
-    """Whether README or a page in docs shows the workflow."""
-    pages = [TOP / "README.md", *(TOP / "docs").glob("*.md")]
-    return any(f"images/{name}.png" in page.read_text(encoding="utf-8") for page in pages)
 
 
 def run_in_page(frontend: Frontend, workflow: dict) -> list[tuple[str, dict]]:
@@ -48,11 +43,11 @@ def take(frontend: Frontend, name: str, file: Path) -> None:
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch)) as server, server.client() as client:
-        for name in filter(in_the_docs, sorted(file.stem for file in WORKFLOWS.glob("*.json"))):
+        for file, name in SHOWN.items():
             client.free()  # tokens from the cache of another workflow would show no preview
             with open_frontend(server.address) as frontend:
-                take(frontend, name, IMAGES / f"{name}.png")
-                print(f"docs/images/{name}.png")
+                take(frontend, name, IMAGES / file)
+                print(f"docs/images/{file}")
 
 
 if __name__ == "__main__":
