@@ -23,7 +23,7 @@ class Published:
     files: tuple[str, ...] = _CHECKPOINT_FILES
 
     def wants(self, file: str) -> bool:
-        return "/" not in file and any(fnmatchcase(file, pattern) for pattern in self.files)
+        return not {"/", "\\"} & set(file) and any(fnmatchcase(file, pattern) for pattern in self.files)
 
 
 PUBLISHED = (

@@ -11,7 +11,7 @@ from blip3o_core.cli import download as command
 from blip3o_core.cli.main import main
 from blip3o_core.download import hub as library
 from blip3o_core.download.place import models_folder
-from blip3o_core.download.published import PUBLISHED, download_line
+from blip3o_core.download.published import PUBLISHED, download_line, find_published
 from tests.support.hub import Hub
 
 NAME, SHARD = "BLIP3o-NEXT-SFT-3B", "model-00001-of-00001.safetensors"
@@ -194,6 +194,13 @@ def test_a_name_that_is_wrong_is_told(words, said, capsys):
     """Catches a usage wall where a name belongs."""
     assert main(["download", *words]) in (1, 2)
     assert said in error_of(capsys)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "model/../../x.safetensors", "model..\\..\\x.safetensors"])
+def test_a_name_that_leads_out_of_the_folder_is_not_fetched(name):
+    """Catches a server that writes where it likes."""
+    assert find_published("BLIP3o-NEXT-SFT-3B").wants("model-1.safetensors")
+    assert not find_published("BLIP3o-NEXT-SFT-3B").wants(name)
 
 
 def test_the_line_names_the_checkpoint_of_a_folder():
