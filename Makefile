@@ -49,8 +49,9 @@ docs: environment  ## the pages as a site in output/site; a link that leads nowh
 	NO_MKDOCS_2_WARNING=1 $(VENV) -m mkdocs build --strict
 	@echo output/site/index.html
 
-workflows: environment  ## rewrite workflows/*.json through ComfyUI's own frontend, and their thumbnails
+workflows: environment  ## rewrite workflows/*.json, their thumbnails and subgraphs/*.json through ComfyUI's frontend
 	$(VENV) -m tools.workflows
+	$(VENV) -m tools.blueprints
 
 images: environment  ## make README's animation and the gallery's images anew with the bundled model
 	$(VENV) -m tools.images

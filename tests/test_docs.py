@@ -14,7 +14,7 @@ PAGES = [
     *(TOP / "web" / "docs").glob("*.md"),
     TOP / "tests" / "golden" / "README.md",
 ]
-FOLDERS = "blip3o_core|nodes|tests|tools|benchmarks|docs|workflows|web|locales"
+FOLDERS = "blip3o_core|nodes|tests|tools|benchmarks|docs|workflows|subgraphs|web|locales"
 FILE = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./-]*\w")
 DOTTED = re.compile(r"(?<![\w./-])(?:blip3o_core|tools|benchmarks)(?:\.\w+)+")
 IMPORT = re.compile(r"^from (blip3o_core[\w.]*) import (.+)$", re.MULTILINE)
