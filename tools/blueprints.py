@@ -46,6 +46,8 @@ PUBLISH = """([name, outside, widgets, pack, width, columns]) => {
     node.size = [width, node.computeSize()[1]];
 }"""
 
+LOADED = "ids => ids.every(id => window.app.graph.getNodeById(id))"
+
 
 @dataclass(frozen=True)
 class Blueprint:
@@ -102,6 +104,7 @@ def published(frontend: Frontend, blueprint: Blueprint) -> dict:
     """The file of a blueprint. RuntimeError if the frontend lost a node or a wire on the way."""
     sample = blueprint.sample
     frontend.load_prompt(sample.prompt, sample.name)
+    frontend.page.wait_for_function(LOADED, arg=list(sample.prompt))  # a page that starts loads a graph of its own
     pack = {"cnr_id": PACK_FOLDER, "ver": VERSION}
     frontend.page.evaluate(
         PUBLISH, [blueprint.name, blueprint.outside, blueprint.widgets, pack, WIDTH, blueprint.columns]
