@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 from pathlib import Path
 
 # Before torch is imported, here and in every process that a test starts: with a thread for each core the servers of two
@@ -25,6 +26,14 @@ from tests.support.paths import TOP
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 
 PARTS = ("parity", "host", "browser", "gpu")
+
+
+def pytest_configure(config):
+    """A shell's background jobs ignore Ctrl-C, and `nohup` ignores a closed terminal: tests send both signals."""
+    for name in ("SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
 
 
 def pytest_addoption(parser):

@@ -83,7 +83,6 @@ class Kills:
 def _run(words: list[str], said: str) -> None:
     from blip3o_core.cli.main import main
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     torch.set_num_threads(1)
     with open(said, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         status = main(words)

@@ -214,7 +214,7 @@ SLOW = [
     *(Body("load.checkpoint", name, NO_FOLDER) for name in ("/etc", "..", "absent", "tiny\0", "x/" * 2500, "../" * 50)),
     Body("load.checkpoint", "\ud800", NO_FOLDER),
     Body("load.checkpoint", "x" * 5000, NO_FOLDER),
-    Body("load.diffusion_folder", "/etc", "not in list"),
+    Body("load.diffusion_folder", "/etc", "Cannot find the diffusion folder '/etc'.* choose 'auto'"),
     # Prompts.
     Body("generate.prompt", "", "The prompt is ''. Describe the image in words"),
     Body("generate.prompt", "\n\n\n", "Describe the image in words"),

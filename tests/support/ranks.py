@@ -3,7 +3,6 @@
 import contextlib
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 
@@ -34,7 +33,6 @@ def _run(words: list[str], rank: int, count: int) -> None:
 
     tqdm.set_lock(threading.RLock())  # its own holds a semaphore, which a killed process leaves behind
     # One thread, as in tests: how a sum is split among threads may change its last bit.
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
