@@ -96,7 +96,7 @@ def kill_often(words: list[str], out: Path, sure: dict[str, bytes], kills: int, 
     assert files(out) == sure and not list(out.glob(".*"))
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [pytest.param(20, marks=pytest.mark.long)])
 def test_edits_that_are_killed_end_with_the_same_files(kills, edits, chance, tmp_path):
     """Catches edits that are lost, doubled, half written, or left as scrap."""
     assert main(edit(edits, tmp_path / "sure")) == 0

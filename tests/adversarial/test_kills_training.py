@@ -106,6 +106,7 @@ def kill_training(world, count: int, seed: int, steps: int) -> list[int]:
     return met
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_training_that_is_killed_three_times(world):
     """Catches half checkpoints, steps done twice, and a signal that ends a run between two states."""

@@ -150,6 +150,7 @@ def test_a_picture_of_the_full_shapes_goes_through_all_parts(monkeypatch):
     assert models.autoencoder(model, CPU).config.latent_channels == model.transformer.config.in_channels == 32
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_shortcuts_are_compared_on_the_same_tokens_and_noise(monkeypatch):
     """Catches variants that differ by their tokens, and a share of another variant's time."""

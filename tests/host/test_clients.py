@@ -92,6 +92,7 @@ def _until(client, id: str, started: threading.Event) -> None:
         pass
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_servers_on_one_model_folder(server, alone, tmp_path):
     """Catches files that a server writes beside the models, or reads while the other one does."""

@@ -140,6 +140,7 @@ def test_carried_packages_come_before_the_machines(tmp_path):
     assert not fits("a-1-cp27-cp27m-manylinux1_x86_64.whl")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_carried_kernel_is_not_compiled_again(tmp_path):
     """Catches a name in Triton's cache, or a path in it, that depends on the machine: each kernel would cost half a
