@@ -70,7 +70,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def did_you_mean(name: str, known: Sequence[str], nearness: float = 0.5) -> str:
-    """ "Did you mean connector?", or nothing when no known name is near."""
-    begun = [each for each in known if name and each.startswith(name)]
-    near = begun if len(begun) == 1 else difflib.get_close_matches(name, known, 1, nearness)
-    return f"Did you mean {near[0]}?" if near else ""
+    """ "Did you mean connector?", or nothing when no known name is near. Capital letters count as small ones."""
+    name, names = name.lower(), {each.lower(): each for each in known}
+    begun = [each for each in names if name and each.startswith(name)]
+    near = begun if len(begun) == 1 else difflib.get_close_matches(name, list(names), 1, nearness)
+    return f"Did you mean {names[near[0]]}?" if near else ""

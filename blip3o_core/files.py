@@ -367,3 +367,7 @@ def _from_yaml(node: Any) -> Any:
 def _kind(mode: int) -> str:
     kinds = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
     return next((name for name, test in kinds.items() if test(mode)), "a device")
+
+
+def size_in_words(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.1f} MB"

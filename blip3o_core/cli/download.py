@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from ..errors import Blip3oError
+from ..files import size_in_words
 from .common import report, say
 from .parser import UsageError, program
 
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
         ("repository", f"{published.repository} at {remote.endpoint}, commit {remote.commit[:12]}"),
         ("does", published.does),
         ("licence", remote.licence or published.licence),
-        ("download", f"{hub.in_words(size)} in {len(files)} files, of {hub.in_words(remote.nbytes)}"),
+        ("download", f"{size_in_words(size)} in {len(files)} files, of {size_in_words(remote.nbytes)}"),
         ("folder", folder.absolute()),
     ):
         say(f"{label:12}{value}")
@@ -75,6 +76,8 @@ def _ask(yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Blip3oError("Nothing was downloaded because nobody can answer here. Add --yes to download.")
+        raise Blip3oError(
+            "Nothing was downloaded: there is no terminal here to ask at. Add --yes to download without a question."
+        )
     if input("Download? [y/N] ").strip().lower() not in ("y", "yes"):
         raise Blip3oError("Nothing was downloaded. Answer y to download.")

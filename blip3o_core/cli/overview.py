@@ -2,6 +2,8 @@
 
 from ..checkpoint import AUTOENCODER, IMAGE_TOKENIZER, LANGUAGE, TRANSFORMER, Checkpoint
 from ..checkpoint.bundled import NAME, display_name
+from ..checkpoint.diffusion_folder import describe_source
+from ..files import size_in_words
 
 _PROMPT = 60  # tokens of a prompt, as docs/memory.md counts
 
@@ -13,17 +15,13 @@ def overview(checkpoint: Checkpoint) -> str:
     side, multiple = c.trained_side, c.latent_multiple
     lines = [
         ("checkpoint", f"{name}: coloured shapes only" if name == NAME else name),
-        ("on disk", _gigabytes(sum(file.stat().st_size for file in {entry.file for entry in c.tensors.values()}))),
+        ("on disk", size_in_words(sum(file.stat().st_size for file in {entry.file for entry in c.tensors.values()}))),
         ("memory", _memory(c)),
         ("image size", f"{side}x{side}; other sizes in multiples of {multiple} pixels"),
         ("can edit", _edits(c)),
-        ("configs from", f"{c.diffusion_folder} (how the diffusion transformer and the autoencoder are built)"),
+        ("configs from", f"{describe_source(c.folder, c.diffusion_folder)} (how SANA and the autoencoder are built)"),
     ]
     return "\n".join(f"{question:16}{answer}" for question, answer in lines)
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e9:.3f} GB"
 
 
 def _memory(c: Checkpoint) -> str:
@@ -46,8 +44,8 @@ def _memory(c: Checkpoint) -> str:
     )
     base = sum(weights[part] for part in (LANGUAGE, TRANSFORMER, AUTOENCODER))
     edit = weights.get(IMAGE_TOKENIZER, 0)
-    more = f"; to edit, {_gigabytes(edit)} more" if edit else ""
-    return f"about {_gigabytes(base + work)} for one image, of it {_gigabytes(base)} weights{more} (counted)"
+    more = f"; to edit, {size_in_words(edit)} more" if edit else ""
+    return f"about {size_in_words(base + work)} for one image, of it {size_in_words(base)} weights{more} (counted)"
 
 
 def _edits(c: Checkpoint) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Blip3oError, first_line, shown
+from ..files import size_in_words
 from .published import Published
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -79,7 +80,7 @@ def fetch(remote: Remote, folder: Path, files: list[RemoteFile], say: Callable[[
     scratch = folder / SCRATCH
     check_space(folder, sum(file.size for file in files) - _fetched(scratch))
     for number, file in enumerate(files, 1):
-        say(f"{number}/{len(files)} {file.name} ({in_words(file.size)})")
+        say(f"{number}/{len(files)} {file.name} ({size_in_words(file.size)})")
         try:
             scratch.mkdir(parents=True, exist_ok=True)
             part = scratch / f"{file.name}.{(file.checksum or remote.commit)[:12]}.part"
@@ -123,17 +124,13 @@ def check_space(folder: Path, needed: int) -> None:
     free = free_space(existing)
     if needed + _SPARE > free:
         raise Blip3oError(
-            f"The download needs {in_words(needed + _SPARE)}, and the disk of {shown(folder)} has {in_words(free)} "
-            "free. Free some space, or choose another folder with --to."
+            f"The download needs {size_in_words(needed + _SPARE)}, and the disk of {shown(folder)} has "
+            f"{size_in_words(free)} free. Free some space, or choose another folder with --to."
         )
 
 
 def free_space(folder: Path) -> int:
     return shutil.disk_usage(folder).free
-
-
-def in_words(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.1f} MB"
 
 
 def explained(error: Exception, published: Published, endpoint: str, folder: Path | None = None) -> Blip3oError:

@@ -1,10 +1,9 @@
 """The checkpoints that can be downloaded by name."""
 
-import difflib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from ..errors import Blip3oError, shown
+from ..errors import Blip3oError, did_you_mean, shown
 
 # What a checkpoint is loaded from. Everything else in a repository stays there.
 _CHECKPOINT_FILES = (
@@ -57,9 +56,9 @@ def find_published(name: str) -> Published:
     known = {key.lower(): each for each in PUBLISHED for key in (each.name, each.repository)}
     if name.lower() in known:
         return known[name.lower()]
-    near = difflib.get_close_matches(name.lower(), known, 1)
-    hint = f"Did you mean {known[near[0]].name}? " if near else ""
+    names = [each.name for each in PUBLISHED]
+    hint = did_you_mean(name.rpartition("/")[2], names)
     raise Blip3oError(
-        f"There is no checkpoint {shown(repr(name), 80)} to download. {hint}Choose one of: "
-        f"{', '.join(each.name for each in PUBLISHED)}."
+        f"There is no checkpoint {shown(repr(name), 80)} to download. {hint}{' ' if hint else ''}Choose one of: "
+        f"{', '.join(names)}."
     )

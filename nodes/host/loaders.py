@@ -4,6 +4,7 @@ import logging
 
 from ...blip3o_core.checkpoint import open_checkpoint
 from ...blip3o_core.checkpoint.diffusion_folder import describe_source
+from . import notes
 from .image_tokenizer import load_image_tokenizer
 from .language import load_language
 from .model import load_diffusion
@@ -17,18 +18,10 @@ def load(folder: str, diffusion: str | None, dtype: str, lm_weights: str = PLAIN
     `lm_weights`: see `quantised`.
     """
     checkpoint = open_checkpoint(folder, diffusion)
-    _say(f"Diffusion configuration: {describe_source(checkpoint.folder, checkpoint.diffusion_folder)}")
+    source = f"Diffusion configuration: {describe_source(checkpoint.folder, checkpoint.diffusion_folder)}"
+    notes.show(source)
+    logging.getLogger(__name__).info(source)
     language = load_language(folder, diffusion, dtype, lm_weights, checkpoint=checkpoint)
     vae = load_vae(folder, diffusion, dtype, checkpoint=checkpoint)
     model = load_diffusion(folder, diffusion, dtype, vae, checkpoint=checkpoint)
     return language, model, vae, load_image_tokenizer(folder, diffusion, dtype, checkpoint=checkpoint)
-
-
-def _say(line: str) -> None:
-    """On the node, and in the log."""
-    from server import PromptServer
-
-    logging.getLogger(__name__).info(line)
-    server = getattr(PromptServer, "instance", None)
-    if server is not None and server.last_node_id is not None:
-        server.send_progress_text(line, server.last_node_id)

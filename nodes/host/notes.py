@@ -1,4 +1,4 @@
-"""Sentences on the node that is running: progress, and what a user should know about a run that goes on.
+"""Text on the node that is running: its progress, and warnings that do not stop the run.
 
 ComfyUI's page shows the last text of a node under its widgets, in both renderers.
 """
@@ -6,16 +6,14 @@ ComfyUI's page shows the last text of a node under its widgets, in both renderer
 import logging
 import time
 
-import numpy as np
 from PIL import Image
 
 from ...blip3o_core.checkpoint import bundled
+from ...blip3o_core.tiny.scenes.flat import is_flat
 from ...blip3o_core.tiny.scenes.known_words import unknown_words
 
 MOST_WORDS = 12  # of a prompt, in a note
 PROGRESS_SECONDS = 0.25  # at least, between two texts
-# Of an image in its eight most common colours: 0.98 and more in drawn scenes, 0.2 to 0.6 in five photographs.
-FLAT_SHARE = 0.8
 
 
 def is_bundled(folder) -> bool:
@@ -84,20 +82,13 @@ def of_size(width: int, height: int, trained: int) -> list[str]:
 
 def of_photographs(images: list[Image.Image]) -> list[str]:
     """That the bundled model does not know what is on a reference image."""
-    found = [str(k) for k, image in enumerate(images, 1) if _flat_share(image) < FLAT_SHARE]
+    found = [str(k) for k, image in enumerate(images, 1) if not is_flat(image)]
     if not found:
         return []
     return [
         f"Reference image {' and '.join(found)} looks like a photograph. The bundled model knows flat shapes and "
         "colours only and will not keep it. To edit photographs choose a published edit checkpoint in BLIP3o Loader."
     ]
-
-
-def _flat_share(image: Image.Image) -> float:
-    """Share of the pixels that have one of the eight most common colours, at 16 levels a channel."""
-    small = np.asarray(image.convert("RGB").resize((64, 64), Image.BOX), dtype=np.int64) // 16
-    counts = np.bincount((small @ (256, 16, 1)).ravel())
-    return np.sort(counts)[-8:].sum() / counts.sum()
 
 
 def of_batch(latents: int, rows: int) -> list[str]:
