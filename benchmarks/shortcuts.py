@@ -18,7 +18,7 @@ from blip3o_core.seeds import row_seeds
 from blip3o_core.tiny import evaluation
 from blip3o_core.tiny.judge.judge import judge_image, to_pixels
 from blip3o_core.tiny.scenes.spec import spec_of
-from blip3o_core.tokens import ImageTokens
+from blip3o_core.tokens.image_tokens import ImageTokens
 
 from .machine import timed
 

@@ -14,9 +14,8 @@ from .diffusion.sampler import Conditioning
 from .errors import Blip3oError
 from .models.connector import connect
 from .models.language import LanguageModel, any_length
-from .pipeline import require_same_codes
 from .prompts.encoder import ONE_REFERENCE, PromptEncoder
-from .tokens import ImageTokens
+from .tokens.image_tokens import ImageTokens, require_same_codes
 
 
 @dataclass(frozen=True)

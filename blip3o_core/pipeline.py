@@ -6,7 +6,7 @@ The nodes call the same functions one by one.
 import threading
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,6 @@ import torch
 
 from . import memory
 from .checkpoint import Checkpoint, open_checkpoint
-from .decoding.engine import decode
 from .decoding.interface import Compute
 from .decoding.prefill import Prompts, encode_tokens
 from .decoding.sampling import Sampling
@@ -23,117 +22,13 @@ from .diffusion.reference_conditioning import ReferenceConditioning
 from .diffusion.reference_mode import ReferenceMode
 from .diffusion.sampler import Conditioning, GuidanceSchedule
 from .editing.references import EditInputs, Framing, References, encode_references
-from .errors import Blip3oError, shown
 from .images.preprocess import to_images, tokenizer_input
 from .models import autoencoder
 from .models.connector import connect
 from .models.image_tokenizer import encode_images
-from .models.language import LanguageModel, PromptFeatures
-from .prompts.encoder import PromptEncoder
-from .tokens import ImageTokens
-
-
-@dataclass(frozen=True)
-class Request:
-    """Images to generate: one per prompt, row k with `seeds[k]`.
-
-    With `references` the prompts are instructions for all of them. `features_in_prompt`: the references enter the
-    prompt as the image tokenizer's features, see `ReferenceMode`. `parse_special`: special tokens spelled in a prompt
-    act as tokens, as in the authors' code; otherwise they are text.
-    """
-
-    prompts: list[str]
-    seeds: list[int]
-    negative_prompt: str | None = None
-    references: References | None = None
-    features_in_prompt: bool = False
-    parse_special: bool = False
-
-    def __post_init__(self):
-        for name, values, kind, what in (
-            ("prompts", self.prompts, str, "texts"),
-            ("seeds", self.seeds, int, "integers"),
-        ):
-            if not isinstance(values, list | tuple) or not all(isinstance(each, kind) for each in values):
-                raise Blip3oError(f"{name} is {shown(values)}. It must be a list of {what}, one for each image.")
-
-    def prompt_ids(self, encoder: PromptEncoder, prompt: str) -> list[int]:
-        """Token ids of one of the prompts or of the negative one, through the scale token."""
-        if self.references is None:
-            return encoder.encode(prompt, self.parse_special)
-        return encoder.encode_edit(
-            prompt, self.references.codes, self.parse_special, as_features=self.features_in_prompt
-        )
-
-    def fed(self, encoder: PromptEncoder, sampling: Sampling) -> tuple[int, int]:
-        """(rows, tokens of the longest prompt) that the language model is fed: twice the images with guidance."""
-        guided = sampling.guidance > 1
-        texts = [*self.prompts, *([self.negative_prompt or ""] if guided else [])]
-        longest = max((len(self.prompt_ids(encoder, text)) for text in dict.fromkeys(texts)), default=0)
-        return len(self.prompts) * (2 if guided else 1), longest
-
-
-MAX_ROWS = 1024  # images at once; a batch is no faster beyond some dozens
-
-
-def generate_tokens(
-    language: LanguageModel,
-    encoder: PromptEncoder,
-    request: Request,
-    sampling: Sampling = Sampling(),
-    callback: Callable[[int, int, Callable[[], torch.Tensor]], None] | None = None,
-    source: str | None = None,
-    compute: Compute = Compute(),
-) -> ImageTokens:
-    """Write one image per prompt as image tokens, hidden states kept.
-
-    `callback(done, total, codes)` runs once per token and may raise to cancel; `codes()` gives those so far, (B, done).
-    `source` names the weights, see `condition`. The negative prompt is used when `sampling.guidance` is above 1.
-    """
-    if len(request.prompts) > MAX_ROWS:
-        raise Blip3oError(
-            f"{len(request.prompts):,} images are asked for at once; at most {MAX_ROWS:,} can be. Use fewer prompts "
-            "or a smaller batch."
-        )
-    for prompt in request.prompts:
-        if not prompt.strip():
-            raise Blip3oError(f"The prompt is {prompt!r}. Describe the image in words.")
-    references, features = request.references, None
-    if references is not None:
-        require_same_codes(language, references, "references")
-        if request.features_in_prompt:
-            features = PromptFeatures(references.features.flatten(0, 1), encoder.tokens_after_references)
-    rows = [request.prompt_ids(encoder, prompt) for prompt in request.prompts]
-    negative = request.prompt_ids(encoder, request.negative_prompt or "") if sampling.guidance > 1 else None
-    start = language.vocabulary.image_start
-
-    def on_ids(done: int, total: int, ids: torch.Tensor) -> None:
-        callback(done, total, lambda: ids - start)
-
-    prompts = Prompts(rows, negative, features)
-    decoded = decode(language, prompts, request.seeds, sampling, on_ids if callback else None, compute)
-    return ImageTokens(
-        codes=(decoded.ids - start).cpu(),
-        grid=language.grid,
-        prompts=request.prompts,
-        prompt_ids=rows,
-        seeds=request.seeds,
-        lengths=decoded.lengths,
-        codes_id=language.codes_id,
-        hidden=decoded.hidden.cpu(),
-        hidden_source=source,
-        features=features,
-    )
-
-
-def require_same_codes(language: LanguageModel, codes: ImageTokens | References, what: str) -> None:
-    """Raise Blip3oError unless `codes` mean to `language` what they meant to the model that made them."""
-    if not language.codes_id.understands(codes.codes_id) or codes.grid != language.grid:
-        raise Blip3oError(
-            f"These {what} were made with a different checkpoint: {codes.codes_id}, {codes.grid[0]}x{codes.grid[1]} "
-            f"tokens. This language model has {language.codes_id}, {language.grid[0]}x{language.grid[1]} tokens. Make "
-            "them again with this model, or connect the model that made them."
-        )
+from .models.language import LanguageModel
+from .tokens.generate import Request, generate_tokens
+from .tokens.image_tokens import ImageTokens, require_same_codes
 
 
 @torch.no_grad()

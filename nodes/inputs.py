@@ -198,7 +198,7 @@ def _is_image_tokenizer(value) -> bool:
 
 
 def _is_tokens(value) -> bool:
-    from ..blip3o_core.tokens import ImageTokens
+    from ..blip3o_core.tokens.image_tokens import ImageTokens
 
     return isinstance(value, ImageTokens)
 

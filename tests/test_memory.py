@@ -9,7 +9,8 @@ from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.decoding.interface import Compute
 from blip3o_core.diffusion.sampler import sigmas
 from blip3o_core.errors import Blip3oError
-from blip3o_core.pipeline import MAX_ROWS, check_rendering
+from blip3o_core.pipeline import check_rendering
+from blip3o_core.tokens.generate import MAX_ROWS
 
 GB = 10**9
 FILES = {

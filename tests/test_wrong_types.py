@@ -7,9 +7,9 @@ import torch
 
 from blip3o_core.diffusion.sampler import Conditioning
 from blip3o_core.errors import Blip3oError
-from blip3o_core.pipeline import Request
 from blip3o_core.prompts.vocabulary import CodesId
-from blip3o_core.tokens import ImageTokens
+from blip3o_core.tokens.generate import Request
+from blip3o_core.tokens.image_tokens import ImageTokens
 
 TOKENS = ImageTokens(torch.zeros(1, 4, dtype=torch.int64), (2, 2), ["a"], [[1]], [0], [4], CodesId())
 STATES = torch.zeros(1, 2, 3)

@@ -16,7 +16,7 @@ from blip3o_core.models.image_tokenizer import ImageTokenizer
 from blip3o_core.tiny.code_colours import FILE
 from blip3o_core.tiny.recipe.autoencoder import pixels
 from blip3o_core.tiny.scenes.world import World, make_scene
-from blip3o_core.tokens import code_colours
+from blip3o_core.tokens.colours import code_colours
 
 WIDTH = 128  # codes in a row of the PNG
 SCENES, HELD_BACK, BATCH = 3_000, 400, 100

@@ -55,7 +55,10 @@ def decode(
     compute: Compute = Compute(),
     engine: str = "auto",
 ) -> Decoded:
-    """Write one image per prompt, H * W tokens each; row k with `seeds[k]`.
+    """Write one image per prompt, H * W tokens each or those that `prompts` asks for; row k with `seeds[k]`.
+
+    Each place of the grid has its own number from the seed, so tokens that follow given ones are those of a whole run
+    that began with them.
 
     The negative prompt is used when `sampling.guidance` is above 1. The loop waits for the device only for a callback,
     every few tokens, and when the whole vocabulary is sampled, to see whether every row has ended.
@@ -69,6 +72,7 @@ def decode(
     rows = len(seeds) * (1 if prompts.negative is None else 2)
     chosen = choose_engine(engine, Job(lm, rows, sampling, device, dtype, compute.graphs))
     longest = max(map(len, [*prompts.rows, prompts.negative or []])) + lm.num_tokens
+    first = prompts.begun
     words = lm.vocabulary.num_codes if sampling.image_tokens_only else lm.vocabulary.size
     # A host that names a GPU has made room on it, and knows better than the card what can still be freed.
     if compute.device is None or device.type == "cpu":
@@ -80,7 +84,7 @@ def decode(
         )
     with torch.inference_mode():
         prefilled = prefill(lm, prompts, Compute(device, dtype), one_by_one=chosen == "fused")
-        uniforms = token_uniforms(seeds, lm.num_tokens)
+        uniforms = token_uniforms(seeds, lm.num_tokens)[:, first : first + prefilled.total].contiguous()
         image_tokens = sampling.image_tokens_only
         head = lm.head_weight(prefilled.state, image_tokens)
         first_id = lm.vocabulary.image_start if image_tokens else 0

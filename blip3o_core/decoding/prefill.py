@@ -4,7 +4,7 @@ Rows of different lengths are padded on the left, masked, and keep their own pos
 its neighbours.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,12 +24,29 @@ class Prompts:
     """Token ids of each prompt, through the scale token.
 
     `negative`: ids of the prompt that token guidance leads away from. `features`: of reference images, for checkpoints
-    that take them in the prompt; the same in every prompt, also in the negative one.
+    that take them in the prompt; the same in every prompt, also in the negative one. `written`: (B, n) ids of image
+    tokens that follow each prompt, where the beginning of the image is given. `count`: how many tokens to write; None:
+    the rest of the image.
     """
 
     rows: list[list[int]]
     negative: list[int] | None = None
     features: PromptFeatures | None = None
+    written: torch.Tensor | None = None
+    count: int | None = None
+
+    @property
+    def begun(self) -> int:
+        """Image tokens that are given."""
+        return 0 if self.written is None else self.written.shape[1]
+
+    def fed(self) -> list[list[int]]:
+        """The ids of all rows that the language model reads: with a negative prompt twice as many, its own last."""
+        rows = self.rows + ([] if self.negative is None else [self.negative] * len(self.rows))
+        if self.written is None:
+            return rows
+        given = self.written.tolist()
+        return [row + given[k % len(given)] for k, row in enumerate(rows)]
 
 
 def prefill(lm: LanguageModel, prompts: Prompts, compute: Compute, one_by_one: bool = False) -> Prefilled:
@@ -39,20 +56,24 @@ def prefill(lm: LanguageModel, prompts: Prompts, compute: Compute, one_by_one: b
     Raises Blip3oError when a prompt and an image are longer than the model's context.
     """
     device, dtype = compute.resolve(lm.model.embed_tokens.weight)
-    batch, total = len(prompts.rows), lm.num_tokens
-    rows = prompts.rows + ([] if prompts.negative is None else [prompts.negative] * batch)
-    require_room(lm, max(map(len, rows)) + total)
+    batch, rest = len(prompts.rows), lm.num_tokens - prompts.begun
+    total = rest if prompts.count is None else prompts.count
+    rows = prompts.fed()
+    require_room(lm, max(map(len, rows)) + rest)
     unique = [list(row) for row in dict.fromkeys(map(tuple, rows))]
     require_known_ids(lm, torch.tensor([id for row in unique for id in row]))
     length = max(map(len, unique))
     room = -(-(length + total) // 8) * 8  # GPU attention wants masks of such lengths
     cache = KVCache(lm.config, len(rows), room, device, dtype)
     cache.filled = length
+    features = prompts.features
+    if features is not None:
+        features = replace(features, behind=features.behind + prompts.begun)
     state = torch.empty(len(rows), 1, lm.config.hidden_size, device=device, dtype=dtype)
     for group in [[row] for row in unique] if one_by_one else [unique]:
         ids, keep = pad_left(group, lm.vocabulary.pad, device)
         part = KVCache(lm.config, len(group), ids.shape[1], device, dtype)
-        embeds = lm.embed_prompts(ids, dtype, prompts.features)
+        embeds = lm.embed_prompts(ids, dtype, features)
         with any_length(device):
             states = lm(embeds, own_positions(keep), causal_mask(keep), part)[:, -1:]
         for k, row in enumerate(group):

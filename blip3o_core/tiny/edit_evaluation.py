@@ -20,7 +20,7 @@ from ..errors import Blip3oError
 from ..models import autoencoder, image_tokenizer
 from ..pipeline import Pipeline, condition
 from ..seeds import row_seeds
-from ..tokens import ImageTokens
+from ..tokens.image_tokens import ImageTokens
 from .evaluation import GUIDANCE, STEPS
 from .judge.judge import judge_edit
 from .scenes.edits import EDIT_KINDS, Edit, instruction, make_edit

@@ -7,7 +7,8 @@ import torch
 from ..diffusion import sampler as diffusion
 from ..images.png import save_png
 from ..models import autoencoder
-from ..pipeline import Request, condition, generate_tokens
+from ..pipeline import condition
+from ..tokens.generate import Request, generate_tokens
 from .config import TrainingConfig
 from .data.latent_cache import ImageEncoder
 from .joint_model import JointModel

@@ -5,6 +5,7 @@ that is already loaded.
 """
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,6 +70,15 @@ def read_header(file: Path) -> TensorIndex:
 
     Raises Blip3oError unless the tensors fill the file without a gap, as the format demands.
     """
+    return _read(file)[0]
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The texts that a file keeps beside its tensors; raises Blip3oError as `read_header` does."""
+    return _read(file)[1]
+
+
+def _read(file: Path) -> tuple[TensorIndex, dict[str, str]]:
     with open_regular(file, "Download it again.") as handle:
         stamp = stamp_of(handle)
         size = stamp[0]
@@ -79,7 +89,8 @@ def read_header(file: Path) -> TensorIndex:
     content = parse_json(text, f"The safetensors header of {file} ({size:,} bytes)", REMEDY)
     if not isinstance(content, dict):
         raise _damaged(file, size, "its header lists no tensors")
-    content.pop("__metadata__", None)
+    metadata = content.pop("__metadata__", None)
+    metadata = metadata if isinstance(metadata, dict) else {}
     entries = [_entry(file, stamp, name, facts, 8 + length) for name, facts in content.items()]
     end = 8 + length
     for entry in sorted(entries, key=lambda entry: (entry.start, entry.nbytes)):
@@ -88,7 +99,19 @@ def read_header(file: Path) -> TensorIndex:
         end += entry.nbytes
     if end != size:
         raise _damaged(file, size, f"its tensors end at byte {end:,}")
-    return {entry.name: entry for entry in entries}
+    texts = {name: text for name, text in metadata.items() if isinstance(text, str)}
+    return {entry.name: entry for entry in entries}, texts
+
+
+def to_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
+    """What a file of these tensors and texts holds, always the same bytes: the library shuffles the texts."""
+    from safetensors.torch import save
+
+    data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps({"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8:end])}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def stamp_of(handle: BinaryIO) -> tuple[int, ...]:

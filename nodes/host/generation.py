@@ -5,7 +5,7 @@ from ...blip3o_core.editing.image_mentions import missing_image_numbers
 from ...blip3o_core.editing.references import References
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.files import split_lines
-from ...blip3o_core.tokens import ImageTokens
+from ...blip3o_core.tokens.image_tokens import ImageTokens
 from ..limits import MAX_BATCH
 from . import notes
 from .language import Language

@@ -20,7 +20,9 @@ from ...blip3o_core.diffusion.reference_mode import Strengths
 from ...blip3o_core.editing.references import References
 from ...blip3o_core.seeds import row_seeds
 from ...blip3o_core.tiny.code_colours import bundled_colours
-from ...blip3o_core.tokens import ImageTokens, code_colours, mosaic
+from ...blip3o_core.tokens.colours import code_colours, mosaic
+from ...blip3o_core.tokens.generate import Request, generate_tokens
+from ...blip3o_core.tokens.image_tokens import ImageTokens
 from . import notes
 from .offload import dtypes, manage, streamed, swap_leaves
 from .part import Part
@@ -62,11 +64,11 @@ class Language(Part):
         """Write one image per prompt, with the host's progress bar and interrupt on every token."""
         total = self.network.num_tokens
         features, seeds = self.reference_mode.features, row_seeds(seed, len(prompts))
-        request = pipeline.Request(prompts, seeds, negative_prompt, reference, features, parse_special)
+        request = Request(prompts, seeds, negative_prompt, reference, features, parse_special)
         rows, longest = request.fed(self.encoder, sampling)
         warnings = notes.of_prompts(prompts) if self.is_bundled else []
         with self.loaded(self.decode_bytes(rows, longest + total, not sampling.image_tokens_only)) as device:
-            tokens = pipeline.generate_tokens(
+            tokens = generate_tokens(
                 self.network,
                 self.encoder,
                 request,

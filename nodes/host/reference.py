@@ -6,7 +6,7 @@ from ...blip3o_core.editing.masks import check_fit, check_mask, composite, laten
 from ...blip3o_core.editing.references import MAX_REFERENCES, References
 from ...blip3o_core.errors import Blip3oError, shown
 from ...blip3o_core.images.preprocess import check_images, to_images
-from ...blip3o_core.tokens import ImageTokens
+from ...blip3o_core.tokens.image_tokens import ImageTokens
 
 MAX_ASPECT_DIFFERENCE = 1.6  # between an original and its edit
 

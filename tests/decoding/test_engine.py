@@ -11,7 +11,8 @@ from blip3o_core.decoding.engine import decode
 from blip3o_core.decoding.prefill import Prompts, encode_tokens, own_positions
 from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.errors import Blip3oError
-from blip3o_core.pipeline import Request, condition, generate_tokens
+from blip3o_core.pipeline import condition
+from blip3o_core.tokens.generate import Request, generate_tokens
 
 PROMPTS = ["a", "a red cube on a blue table", "two dogs", "a much longer prompt, so that the others are padded a lot"]
 SEEDS = [3, 2**63, 5, 2**64 - 1]

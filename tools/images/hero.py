@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from blip3o_core.tiny.judge.judge import judge_image
 from blip3o_core.tiny.scenes.spec import Expected, Spec
-from blip3o_core.tokens import ImageTokens
+from blip3o_core.tokens.image_tokens import ImageTokens
 from tools.images.maker import Maker
 from tools.images.page import GAP, INK, PALE, PAPER, enlarged, font, text
 

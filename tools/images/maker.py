@@ -10,7 +10,8 @@ from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny.code_colours import bundled_colours
 from blip3o_core.tiny.evaluation import GUIDANCE, STEPS
 from blip3o_core.tiny.judge.judge import to_pixels
-from blip3o_core.tokens import ImageTokens, mosaic
+from blip3o_core.tokens.colours import mosaic
+from blip3o_core.tokens.image_tokens import ImageTokens
 
 
 class Maker:

@@ -20,7 +20,7 @@ from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.diffusion.sampler import Conditioning
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.tokens import ImageTokens
+from blip3o_core.tokens.image_tokens import ImageTokens
 
 from .report import Report
 

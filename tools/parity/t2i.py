@@ -12,7 +12,7 @@ from blip3o_core.compat import condition_unmasked
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.models import autoencoder
 from blip3o_core.pipeline import Pipeline, condition
-from blip3o_core.tokens import ImageTokens
+from blip3o_core.tokens.image_tokens import ImageTokens
 
 from .inference import (
     CPU,

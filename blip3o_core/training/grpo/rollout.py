@@ -13,7 +13,7 @@ from ...decoding.sampling import Sampling
 from ...errors import Blip3oError
 from ...pipeline import Pipeline
 from ...seeds import seed_of
-from ...tokens import ImageTokens
+from ...tokens.image_tokens import ImageTokens
 from .settings import GrpoSettings
 
 

@@ -5,7 +5,8 @@ import torch
 
 from blip3o_core.errors import Blip3oError
 from blip3o_core.prompts.vocabulary import CodesId
-from blip3o_core.tokens import ImageTokens, code_colours, mosaic
+from blip3o_core.tokens.colours import code_colours, mosaic
+from blip3o_core.tokens.image_tokens import ImageTokens
 
 
 def test_similar_codes_get_similar_colours():

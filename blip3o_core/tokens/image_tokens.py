@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .errors import Blip3oError, shown
-from .models.language import PromptFeatures
-from .prompts.vocabulary import CodesId
+from ..editing.references import References
+from ..errors import Blip3oError, shown
+from ..models.language import LanguageModel, PromptFeatures
+from ..prompts.vocabulary import CodesId
 
 
 @dataclass(frozen=True)
@@ -69,31 +70,11 @@ class ImageTokens:
         return torch.arange(1 + width)[None] <= torch.tensor(self.lengths)[:, None]
 
 
-def code_colours(embedding: torch.Tensor) -> torch.Tensor:
-    """(K, D) embeddings of the image tokens -> (K, 3) uint8: similar codes get similar colours.
-
-    Three fixed random directions of the embedding, each stretched so that two standard deviations fill the range.
-    """
-    generator = torch.Generator("cpu").manual_seed(0)
-    directions = torch.randn(embedding.shape[1], 3, generator=generator).to(embedding)
-    places = (embedding @ directions).float()
-    places = (places - places.mean(0)) / places.std(0).clamp(min=1e-12)
-    return ((places / 4 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-
-
-ACROSS, MOST_SHOWN = 8, 64  # images of a mosaic
-
-
-def mosaic(codes: torch.Tensor, colours: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """The first n codes of rows (B, n) -> (h, w, 3) uint8, one pixel a token, black where none is written yet.
-
-    Images stand side by side, ACROSS in a line; only the first MOST_SHOWN are shown. So the shape stays near a square
-    however many there are: a strip of a thousand, made small, has no height.
-    """
-    height, width = grid
-    codes = codes[:MOST_SHOWN].cpu()
-    across = min(len(codes), ACROSS)
-    lines = -(-len(codes) // across)
-    canvas = torch.zeros(lines * across, height * width, 3, dtype=torch.uint8)
-    canvas[: len(codes), : codes.shape[1]] = colours[codes.clamp(0, len(colours) - 1)]
-    return canvas.view(lines, across, height, width, 3).movedim(1, 2).reshape(lines * height, across * width, 3)
+def require_same_codes(language: LanguageModel, codes: ImageTokens | References, what: str) -> None:
+    """Raise Blip3oError unless `codes` mean to `language` what they meant to the model that made them."""
+    if not language.codes_id.understands(codes.codes_id) or codes.grid != language.grid:
+        raise Blip3oError(
+            f"These {what} were made with a different checkpoint: {codes.codes_id}, {codes.grid[0]}x{codes.grid[1]} "
+            f"tokens. This language model has {language.codes_id}, {language.grid[0]}x{language.grid[1]} tokens. Make "
+            "them again with this model, or connect the model that made them."
+        )
