@@ -14,6 +14,7 @@ class HiddenStateConditioner(Node):
             node_id="BLIP3oHiddenStateConditioner",
             display_name="BLIP3o Hidden-State Conditioner",
             category=CATEGORY,
+            has_intermediate_output=True,  # so that notes are shown from the cache, too
             description="Turns image tokens into positive and negative conditioning for the sampler, and adds the "
             "reference of an edit. It stands where CLIP Text Encode stands with other models.",
             search_aliases=[

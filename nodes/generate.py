@@ -17,6 +17,7 @@ class TokenGenerator(Node):
             node_id="BLIP3oTokenGenerator",
             display_name="BLIP3o Token Generator",
             category=CATEGORY,
+            has_intermediate_output=True,  # so that notes are shown from the cache, too
             description="Writes the image that your prompt describes, as image tokens. They decide what the image "
             "shows; the sampler renders them.",
             search_aliases=[

@@ -35,7 +35,7 @@ class Node(io.ComfyNode):
             if slot.id in given or isinstance(slot, io.DynamicCombo.Input):
                 given[slot.id] = _checked(slot, given.get(slot.id), slot.id, cls.FILES)
         try:
-            return cls.run(**given)
+            return cls._run_with_notes(schema, given)
         except ImportError as error:
             raise requirements.explained(error) from error
         except BaseException as error:
@@ -47,6 +47,17 @@ class Node(io.ComfyNode):
                 f"A library broke down in {schema.display_name}: {first_line(error)} ({type(error).__name__}). An "
                 "input or a file of the checkpoint is damaged. Change the input, or copy the checkpoint again."
             ) from error
+
+    @classmethod
+    def _run_with_notes(cls, schema, given: dict) -> io.NodeOutput:
+        """What `run` gives; a node with `has_intermediate_output` shows what it was told meanwhile."""
+        from .host import notes
+
+        with notes.collected() as told:
+            output = cls.run(**given)
+        if schema.has_intermediate_output:
+            output.ui = {**(output.ui or {}), notes.NOTES: told}
+        return output
 
 
 def _names(schema) -> list[str]:

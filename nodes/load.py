@@ -18,6 +18,7 @@ class Loader(Node):
             node_id="BLIP3oLoader",
             display_name="BLIP3o Loader",
             category=CATEGORY,
+            has_intermediate_output=True,  # so that notes are shown from the cache, too
             description="Loads a BLIP3o-NEXT checkpoint: everything that makes images from text and edits them. Start "
             "here, and connect the four outputs to the other BLIP3o nodes.",
             search_aliases=[

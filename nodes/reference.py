@@ -15,6 +15,7 @@ class EditReferenceEncoder(Node):
             node_id="BLIP3oEditReferenceEncoder",
             display_name="BLIP3o Edit-Reference Encoder",
             category=CATEGORY,
+            has_intermediate_output=True,  # so that notes are shown from the cache, too
             description="Prepares one to eight images for an edit. The prompt of the Token Generator then says what to "
             "change.",
             search_aliases=[

@@ -12,6 +12,7 @@ class DiffusionSampler(Node):
             node_id="BLIP3oDiffusionSampler",
             display_name="BLIP3o Diffusion Sampler",
             category=CATEGORY,
+            has_intermediate_output=True,  # so that notes are shown from the cache, too
             description="Renders image tokens as a latent, for VAE Decode. It takes the authors' steps; KSampler "
             "works, too.",
             search_aliases=[

@@ -19,8 +19,7 @@ def load(folder: str, diffusion: str | None, dtype: str, lm_weights: str = PLAIN
     """
     checkpoint = open_checkpoint(folder, diffusion)
     source = f"Diffusion configuration: {describe_source(checkpoint.folder, checkpoint.diffusion_folder)}"
-    notes.show(source)
-    logging.getLogger(__name__).info(source)
+    notes.tell([source], logging.INFO)
     language = load_language(folder, diffusion, dtype, lm_weights, checkpoint=checkpoint)
     vae = load_vae(folder, diffusion, dtype, checkpoint=checkpoint)
     model = load_diffusion(folder, diffusion, dtype, vae, checkpoint=checkpoint)

@@ -1,10 +1,14 @@
-"""Text on the node that is running: its progress, and warnings that do not stop the run.
+"""Text on a node: its progress while it runs, and notes on its result that do not stop the run.
 
-ComfyUI's page shows the last text of a node under its widgets, in both renderers.
+Progress is ComfyUI's own text under the widgets. Notes travel with the result, so that a result from the cache shows
+them, too, and one without any takes the old ones away; web/js shows them.
 """
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from PIL import Image
 
@@ -12,8 +16,11 @@ from ...blip3o_core.checkpoint import bundled
 from ...blip3o_core.tiny.scenes.flat import is_flat
 from ...blip3o_core.tiny.scenes.known_words import unknown_words
 
+NOTES = "blip3o_notes"  # what web/js looks for in the result of a node
 MOST_WORDS = 12  # of a prompt, in a note
 PROGRESS_SECONDS = 0.25  # at least, between two texts
+
+_told: ContextVar[list[str] | None] = ContextVar("told", default=None)
 
 
 def is_bundled(folder) -> bool:
@@ -32,16 +39,28 @@ def show(text: str) -> None:
         server.send_progress_text(text, context.node_id, server.client_id)
 
 
-def tell(notes: list[str]) -> None:
-    """On the node and in the log."""
-    if notes:
-        show("\n".join(notes))
-        for note in notes:
-            logging.getLogger(__name__).warning("BLIP3o: %s", note)
+@contextmanager
+def collected() -> Iterator[list[str]]:
+    """The notes that are told inside, in order."""
+    told: list[str] = []
+    before = _told.set(told)
+    try:
+        yield told
+    finally:
+        _told.reset(before)
+
+
+def tell(notes: list[str], level: int = logging.WARNING) -> None:
+    """On the node, once its result is there, and in the log."""
+    told = _told.get()
+    for note in notes:
+        if told is not None:
+            told.append(note)
+        logging.getLogger(__name__).log(level, "BLIP3o: %s", note)
 
 
 class Speed:
-    """Shows how many of `total` tokens are written, how fast, and how long the rest takes; then the run's notes."""
+    """Shows how many of `total` tokens are written, how fast, and how long the rest takes."""
 
     def __init__(self, total: int, rows: int):
         self._total, self._rows, self._first, self._shown = total, rows, 0, 0.0

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.usefixtures("checkpoint")]
 
 @pytest.fixture
 def told(client, monkeypatch):
-    """Runs a graph; gives the texts that its nodes showed, in order, by node id."""
+    """Runs a graph; gives the texts that its nodes showed, in order, by node id: progress, then notes."""
     texts, read = {}, client._read
 
     def note(message):
@@ -30,8 +30,11 @@ def told(client, monkeypatch):
 
     def run(graph):
         texts.clear()
-        assert client.run(graph).status == "success"
-        return dict(texts)
+        result = client.run(graph)
+        assert result.status == "success"
+        for id, output in result.outputs.items():
+            texts.setdefault(id, []).extend(output.get("blip3o_notes", []))
+        return {id: shown for id, shown in texts.items() if shown}
 
     return run
 
@@ -78,3 +81,11 @@ def test_a_photograph_and_half_a_reference(told, client):
     assert "Reference image 1 looks like a photograph" in texts["encode"][-1] and "condition" not in texts
     del graph["condition"]["inputs"]["reference"]
     assert "connected to BLIP3o Token Generator, but not to this node" in told(graph)["condition"][-1]
+
+
+def test_notes_of_a_result_from_the_cache(told):
+    """Catches a workflow that is opened again, runs from the cache, and shows a grey square without its reason."""
+    graph = small(prompt="a photo of a dog", seed=9)
+    first = told(graph)
+    again = told(graph)
+    assert "It does not know: photo, dog." in first["generate"][-1] == again["generate"][-1]

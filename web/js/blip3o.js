@@ -1,4 +1,4 @@
-/** What the page needs for our nodes: colours for our wires, and the sentence of an error where the user looks. */
+/** What the page needs for our nodes: colours for our wires, notes on a result, and the sentence of an error. */
 
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
@@ -10,6 +10,15 @@ const WIRES = {
   BLIP3O_REFERENCE: "#8fce6b",
 }
 const ERROR_SECONDS = 30
+const NOTES = "blip3o_notes" // as in nodes/host/notes.py
+const MARGIN = 10 // of a widget that is an element, in canvas units
+const NOTE_STYLE = `
+  .blip3o-notes { overflow: hidden; }
+  .blip3o-notes > div {
+    padding: 6px 8px; border-left: 3px solid #e0a458; border-radius: 4px; background: rgb(224 164 88 / 15%);
+    color: var(--input-text, inherit); font-size: 12px; line-height: 1.4; white-space: pre-line;
+    overflow-wrap: break-word; user-select: text;
+  }`
 
 /** A colour of the user's palette wins; a palette without one clears the entry, which then falls back to ours. */
 function addColours(table) {
@@ -28,7 +37,7 @@ function addColours(table) {
 function addStyles() {
   const rules = Object.entries(WIRES).map(([type, colour]) => `--color-datatype-${type}: ${colour};`)
   const style = document.createElement("style")
-  style.textContent = `:root { ${rules.join(" ")} }`
+  style.textContent = `:root { ${rules.join(" ")} } ${NOTE_STYLE}`
   document.head.append(style)
 }
 
@@ -44,6 +53,35 @@ function showError({ detail }) {
   })
 }
 
+/** The note as high as its text: ComfyUI's own text under a node shows two lines and hides the rest. */
+function addNote(node) {
+  const element = document.createElement("div")
+  const text = document.createElement("div")
+  element.className = "blip3o-notes"
+  element.append(text)
+  let height = 60 // until it is on the page
+  const measured = () => (height = text.offsetHeight || height) + 2 * MARGIN
+  const options = { getMinHeight: measured, getMaxHeight: measured, margin: MARGIN, hideOnZoom: false }
+  const widget = node.addDOMWidget(NOTES, NOTES, element, { ...options, serialize: false })
+  widget.serialize = false // neither in the workflow nor, by the option, in the prompt
+  return widget
+}
+
+/** A result without notes takes those of the one before away. */
+function showNotes(node) {
+  const executed = node.onExecuted
+  node.onExecuted = function (output) {
+    executed?.call(this, output)
+    const notes = output?.[NOTES] ?? []
+    let widget = this.widgets?.find((one) => one.name === NOTES)
+    if (notes.length) {
+      widget ??= addNote(this)
+      widget.element.firstChild.textContent = notes.join("\n\n")
+    } else if (widget) this.removeWidget(widget)
+    this.setDirtyCanvas(true, true)
+  }
+}
+
 /** ComfyUI shrinks a node when a combo with inputs of its own gets its saved value: the prompt would be two lines. */
 function keepHeight(node) {
   const configured = node.onConfigure
@@ -56,6 +94,7 @@ function keepHeight(node) {
 app.registerExtension({
   name: "BLIP3o-NEXT",
   nodeCreated(node) {
+    if (node.comfyClass?.startsWith("BLIP3o")) showNotes(node)
     if (node.comfyClass === "BLIP3oTokenGenerator") keepHeight(node)
   },
   setup() {
