@@ -73,7 +73,7 @@ class _Wrong(Exception):
 
 def _tokens(facts: Any, index: TensorIndex) -> ImageTokens:
     if not isinstance(facts, dict):
-        raise _Wrong("its description is no JSON object.")
+        raise _Wrong("its description must be a JSON object.")
     grid = _numbers(facts, "grid", 2)
     if not all(1 <= side <= MAX_CELLS for side in grid) or grid[0] * grid[1] > MAX_CELLS:
         raise _Wrong(f"grid is {shown(grid)}.")

@@ -67,7 +67,7 @@ def test_what_does_not_fit_together_is_refused(drafts):
         "different checkpoints": (row, foreign, half(row.grid)),
         "There are 3 masks for 2 images": (drafts, drafts, half(row.grid).expand(3, -1, -1)),
         "2 rows of tokens and the second 3": (drafts, replace_rows(drafts, 3), half(row.grid)),
-        "no whole image": (row, replace(row, lengths=[3]), half(row.grid)),
+        "not a whole image": (row, replace(row, lengths=[3]), half(row.grid)),
     }
     for sentence, arguments in wrong.items():
         with pytest.raises(Blip3oError, match=sentence):

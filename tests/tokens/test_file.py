@@ -74,7 +74,7 @@ def description(**changes) -> str:
 CODES = torch.zeros(1, 4, dtype=torch.int64)
 WRONG = {
     "no description": ({"codes": CODES}, None, "holds no image tokens"),
-    "another description": ({"codes": CODES}, "[]", "no JSON object"),
+    "another description": ({"codes": CODES}, "[]", "must be a JSON object"),
     "broken JSON": ({"codes": CODES}, "{", "cannot be read as JSON"),
     "newer": ({"codes": CODES}, description(version=2), "newer version of this pack"),
     "no codes": ({"hidden": torch.zeros(1, 5, 2)}, description(), "codes are None"),

@@ -124,7 +124,7 @@ def test_what_cannot_be_written_anew_is_refused(tokens, resample, pipeline):
         "vocabulary is 'full'": lambda: resample(
             tokens, marks(tokens, 1), SEEDS, sampling=Sampling(image_tokens_only=False)
         ),
-        "Row 1 of the tokens is no whole image": lambda: resample(
+        "Row 1 of the tokens is not a whole image": lambda: resample(
             replace(tokens, lengths=[25, 20, 25]), marks(tokens, 1), SEEDS
         ),
         "needs a request": lambda: resample(tokens, marks(tokens, 1), SEEDS, sampling=Sampling(guidance=2.0)),
