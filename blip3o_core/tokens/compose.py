@@ -17,9 +17,8 @@ def require_whole(tokens: ImageTokens) -> None:
         outside = bool((own < 0).any()) or (known is not None and bool((own >= known).any()))
         if length != cells or codes.shape[1] != cells or outside:
             raise Blip3oError(
-                f"Row {row} of the tokens is not a whole image: it has {length} of {cells} tokens, or words among them, "
-                "because vocabulary was 'full'. Set vocabulary to 'image tokens' in BLIP3o Token "
-                "Generator."
+                f"Row {row} of the tokens is not a whole image: it has {length} of {cells} tokens, or words among "
+                "them, because vocabulary was 'full'. Set vocabulary to 'image tokens' in BLIP3o Token Generator."
             )
 
 
