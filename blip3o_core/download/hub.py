@@ -153,6 +153,11 @@ def explained(error: Exception, published: Published, endpoint: str, folder: Pat
         return Blip3oError(f"{server} has no such file of {published.repository} any more. {_AGAIN}")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return Blip3oError(f"The disk of {shown(folder)} is full. Free some space. {_AGAIN}")
+    if isinstance(error, UnicodeEncodeError):  # of a header; everything else that is sent is ASCII
+        return Blip3oError(
+            "HF_TOKEN, or the token that you logged in with, contains a character that no token has. Copy the token "
+            "again, and run the same command again."
+        )
     if isinstance(error, PermissionError):
         return Blip3oError(f"Cannot write to {shown(folder)}: {first_line(error)}. Choose another folder with --to.")
     reason = first_line(error.__cause__ or error)

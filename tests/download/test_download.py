@@ -102,6 +102,41 @@ def test_the_next_run_resumes(hub, fetch, target, capsys):
     assert [asked for name, asked in hub.requests if name == SHARD] == ["bytes=100000-"]
 
 
+@pytest.mark.parametrize("cuts", [1, 10**6], ids=["the same run", "the next run"])
+def test_a_server_that_knows_no_ranges(cuts, hub, fetch, target):
+    """Catches a whole file written behind the part that was there, and a run that never gets past its part."""
+    hub.ranges, hub.cut, hub.cuts = False, {SHARD: 100_000}, cuts
+    assert fetch("--yes") == (0 if cuts == 1 else 1)
+    hub.cut = {}
+    assert fetch("--yes") == 0
+    assert content(target)[SHARD] == FILES[SHARD]
+    assert "bytes=100000-" in [asked for name, asked in hub.requests if name == SHARD]
+
+
+def test_the_token_is_the_hubs_alone(hub, fetch, target, capsys, monkeypatch):
+    """Catches a token sent to the host that a redirect names, a gated checkpoint asked for without it, and a token that
+    a message shows."""
+    monkeypatch.setenv("HF_TOKEN", "hf_nobodysbusiness")
+    with Hub(dict(FILES)) as elsewhere:
+        hub.redirect = elsewhere.url
+        assert fetch("--yes") == 0 and content(target) == {name: FILES[name] for name in WANTED}
+    assert set(hub.tokens) == {"Bearer hf_nobodysbusiness"} and set(elsewhere.tokens) == {None}
+    for fault in ("gone", "status", "gated"):
+        setattr(hub, fault, {"gone": {SHARD}, "status": 403, "gated": True}[fault])
+        (target / SHARD).unlink(missing_ok=True)
+        assert fetch("--yes") == 1
+    said = capsys.readouterr()
+    assert "nobodysbusiness" not in said.out + said.err
+
+
+def test_a_token_that_cannot_be_sent_is_named(fetch, capsys, monkeypatch):
+    """Catches "Check the network" for a token that was copied with a letter too many."""
+    monkeypatch.setenv("HF_TOKEN", "hf_nobodys\u00e9")
+    assert fetch("--yes") == 1
+    said = error_of(capsys)
+    assert "HF_TOKEN" in said and "Copy the token again" in said and "nobodys" not in said
+
+
 def test_a_wrong_checksum_leaves_nothing(hub, fetch, target, capsys):
     """Catches a damaged file taken for a whole one because its size is right."""
     hub.wrong_checksum = True

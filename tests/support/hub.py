@@ -17,7 +17,10 @@ class Hub:
         self.cuts = 10**6  # how many times
         self.status: int | None = None  # of every answer
         self.gone: set[str] = set()
-        self.gated = self.redirect = self.wrong_checksum = False
+        self.gated = self.wrong_checksum = False
+        self.redirect: bool | str = False  # files lie elsewhere: on this server, or on the one with this address
+        self.ranges = True  # False: every answer is the whole file
+        self.tokens: list[str | None] = []  # the Authorization of every request
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -45,6 +48,7 @@ class Hub:
         self._server.server_close()
 
     def _answer(self, request) -> None:
+        self.tokens.append(request.headers.get("Authorization"))
         path = request.path.partition("?")[0]
         if self.gated:
             return self._send(
@@ -76,22 +80,20 @@ class Hub:
 
     def _send_file(self, request, name: str, path: str) -> None:
         content = self.files[name]
-        headers = {
-            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
-            "X-Repo-Commit": COMMIT,
-            "Accept-Ranges": "bytes",
-        }
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
         if self.redirect and not path.startswith("/storage/"):
             headers |= {
-                "Location": f"/storage/{name}",
+                "Location": f"{self.redirect if isinstance(self.redirect, str) else ''}/storage/{name}",
                 "X-Linked-ETag": headers["ETag"],
                 "X-Linked-Size": str(len(content)),
             }
             return self._send(request, 302, headers=headers)
         asked = request.headers.get("Range")
-        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
         if request.command == "GET":
             self.requests.append((name, asked))
+        asked = asked if self.ranges else None
+        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        headers["Accept-Ranges"] = "bytes" if self.ranges else "none"
         if asked:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         most = None

@@ -9,7 +9,8 @@ from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny.judge.judge import judge_image
 from tests.support.paths import TOP
-from tools.first_run import graph
+from tools.comfyui.client import Result
+from tools.first_run import GENERATOR, Steps, first_tokens, graph
 from tools.images.hero import ROWS
 from tools.images.maker import Maker
 
@@ -34,3 +35,36 @@ def test_the_timed_prompt_names_inputs_that_the_nodes_have():
         inputs = contract[node["class_type"]]["inputs"]
         assert set(node["inputs"]) <= {each["name"] for each in inputs}
         assert {each["name"] for each in inputs if not each["optional"]} <= set(node["inputs"])
+
+
+class Told:
+    """A client of a ComfyUI that tells of the first token and then of every fifth, as it does for large grids."""
+
+    def __init__(self):
+        self.interrupts = 0
+
+    def object_info(self, _) -> dict:
+        return {"BLIP3oLoader": ["X"]}
+
+    def queue(self, _) -> str:
+        return "1"
+
+    def interrupt(self) -> None:
+        self.interrupts += 1
+
+    def wait(self, _, timeout, on_event) -> Result:
+        on_event("executing", {"node": GENERATOR})
+        for value in (1, 6, 11):
+            if not self.interrupts:
+                on_event("progress", {"node": GENERATOR, "value": value})
+        return Result("1", "interrupted")
+
+
+def test_the_timed_run_ends_after_its_first_tokens(tmp_path):
+    """Catches a run that waits for the one token that ComfyUI does not tell of, and so for all 729."""
+    steps, client = Steps(tmp_path), Told()
+    first_tokens(steps, client, "X")
+    assert client.interrupts == 1
+    assert [what for what, *_ in steps.rows][-2:] == [
+        "the prompt is read, and image token 1 is written", "image tokens 2 to 6 are written",
+    ]  # fmt: skip

@@ -17,6 +17,7 @@ from tests.support.paths import TOP
 from tools.comfyui.server import PACK_FOLDER, Server
 from tools.comfyui.workflow import to_prompt
 from tools.environment import comfyui_path
+from tools.serve import SAMPLE
 
 COMFY = [sys.executable, "-m", "comfy_cli", "--skip-prompt", "node"]
 needs_git = pytest.mark.skipif(not (TOP / ".git").exists(), reason="an archive is made of what git knows")
@@ -36,10 +37,6 @@ def comfy(words: list[str], place: Path) -> str:
     done = subprocess.run([*COMFY, *words], cwd=place, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
-
-
-def spoken(path: Path) -> str:
-    return path.stem.replace("_", " ").lower()
 
 
 def test_the_list_of_nodes_is_complete():
@@ -88,7 +85,7 @@ def test_the_archive_is_small_and_runs_in_comfyui(checkout, tmp_path):
         assert set(json.loads((pack / "node_list.json").read_text(encoding="utf-8"))) <= set(known)
         samples = client.get("/workflow_templates").json()[PACK_FOLDER]
         assert samples and set(samples) == {path.stem for path in (pack / "workflows").glob("*.json")}
-        [sample] = [path for path in (pack / "workflows").glob("*.json") if "text to image" in spoken(path)]
+        sample = pack / "workflows" / f"{SAMPLE}.json"
         result = client.run(to_prompt(json.loads(sample.read_text(encoding="utf-8")), known), timeout=300)
         assert result.status == "success" and result.images, result.error
 
