@@ -32,10 +32,6 @@ def build(config: dict, decoder_only: bool = False):
     return network
 
 
-def has_encoder(vae) -> bool:
-    return not isinstance(vae.encoder, NoEncoder)
-
-
 def compression(config: dict) -> int:
     """Pixels per latent cell along one side (32 in the published model)."""
     return 2 ** (len(config["decoder_block_out_channels"]) - 1)

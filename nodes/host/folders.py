@@ -1,6 +1,5 @@
 """Where checkpoints are: the bundled one in the pack, others in `models/blip3o` and in extra_model_paths.yaml."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -30,10 +29,21 @@ _read: dict[tuple, list] = {}  # (checkpoint, diffusion folder) -> the files tha
 
 def register() -> None:
     """Make the model folder and make it known. Paths from extra_model_paths.yaml stay in front of it."""
-    folder = Path(folder_paths.models_dir, FOLDER)
-    with contextlib.suppress(OSError):  # a disk that may only be read
-        folder.mkdir(exist_ok=True)
-    folder_paths.add_model_folder_path(FOLDER, str(folder))
+    _make_own()
+    folder_paths.add_model_folder_path(FOLDER, str(_own()))
+
+
+def _own() -> Path:
+    return Path(folder_paths.models_dir, FOLDER)
+
+
+def _make_own() -> OSError | None:
+    """Make ComfyUI's own model folder, if it is not there; why that failed, as on a disk that may only be read."""
+    try:
+        _own().mkdir(exist_ok=True)
+    except OSError as error:
+        return error
+    return None
 
 
 def _roots() -> list[Path]:
@@ -104,7 +114,7 @@ def resolve_diffusion(name: str) -> str | None:
     folder = _find("diffusion_folders", name)
     if folder is None:
         raise Blip3oError(
-            f"Cannot find the diffusion folder {shown(repr(name))} in {_places()}. Put the folder with "
+            f"Cannot find the diffusion folder {shown(repr(name))} in {_places()} Put the folder with "
             "transformer/config.json and vae/config.json there, press R to refresh the lists, and choose it again, or "
             "choose 'auto'."
         )
@@ -116,7 +126,7 @@ def resolve_file(name: str) -> str:
     path = _find("tatok_files", name)
     if path is None:
         raise Blip3oError(
-            f"Cannot find the file {shown(repr(name))} in {_places()}. Put ta_tok.pth there, press R to refresh the "
+            f"Cannot find the file {shown(repr(name))} in {_places()} Put ta_tok.pth there, press R to refresh the "
             "list, and choose it again."
         )
     return path
@@ -133,7 +143,15 @@ def _find(kind: str, name: str) -> str | None:
 
 
 def _places() -> str:
-    return ", ".join(map(str, _roots()))
+    """The roots, the end of a sentence; and a sentence on what to do where there is none of them."""
+    places = ", ".join(map(str, _roots())) + "."
+    reason = None if any(root.is_dir() for root in _roots()) else _make_own()
+    if reason is None:
+        return places
+    return (
+        f"{places} ComfyUI cannot make the folder {_own()}: {reason.strerror}. Make it, or name another folder as "
+        f"{FOLDER} in extra_model_paths.yaml."
+    )
 
 
 def _what_is_wrong(name: str) -> str:
@@ -156,7 +174,7 @@ def _what_is_wrong(name: str) -> str:
             f"Folders more than three levels below {root} are not listed: move them up."
         )
     return (
-        f"Cannot find the folder {shown(repr(name))} in {_places()}. Put the checkpoint's folder (config.json, "
+        f"Cannot find the folder {shown(repr(name))} in {_places()} Put the checkpoint's folder (config.json, "
         "tokenizer files and .safetensors files) and its diffusion folder there, press R to refresh the lists, and "
         f"choose again. {_download_line(name)}"
     )

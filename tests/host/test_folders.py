@@ -1,8 +1,13 @@
 """Where checkpoints are looked for, and what a loader watches."""
 
 import shutil
+import subprocess
+
+import pytest
 
 from blip3o_core.checkpoint.bundled import NAME
+from tools.comfyui.graphs import text_to_image
+from tools.comfyui.server import Server
 
 
 def test_extra_model_paths_are_honoured_and_come_first(in_host, comfyui, loose_checkpoint):
@@ -42,6 +47,59 @@ def test_extra_model_paths_are_honoured_and_come_first(in_host, comfyui, loose_c
 def test_the_model_folder_is_there_after_a_start(server):
     """Catches a user who reads "put it in models/blip3o" and finds no such folder."""
     assert (server.base / "models/blip3o").is_dir()
+
+
+def test_a_model_folder_that_cannot_be_made_is_told(in_host):
+    """Catches a pack that is not loaded from a disk that may only be read, and "put it there" where no folder is."""
+
+    def look(module):
+        import asyncio
+        import os
+
+        import folder_paths
+
+        folders = module(".nodes.host.folders")
+
+        def refuse(path, *_, **__):
+            raise OSError(30, "Read-only file system", path)
+
+        folder_paths.folder_names_and_paths.pop("blip3o")
+        folder_paths.models_dir, os.mkdir, real = "/read-only/models", refuse, os.mkdir
+        extension = module("").comfy_entrypoint()
+        asyncio.run(extension.on_load())
+        nodes, names = len(asyncio.run(extension.get_node_list())), folders.checkpoints()
+        said = []
+        for resolve in (folders.resolve, folders.resolve_diffusion, folders.resolve_file):
+            try:
+                resolve("mine")
+            except ValueError as error:
+                said.append(str(error))
+        os.mkdir = real
+        return [nodes, names, said]
+
+    nodes, names, said = in_host(look)
+    assert nodes and names == [NAME] and len(said) == 3
+    why = "ComfyUI cannot make the folder /read-only/models/blip3o: Read-only file system. Make it, or name another"
+    assert all(f"in /read-only/models/blip3o. {why}" in line for line in said), said
+
+
+@pytest.mark.long
+def test_a_server_on_a_disk_that_may_only_be_read(tmp_path):
+    """Catches a ComfyUI that does not start, or does not draw with the bundled model, because nothing can be written
+    beside its models."""
+    models = tmp_path / "models"
+    models.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(models)]
+    if not shutil.which("mount") or subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        with Server(tmp_path) as server, server.client() as client:
+            result = client.run(text_to_image(NAME, size=(64, 64)))
+            assert result.status == "success" and result.images, result.error
+            message = client.run(text_to_image("absent")).error["exception_message"]
+        assert f"ComfyUI cannot make the folder {models}/blip3o: Read-only file system." in message
+    finally:
+        subprocess.run(["umount", "-l", str(models)], check=True)
 
 
 def test_a_missing_checkpoint_names_the_line_to_type(in_host):
