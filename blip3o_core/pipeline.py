@@ -29,6 +29,7 @@ from .models.image_tokenizer import encode_images
 from .models.language import LanguageModel
 from .tokens.generate import Request, generate_tokens
 from .tokens.image_tokens import ImageTokens, require_same_codes
+from .weights.lora import Lora, merge_lora
 
 
 @torch.no_grad()
@@ -120,6 +121,11 @@ class Pipeline:
         self.language, self.transformer, self.autoencoder = language, transformer, autoencoder
         self.device = language.connector[0].weight.device
         return self
+
+    def add_lora(self, lora: Lora, strength: float = 1.0) -> None:
+        """Add a LoRA to the language model's weights, for good. Several add up."""
+        merge_lora(self.language, lora, strength)
+        self.source = f"{self.source} {lora.identity(strength)}"
 
     @property
     def image_tokenizer(self):

@@ -75,6 +75,20 @@ def interval(text: str) -> tuple[float, float]:
     return start, end
 
 
+def lora(text: str) -> tuple[Path, float]:
+    """An option's type: FILE or FILE:STRENGTH. A file's own name may hold a colon."""
+    file, colon, end = text.rpartition(":")
+    try:
+        value = float(end) if colon and file and not os.path.lexists(text) else None
+    except ValueError:
+        value = None
+    if value is None:
+        return Path(text), 1.0
+    if not -10 <= value <= 10:
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: the strength must be a number from -10 to 10, like 0.5")
+    return Path(file), value
+
+
 def setting(text: str) -> str:
     """An option's type: KEY=VALUE."""
     if "=" not in text or text.startswith("="):
@@ -133,6 +147,18 @@ def add_model_options(parser: Parser, dtype: str = "auto") -> None:
         type=whole(1, 1024),
         metavar="N",
         help="CPU threads (default: 1 where a small model makes one image at a time, else torch's choice)",
+    )
+
+
+def add_lora_option(parser: Parser) -> None:
+    parser.group(MODEL).add_argument(
+        "--lora",
+        type=lora,
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="LoRA for the language model: a .safetensors file, or the folder adapter that training wrote; strength "
+        "from -10 to 10 (default: 1). Give it again for each LoRA: they add up",
     )
 
 

@@ -53,7 +53,30 @@ def load_pipeline(arguments: argparse.Namespace, checkpoint, device, rows: int =
     if rank_and_count()[0] == 0:
         say(f"model: {_model_name(checkpoint)}; device: {device_name(device)}")
     set_threads(arguments.threads, checkpoint, device, rows)
-    return Pipeline(checkpoint, device, dtype_of(arguments.dtype))
+    pipeline = Pipeline(checkpoint, device, dtype_of(arguments.dtype))
+    for lora, strength in getattr(arguments, "loras", ()):
+        pipeline.add_lora(lora, strength)
+    return pipeline
+
+
+def read_loras(arguments: argparse.Namespace, checkpoint) -> None:
+    """Read the files of --lora into `arguments.loras`, with their strengths. Before weights are loaded."""
+    from ..checkpoint.facts import LANGUAGE
+    from ..checkpoint.networks import build
+    from ..weights.lora import language_matrices, read_lora
+    from .processes import rank_and_count
+
+    arguments.loras = []
+    wanted = [(file, strength) for file, strength in arguments.lora if strength != 0]
+    if not wanted:
+        return
+    checkpoint.validate()
+    matrices = language_matrices(build(checkpoint, LANGUAGE))
+    for file, strength in wanted:
+        lora = read_lora(file, matrices)
+        arguments.loras.append((lora, strength))
+        if rank_and_count()[0] == 0:
+            say(f"LoRA {shown(file)}: {lora.summary}, strength {strength:g}")
 
 
 def _model_name(checkpoint) -> str:
@@ -119,7 +142,9 @@ def stored_settings(arguments: argparse.Namespace, checkpoint, settings: dict, f
     `facts`: of its input files, and how many images were computed together. `words`: the command without the checkpoint
     and the output. Names of the user's files and folders are private: the command says DIR, OUT.png, IMAGE1, ...
     """
-    words = ["blip3o", *words]
+    words, loras = ["blip3o", *words], getattr(arguments, "loras", [])
+    words += [f"--lora=LORA{number}:{strength:g}" for number, (_, strength) in enumerate(loras, 1)]
+    facts = facts | ({"loras": [lora.identity(strength) for lora, strength in loras]} if loras else {})
     if arguments.diffusion_folder is not None:
         words.append("--diffusion-folder=DIFFUSION_DIR")
     if arguments.checkpoint != SHORT_NAME:

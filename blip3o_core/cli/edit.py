@@ -13,6 +13,7 @@ from .arguments import (
     REFERENCE_MODES,
     REFERENCES,
     add_interval_option,
+    add_lora_option,
     add_model_options,
     add_output_options,
     add_rendering_options,
@@ -32,6 +33,7 @@ from .common import (
     load_pipeline,
     open_checkpoint,
     option_words,
+    read_loras,
     report,
     sampling_of,
     say,
@@ -113,6 +115,7 @@ def add_command(commands) -> None:
     add_rendering_options(parser, "the first image's shape, with as many pixels as the model was trained at")
     add_interval_option(parser)
     add_model_options(parser)
+    add_lora_option(parser)
     parser.set_defaults(run=run, parser=parser, cancelled=CANCELLED)
 
 
@@ -132,6 +135,7 @@ def run(arguments: argparse.Namespace) -> None:
     sampling = sampling_of(arguments, arguments.token_guidance)
     strengths = Strengths(arguments.text_strength, arguments.cross_strength, arguments.noise_strength)
     device, checkpoint = device_of(arguments.device), open_checkpoint(arguments)
+    read_loras(arguments, checkpoint)
     guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
     check_rendering(checkpoint, arguments.size, arguments.steps, guidance, compute=Compute(device))
     name, mode = checkpoint.reference_mode.select(arguments.reference_mode, strengths, str(checkpoint.folder))

@@ -11,6 +11,7 @@ from .arguments import (
     IMAGE,
     MACHINE,
     add_interval_option,
+    add_lora_option,
     add_model_options,
     add_output_options,
     add_rendering_options,
@@ -30,6 +31,7 @@ from .common import (
     load_pipeline,
     open_checkpoint,
     option_words,
+    read_loras,
     report,
     sampling_of,
     say,
@@ -65,6 +67,7 @@ def add_command(commands) -> None:
     add_rendering_options(parser, "the size that the model was trained at")
     add_interval_option(parser)
     add_model_options(parser)
+    add_lora_option(parser)
     machine = parser.group(MACHINE)
     machine.add_argument(
         "--batch",
@@ -117,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     check_writable([paths[0]])
     device, sampling = own_device(device_of(arguments.device)), sampling_of(arguments, arguments.token_guidance)
     checkpoint = open_checkpoint(arguments)
+    read_loras(arguments, checkpoint)
     guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
     together = min(arguments.batch, len(prompts))
     size = check_rendering(checkpoint, arguments.size, arguments.steps, guidance, together, Compute(device))
