@@ -8,6 +8,7 @@ from .condition import HiddenStateConditioner
 from .generate import TokenGenerator
 from .host import folders
 from .load import ImageTokenizerLoader, Loader
+from .lora import LoraLoader
 from .reference import EditReferenceEncoder, MaskedEdit
 from .sample import DiffusionSampler, Scheduler
 
@@ -22,5 +23,5 @@ class Extension(ComfyExtension):
     async def get_node_list(self):
         return [
             Loader, ImageTokenizerLoader, TokenGenerator, EditReferenceEncoder, HiddenStateConditioner,
-            DiffusionSampler, Scheduler, MaskedEdit,
+            DiffusionSampler, Scheduler, MaskedEdit, LoraLoader,
         ]  # fmt: skip

@@ -21,7 +21,8 @@ LOCALES = TOP / "locales" / "en" / "nodeDefs.json"
 CONTRACT = TOP / "tests" / "host" / "node_contract.json"
 PREFIX = "BLIP3o"  # of our node ids
 # Combos that list what lies in the model folder: their options differ from machine to machine.
-LISTED = {("BLIP3oLoader", "checkpoint"), ("BLIP3oLoader", "diffusion_folder"), ("BLIP3oImageTokenizerLoader", "file")}
+LISTED = {("BLIP3oLoader", "checkpoint"), ("BLIP3oLoader", "diffusion_folder"), ("BLIP3oImageTokenizerLoader", "file"),
+          ("BLIP3oLoraLoader", "lora_name")}  # fmt: skip
 # Of an input's options, those that decide whether a saved value is still accepted, and how many widgets it has.
 KEPT = ("default", "min", "max", "step", "options", "control_after_generate")
 

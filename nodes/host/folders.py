@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import folder_paths
@@ -210,8 +210,13 @@ def fingerprint(checkpoint: str, diffusion_folder: str = AUTOMATIC) -> str:
 
 def file_fingerprint(name: str) -> str:
     """As `fingerprint`, of a file from `tatok_files`."""
+    return fingerprint_of(lambda: resolve_file(name), name)
+
+
+def fingerprint_of(path: Callable[[], str], name: str) -> str:
+    """As `fingerprint`, of the file that `path` finds for a name."""
     try:
-        return _digest(_state(resolve_file(name)))
+        return _digest(_state(path()))
     except (OSError, TypeError, ValueError):
         return _digest([name])
 

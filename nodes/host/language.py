@@ -18,6 +18,7 @@ from ...blip3o_core.checkpoint import LANGUAGE, open_checkpoint
 from ...blip3o_core.decoding.interface import Compute
 from ...blip3o_core.diffusion.reference_mode import Strengths
 from ...blip3o_core.editing.references import References
+from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.seeds import row_seeds
 from ...blip3o_core.tiny.code_colours import bundled_colours
 from ...blip3o_core.tokens.colours import code_colours, mosaic
@@ -40,13 +41,36 @@ class Language(Part):
         self.encoder, self._identity, self.reference_mode = encoder, identity, reference_mode
         self._scratch = scratch(self.network, dtype)
         self.is_bundled = is_bundled
+        self._changes: tuple[str, ...] = ()  # names of the patches that `with_patches` added, in order
+        self._changes_uuid = None  # the host's name for exactly these; it differs from process to process
         self._colours = None  # of the codes in previews; patches do not change them
 
     @property
     def identity(self) -> str:
         """Equal only for the same weights, patches and dtypes: hidden states may be reused between equals."""
-        patches = self.patcher.patches_uuid if self.patcher.patches else "plain"
-        return f"{self._identity}:{self.dtype}:{patches}"
+        return f"{self._identity}:{self.dtype}:{'+'.join(self._patches) or 'plain'}"
+
+    @property
+    def _patches(self) -> tuple[str, ...]:
+        """Names of all patches: by content, or by the host's random name where another node has added some."""
+        if not self.patcher.patches:
+            return ()
+        known = self.patcher.patches_uuid == self._changes_uuid
+        return self._changes if known else (str(self.patcher.patches_uuid),)
+
+    @property
+    def is_quantised(self) -> bool:
+        return self._scratch > 0
+
+    def with_patches(self, patches: dict, strength: float, name: str) -> "Language":
+        """A copy with the host's `patches` of weights, by their names. `name`: of their content and strength."""
+        changed = self.clone()
+        added = changed.patcher.add_patches(patches, strength)
+        if len(added) != len(patches):
+            lost = min(patches.keys() - set(added))
+            raise Blip3oError(f"ComfyUI cannot change {lost} of the language model. Update ComfyUI.")
+        changed._changes, changed._changes_uuid = (*self._patches, name), changed.patcher.patches_uuid
+        return changed
 
     def prefill_bytes(self, rows: int, length: int) -> int:
         """Bytes beside the weights for one pass over `rows` x `length` tokens."""

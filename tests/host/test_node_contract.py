@@ -73,6 +73,7 @@ SEARCHES = {
     "img2img": "BLIP3oEditReferenceEncoder",
     "inpaint": "BLIP3oMaskedEdit",
     "ksampler": "BLIP3oDiffusionSampler",
+    "lora": "BLIP3oLoraLoader",
 }
 
 
