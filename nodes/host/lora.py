@@ -15,14 +15,14 @@ def add_lora(lm: Language, file: Path, strength: float) -> Language:
     if strength == 0:
         return lm
     lora = read_lora(file, language_matrices(lm.network))
-    said = [f"{file.name}: {lora.summary}, strength {strength:g}"]
+    notes.tell([f"{file.name}: {lora.summary}, strength {strength:g}"], logging.INFO)
     if lm.is_quantised:
-        said.append(
-            "The language model is stored in 8 bits, and ComfyUI rounds changed weights to 8 bits again: the LoRA acts "
-            "less exactly. For an exact LoRA set lm_weights of BLIP3o Loader to 'same as dtype'."
+        notes.tell(
+            [
+                "The language model is stored in 8 bits, and ComfyUI rounds changed weights to 8 bits again: the LoRA "
+                "acts less exactly. For an exact LoRA set lm_weights of BLIP3o Loader to 'same as dtype'."
+            ]
         )
-    notes.show("\n".join(said))
-    logging.getLogger(__name__).info("BLIP3o: LoRA %s", " ".join(said))
     patches = {}
     for name, change in lora.changes.items():
         # The host multiplies by alpha / rank.
