@@ -19,7 +19,9 @@ def load(folder: str, diffusion: str | None, dtype: str, lm_weights: str = PLAIN
     """
     checkpoint = open_checkpoint(folder, diffusion)
     source = f"Diffusion configuration: {describe_source(checkpoint.folder, checkpoint.diffusion_folder)}"
-    notes.tell([source], logging.INFO)
+    logging.getLogger(__name__).info(source)
+    if not checkpoint.diffusion_folder.absolute().is_relative_to(checkpoint.folder.absolute()):
+        notes.show_with_result(source)  # of the checkpoint's own there is nothing to know
     language = load_language(folder, diffusion, dtype, lm_weights, checkpoint=checkpoint)
     vae = load_vae(folder, diffusion, dtype, checkpoint=checkpoint)
     model = load_diffusion(folder, diffusion, dtype, vae, checkpoint=checkpoint)

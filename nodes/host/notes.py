@@ -50,13 +50,18 @@ def collected() -> Iterator[list[str]]:
         _told.reset(before)
 
 
-def tell(notes: list[str], level: int = logging.WARNING) -> None:
-    """On the node, once its result is there, and in the log."""
+def show_with_result(*notes: str) -> None:
+    """On the node, once its result is there."""
     told = _told.get()
+    if told is not None:
+        told += notes
+
+
+def tell(notes: list[str]) -> None:
+    """On the node, once its result is there, and in the log."""
+    show_with_result(*notes)
     for note in notes:
-        if told is not None:
-            told.append(note)
-        logging.getLogger(__name__).log(level, "BLIP3o: %s", note)
+        logging.getLogger(__name__).warning("BLIP3o: %s", note)
 
 
 class Speed:
