@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..errors import Blip3oError, first_line, is_out_of_memory, shown
-from . import bench, download, edit, evaluate, generate, grpo, inspect, recipe, reconstruct, train
+from . import bench, download, edit, evaluate, generate, grpo, inspect, queue, recipe, reconstruct, train
 from .ending import Ended, drop_output, end_with_parent, is_worker, signals_raise
 from .parser import Parser, UsageError, program, quoted
 
@@ -36,6 +36,7 @@ def build_parser() -> Parser:
     reconstruct.add_command(commands)
     inspect.add_command(commands)
     download.add_command(commands)
+    queue.add_command(commands)
     train.add_commands(commands)
     grpo.add_command(commands)
     evaluate.add_command(commands)

@@ -41,17 +41,22 @@ def _json(settings: dict) -> str:
     return text
 
 
-def read_settings(path: Path) -> dict:
-    """The settings that `save_png` put into a file. Raises Blip3oError when there are none, or the image is damaged."""
+def text_of(path: Path, key: str) -> str | None:
+    """The text that a PNG keeps under `key`. Raises Blip3oError when the image is damaged or no PNG."""
     from PIL import Image
 
     data = image_bytes(path)
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             check_size(image.width, image.height, str(path))
-            text = image.text.get(KEY)  # reads all pixels, so that half a file fails
+            return image.text.get(key)  # reads all pixels, so that half a file fails
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Blip3oError(f"{shown(path)} is not a whole PNG image: {first_line(error)}. {_REMEDY}") from error
+
+
+def read_settings(path: Path) -> dict:
+    """The settings that `save_png` put into a file. Raises Blip3oError when there are none, or the image is damaged."""
+    text = text_of(path, KEY)
     settings = None if text is None else parse_json(text, f"The text {KEY} in {shown(path)}", _REMEDY)
     if not isinstance(settings, dict):
         raise Blip3oError(
