@@ -1,9 +1,15 @@
 """The colours of the bundled model's tokens, fitted to drawn scenes again.
 
-    python -m tools.token_colours     writes blip3o_core/tiny/code_colours.png and says how close the colours are
+    python -m tools.token_colours             writes blip3o_core/tiny/code_colours.png and says how close they are
+    python -m tools.token_colours --learned   says how close colours are that are learned while rendering
 
-Codes that no training scene uses get the colour of the most similar one.
+Codes that no training scene uses get the colour of the most similar one. `--learned` takes the bundled model for an
+unknown checkpoint: it renders prompts of the tiny world and looks at the mosaic after 1, 10, 50 and 100 images.
 """
+
+import argparse
+import tempfile
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +19,18 @@ from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.files import atomic_write
 from blip3o_core.models.image_tokenizer import ImageTokenizer
+from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny.code_colours import FILE
+from blip3o_core.tiny.evaluation import GUIDANCE, STEPS
 from blip3o_core.tiny.recipe.autoencoder import pixels
+from blip3o_core.tiny.scenes.captions import caption
 from blip3o_core.tiny.scenes.world import World, make_scene
-from blip3o_core.tokens.colours import code_colours
+from blip3o_core.tokens.colours import code_colours, learn, mosaic, read_colours
 
 WIDTH = 128  # codes in a row of the PNG
 SCENES, HELD_BACK, BATCH = 3_000, 400, 100
 WORLD = World(coloured=0.6)
+LOOKS = (1, 10, 50, 100)  # after so many images
 
 
 @torch.no_grad()
@@ -56,7 +66,29 @@ def distance(table: torch.Tensor, codes: torch.Tensor, colours: torch.Tensor) ->
     return (table[codes].float() - colours).norm(dim=-1).mean().item()
 
 
+def measure_learned() -> None:
+    pipeline = Pipeline.load(BUNDLED)
+    seen = cells(pipeline.checkpoint.load_image_tokenizer(torch.float32), "held_back", HELD_BACK)
+    num_codes, grid = pipeline.language.vocabulary.num_codes, pipeline.language.grid
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "learned.safetensors")
+        for index in range(max(LOOKS)):
+            tokens = pipeline.generate_tokens([caption(make_scene("learn", "train", index), index)], [index])
+            image = pipeline.render(tokens, [1000 + index], steps=STEPS, guidance=GUIDANCE)
+            learn(path, num_codes, tokens.codes, grid, image)
+            if index + 1 in LOOKS:
+                table = read_colours(path, num_codes)
+                shown = torch.stack([mosaic(row[None], table.colours, grid, table.known) for row in seen[0]])
+                far = (shown.flatten(1, 2).float() - seen[1]).norm(dim=-1).mean().item()
+                share = table.known[seen[0]].float().mean().item()
+                print(f"after {index + 1} images: distance {far:.1f}, {share:.0%} of the tokens known")
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--learned", action="store_true", help="measure learned colours; writes nothing")
+    if parser.parse_args().learned:
+        return measure_learned()
     checkpoint = open_checkpoint(BUNDLED)
     tokenizer = checkpoint.load_image_tokenizer(torch.float32)
     table = fit(tokenizer)
