@@ -15,6 +15,7 @@ from PIL import Image
 
 from ...blip3o_core import memory, pipeline
 from ...blip3o_core.checkpoint import LANGUAGE, open_checkpoint
+from ...blip3o_core.checkpoint.checkpoint import Checkpoint
 from ...blip3o_core.decoding.interface import Compute
 from ...blip3o_core.diffusion.reference_mode import Strengths
 from ...blip3o_core.editing.references import References
@@ -24,7 +25,7 @@ from ...blip3o_core.tiny.code_colours import bundled_colours
 from ...blip3o_core.tokens.colours import code_colours, mosaic
 from ...blip3o_core.tokens.generate import Request, generate_tokens
 from ...blip3o_core.tokens.image_tokens import ImageTokens
-from . import notes
+from . import colours, notes
 from .offload import dtypes, manage, streamed, swap_leaves
 from .part import Part
 from .quantised import PLAIN, check, quantise, scratch
@@ -35,20 +36,21 @@ PREVIEW_PIXELS = 8  # a token's square in the live preview
 class Language(Part):
     """What travels as BLIP3O_LM: Qwen3, its connector, the prompt encoder and the vocabulary of one checkpoint."""
 
-    def __init__(self, patcher, dtype, encoder, identity: str, reference_mode, is_bundled: bool = False):
-        """`identity`: of the weights as stored. `reference_mode`: the ReferenceMode of the checkpoint."""
+    def __init__(self, patcher, dtype, checkpoint: Checkpoint, stored: str):
+        """`stored`: how the weights are kept, which their values depend on."""
         super().__init__(patcher, dtype)
-        self.encoder, self._identity, self.reference_mode = encoder, identity, reference_mode
+        self.encoder, self.reference_mode = checkpoint.prompt_encoder, checkpoint.reference_mode
+        self._checkpoint, self._stored = checkpoint.language_identity, stored
         self._scratch = scratch(self.network, dtype)
-        self.is_bundled = is_bundled
+        self.is_bundled = notes.is_bundled(checkpoint.folder)
         self._changes: tuple[str, ...] = ()  # names of the patches that `with_patches` added, in order
         self._changes_uuid = None  # the host's name for exactly these; it differs from process to process
-        self._colours = None  # of the codes in previews; patches do not change them
+        self._arbitrary = None  # colours of the codes until some are learned; patches do not change them
 
     @property
     def identity(self) -> str:
         """Equal only for the same weights, patches and dtypes: hidden states may be reused between equals."""
-        return f"{self._identity}:{self.dtype}:{'+'.join(self._patches) or 'plain'}"
+        return f"{self._checkpoint}:{self._stored}:{self.dtype}:{'+'.join(self._patches) or 'plain'}"
 
     @property
     def _patches(self) -> tuple[str, ...]:
@@ -108,20 +110,30 @@ class Language(Part):
         """A callback for every token; after each row of the grid it shows the codes so far, a colour each."""
         network, bar = self.network, comfy.utils.ProgressBar(self.network.num_tokens)
         shows = args.preview_method != LatentPreviewMethod.NoPreviews  # the server's, or the prompt's own
-        if shows and self._colours is None:
-            embedding = network.code_embedding(torch.empty(0, device=device, dtype=self.dtype))
-            self._colours = bundled_colours() if self.is_bundled else code_colours(embedding)
-        colours, speed = self._colours, notes.Speed(network.num_tokens, rows)
+        shown = self._code_colours(device) if shows else ()
+        speed = notes.Speed(network.num_tokens, rows)
 
         def step(done, total, codes):
             mm.throw_exception_if_processing_interrupted()
             if done == 1:  # only after a step is it known where the host's dynamic VRAM keeps the weights
                 self._warn_if_streamed(device, total)
-            image = _preview(codes(), colours, network.grid) if shows and done % network.grid[1] == 0 else None
+            image = _preview(codes(), network.grid, *shown) if shows and done % network.grid[1] == 0 else None
             speed.step(done)
             bar.update_absolute(done, total, image and ("JPEG", image, MAX_PREVIEW_RESOLUTION))
 
         return step
+
+    def _code_colours(self, device) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the mosaic shows, see `mosaic`: (K, 3) colours, and which of them are known."""
+        if self.is_bundled:
+            return bundled_colours(), None
+        learned = colours.learned(self._checkpoint, self.network.vocabulary.num_codes)
+        if learned.known.any():
+            return learned.colours, learned.known
+        if self._arbitrary is None:
+            embedding = self.network.code_embedding(torch.empty(0, device=device, dtype=self.dtype))
+            self._arbitrary = code_colours(embedding)
+        return self._arbitrary, None
 
     def _warn_if_streamed(self, device, total: int) -> None:
         away = streamed(self.patcher)
@@ -162,8 +174,11 @@ class Language(Part):
         if reference is not None and (asked.cross or asked.noise):
             extra["reference_latents"] = reference.latents
         rest = mm.intermediate_device()
+        positive, negative = both.positive.to(rest), both.negative.to(rest)
         null = {**extra, "reference_null": True}
-        return [[both.positive.to(rest), extra]], [[both.negative.to(rest), null]]
+        if strengths.text == 1 and not self.is_bundled:  # another strength renders an image with other colours
+            extra = extra | colours.origin(tokens, positive, self._checkpoint, self.network.vocabulary.num_codes)
+        return [[positive, extra]], [[negative, null]]
 
     def _has_codes(self, ids: list[int]) -> bool:
         """Whether a prompt holds the image tokens of a reference."""
@@ -171,8 +186,8 @@ class Language(Part):
         return any(first <= one < first + count for one in ids)
 
 
-def _preview(codes: torch.Tensor, colours: torch.Tensor, grid: tuple[int, int]) -> Image.Image:
-    image = Image.fromarray(mosaic(codes, colours, grid).numpy())
+def _preview(codes: torch.Tensor, grid: tuple[int, int], table: torch.Tensor, known=None) -> Image.Image:
+    image = Image.fromarray(mosaic(codes, table, grid, known).numpy())
     return image.resize((image.width * PREVIEW_PIXELS, image.height * PREVIEW_PIXELS), Image.NEAREST)
 
 
@@ -187,20 +202,18 @@ def load_language(folder, diffusion, choice, lm_weights=PLAIN, checkpoint=None) 
     checkpoint = checkpoint or open_checkpoint(folder, diffusion)
     device = mm.get_torch_device()
     weights, compute = dtypes(choice, checkpoint.parts[LANGUAGE], device)
-    identity = f"{checkpoint.language_identity}:{weights}"
     network = checkpoint.load_language(weights if lm_weights == PLAIN else None)
     if network.reference_connector is not None:
         del network.model.und_image_vae_connector  # MODEL has it
     if lm_weights != PLAIN:
         quantise(network, lm_weights, weights)
-        identity = f"{identity}:{lm_weights}"
     swap_leaves(network, cast=compute != weights)
     recipe = (load_language_patcher, (folder, diffusion, choice, lm_weights))
     # A CUDA graph reads weights at the addresses of its capture, so they must not be paged in by parts. The host does
     # the same with text encoders that write tokens.
     patcher = manage(network, device, mm.unet_offload_device(), recipe, disable_dynamic=True)
-    mode = checkpoint.reference_mode
-    return Language(patcher, compute, checkpoint.prompt_encoder, identity, mode, notes.is_bundled(folder))
+    stored = f"{weights}" if lm_weights == PLAIN else f"{weights}:{lm_weights}"
+    return Language(patcher, compute, checkpoint, stored)
 
 
 def load_language_patcher(*arguments, disable_dynamic=True):

@@ -11,7 +11,7 @@ from ...blip3o_core.diffusion.sampler import initial_noise, sigmas
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import check_aspect, check_size
 from ...blip3o_core.seeds import row_seeds
-from . import notes
+from . import colours, notes
 from .model import DiffusionModel
 from .refusals import check_dimensions, check_latent
 
@@ -60,6 +60,8 @@ def render(model, positive, negative, latent: dict, settings: SamplerSettings) -
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=settings.noise_seed,
     )
+    if settings.denoise == 1 and settings.guidance >= 1 and latent.get("noise_mask") is None:
+        colours.note_origin(result, positive)
     dropped = ("downscale_ratio_spacial", "downscale_ratio_temporal")
     return {**{key: value for key, value in latent.items() if key not in dropped}, "samples": result}
 

@@ -13,6 +13,7 @@ from ...blip3o_core.checkpoint import open_checkpoint
 from ...blip3o_core.checks import require_finite
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.models.autoencoder import compression
+from .colours import learn_from
 from .offload import NAMED, SUPPORTED, manage, supported, swap_leaves
 
 _STAND_IN = {
@@ -74,10 +75,14 @@ class DeepCompressionVAE(comfy.sd.VAE):
         self.model_size()
 
     def decode(self, samples_in, *options, **more):
-        return super().decode(self._latent(samples_in), *options, **more)
+        images = super().decode(self._latent(samples_in), *options, **more)
+        learn_from(samples_in, images)
+        return images
 
     def decode_tiled(self, samples, *tiles, **more):
-        return super().decode_tiled(self._latent(samples), *tiles, **more)
+        images = super().decode_tiled(self._latent(samples), *tiles, **more)
+        learn_from(samples, images)
+        return images
 
     def encode(self, pixel_samples):
         return super().encode(self._pixels(pixel_samples))
