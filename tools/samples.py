@@ -10,7 +10,7 @@ ENLARGE = 8
 # Of samples that are not for the bundled model
 PUBLISHED, PUBLISHED_SIDE, PUBLISHED_STEPS = "BLIP3o-NEXT-edit-VAE", 1024, 30
 PREVIEW_STEPS = 4
-OURS, STOCK = "BLIP3oDiffusionSampler", "KSampler"
+SAMPLER = "BLIP3oDiffusionSampler"
 NOTE = "note"  # its place among the ids of a column
 
 # What the bundled model gets right with every seed that was tried; tests/host/test_samples_are_right.py judges it.
@@ -43,28 +43,34 @@ class Sample:
     name: str
     note: str = ""
     tiny: bool = True
-    note_height: int = 390
+    note_height: int = 330
     prompt: dict[str, dict] = field(default_factory=dict)
     columns: list[Column] = field(default_factory=list)
     subgraphs: dict[str, Subgraph] = field(default_factory=dict)
+    compared: str | None = None  # the preview that its thumbnail shows before the image
     inputs: list[tuple[str, str]] = field(default_factory=list)  # of App mode: (id, widget)
-    heights: dict[str, int] = field(default_factory=dict)
+    heights: dict[str, int] = field(default_factory=dict)  # as saved
+    room: dict[str, int] = field(default_factory=dict)  # what a node takes after a run
 
     def add(self, class_type: str, **inputs) -> str:
         """The new node's id."""
         id = str(len(self.prompt) + 1)
         self.prompt[id] = {"class_type": class_type, "inputs": inputs}
-        if class_type in HEIGHTS:
-            self.heights[id] = HEIGHTS[class_type]
+        for heights, known in ((self.heights, HEIGHTS), (self.room, ROOM)):
+            if class_type in known:
+                heights[id] = known[class_type]
         return id
 
     def column(self, width: int, **groups) -> None:
         self.columns.append(Column(width, groups))
 
 
-# Of nodes that will show an image or a text: the frontend leaves no room for it. The prompt is five lines high.
-HEIGHTS = {
-    "BLIP3oTokenGenerator": 520, OURS: 430, STOCK: 480, "SaveImage": 520, "PreviewImage": 300, "PreviewAny": 150,
+# The image that these show after a run has room from the start.
+HEIGHTS = {SAMPLER: 480, "SaveImage": 520, "PreviewImage": 300, "PreviewAny": 150}
+# These grow by a text or an image when they run, or are higher in Nodes 2.0: what the higher renderer needs.
+ROOM = {
+    "BLIP3oLoader": 262, "BLIP3oTokenGenerator": 750, "BLIP3oEditReferenceEncoder": 274, "BLIP3oMaskedEdit": 126,
+    "EmptyLatentImage": 118, "VAEDecode": 54, "ImageScaleBy": 90,
 }  # fmt: skip
 
 
@@ -88,7 +94,7 @@ def load(sample: Sample) -> str:
 
 
 def add_chain(
-    sample: Sample, loader: str, prompt: str, encoder: str | None = None, sampler=OURS, wide=False,
+    sample: Sample, loader: str, prompt: str, encoder: str | None = None, wide=False,
 ) -> Chain:  # fmt: skip
     """Adds the nodes from `prompt` to an image; with an `encoder` (a reference node), an edit of its images."""
     reference = {} if encoder is None else {"reference": [encoder, 0]}
@@ -106,12 +112,7 @@ def add_chain(
         "model": [loader, 1], "positive": [conditioner, 0], "negative": [conditioner, 1],
         "latent_image": [encoder, 2] if encoder else [empty, 0], "steps": steps, "denoise": 1.0,
     }  # fmt: skip
-    if sampler == STOCK:
-        rendered = sample.add(
-            STOCK, **wires, seed=1, cfg=GUIDANCE, sampler_name="euler", scheduler="simple"
-        )  # fmt: skip
-    else:
-        rendered = sample.add(OURS, **wires, noise_seed=1, guidance=GUIDANCE)
+    rendered = sample.add(SAMPLER, **wires, noise_seed=1, guidance=GUIDANCE)
     decode = sample.add("VAEDecode", samples=[rendered, 0], vae=[loader, 2])
     return Chain(generator, conditioner, empty, rendered, decode)
 
@@ -174,24 +175,24 @@ def preview() -> Sample:
     loader = load(sample)
     chain = add_chain(sample, loader, START)
     inputs = dict(sample.prompt[chain.sampler]["inputs"])
-    quick = sample.add(OURS, **{**inputs, "steps": PREVIEW_STEPS})
+    quick = sample.add(SAMPLER, **{**inputs, "steps": PREVIEW_STEPS})
     quick_image = sample.add("VAEDecode", samples=[quick, 0], vae=[loader, 2])
     larger, shown = show(sample, quick_image)
     sample.note = (
         (
             "## Quick preview\n\nFour steps show what will be in the image, in a fifth of the time. Change **seed** "
-            "until you like the preview; mute **4. Render** with Ctrl+M meanwhile. Then unmute it and press **Run**: "
+            "until you like the preview; mute **Save Image** with Ctrl+M meanwhile. Then unmute it and press **Run**: "
             "both use the same image tokens. Keep **noise_seed** the same on both samplers.\n\n"
         )
         + _TINY
         + _PHOTOGRAPHS
     )
-    sample.column(340, note=[NOTE], Model=[loader])
-    sample.column(380, **{"1. Write image tokens": [chain.generator], "2. Condition": [chain.empty]})
-    sample.column(280, **{"2. Condition and preview": [chain.conditioner, quick, quick_image]})
-    sample.column(300, **{"3. Preview": [larger, shown], "4. Render": [chain.sampler, chain.decode]})
+    sample.column(340, note=[NOTE], **{"Model and size": [loader, chain.empty]})
+    sample.column(380, **{"1. Write image tokens": [chain.generator]})
+    sample.column(280, **{"2. Condition and preview": [chain.conditioner, quick, quick_image, larger]})
+    sample.column(300, **{"3. Preview": [shown], "4. Render": [chain.sampler, chain.decode]})
     sample.column(340, **{"Image": save(sample, chain.decode)})
-    sample.heights |= {quick: 400, chain.sampler: 400, shown: 230}
+    sample.heights[shown], sample.compared = 270, shown
     sample.inputs = [(chain.generator, "prompt"), (chain.generator, "seed")]
     return sample
 
@@ -203,12 +204,13 @@ def edit() -> Sample:
     encoder = encode(sample, loader, start)
     chain = add_chain(sample, loader, EDIT, encoder)
     sample.note = "## Edit an image\n\n" + _SAY + _OWN + _TINY + _EDITS
+    sample.compared = shown
     _columns(sample, loader, [shown, encoder], chain, save(sample, chain.decode))
     return sample
 
 
 def masked_edit() -> Sample:
-    sample = Sample("BLIP3o-4-Masked-Edit", tiny=False, note_height=420)
+    sample = Sample("BLIP3o-4-Masked-Edit", tiny=False, note_height=360)
     loader = load(sample)
     start, shown = _start(sample, loader, prompt="a house on the left and a tree on the right")
     half = {"width": PUBLISHED_SIDE // 2, "height": PUBLISHED_SIDE}
@@ -219,7 +221,8 @@ def masked_edit() -> Sample:
     )  # fmt: skip
     visible = sample.add("MaskToImage", mask=[mask, 0])
     seen = sample.add("PreviewImage", images=[visible, 0])
-    sample.heights |= {shown: 230, seen: 210}
+    sample.heights |= {shown: 270, seen: 270}
+    sample.room["What may change"] = 78
     sample.subgraphs["What may change"] = Subgraph([black, white, mask, visible], [], ["mask", "to see"])
     encoder = encode(sample, loader, start, mask=[mask, 0])
     chain = add_chain(sample, loader, "change the tree to a birch in autumn", encoder)
@@ -241,7 +244,7 @@ def masked_edit() -> Sample:
 
 
 def two_references() -> Sample:
-    sample = Sample("BLIP3o-5-Two-References", tiny=False, note_height=440)
+    sample = Sample("BLIP3o-5-Two-References", tiny=False, note_height=360)
     loader = load(sample)
     first, second, shown = _two(sample, loader)
     encoder = encode(sample, loader, first, second)
@@ -258,7 +261,7 @@ def two_references() -> Sample:
 
 
 def wide_edit() -> Sample:
-    sample = Sample("BLIP3o-6-Wide-Edit", tiny=False, note_height=440)
+    sample = Sample("BLIP3o-6-Wide-Edit", tiny=False, note_height=360)
     loader = load(sample)
     start, shown = _start(sample, loader, "A wide image to edit", "a mountain lake in summer", wide=True)
     encoder = encode(sample, loader, start)
@@ -277,7 +280,7 @@ def wide_edit() -> Sample:
 def edit_another_models_output() -> Sample:
     sample = Sample("BLIP3o-7-Edit-Another-Models-Output")
     stand_in = load(sample)
-    start, shown = _start(sample, stand_in, "Any other model", sampler=STOCK)
+    start, shown = _start(sample, stand_in, "Any other model")
     sample.subgraphs["Any other model"].ids.append(stand_in)
     loader = load(sample)
     encoder = encode(sample, loader, start)
@@ -316,10 +319,10 @@ def keep_unchanged() -> Sample:
 
 
 def _start(
-    sample: Sample, loader: str, title: str = "An image to edit", prompt: str = TO_EDIT, sampler=OURS, wide=False,
+    sample: Sample, loader: str, title: str = "An image to edit", prompt: str = TO_EDIT, wide=False,
 ) -> tuple[str, str]:  # fmt: skip
     """Adds the subgraph that makes an image to edit -> the nodes that give it and show it."""
-    chain = add_chain(sample, loader, prompt, sampler=sampler, wide=wide)
+    chain = add_chain(sample, loader, prompt, wide=wide)
     larger = enlarge(sample, chain.decode)
     shown = sample.add("PreviewImage", images=[larger, 0])
     ids = [*chain.ids, *([larger] if sample.tiny else [])]
@@ -339,7 +342,7 @@ def _two(sample: Sample, loader: str) -> tuple[str, str, str]:
     sample.subgraphs["Two images to edit"] = Subgraph(
         [*chain.ids, first, second, both], [(chain.generator, "prompt")], ["image_1", "image_2", "to see"]
     )
-    sample.heights |= {"Two images to edit": 230, shown: 220}
+    sample.heights |= {"Two images to edit": 230, shown: 270}
     return first, second, shown
 
 
@@ -364,11 +367,10 @@ _TINY = (
     "64 pixels. Upscale Image By only enlarges its images.\n\n"
 )
 _PHOTOGRAPHS = (
-    "**For photographs**\n"
-    f"- [BLIP3o-NEXT-GRPO-TexT-3B]({_PUBLISHED}/BLIP3o-NEXT-GRPO-TexT-3B), also for text in images\n"
-    f"- [BLIP3o-NEXT-GRPO-Geneval-3B]({_PUBLISHED}/BLIP3o-NEXT-GRPO-Geneval-3B), also for several objects\n\n"
-    "Put the folder here, press R and choose it in BLIP3o Loader:\n"
-    "- ComfyUI\n  - models\n    - blip3o\n      - BLIP3o-NEXT-GRPO-TexT-3B\n\n"
+    "**For photographs**\n\n"
+    f"Put the folder of [BLIP3o-NEXT-SFT-3B]({_PUBLISHED}/BLIP3o-NEXT-SFT-3B) here, press R and choose it in BLIP3o "
+    "Loader:\n"
+    "- ComfyUI\n  - models\n    - blip3o\n      - BLIP3o-NEXT-SFT-3B\n\n"
     "Set 1024 x 1024 and 30 steps, and bypass Upscale Image By (Ctrl+B).\n"
 )
 _EDITS = (

@@ -45,7 +45,7 @@ JOIN = """([folded, inner, slot, id, name]) => {
     node.connect(from, target, target.inputs.findIndex(input => input.name === name));
 }"""
 # Members of a group stand below each other, and so do the groups of a column.
-ARRANGE = """([columns, note, noteHeight, heights, gap, pack]) => {
+ARRANGE = """([columns, note, noteHeight, heights, room, gap, pack]) => {
     const graph = window.app.graph;
     const fix = nodes => { for (const node of nodes) {
         if (node.type.startsWith("BLIP3o")) Object.assign(node.properties, pack);
@@ -70,7 +70,7 @@ ARRANGE = """([columns, note, noteHeight, heights, gap, pack]) => {
                 }
                 node.pos = [left, top];
                 node.size = [width, Math.max(heights[id] ?? 0, node.computeSize()[1])];
-                top += node.size[1] + 46;
+                top += Math.max(room[id] ?? 0, node.size[1]) + 46;
             }
             if (members[0] !== "note") {
                 const group = new window.LiteGraph.LGraphGroup(title);
@@ -125,9 +125,11 @@ def made(frontend: Frontend, sample: Sample) -> dict:
         }
         for column in sample.columns
     ]
-    heights = {folded.get(id, id): height for id, height in sample.heights.items()}
+    heights, room = (
+        {folded.get(id, id): height for id, height in part.items()} for part in (sample.heights, sample.room)
+    )
     pack = {"cnr_id": PACK_FOLDER, "ver": VERSION}
-    frontend.page.evaluate(ARRANGE, [columns, sample.note, sample.note_height, heights, GAP, pack])
+    frontend.page.evaluate(ARRANGE, [columns, sample.note, sample.note_height, heights, room, GAP, pack])
     workflow, prompt = frontend.save()
     kept = flat(prompt)
     if kept.keys() != sample.prompt.keys():
@@ -157,14 +159,17 @@ def settled(workflow: dict, name: str) -> dict:
     return json.loads(text)
 
 
-def write_thumbnail(client: Client, workflow: dict, file: Path) -> None:
-    """What the workflow saves, as small as the template browser shows it."""
+def write_thumbnail(client: Client, sample: Sample, workflow: dict, file: Path) -> None:
+    """What the workflow saves, as small as the template browser shows it, and before it what it compares that with."""
     result = client.run(to_prompt(workflow, client.object_info()), timeout=600)
     if result.status != "success":
         raise RuntimeError(f"{file.stem} ended with {result.status}: {result.error}")
     [saved] = [image for image in result.images if image["type"] == "output"]  # the others are previews
-    with Image.open(io.BytesIO(client.view(**saved))) as image:
-        small = image.convert("RGB")
+    before = result.outputs[sample.compared]["images"] if sample.compared else []
+    images = [Image.open(io.BytesIO(client.view(**each))).convert("RGB") for each in (*before, saved)]
+    small = Image.new("RGB", (sum(image.width for image in images), images[-1].height))
+    for k, image in enumerate(images):
+        small.paste(image, (k * image.width, 0))
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     small.save(file, quality=90)
 
@@ -178,7 +183,7 @@ def main() -> None:
             save_workflow(WORKFLOWS / f"{sample.name}.json", workflow)
             print(f"workflows/{sample.name}.json")
             if sample.tiny:
-                write_thumbnail(client, workflow, WORKFLOWS / f"{sample.name}.jpg")
+                write_thumbnail(client, sample, workflow, WORKFLOWS / f"{sample.name}.jpg")
                 print(f"workflows/{sample.name}.jpg")
 
 

@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image, ImageChops
 
+from tests.support.layout import assert_readable
 from tools.comfyui.frontend import TWO_FRAMES
 from tools.comfyui.server import PACK_FOLDER
 from tools.comfyui.workflow import WORKFLOWS, load_workflow, to_prompt
@@ -129,10 +130,12 @@ def test_it_has_one_note_with_links_and_a_page_of_app_mode(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_the_workflow_draws_in_the_page(frontend, client, name, tmp_path):
-    """A sample that fails in the page, shows nothing while it works, or ends without its image on the canvas."""
+    """A sample that fails in the page, shows nothing while it works, or ends without its image on the canvas; nodes
+    that grow over their neighbours or out of their group, and a prompt that shrinks to two lines."""
     client.free()  # samples draw the same first picture: what is cached shows nothing while it works
     workflow = load_workflow(name)
     events = run_in_page(frontend, workflow)
+    assert_readable(frontend)
     assert frontend.shown_images()
     kinds = {str(node["id"]): node["type"] for node in workflow["nodes"]}
     watched = {kinds.get(data["node"]) for kind, data in events if kind == "b_preview_with_metadata"}

@@ -87,6 +87,17 @@ def test_its_thumbnail_shows_what_it_draws(name):
     assert judge_image(shown, expected).reasons == ()
 
 
+def test_thumbnails_tell_the_samples_apart():
+    """Catches two samples that look the same in the template browser."""
+    seen = {}
+    for name in TINY:
+        with Image.open(WORKFLOWS / f"{name}.jpg") as image:
+            pixels = np.asarray(image.resize((32, 32), Image.Resampling.BOX), dtype=float)
+        for other, shown in seen.items():
+            assert np.abs(pixels - shown).mean() > 8, f"{name} and {other}"
+        seen[name] = pixels
+
+
 def test_all_samples_are_found_under_the_name_of_the_pack(client):
     """Catches a sample that the template browser, which searches names, does not find under "blip3o"."""
     found = client.get("/workflow_templates").json()[PACK_FOLDER]

@@ -19,6 +19,8 @@ const NOTE_STYLE = `
     color: var(--input-text, inherit); font-size: 12px; line-height: 1.4; white-space: pre-line;
     overflow-wrap: break-word; user-select: text;
   }`
+const GENERATOR = "BLIP3oTokenGenerator"
+const PROMPT_HEIGHT = 110 // five lines
 
 /** A colour of the user's palette wins; a palette without one clears the entry, which then falls back to ours. */
 function addColours(table) {
@@ -33,11 +35,12 @@ function addColours(table) {
   }
 }
 
-/** Nodes 2.0 reads its slots' colours from style sheets; a palette sets them on the root element and wins. */
+/** Nodes 2.0 reads its slots' colours and heights from style sheets; a palette sets colours on the root element and wins. */
 function addStyles() {
   const rules = Object.entries(WIRES).map(([type, colour]) => `--color-datatype-${type}: ${colour};`)
   const style = document.createElement("style")
-  style.textContent = `:root { ${rules.join(" ")} } ${NOTE_STYLE}`
+  const prompt = `[node-type="${GENERATOR}"] textarea { min-height: ${PROMPT_HEIGHT}px; }`
+  style.textContent = `:root { ${rules.join(" ")} } ${prompt} ${NOTE_STYLE}`
   document.head.append(style)
 }
 
@@ -82,8 +85,10 @@ function showNotes(node) {
   }
 }
 
-/** ComfyUI shrinks a node when a combo with inputs of its own gets its saved value: the prompt would be two lines. */
+/** ComfyUI leaves a prompt two lines when the node shows a preview, and shrinks a node with a combo as it opens. */
 function keepHeight(node) {
+  node.widgets.find((widget) => widget.name === "prompt").options.getMinHeight = () => PROMPT_HEIGHT
+  node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])])
   const configured = node.onConfigure
   node.onConfigure = function (saved) {
     configured?.call(this, saved)
@@ -95,7 +100,7 @@ app.registerExtension({
   name: "BLIP3o-NEXT",
   nodeCreated(node) {
     if (node.comfyClass?.startsWith("BLIP3o")) showNotes(node)
-    if (node.comfyClass === "BLIP3oTokenGenerator") keepHeight(node)
+    if (node.comfyClass === GENERATOR) keepHeight(node)
   },
   setup() {
     addColours(window.LGraphCanvas.link_type_colors)
