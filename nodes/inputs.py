@@ -50,12 +50,12 @@ class Node(io.ComfyNode):
 
     @classmethod
     def _run_with_notes(cls, schema, given: dict) -> io.NodeOutput:
-        """What `run` gives; a node with `has_intermediate_output` shows what it was told meanwhile."""
+        """What `run` gives, with the notes on it; `has_intermediate_output` shows them from the cache, too."""
         from .host import notes
 
         with notes.collected() as told:
             output = cls.run(**given)
-        if schema.has_intermediate_output:
+        if told or schema.has_intermediate_output:
             output.ui = {**(output.ui or {}), notes.NOTES: told}
         return output
 

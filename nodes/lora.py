@@ -15,6 +15,7 @@ class LoraLoader(Node):
             node_id="BLIP3oLoraLoader",
             display_name="BLIP3o LoRA Loader",
             category=CATEGORY,
+            has_intermediate_output=True,  # so that notes are shown from the cache, too
             description="Adds a LoRA to the language model, which decides what the image shows. For a LoRA of the "
             "diffusion model use LoraLoaderModelOnly.",
             search_aliases=[

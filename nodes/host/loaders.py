@@ -23,9 +23,10 @@ def load(folder: str, diffusion: str | None, dtype: str, lm_weights: str = PLAIN
     source = describe_source(checkpoint.folder, checkpoint.diffusion_folder)
     logging.getLogger(__name__).info("Diffusion configuration: %s", source)
     if checkpoint.diffusion_folder == BUNDLED_CONFIGS:
-        notes.show_with_result(FALLBACK)
+        notes.tell([FALLBACK], logging.INFO)
     elif not checkpoint.diffusion_folder.absolute().is_relative_to(checkpoint.folder.absolute()):
-        notes.show_with_result(f"The diffusion configuration is {source}.")  # of its own there is nothing to know
+        # Of its own there is nothing to know.
+        notes.tell([f"The diffusion configuration is {source}."], logging.INFO)
     language = load_language(folder, diffusion, dtype, lm_weights, checkpoint=checkpoint)
     vae = load_vae(folder, diffusion, dtype, checkpoint=checkpoint)
     model = load_diffusion(folder, diffusion, dtype, vae, checkpoint=checkpoint)

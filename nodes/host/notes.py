@@ -50,18 +50,13 @@ def collected() -> Iterator[list[str]]:
         _told.reset(before)
 
 
-def show_with_result(*notes: str) -> None:
-    """On the node, once its result is there."""
-    told = _told.get()
-    if told is not None:
-        told += notes
-
-
-def tell(notes: list[str]) -> None:
+def tell(notes: list[str], level: int = logging.WARNING) -> None:
     """On the node, once its result is there, and in the log."""
-    show_with_result(*notes)
+    told = _told.get()
     for note in notes:
-        logging.getLogger(__name__).warning("BLIP3o: %s", note)
+        if told is not None:
+            told.append(note)
+        logging.getLogger(__name__).log(level, "BLIP3o: %s", note)
 
 
 class Speed:
