@@ -150,7 +150,7 @@ def stitch(sample: Sample, first: str, second: str, spacing: int = 0) -> str:
 
 
 def text_to_image() -> Sample:
-    sample = Sample("BLIP3o-1-Text-to-Image")
+    sample = Sample("BLIP3o-1-Text-to-Image", note_height=390)
     loader = load(sample)
     chain = add_chain(sample, loader, START)
     sample.note = (
@@ -171,7 +171,7 @@ def text_to_image() -> Sample:
 
 
 def preview() -> Sample:
-    sample = Sample("BLIP3o-2-Quick-Preview")
+    sample = Sample("BLIP3o-2-Quick-Preview", note_height=390)
     loader = load(sample)
     chain = add_chain(sample, loader, START)
     inputs = dict(sample.prompt[chain.sampler]["inputs"])
