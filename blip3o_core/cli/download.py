@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         return None
     if files:
-        hub.check_space(folder, 0)
+        hub.check_space(folder, files)
         _ask(arguments.yes)
         hub.fetch(remote, folder, files, say)
     say("Complete. In ComfyUI, press R to refresh the lists, and choose it in BLIP3o Loader.")

@@ -18,7 +18,7 @@ from .published import Published
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 SCRATCH = ".download"  # hidden, so that it is in no list
-_SPARE = 2**28  # bytes that stay free on the disk
+SPARE = 2**28  # bytes that stay free on the disk
 _WINDOW = 2**20
 _AGAIN = "Run the same command again to resume."
 
@@ -78,7 +78,6 @@ def missing(remote: Remote, folder: Path) -> list[RemoteFile]:
 def fetch(remote: Remote, folder: Path, files: list[RemoteFile], say: Callable[[str], None]) -> None:
     """Fetch `files` into `folder`. Raises Blip3oError; what was fetched by then is kept, and resumed next time."""
     scratch = folder / SCRATCH
-    check_space(folder, sum(file.size for file in files) - _fetched(scratch))
     for number, file in enumerate(files, 1):
         say(f"{number}/{len(files)} {file.name} ({size_in_words(file.size)})")
         try:
@@ -118,14 +117,14 @@ def _fetch_part(remote: Remote, file: RemoteFile, part: Path) -> None:
         )  # fmt: skip
 
 
-def check_space(folder: Path, needed: int) -> None:
-    """Raise Blip3oError unless the disk of `folder`, which need not exist yet, has room for `needed` bytes."""
+def check_space(folder: Path, files: list[RemoteFile]) -> None:
+    """Raise Blip3oError unless the disk of `folder`, which need not exist yet, has room for what `fetch` fetches."""
     existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    free = free_space(existing)
-    if needed + _SPARE > free:
+    needed, free = sum(file.size for file in files) - _fetched(folder / SCRATCH) + SPARE, free_space(existing)
+    if needed > free:
         raise Blip3oError(
-            f"The download needs {size_in_words(needed + _SPARE)}, and the disk of {shown(folder)} has "
-            f"{size_in_words(free)} free. Free some space, or choose another folder with --to."
+            f"The download needs {size_in_words(needed)}, and the disk of {shown(folder)} has {size_in_words(free)} "
+            "free. Free some space, or choose another folder with --to."
         )
 
 

@@ -150,7 +150,7 @@ FILES = [
     header("all tensors as I16", "number format: .* is I16", declared("I16")),
     header("the embedding as U16", "number format: .* is U16", declared("U16", "model.embed_tokens.weight")),
 ]
-MANY = header("300,000 names more", "and 299,970 more", add("model.stranger", [0], 300_000))
+MANY = header("300,000 names more", None, add("model.stranger", [0], 300_000))
 
 
 def rewritten(name: str, says: str | None, edit: Callable[[dict], object], command=generate) -> Attack:
