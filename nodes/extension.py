@@ -11,6 +11,7 @@ from .load import ImageTokenizerLoader, Loader
 from .lora import LoraLoader
 from .reference import EditReferenceEncoder, MaskedEdit
 from .sample import DiffusionSampler, Scheduler
+from .token_files import LoadTokens, SaveTokens
 
 
 class Extension(ComfyExtension):
@@ -24,4 +25,5 @@ class Extension(ComfyExtension):
         return [
             Loader, ImageTokenizerLoader, TokenGenerator, EditReferenceEncoder, HiddenStateConditioner,
             DiffusionSampler, Scheduler, MaskedEdit, LoraLoader,
+            SaveTokens, LoadTokens,
         ]  # fmt: skip

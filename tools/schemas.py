@@ -21,8 +21,13 @@ LOCALES = TOP / "locales" / "en" / "nodeDefs.json"
 CONTRACT = TOP / "tests" / "host" / "node_contract.json"
 PREFIX = "BLIP3o"  # of our node ids
 # Combos that list what lies in the model folder: their options differ from machine to machine.
-LISTED = {("BLIP3oLoader", "checkpoint"), ("BLIP3oLoader", "diffusion_folder"), ("BLIP3oImageTokenizerLoader", "file"),
-          ("BLIP3oLoraLoader", "lora_name")}  # fmt: skip
+LISTED = {
+    ("BLIP3oLoader", "checkpoint"),
+    ("BLIP3oLoader", "diffusion_folder"),
+    ("BLIP3oImageTokenizerLoader", "file"),
+    ("BLIP3oLoraLoader", "lora_name"),
+    ("BLIP3oLoadTokens", "file"),
+}
 # Of an input's options, those that decide whether a saved value is still accepted, and how many widgets it has.
 KEPT = ("default", "min", "max", "step", "options", "control_after_generate")
 

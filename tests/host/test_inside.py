@@ -1,6 +1,10 @@
 """What no request can show: the pack's footprint in the host, and weights that move leaf by leaf."""
 
+import json
+
 import pytest
+
+from tools.schemas import CONTRACT
 
 
 def test_importing_the_pack_loads_nothing_else_and_changes_nothing(in_host):
@@ -49,9 +53,9 @@ def test_importing_the_pack_loads_nothing_else_and_changes_nothing(in_host):
         return {"loaded": sorted(loaded), "nodes": len(found), "same": settings() == before}
 
     seen = in_host(look)
-    assert seen["nodes"] == 9 and seen["same"]
+    assert seen["nodes"] == len(json.loads(CONTRACT.read_text(encoding="utf-8"))) and seen["same"]
     strangers = [name for name in seen["loaded"] if not name.startswith(".") and name]
-    light = (".nodes.host.folders", ".nodes.host.lora_files")
+    light = (".nodes.host.folders", ".nodes.host.lora_files", ".nodes.host.token_folder")
     heavy = [name for name in seen["loaded"] if name.startswith(".nodes.host.") and name not in light]
     assert strangers == heavy == [] and len(seen["loaded"]) < 60, seen["loaded"]
 
