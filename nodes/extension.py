@@ -5,6 +5,7 @@ import logging
 from . import requirements
 from .comfy_api import ComfyExtension
 from .condition import HiddenStateConditioner
+from .draft import ChooseDraft
 from .generate import TokenGenerator
 from .host import folders
 from .load import ImageTokenizerLoader, Loader
@@ -12,6 +13,7 @@ from .lora import LoraLoader
 from .reference import EditReferenceEncoder, MaskedEdit
 from .sample import DiffusionSampler, Scheduler
 from .token_files import LoadTokens, SaveTokens
+from .tokens import CompareTokens, SpliceTokens, ViewTokens
 
 
 class Extension(ComfyExtension):
@@ -25,5 +27,5 @@ class Extension(ComfyExtension):
         return [
             Loader, ImageTokenizerLoader, TokenGenerator, EditReferenceEncoder, HiddenStateConditioner,
             DiffusionSampler, Scheduler, MaskedEdit, LoraLoader,
-            SaveTokens, LoadTokens,
+            SaveTokens, LoadTokens, SpliceTokens, CompareTokens, ViewTokens, ChooseDraft,
         ]  # fmt: skip

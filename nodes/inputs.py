@@ -19,6 +19,8 @@ class Node(io.ComfyNode):
 
     # Choices whose lists change while the server runs. `host.folders` checks them, against the folders of that moment.
     FILES: tuple[str, ...] = ()
+    # Of a node with `is_input_list`, the inputs that are lists of numbers; of every other one it takes a single value.
+    LISTS: tuple[str, ...] = ()
     run: Callable[..., io.NodeOutput]  # what a node does with inputs that were checked, a class method
 
     @classmethod
@@ -31,8 +33,14 @@ class Node(io.ComfyNode):
             raise Blip3oError(
                 f"{schema.display_name} has no input {shown(name)!r}. Its inputs are: {', '.join(_names(schema))}."
             )
+        if schema.is_input_list:
+            given = {
+                name: _numbers(value) if name in cls.LISTS else _single(name, value) for name, value in given.items()
+            }
         for slot in schema.inputs:
-            if slot.id in given or isinstance(slot, io.DynamicCombo.Input):
+            if slot.id in cls.LISTS and given.get(slot.id) is not None:
+                given[slot.id] = [_number(each, False, slot, slot.id) for each in given[slot.id]]
+            elif slot.id in given or isinstance(slot, io.DynamicCombo.Input):
                 given[slot.id] = _checked(slot, given.get(slot.id), slot.id, cls.FILES)
         try:
             return cls._run_with_notes(schema, given)
@@ -58,6 +66,26 @@ class Node(io.ComfyNode):
         if told or schema.has_intermediate_output:
             output.ui = {**(output.ui or {}), notes.NOTES: told}
         return output
+
+
+def _single(name: str, values):
+    """The value of an input for which ComfyUI gives a list."""
+    if not isinstance(values, list) or len(values) != 1:
+        raise Blip3oError(f"{name} is {described(values)}. Connect a node that gives one value, not a list.")
+    return values[0]
+
+
+def _numbers(values) -> list | None:
+    """What ComfyUI gives for a list of numbers: each in an entry of its own, or all in one, also as a tensor."""
+    found: list = []
+    for value in values if isinstance(values, list | tuple) else [values]:
+        if hasattr(value, "flatten"):
+            found += value.flatten().tolist()
+        elif isinstance(value, list | tuple):
+            found += value
+        elif value is not None:
+            found.append(value)
+    return found or None
 
 
 def _names(schema) -> list[str]:
