@@ -69,6 +69,7 @@ class TokenGenerator(Node):
                     "Conditioner, too.",
                 ),
                 *_advanced(),
+                *_shown_while_writing(),
             ],
             outputs=[
                 TOKENS.Output(
@@ -88,9 +89,11 @@ class TokenGenerator(Node):
     def run(
         cls, lm, prompt, seed, batch_size=1, sampling=None, negative_prompt="", token_guidance=1.0,
         vocabulary=VOCABULARIES[0], special_tokens=SPECIAL_TOKENS[0], reference=None, prompt_lines=PROMPT_LINES[0],
+        model=None, vae=None,
     ):  # fmt: skip
         from .host.generation import describe, prompts_of, sampling_of
 
+        lm = lm if model is None or vae is None else lm.shown_by(model, vae)
         chosen = sampling_of(sampling, token_guidance, vocabulary)
         rows = prompts_of(prompt, batch_size, prompt_lines == "one per line")
         tokens = lm.generate_tokens(rows, seed, chosen, negative_prompt, special_tokens == "parse", reference)
@@ -145,3 +148,12 @@ def _advanced():
         io.Combo.Input("special_tokens", options=SPECIAL_TOKENS, tooltip=special, **more),
         io.Combo.Input("prompt_lines", options=PROMPT_LINES, tooltip=lines, **more),
     ]
+
+
+def _shown_while_writing():
+    model = (
+        "With model and vae connected, a rough render of the tokens so far is shown about once per quarter. It changes "
+        "no token."
+    )
+    vae = "The VAE for the rough renders, from BLIP3o Loader. Without it, or without model, the mosaic is shown."
+    return [io.Model.Input("model", optional=True, tooltip=model), io.Vae.Input("vae", optional=True, tooltip=vae)]

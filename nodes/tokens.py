@@ -115,4 +115,4 @@ class ViewTokens(Node):
 
 def cell_input():
     tooltip = "Pixels on a side of each square of the image. It changes nothing but the size of what is shown."
-    return io.Int.Input("cell_pixels", default=CELL_PIXELS, min=1, max=64, tooltip=tooltip)
+    return io.Int.Input("cell_pixels", default=CELL_PIXELS, min=1, max=64, optional=True, tooltip=tooltip)

@@ -21,9 +21,10 @@ PARTS = {
     "shortcuts": "fewer diffusion steps, and guidance in some of them",
     "speculative": "image tokens guessed several at a time",
     "data": "training data: memory of its items, and steps whose data is read ahead",
+    "drafts": "finishing a chosen draft, and rough renders while tokens are written; needs ComfyUI",
 }
 # Not part of "all": they need ComfyUI, compare the bundled model with itself, or are about training.
-APART = ("host", "shortcuts", "speculative", "data")
+APART = ("host", "shortcuts", "speculative", "data", "drafts")
 TOP = Path(__file__).parents[2]
 
 

@@ -4,6 +4,7 @@ It runs on the host's main device: the host's text-encoder device is the CPU on 
 """
 
 import logging
+from copy import copy
 from dataclasses import replace
 
 import comfy.model_management as mm
@@ -29,6 +30,7 @@ from . import colours, notes
 from .offload import dtypes, manage, streamed, swap_leaves
 from .part import Part
 from .quantised import PLAIN, check, quantise, scratch
+from .rough import RoughRenders
 
 PREVIEW_PIXELS = 8  # a token's square in the live preview
 
@@ -46,6 +48,7 @@ class Language(Part):
         self._changes: tuple[str, ...] = ()  # names of the patches that `with_patches` added, in order
         self._changes_uuid = None  # the host's name for exactly these; it differs from process to process
         self._arbitrary = None  # colours of the codes until some are learned; patches do not change them
+        self._shown_by: tuple = ()  # see `shown_by`
 
     @property
     def identity(self) -> str:
@@ -74,6 +77,12 @@ class Language(Part):
         changed._changes, changed._changes_uuid = (*self._patches, name), changed.patcher.patches_uuid
         return changed
 
+    def shown_by(self, model, vae) -> "Language":
+        """The same, which shows rough renders of the tokens so far while it writes."""
+        other = copy(self)
+        other._shown_by = (model, vae)
+        return other
+
     def prefill_bytes(self, rows: int, length: int) -> int:
         """Bytes beside the weights for one pass over `rows` x `length` tokens."""
         return memory.lm_prefill_bytes(self.network.config, rows, length, self.dtype) + self._scratch
@@ -93,21 +102,28 @@ class Language(Part):
         request = Request(prompts, seeds, negative_prompt, reference, features, parse_special)
         rows, longest = request.fed(self.encoder, sampling)
         warnings = notes.of_prompts(prompts) if self.is_bundled else []
-        with self.loaded(self.decode_bytes(rows, longest + total, not sampling.image_tokens_only)) as device:
+        needed = self.decode_bytes(rows, longest + total, not sampling.image_tokens_only)
+        with self.loaded(needed) as device:
+            rough = RoughRenders(self, *self._shown_by, request) if self._shown_by else None
+            if rough is not None:
+                rough.load(needed)
             tokens = generate_tokens(
                 self.network,
                 self.encoder,
                 request,
                 sampling,
-                callback=self._progress(device, len(prompts)),
+                callback=self._progress(device, len(prompts), rough),
                 source=self.identity,
                 compute=Compute(device, self.dtype, graphs_allowed()),
             )
         notes.tell(warnings)
         return tokens
 
-    def _progress(self, device, rows: int):
-        """A callback for every token; after each row of the grid it shows the codes so far, a colour each."""
+    def _progress(self, device, rows: int, rough: RoughRenders | None = None):
+        """A callback for every token; after each row of the grid it shows the codes so far, a colour each.
+
+        `rough`: its renders take their place as soon as there are any.
+        """
         network, bar = self.network, comfy.utils.ProgressBar(self.network.num_tokens)
         shows = args.preview_method != LatentPreviewMethod.NoPreviews  # the server's, or the prompt's own
         shown = self._code_colours(device) if shows else ()
@@ -117,7 +133,9 @@ class Language(Part):
             mm.throw_exception_if_processing_interrupted()
             if done == 1:  # only after a step is it known where the host's dynamic VRAM keeps the weights
                 self._warn_if_streamed(device, total)
-            image = _preview(codes(), network.grid, *shown) if shows and done % network.grid[1] == 0 else None
+            image = rough(done, codes) if shows and rough is not None else None
+            if image is None and shows and done % network.grid[1] == 0 and not (rough and rough.shown):
+                image = _preview(codes(), network.grid, *shown)
             speed.step(done)
             bar.update_absolute(done, total, image and ("JPEG", image, MAX_PREVIEW_RESOLUTION))
 

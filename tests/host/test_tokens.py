@@ -58,7 +58,7 @@ def test_the_bundled_models_tokens_have_the_colours_of_the_image(client):
     assert result.outputs["view"]["blip3o_notes"] == []
     shown = Image.open(io.BytesIO(client.view(**result.outputs["view"]["images"][0]))).convert("RGB")
     red, green, blue = np.asarray(shown, np.float32).mean((0, 1))
-    assert shown.size == (64, 64) and red > green and red > blue
+    assert shown.size == (32, 32) and red > green and red > blue
 
 
 def test_tokens_of_another_checkpoint_are_refused(client, other_checkpoint):
