@@ -109,7 +109,7 @@ class ViewTokens(Node):
 
         image, true = token_images.view(tokens, cell_pixels)
         if not true:
-            notes.tell([token_images.ARBITRARY])
+            notes.show_with_result(token_images.ARBITRARY)
         return io.NodeOutput(image, codes_as_text(tokens), ui=ui.PreviewImage(image, cls=cls).as_dict())
 
 

@@ -1,6 +1,5 @@
 """A LoRA on the language model, as patches that the host adds to the weights wherever they lie."""
 
-import logging
 from pathlib import Path
 
 from comfy.weight_adapter import LoRAAdapter
@@ -15,7 +14,7 @@ def add_lora(lm: Language, file: Path, strength: float) -> Language:
     if strength == 0:
         return lm
     lora = read_lora(file, language_matrices(lm.network))
-    notes.tell([f"{file.name}: {lora.summary}, strength {strength:g}"], logging.INFO)
+    notes.show_with_result(f"{file.name}: {lora.summary}, strength {strength:g}")
     if lm.is_quantised:
         notes.tell(
             [

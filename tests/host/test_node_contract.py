@@ -73,6 +73,9 @@ SEARCHES = {
     "img2img": "BLIP3oEditReferenceEncoder",
     "inpaint": "BLIP3oMaskedEdit",
     "ksampler": "BLIP3oDiffusionSampler",
+    "image chooser": "BLIP3oChooseDraft",
+    "save tokens": "BLIP3oSaveTokens",
+    "load tokens": "BLIP3oLoadTokens",
     "lora": "BLIP3oLoraLoader",
 }
 
