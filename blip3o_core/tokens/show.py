@@ -2,20 +2,16 @@
 
 import torch
 
+from .colours import mosaic
 from .image_tokens import ImageTokens
 
 DIMMED = 0.25  # brightness of a cell that is equal in both
 
 
-def grid_images(codes: torch.Tensor, colours: torch.Tensor, grid: tuple[int, int], side: int) -> torch.Tensor:
-    """(B, n) codes -> (B, H * side, W * side, 3) float32 in [0, 1]: a square a cell, black where there is no code.
-
-    `colours`: (K, 3) uint8.
-    """
-    rows, (height, width) = len(codes), grid
-    cells = torch.zeros(rows, height * width, 3)
-    cells[:, : codes.shape[1]] = colours[codes.clamp(0, len(colours) - 1)].float() / 255
-    return enlarged(cells.view(rows, height, width, 3), side)
+def grid_images(tokens: ImageTokens, side: int, colours: torch.Tensor, known: torch.Tensor | None = None):
+    """(B, H * side, W * side, 3) float32 in [0, 1]: a square for each cell. `colours`, `known`: see `mosaic`."""
+    rows = [mosaic(codes[None], colours, tokens.grid, known) for codes in tokens.codes]
+    return enlarged(torch.stack(rows).float() / 255, side)
 
 
 def enlarged(cells: torch.Tensor, side: int) -> torch.Tensor:

@@ -11,10 +11,11 @@ from ...blip3o_core.tiny.code_colours import bundled_colours
 from ...blip3o_core.tokens.compose import differing
 from ...blip3o_core.tokens.image_tokens import ImageTokens
 from ...blip3o_core.tokens.show import grid_images, side_by_side
+from .colours import learned
 
 ARBITRARY = (
-    "The colours are arbitrary: each code has its own, and similar codes have different ones. Only the bundled model's "
-    "codes are shown in the colours of the image."
+    "The colours are arbitrary: each code has its own, and similar codes have different ones. The colours of the image "
+    "are shown for the bundled model, and for a checkpoint some of whose images were rendered here."
 )
 
 
@@ -23,28 +24,32 @@ def _bundled_codes() -> CodesId:
     return open_checkpoint(bundled.resolve_checkpoint(None)).codes_id
 
 
-def colours_of(tokens: ImageTokens) -> tuple[torch.Tensor, bool]:
-    """(K, 3) uint8 colours of the codes, and whether they are those of the image."""
+def colours_of(tokens: ImageTokens) -> tuple[torch.Tensor, torch.Tensor | None, bool]:
+    """What `mosaic` takes, (K, 3) colours and which are known, and whether they are those of the image.
+
+    Tokens say which checkpoint wrote them as long as they have hidden states.
+    """
     if _bundled_codes().understands(tokens.codes_id):
-        return bundled_colours(), True
+        return bundled_colours(), None, True
     count = tokens.codes_id.num_codes or int(tokens.codes.max().clamp(min=0)) + 1
-    return torch.randint(32, 256, (count, 3), generator=seeded(0), dtype=torch.uint8), False
+    if tokens.hidden_source is not None:
+        found = learned(tokens.hidden_source.split(":")[0], count)
+        if found.known.any():
+            return found.colours, found.known, True
+    return torch.randint(32, 256, (count, 3), generator=seeded(0), dtype=torch.uint8), None, False
 
 
 def view(tokens: ImageTokens, side: int) -> tuple[torch.Tensor, bool]:
     """(B, H * side, W * side, 3) images, and whether they have the colours of the image."""
-    colours, true = colours_of(tokens)
-    return grid_images(tokens.codes, colours, tokens.grid, side), true
+    *colours, true = colours_of(tokens)
+    return grid_images(tokens, side, *colours), true
 
 
 def compare(a: ImageTokens, b: ImageTokens, side: int) -> tuple[torch.Tensor, float, str, torch.Tensor]:
-    """(B, H, W) mask of the cells that differ, the share that is equal, a line for each image, both next to each other.
-
-    Two empty or whole masks stay what they are: 0 is equal, 1 differs.
-    """
+    """(B, H, W) mask of the cells that differ, the share that is equal, a line for each row, both in one image."""
     differ = differing(a, b)
-    colours, _ = colours_of(a)
-    images = [grid_images(each.codes, colours, each.grid, side) for each in (a, b)]
+    *colours, _ = colours_of(a if a.hidden_source else b)
+    images = [grid_images(each, side, *colours) for each in (a, b)]
     cells = differ[0].numel()
     lines = [
         f"image {row}: {cells - int(own.sum())} of {cells} tokens are equal{_first(own)}"

@@ -5,16 +5,16 @@ import torch
 from blip3o_core.tokens.show import codes_as_text, grid_images, side_by_side
 
 
-def test_a_cell_has_the_colour_of_its_code():
-    """Catches a grid that is turned, and codes of words that stop the run."""
-    colours = torch.arange(9, dtype=torch.uint8).view(3, 3) * 20
-    image = grid_images(torch.tensor([[0, 1, 2, 99, -5]]), colours, (2, 3), 4)
-    assert image.shape == (1, 8, 12, 3)
-    cells = (image[0, ::4, ::4] * 255).round().byte()
-    assert torch.equal(cells[0], colours) and torch.equal(
-        cells[1], torch.stack([colours[2], colours[0], colours[0] * 0])
-    )
-    assert torch.equal(image[0, :4, :4], image[0, 0, 0].expand(4, 4, 3))
+def test_a_cell_has_the_colour_of_its_code(pipeline):
+    """Catches a grid that is turned, and images of a batch that are mixed up."""
+    tokens = pipeline.generate_tokens(["a", "b"], [1, 2])
+    colours = torch.randint(0, 256, (96, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    image = grid_images(tokens, 4, colours)
+    height, width = tokens.grid
+    assert image.shape == (2, 4 * height, 4 * width, 3)
+    cells = (image[:, ::4, ::4] * 255).round().byte()
+    assert torch.equal(cells.reshape(2, -1, 3), colours[tokens.codes])
+    assert torch.equal(image[1, 4:8, :4], image[1, 4, 0].expand(4, 4, 3))
 
 
 def test_only_different_cells_are_bright():
