@@ -1,5 +1,7 @@
 """Image tokens put together, compared and shown."""
 
+import logging
+
 from .comfy_api import io, ui
 from .inputs import Node
 from .sockets import CATEGORY, TOKENS
@@ -109,7 +111,7 @@ class ViewTokens(Node):
 
         image, true = token_images.view(tokens, cell_pixels)
         if not true:
-            notes.show_with_result(token_images.ARBITRARY)
+            notes.tell([token_images.ARBITRARY], logging.INFO)
         return io.NodeOutput(image, codes_as_text(tokens), ui=ui.PreviewImage(image, cls=cls).as_dict())
 
 

@@ -1,6 +1,7 @@
 """Drafts to choose from: small images for the node, and the outputs of the one that is chosen."""
 
 import hashlib
+import logging
 from pathlib import Path
 
 import folder_paths
@@ -36,7 +37,7 @@ def choose(
         choice = 1 + max(range(count), key=lambda k: scores[k])
     shown = {DRAFTS: thumbnails(images), CHOICE: [choice], SCORES: scores or []}
     if choice == 0:
-        notes.show_with_result(f"Click a draft, or set choice to 1 to {count}, and run again.")
+        notes.tell([f"Click a draft, or set choice to 1 to {count}, and run again."], logging.INFO)
         return (ExecutionBlocker(None),) * 3, shown
     index = choice - 1
     return (tokens.row(index), images[index : index + 1], index), shown

@@ -1,5 +1,6 @@
 """A LoRA on the language model, as patches that the host adds to the weights wherever they lie."""
 
+import logging
 from pathlib import Path
 
 from comfy.weight_adapter import LoRAAdapter
@@ -14,7 +15,7 @@ def add_lora(lm: Language, file: Path, strength: float) -> Language:
     if strength == 0:
         return lm
     lora = read_lora(file, language_matrices(lm.network))
-    notes.show_with_result(f"{file.name}: {lora.summary}, strength {strength:g}")
+    notes.tell([f"{file.name}: {lora.summary}, strength {strength:g}"], logging.INFO)
     if lm.is_quantised:
         notes.tell(
             [

@@ -1,6 +1,7 @@
 """Image tokens saved into ComfyUI's output folder, and loaded."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def save(tokens: ImageTokens, prefix: str, hidden) -> dict:
                 break
             except NameTaken:  # by another run, since ComfyUI looked
                 counter += 1
-    notes.show_with_result(f"Saved as {Path('output', subfolder, file).as_posix()}.")
+    notes.tell([f"Saved as {Path('output', subfolder, file).as_posix()}."], logging.INFO)
     return {"tokens": [{"filename": file, "subfolder": subfolder, "type": "output"}]}
 
 
