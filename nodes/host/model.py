@@ -41,9 +41,15 @@ class HostTransformer(DiffusionTransformer):
 
         `conditions`: what `DiffusionModel.extra_conds` gives, and other entries of the host, which are not used.
         """
-        options, tables = transformer_options or {}, self._tables_as(x.dtype)
+        tables, inputs = self._tables_as(x.dtype), (x, timestep, context, control, transformer_options or {})
         if tables:
-            return functional_call(self, tables, (x, timestep, context, control, options), conditions)
+            # Not through `forward`: where the host checkpoints it in training, that would be a checkpoint in another.
+            named = {f"network.{name}": table for name, table in tables.items()}
+            return functional_call(_Wrapped(self), named, inputs, conditions)
+        return self.wrapped(*inputs, **conditions)
+
+    def wrapped(self, x, timestep, context, control, options, **conditions):
+        """`forward` with the wrappers that nodes of the host put around the network."""
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         # Wrappers may change x in place, as EasyCache does. In float32 it is the sampler's own.
         x = x.clone() if wrappers else x
@@ -85,6 +91,17 @@ def meanflow_timesteps(timestep: torch.Tensor, transformer_options: dict | None)
         )
     sigma = timestep.float() / 1000
     return torch.stack([sigma, next_sigma(schedule.to(sigma), sigma)], dim=1)
+
+
+class _Wrapped(torch.nn.Module):
+    """A network whose call is its `wrapped`."""
+
+    def __init__(self, network: HostTransformer):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs, **conditions):
+        return self.network.wrapped(*inputs, **conditions)
 
 
 class _DiffusersCall:
