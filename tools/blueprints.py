@@ -12,7 +12,7 @@ from tools.comfyui.frontend import TWO_FRAMES, Frontend, open_frontend
 from tools.comfyui.server import PACK_FOLDER, Server
 from tools.comfyui.workflow import save_workflow
 from tools.environment import TOP
-from tools.samples import EDIT, START, Sample, add_chain, encode, load
+from tools.samples.parts import EDIT, START, Sample, add_chain, encode, load
 from tools.workflows import VERSION, flat, settled
 
 SUBGRAPHS = TOP / "subgraphs"

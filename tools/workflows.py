@@ -1,6 +1,6 @@
 """`make workflows`: writes `workflows/*.json` through ComfyUI's own frontend, after a node's widgets have changed.
 
-The graphs are in `samples.py`; the frontend turns each into the file a person would save. What the bundled model draws
+The graphs are in `samples/`; the frontend turns each into the file a person would save. What the bundled model draws
 with a sample becomes its thumbnail among ComfyUI's templates; samples for a published checkpoint have none.
 """
 
@@ -18,7 +18,8 @@ from tools.comfyui.frontend import TWO_FRAMES, Frontend, open_frontend
 from tools.comfyui.server import PACK_FOLDER, Server
 from tools.comfyui.workflow import WORKFLOWS, save_workflow, to_prompt
 from tools.environment import TOP
-from tools.samples import SAMPLES, Sample
+from tools.samples import SAMPLES
+from tools.samples.parts import Sample
 
 VERSION = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 GAP = 60  # between columns, in canvas units

@@ -4,7 +4,8 @@ import pytest
 
 from tests.support.layout import assert_readable, crowded, saved_boxes
 from tools.comfyui.workflow import load_workflow
-from tools.samples import ROOM, SAMPLES
+from tools.samples import SAMPLES
+from tools.samples.parts import ROOM
 
 IN_NODES_2 = ["BLIP3o-1-Text-to-Image", "BLIP3o-2-Quick-Preview", "BLIP3o-8-Keep-Unchanged"]
 

@@ -11,7 +11,8 @@ from blip3o_core.tiny.scenes.spec import Expected, Spec, compare
 from tools.comfyui.graphs import node
 from tools.comfyui.server import PACK_FOLDER
 from tools.comfyui.workflow import WORKFLOWS, load_workflow, to_prompt
-from tools.samples import EDIT, SAMPLES, START, TO_EDIT
+from tools.samples import SAMPLES
+from tools.samples.parts import EDIT, START, TO_EDIT
 
 SEEDS = range(1, 6)
 TINY = [sample.name for sample in SAMPLES if sample.tiny]
