@@ -5,11 +5,13 @@ import logging
 from . import requirements
 from .comfy_api import ComfyExtension
 from .condition import HiddenStateConditioner
+from .conditioning_files import LoadConditioning, SaveConditioning
 from .draft import ChooseDraft
 from .generate import TokenGenerator
 from .host import folders
 from .load import ImageTokenizerLoader, Loader
 from .lora import LoraLoader
+from .one_click import ImageEdit, TextToImage
 from .reference import EditReferenceEncoder, MaskedEdit
 from .sample import DiffusionSampler, Scheduler
 from .token_files import LoadTokens, SaveTokens
@@ -28,4 +30,5 @@ class Extension(ComfyExtension):
             Loader, ImageTokenizerLoader, TokenGenerator, EditReferenceEncoder, HiddenStateConditioner,
             DiffusionSampler, Scheduler, MaskedEdit, LoraLoader,
             SaveTokens, LoadTokens, SpliceTokens, CompareTokens, ViewTokens, ChooseDraft,
+            SaveConditioning, LoadConditioning, TextToImage, ImageEdit,
         ]  # fmt: skip

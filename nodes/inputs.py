@@ -21,6 +21,8 @@ class Node(io.ComfyNode):
     FILES: tuple[str, ...] = ()
     # Of a node with `is_input_list`, the inputs that are lists of numbers; of every other one it takes a single value.
     LISTS: tuple[str, ...] = ()
+    # Inputs that take what nodes of any model give on that wire; `run` checks them.
+    ANY_MODEL: tuple[str, ...] = ()
     run: Callable[..., io.NodeOutput]  # what a node does with inputs that were checked, a class method
 
     @classmethod
@@ -38,6 +40,8 @@ class Node(io.ComfyNode):
                 name: _numbers(value) if name in cls.LISTS else _single(name, value) for name, value in given.items()
             }
         for slot in schema.inputs:
+            if slot.id in cls.ANY_MODEL:
+                continue
             if slot.id in cls.LISTS and given.get(slot.id) is not None:
                 given[slot.id] = [_number(each, False, slot, slot.id) for each in given[slot.id]]
             elif slot.id in given or isinstance(slot, io.DynamicCombo.Input):
@@ -64,7 +68,7 @@ class Node(io.ComfyNode):
         with notes.collected() as told:
             output = cls.run(**given)
         if told or schema.has_intermediate_output:
-            output.ui = {**(output.ui or {}), notes.NOTES: told}
+            output.ui = {**(output.ui or {}), notes.NOTES: told, notes.TELLER: [schema.node_id]}
         return output
 
 

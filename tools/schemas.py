@@ -27,6 +27,9 @@ LISTED = {
     ("BLIP3oImageTokenizerLoader", "file"),
     ("BLIP3oLoraLoader", "lora_name"),
     ("BLIP3oLoadTokens", "file"),
+    ("BLIP3oLoadConditioning", "file"),
+    ("BLIP3oTextToImage", "checkpoint"),
+    ("BLIP3oImageEdit", "checkpoint"),
 }
 # Of an input's options, those that decide whether a saved value is still accepted, and how many widgets it has.
 KEPT = ("default", "min", "max", "step", "options", "control_after_generate")

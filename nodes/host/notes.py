@@ -16,7 +16,9 @@ from ...blip3o_core.checkpoint import bundled
 from ...blip3o_core.tiny.scenes.flat import is_flat
 from ...blip3o_core.tiny.scenes.known_words import unknown_words
 
-NOTES = "blip3o_notes"  # what web/js looks for in the result of a node
+# What web/js looks for in the result of a node: its notes, and who tells them. A one-click node shows those of all the
+# nodes in it.
+NOTES, TELLER = "blip3o_notes", "blip3o_teller"
 MOST_WORDS = 12  # of a prompt, in a note
 PROGRESS_SECONDS = 0.25  # at least, between two texts
 
@@ -30,13 +32,16 @@ def is_bundled(folder) -> bool:
 def show(text: str) -> None:
     """On the node that is running, where the host has a page and can say which node that is."""
     try:
+        from comfy_execution.progress import get_progress_state
         from comfy_execution.utils import get_executing_context
         from server import PromptServer
     except ImportError:
         return
     context, server = get_executing_context(), getattr(PromptServer, "instance", None)
     if context is not None and hasattr(server, "send_progress_text"):
-        server.send_progress_text(text, context.node_id, server.client_id)
+        # A node in a one-click node is not on the page: the text stands on the one that is.
+        shown = get_progress_state().dynprompt.get_display_node_id(context.node_id)
+        server.send_progress_text(text, shown, server.client_id)
 
 
 @contextmanager

@@ -63,6 +63,10 @@ def test_a_tooltip_has_two_sentences_at_most(client):
 # What people type into the node search -> the node that does it.
 SEARCHES = {
     "text to image": "BLIP3oTokenGenerator",
+    "one click": "BLIP3oTextToImage",
+    "edit image": "BLIP3oImageEdit",
+    "save conditioning": "BLIP3oSaveConditioning",
+    "load conditioning": "BLIP3oLoadConditioning",
     "txt2img": "BLIP3oTokenGenerator",
     "generate image": "BLIP3oTokenGenerator",
     "text encode": "BLIP3oHiddenStateConditioner",

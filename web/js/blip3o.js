@@ -10,7 +10,7 @@ const WIRES = {
   BLIP3O_REFERENCE: "#8fce6b",
 }
 const ERROR_SECONDS = 30
-const NOTES = "blip3o_notes" // as in nodes/host/notes.py
+const [NOTES, TELLER] = ["blip3o_notes", "blip3o_teller"] // as in nodes/host/notes.py
 const MARGIN = 10 // of a widget that is an element, in canvas units
 const NOTE_STYLE = `
   .blip3o-notes { overflow: hidden; }
@@ -70,12 +70,14 @@ function addNote(node) {
   return widget
 }
 
-/** A result without notes takes those of the one before away. */
+/** A result without notes takes those of the one before away. A one-click node shows those of every node in it. */
 function showNotes(node) {
   const executed = node.onExecuted
+  const told = new Map()
   node.onExecuted = function (output) {
     executed?.call(this, output)
-    const notes = output?.[NOTES] ?? []
+    told.set(String(output?.[TELLER]), output?.[NOTES] ?? [])
+    const notes = [...told.values()].flat()
     let widget = this.widgets?.find((one) => one.name === NOTES)
     if (notes.length) {
       widget ??= addNote(this)
