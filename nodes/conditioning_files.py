@@ -48,11 +48,8 @@ class SaveConditioning(Node):
     @classmethod
     def run(cls, conditioning, filename_prefix=f"{FOLDER}/blip3o"):
         from .host import conditioning as files
-        from .host import notes
 
         saved = files.save(conditioning, filename_prefix, END, cls.hidden)
-        place = f"{saved['subfolder']}/{saved['filename']}".lstrip("/")
-        notes.tell([f"Saved {place} in the output folder."], notes.logging.INFO)
         return io.NodeOutput(conditioning, ui={"conditionings": [saved]})
 
 

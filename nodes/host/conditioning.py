@@ -8,7 +8,7 @@ from comfy import clip_vision
 from ...blip3o_core import memory
 from ...blip3o_core.errors import Blip3oError, shown
 from ...blip3o_core.weights.nested_file import CannotStore, load_nested, save_nested
-from . import saved_files
+from . import saving
 
 KIND = "conditioning"
 REMEDY = "Save the conditioning again with BLIP3o Save Conditioning, or choose another file."
@@ -31,7 +31,7 @@ def save(conditioning, prefix: str, end: str, hidden) -> dict:
         save_nested(path, conditioning, KIND, metadata, _pack, replace=False)
 
     try:
-        return saved_files.save(prefix, end, write, hidden)
+        return saving.save(prefix, end, write, hidden)
     except CannotStore as error:
         raise _explained(error) from None
 

@@ -1,15 +1,11 @@
-"""Files that nodes save into ComfyUI's output folder, and find again there and in the input folder."""
+"""Files that nodes saved, in ComfyUI's output folder and in its input folder. Imported at ComfyUI's door."""
 
-import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import folder_paths
-from comfy.cli_args import args
 
-from ...blip3o_core.errors import Blip3oError, first_line, shown
-from ...blip3o_core.files import NameTaken, naming_failures
+from ...blip3o_core.errors import Blip3oError, shown
 from . import folders
 
 OUTPUT = " [output]"  # how ComfyUI marks a name in its output folder
@@ -54,35 +50,3 @@ def resolve(name: str, end: str, what: str) -> Path:
 def fingerprint(name: str, end: str) -> str:
     """Of the file's path, size and time: the node runs again if one changes."""
     return folders.fingerprint_of(lambda: str(resolve(name, end, "")), name)
-
-
-def save(prefix: str, end: str, write: Callable[[Path, dict[str, str]], None], hidden) -> dict:
-    """Write the next free `<prefix>_00001_<end>` in the output folder -> how ComfyUI names it.
-
-    `write(path, metadata)` raises NameTaken where the file exists. `hidden`: of the node, for the workflow to keep.
-    """
-    try:
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            prefix, folder_paths.get_output_directory()
-        )
-    except Exception as error:  # the host has no type of its own for it
-        raise Blip3oError(
-            f"filename_prefix is {shown(repr(prefix))}: {first_line(error)} Choose a name inside the output folder."
-        ) from error
-    while True:
-        file = f"{name}_{counter:05}_{end}"
-        try:
-            with naming_failures(Path(folder, file)):
-                write(Path(folder, file), _metadata(hidden))
-        except NameTaken:  # by another process, in the meantime
-            counter += 1
-            continue
-        return {"filename": file, "subfolder": subfolder, "type": "output"}
-
-
-def _metadata(hidden) -> dict[str, str]:
-    """The prompt and the workflow as ComfyUI's own savers store them, unless the server was told not to."""
-    if args.disable_metadata:
-        return {}
-    kept = {} if hidden.prompt is None else {"prompt": json.dumps(hidden.prompt)}
-    return kept | {name: json.dumps(value) for name, value in (hidden.extra_pnginfo or {}).items()}

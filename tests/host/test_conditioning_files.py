@@ -80,7 +80,7 @@ def test_files_that_are_no_conditioning_are_named(client, server):
     graph = saving()
     graph["positive"]["inputs"]["filename_prefix"] = "../out"
     result = client.run(graph)
-    assert result.status == "error" and "Choose a name inside the output folder" in result.error["exception_message"]
+    assert result.status == "error" and "must name a file in the output folder" in result.error["exception_message"]
 
 
 def test_conditioning_of_other_models(in_host):

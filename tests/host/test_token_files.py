@@ -115,5 +115,5 @@ def test_a_prefix_outside_of_the_output_folder_is_refused(client, server, prefix
     """Catches a workflow from the net that writes where it likes."""
     graph = text_to_image() | {"keep": node("BLIP3oSaveTokens", tokens=["generate", 0], filename_prefix=prefix)}
     error = client.run(graph).error
-    assert error["exception_type"] == "Blip3oError" and "such as 'tokens/BLIP3o'" in error["exception_message"]
+    assert error["exception_type"] == "Blip3oError" and "such as 'saved/BLIP3o'" in error["exception_message"]
     assert not list(server.base.glob("outside*"))
