@@ -13,6 +13,7 @@ from .load import ImageTokenizerLoader, Loader
 from .lora import LoraLoader
 from .one_click import ImageEdit, TextToImage
 from .reference import EditReferenceEncoder, MaskedEdit
+from .resample import ResampleTokens
 from .sample import DiffusionSampler, Scheduler
 from .token_files import LoadTokens, SaveTokens
 from .tokens import CompareTokens, SpliceTokens, ViewTokens
@@ -27,7 +28,7 @@ class Extension(ComfyExtension):
 
     async def get_node_list(self):
         return [
-            Loader, ImageTokenizerLoader, TokenGenerator, EditReferenceEncoder, HiddenStateConditioner,
+            Loader, ImageTokenizerLoader, TokenGenerator, ResampleTokens, EditReferenceEncoder, HiddenStateConditioner,
             DiffusionSampler, Scheduler, MaskedEdit, LoraLoader,
             SaveTokens, LoadTokens, SpliceTokens, CompareTokens, ViewTokens, ChooseDraft,
             SaveConditioning, LoadConditioning, TextToImage, ImageEdit,

@@ -56,12 +56,7 @@ class TokenGenerator(Node):
                     tooltip="How many different images to write at once, with seed, seed + 1, seed + 2 and so on. More "
                     "take more memory.",
                 ),
-                io.DynamicCombo.Input(
-                    "sampling",
-                    options=_sampling(),
-                    tooltip="'sample' picks each token at random among the likely ones: every seed gives another "
-                    "image. 'greedy' takes the likeliest: the seed changes nothing.",
-                ),
+                sampling_input(),
                 REFERENCE.Input(
                     "reference",
                     optional=True,
@@ -100,8 +95,12 @@ class TokenGenerator(Node):
         return io.NodeOutput(tokens, describe(tokens, lm, reference))
 
 
-def _sampling():
+def sampling_input():
     """top-k, then top-p on the survivors, temperature 1: the defaults are the authors'."""
+    tooltip = (
+        "'sample' picks each token at random among the likely ones: every seed gives another image. 'greedy' takes the "
+        "likeliest: the seed changes nothing."
+    )
     top_k = (
         "Each token is picked among this many of the likeliest. 1200 is the authors' value; fewer is safer and less "
         "varied, 0 keeps all."
@@ -113,25 +112,30 @@ def _sampling():
     temperature = (
         "1 is the authors' value. Lower keeps to likely shapes, higher gives more surprises and more mistakes."
     )
-    return [
-        io.DynamicCombo.Option(
-            "sample",
-            [
-                io.Int.Input("top_k", default=1200, min=0, max=65536, tooltip=top_k),
-                decimal_input("top_p", 0.95, 0.01, 1.0, 0.01, top_p),
-                decimal_input("temperature", 1.0, 0.01, 5.0, 0.01, temperature),
-            ],
-        ),
-        io.DynamicCombo.Option("greedy", []),
+    sample = [
+        io.Int.Input("top_k", default=1200, min=0, max=65536, tooltip=top_k),
+        decimal_input("top_p", 0.95, 0.01, 1.0, 0.01, top_p),
+        decimal_input("temperature", 1.0, 0.01, 5.0, 0.01, temperature),
     ]
+    options = [io.DynamicCombo.Option("sample", sample), io.DynamicCombo.Option("greedy", [])]
+    return io.DynamicCombo.Input("sampling", options=options, tooltip=tooltip)
 
 
-def _advanced():
+def guidance_inputs():
+    """The negative prompt and how strongly the tokens are led away from it."""
     more = {"optional": True, "advanced": True}
     negative = "What the image should not show. It acts only while token_guidance is above 1."
     guidance = (
         "1 is off, as in the authors' code. Higher values follow the prompt more closely and take about twice as long."
     )
+    return [
+        io.String.Input("negative_prompt", multiline=True, default="", dynamic_prompts=True, tooltip=negative, **more),
+        decimal_input("token_guidance", 1.0, 1.0, 20.0, 0.1, guidance, **more),
+    ]
+
+
+def _advanced():
+    more = {"optional": True, "advanced": True}
     vocabulary = (
         "'image tokens' always writes a whole image. 'full' may also write words or end an image early, as the "
         "authors' code does."
@@ -142,8 +146,7 @@ def _advanced():
     )
     lines = "'one per line' makes an image of every line of the prompt. Each line is written batch_size times."
     return [
-        io.String.Input("negative_prompt", multiline=True, default="", dynamic_prompts=True, tooltip=negative, **more),
-        decimal_input("token_guidance", 1.0, 1.0, 20.0, 0.1, guidance, **more),
+        *guidance_inputs(),
         io.Combo.Input("vocabulary", options=VOCABULARIES, tooltip=vocabulary, **more),
         io.Combo.Input("special_tokens", options=SPECIAL_TOKENS, tooltip=special, **more),
         io.Combo.Input("prompt_lines", options=PROMPT_LINES, tooltip=lines, **more),

@@ -30,7 +30,8 @@ class Anew:
     marked: torch.Tensor  # (1 or B, H, W) bool: the cells to write
     seeds: list[int]  # of each row
     sampling: Sampling = Sampling()
-    request: Request | None = None  # another prompt, or a negative one, for the marked cells; None: the tokens' own
+    # Another prompt, or a negative one, for the marked cells. None, or one without prompts: the tokens' own.
+    request: Request | None = None
 
 
 def resample_tokens(
@@ -65,7 +66,7 @@ def resample_tokens(
             raise Blip3oError("Token guidance above 1 needs a request, which says what it leads away from.")
         negative = anew.request.prompt_ids(encoder, anew.request.negative_prompt or "")
     codes, start = tokens.codes.clone(), language.vocabulary.image_start
-    done, total = 0, _passes(marked)
+    done, total = 0, passes(marked)
     for rows in _alike(marked):
         own = torch.tensor(rows)
         for first, count in runs(marked[rows[0]]):
@@ -91,7 +92,7 @@ def resample_tokens(
 def _context(encoder: PromptEncoder, anew: Anew):
     """(prompts, ids, features) that the new cells follow."""
     tokens, request = anew.tokens, anew.request
-    if request is None:
+    if request is None or not request.prompts:
         ids = tokens.prompt_ids or [encoder.encode(prompt) for prompt in tokens.prompts]
         return tokens.prompts, ids, tokens.features
     if len(request.prompts) != len(tokens):
@@ -120,7 +121,7 @@ def _alike(marked: torch.Tensor) -> list[list[int]]:
     return list(groups.values())
 
 
-def _passes(marked: torch.Tensor) -> int:
+def passes(marked: torch.Tensor) -> int:
     """Tokens that are written one after the other."""
     return sum(int(marked[rows[0]].sum()) for rows in _alike(marked))
 

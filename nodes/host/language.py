@@ -112,36 +112,37 @@ class Language(Part):
                 self.encoder,
                 request,
                 sampling,
-                callback=self._progress(device, len(prompts), rough),
+                callback=self.progress(device, len(prompts), total, rough),
                 source=self.identity,
                 compute=Compute(device, self.dtype, graphs_allowed()),
             )
         notes.tell(warnings)
         return tokens
 
-    def _progress(self, device, rows: int, rough: RoughRenders | None = None):
-        """A callback for every token; after each row of the grid it shows the codes so far, a colour each.
+    def progress(self, device, rows: int, total: int, rough: RoughRenders | None = None):
+        """A callback for each of `total` tokens; once per grid width it shows the codes so far, a colour each.
 
         `rough`: its renders take their place as soon as there are any.
         """
-        network, bar = self.network, comfy.utils.ProgressBar(self.network.num_tokens)
+        grid, bar = self.network.grid, comfy.utils.ProgressBar(total)
         shows = args.preview_method != LatentPreviewMethod.NoPreviews  # the server's, or the prompt's own
-        shown = self._code_colours(device) if shows else ()
-        speed = notes.Speed(network.num_tokens, rows)
+        shown = self.mosaic_colours() if shows else ()
+        speed = notes.Speed(total, rows)
 
         def step(done, total, codes):
             mm.throw_exception_if_processing_interrupted()
             if done == 1:  # only after a step is it known where the host's dynamic VRAM keeps the weights
                 self._warn_if_streamed(device, total)
             image = rough(done, codes) if shows and rough is not None else None
-            if image is None and shows and done % network.grid[1] == 0 and not (rough and rough.shown):
-                image = _preview(codes(), network.grid, *shown)
+            due = done % grid[1] == 0 or done == total
+            if image is None and shows and due and not (rough and rough.shown):
+                image = _preview(codes(), grid, *shown)
             speed.step(done)
             bar.update_absolute(done, total, image and ("JPEG", image, MAX_PREVIEW_RESOLUTION))
 
         return step
 
-    def _code_colours(self, device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def mosaic_colours(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What the mosaic shows, see `mosaic`: (K, 3) colours, and which of them are known."""
         if self.is_bundled:
             return bundled_colours(), None
@@ -149,8 +150,9 @@ class Language(Part):
         if learned.known.any():
             return learned.colours, learned.known
         if self._arbitrary is None:
-            embedding = self.network.code_embedding(torch.empty(0, device=device, dtype=self.dtype))
-            self._arbitrary = code_colours(embedding)
+            with self.loaded(0) as device:
+                like = torch.empty(0, device=device, dtype=self.dtype)
+                self._arbitrary = code_colours(self.network.code_embedding(like))
         return self._arbitrary, None
 
     def _warn_if_streamed(self, device, total: int) -> None:
@@ -177,7 +179,7 @@ class Language(Part):
             tokens = replace(tokens, prompt_ids=[self.encoder.encode(prompt) for prompt in tokens.prompts])
             reads = reference is not None
         else:
-            reads = tokens.features is not None or self._has_codes(tokens.prompt_ids[0])
+            reads = self.reads_reference(tokens)
         if asked.cross or asked.noise:
             notes.tell(notes.of_reference(reads, reference is not None))
         longest = max(map(len, tokens.prompt_ids)) + tokens.codes.shape[1]
@@ -198,10 +200,11 @@ class Language(Part):
             extra = extra | colours.origin(tokens, positive, self._checkpoint, self.network.vocabulary.num_codes)
         return [[positive, extra]], [[negative, null]]
 
-    def _has_codes(self, ids: list[int]) -> bool:
-        """Whether a prompt holds the image tokens of a reference."""
+    def reads_reference(self, tokens: ImageTokens) -> bool:
+        """Whether the prompt of the tokens holds a reference, as features or as image tokens."""
         first, count = self.network.vocabulary.image_start, self.network.vocabulary.num_codes
-        return any(first <= one < first + count for one in ids)
+        ids = tokens.prompt_ids[0] if tokens.prompt_ids else []
+        return tokens.features is not None or any(first <= one < first + count for one in ids)
 
 
 def _preview(codes: torch.Tensor, grid: tuple[int, int], table: torch.Tensor, known=None) -> Image.Image:

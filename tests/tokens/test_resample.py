@@ -95,6 +95,10 @@ def test_marked_cells_may_follow_another_prompt(pipeline, tokens, resample):
     assert torch.equal(other.codes[:, :5], tokens.codes[:, :5])
     guided = resample(tokens, marked, seeds, request=request, sampling=Sampling(guidance=3.0))
     assert not torch.equal(guided.codes, other.codes)
+    negative_only = Request([], [], "two dogs")
+    own = resample(tokens, marked, seeds, request=negative_only, sampling=Sampling(guidance=3.0))
+    same = resample(tokens, marked, seeds, request=Request(PROMPTS, seeds, "two dogs"), sampling=Sampling(guidance=3.0))
+    assert torch.equal(own.codes, same.codes) and own.prompt_ids == tokens.prompt_ids
 
 
 def test_progress_counts_the_marked_cells_and_cancelling_changes_nothing(tokens, resample):
