@@ -11,7 +11,7 @@ from tools import translations
 ENGLISH = translations.texts(translations.ENGLISH)
 EXPECTED = ["es", "fr", "ja", "ko", "zh"]
 # Names that are the same word in another language, as ComfyUI's own interface has them.
-SAME = {"checkpoint", "image", "images", "latent", "original", "prompt", "sigmas", "tokens", "top_k", "top_p", "vae"}
+SAME = set("checkpoint code image images latent original prompt sigmas token tokens top_k top_p vae".split())
 # What has to be typed or chosen as it is: a quoted value, a file, a folder, a control token.
 VALUES = re.compile(r"(?<!\w)'[^']+'(?!\w)|[\w/]+\.(?:pth|json)|\.pth|models/blip3o|<[^<>]+>|TA-Tok|bf16|LoRA")
 NUMBERS = re.compile(r"(?<![A-Za-z])\d+(?:\.\d+)?")
@@ -53,6 +53,7 @@ def test_a_changed_english_text_is_reported(tmp_path, monkeypatch):
         (tmp_path / language).mkdir()
         nodes = {"Node": {"description": text}} | ({"Gone": {"description": text}} if language == "zh" else {})
         (tmp_path / language / "nodeDefs.json").write_text(json.dumps(nodes), encoding="utf-8")
+        (tmp_path / language / "main.json").write_text("{}", encoding="utf-8")
     record = tmp_path / "translated_from.json"
     record.write_text(json.dumps({"zh": {"Node.description": translations.digest("An old text.")}}))
     monkeypatch.setattr(translations, "LOCALES", tmp_path)

@@ -3,7 +3,7 @@
     python -m tools.translations                what is left to do in every language
     python -m tools.translations --done zh ja   records that these languages say what English says now
 
-English is written by `python -m tools.schemas locales`; every other language in `locales/` by hand.
+The English texts of the nodes are written by `python -m tools.schemas locales`; all others in `locales/` by hand.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def languages() -> list[str]:
 
 
 def texts(language: str) -> dict[str, str]:
-    """Every name, tooltip and description, by its place: "BLIP3oLoader.inputs.dtype.tooltip"."""
+    """Every text of nodes and page, by its place: "BLIP3oLoader.inputs.dtype.tooltip", "blip3o.canvas.undo"."""
     found: dict[str, str] = {}
 
     def collect(part: dict, path: str) -> None:
@@ -34,7 +34,8 @@ def texts(language: str) -> dict[str, str]:
             else:
                 found[path + key] = value
 
-    collect(json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8")), "")
+    for name in ("nodeDefs.json", "main.json"):  # of the nodes, and of what web/js adds to the page
+        collect(json.loads((LOCALES / language / name).read_text(encoding="utf-8")), "")
     return found
 
 

@@ -20,6 +20,7 @@ const NOTE_STYLE = `
     overflow-wrap: break-word; user-select: text;
   }`
 const GENERATOR = "BLIP3oTokenGenerator"
+const SAMPLING = [GENERATOR, "BLIP3oResampleTokens"]
 const PROMPT_HEIGHT = 110 // five lines
 
 /** A colour of the user's palette wins; a palette without one clears the entry, which then falls back to ours. */
@@ -102,7 +103,7 @@ app.registerExtension({
   name: "BLIP3o-NEXT",
   nodeCreated(node) {
     if (node.comfyClass?.startsWith("BLIP3o")) showNotes(node)
-    if (node.comfyClass === GENERATOR) keepHeight(node)
+    if (SAMPLING.includes(node.comfyClass)) keepHeight(node)
   },
   setup() {
     addColours(window.LGraphCanvas.link_type_colors)
