@@ -7,7 +7,7 @@ from tools.comfyui.frontend import TWO_FRAMES, Frontend
 from tools.comfyui.graphs import node, text_to_image
 
 GRID = 8
-RENDERERS = [False, pytest.param(True, marks=pytest.mark.long, id="Nodes 2.0")]
+RENDERERS = [pytest.param(False, id="classic"), pytest.param(True, marks=pytest.mark.long, id="Nodes 2.0")]
 FIND = """() => {
     const node = window.app.graph._nodes.find(node => node.type === "BLIP3oResampleTokens");
     const widget = name => node.widgets.find(widget => widget.name === name);
@@ -156,18 +156,19 @@ def test_cells_are_brushed_undone_run_saved_and_found_again(frontend, server, re
         other.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("vue", RENDERERS)
+@pytest.mark.long
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "Nodes 2.0"])
 def test_the_keyboard_marks_and_foreign_marks_are_told(frontend, renderer, vue):
     """Catches a canvas that only a mouse can use, and marks of a different grid that are brushed over unseen."""
     renderer(vue)
     frontend.load_prompt(graph())
     assert frontend.run()[0] == "execution_success"
     canvas, page = Canvas(frontend), frontend.page
+    canvas.press("Brush size 1")
     page.locator(".blip3o-canvas canvas").focus()
     for key in ("ArrowDown", "ArrowDown", "ArrowRight", "Space", "ArrowRight", "Space", "Space"):
         page.keyboard.press(key)
-    assert canvas.see("marks") == "8x8: 8" and "row 1 · column 1 · token 9" in canvas.see("status")
+    assert canvas.see("marks") == "8x8: 9" and "row 1 · column 2 · token 10" in canvas.see("status")
     page.evaluate("""() => {
         const node = window.app.graph._nodes.find(node => node.type === "BLIP3oResampleTokens");
         const widget = node.widgets.find(widget => widget.name === "marks");
