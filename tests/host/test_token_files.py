@@ -117,3 +117,21 @@ def test_a_prefix_outside_of_the_output_folder_is_refused(client, server, prefix
     error = client.run(graph).error
     assert error["exception_type"] == "Blip3oError" and "such as 'saved/BLIP3o'" in error["exception_message"]
     assert not list(server.base.glob("outside*"))
+
+
+def test_metadata_can_be_left_out(in_host):
+    """Catches a workflow in a file although ComfyUI was started with --disable-metadata."""
+
+    def look(module):
+        from types import SimpleNamespace
+
+        from comfy.cli_args import args
+
+        metadata = module(".nodes.host.token_files")._metadata
+        hidden = SimpleNamespace(prompt={"1": {}}, extra_pnginfo={"workflow": {}})
+        kept = metadata(hidden)
+        args.disable_metadata = True
+        return [kept, metadata(hidden), metadata(None)]
+
+    kept, *left_out = in_host(look)
+    assert kept == {"prompt": '{"1": {}}', "workflow": "{}"} and left_out == [{}, {}]
