@@ -135,3 +135,25 @@ def test_metadata_can_be_left_out(in_host):
 
     kept, *left_out = in_host(look)
     assert kept == {"prompt": '{"1": {}}', "workflow": "{}"} and left_out == [{}, {}]
+
+
+def test_two_runs_at_once_get_two_files(in_host):
+    """Catches a file that is overwritten because another run took its number after ComfyUI looked."""
+
+    def look(module):
+        from pathlib import Path
+
+        import folder_paths
+        import torch
+
+        image_tokens, vocabulary = module(".blip3o_core.tokens.image_tokens"), module(".blip3o_core.prompts.vocabulary")
+        codes = torch.arange(4)[None]
+        tokens = image_tokens.ImageTokens(codes, (2, 2), ["a"], None, [0], [4], vocabulary.CodesId(num_codes=9))
+        folder = Path(folder_paths.get_output_directory(), "taken")
+        folder.mkdir()
+        (folder / "x_00001_.safetensors").write_bytes(b"mine")
+        folder_paths.get_save_image_path = lambda *_: (str(folder), "x", 1, "taken", "taken/x")
+        [place] = module(".nodes.host.token_files").save(tokens, "taken/x", None)["tokens"]
+        return [place["filename"], (folder / "x_00001_.safetensors").read_text()]
+
+    assert in_host(look) == ["x_00002_.safetensors", "mine"]
