@@ -45,6 +45,33 @@ def test_a_render_that_fails_leaves_the_mosaic(client, server):
     assert server.log.read_text(errors="replace")[before:].count("the tokens so far are not rendered") == 1
 
 
+def test_an_error_in_a_render_stops_rendering_and_nothing_else(in_host):
+    """Catches an error that ends the run in which it happens, one that is tried again, and a cancel that is swallowed."""
+
+    def look(module):
+        import comfy.model_management as mm
+        import torch
+
+        kind, calls = module(".nodes.host.rough").RoughRenders, []
+        rough = object.__new__(kind)
+        rough._works, rough._due, rough._rows, rough.shown = True, {5, 10}, 1, False
+
+        def failing(codes):
+            calls.append(codes.shape[1])
+            raise errors.pop(0)
+
+        kind._pixels = staticmethod(failing)
+        errors, found = [mm.InterruptProcessingException(), torch.OutOfMemoryError("full")], []
+        try:
+            rough(5, lambda: torch.zeros(1, 5))
+        except mm.InterruptProcessingException:
+            found.append("cancelled")
+        found += [rough(done, lambda: torch.zeros(1, 5)) for done in (4, 5, 10)]
+        return [found, calls, rough.shown]
+
+    assert in_host(look) == [["cancelled", None, None, None], [5, 5], False]
+
+
 def test_cancelling_works_as_without(client, long_checkpoint):
     """Catches an interrupt that a render takes for an error of its own."""
     rows = []
