@@ -46,7 +46,7 @@ def test_a_render_that_fails_leaves_the_mosaic(client, server):
 
 
 def test_an_error_in_a_render_stops_rendering_and_nothing_else(in_host):
-    """Catches an error that ends the whole run, one that comes again at each quarter, and a cancel that is swallowed."""
+    """Catches an error that ends the whole run or comes again at each quarter, and a cancel that is swallowed."""
 
     def look(module):
         import comfy.model_management as mm

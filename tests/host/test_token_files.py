@@ -81,10 +81,10 @@ def test_another_run_gets_another_file_and_the_workflow(client, saved):
 
 def test_a_file_that_changed_is_read_again(client, server, saved):
     """Catches a cache that knows a file by its name: the old image would appear under the new one's name."""
+    other = client.run(text_to_image(seed=9) | KEEP).outputs["keep"]["tokens"][0]["filename"]
     shutil.copy(saved[1], server.base / "input/same.safetensors")
     client.run(opened("same.safetensors"))
     assert "generate" in client.run(opened("same.safetensors")).cached
-    other = client.run(text_to_image(seed=9) | KEEP).outputs["keep"]["tokens"][0]["filename"]
     shutil.copy(saved[1].with_name(other), server.base / "input/same.safetensors")
     assert "generate" in client.run(opened("same.safetensors")).executed
 
