@@ -35,7 +35,7 @@ def choose(
         raise Blip3oError(f"There are {len(scores)} scores for {count} drafts. Connect one score for each draft.")
     if choice == 0 and scores:
         choice = 1 + max(range(count), key=lambda k: scores[k])
-    shown = {DRAFTS: thumbnails(images), CHOICE: [choice], SCORES: scores or []}
+    shown: dict[str, list] = {DRAFTS: thumbnails(images), CHOICE: [choice], SCORES: scores or []}
     if choice == 0:
         notes.tell([f"Click a draft, or set choice to 1 to {count}, and run again."], logging.INFO)
         return (ExecutionBlocker(None),) * 3, shown

@@ -48,7 +48,7 @@ class Language(Part):
         self._changes: tuple[str, ...] = ()  # names of the patches that `with_patches` added, in order
         self._changes_uuid = None  # the host's name for exactly these; it differs from process to process
         self._arbitrary = None  # colours of the codes until some are learned; patches do not change them
-        self._shown_by: tuple = ()  # see `shown_by`
+        self._shown_by: tuple | None = None  # see `shown_by`
 
     @property
     def identity(self) -> str:
@@ -104,7 +104,7 @@ class Language(Part):
         warnings = notes.of_prompts(prompts) if self.is_bundled else []
         needed = self.decode_bytes(rows, longest + total, not sampling.image_tokens_only)
         with self.loaded(needed) as device:
-            rough = RoughRenders(self, *self._shown_by, request) if self._shown_by else None
+            rough = RoughRenders(self, self._shown_by, request) if self._shown_by else None
             if rough is not None:
                 rough.load(needed)
             tokens = generate_tokens(

@@ -28,11 +28,11 @@ QUARTERS = 4
 
 
 class RoughRenders:
-    """Renders the tokens of one run. `model`, `vae`: what the host passes between nodes."""
+    """Renders the tokens of one run."""
 
-    def __init__(self, language, model, vae, request: Request):
-        """`language`: the Language that writes the tokens."""
-        self._language, self._model, self._vae = language, model, vae
+    def __init__(self, language, networks: tuple, request: Request):
+        """`language`: the Language that writes the tokens. `networks`: the host's MODEL and VAE."""
+        self._language, (self._model, self._vae) = language, networks
         self._rows = min(len(request.prompts), MOST_ROWS)
         self._seeds = request.seeds[: self._rows]
         self._ids = [request.prompt_ids(language.encoder, prompt) for prompt in request.prompts[: self._rows]]
