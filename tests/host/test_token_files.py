@@ -150,7 +150,7 @@ def test_two_runs_at_once_get_two_files(in_host):
         codes = torch.arange(4)[None]
         tokens = image_tokens.ImageTokens(codes, (2, 2), ["a"], None, [0], [4], vocabulary.CodesId(num_codes=9))
         folder = Path(folder_paths.get_output_directory(), "taken")
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "x_00001_.safetensors").write_bytes(b"mine")
         folder_paths.get_save_image_path = lambda *_: (str(folder), "x", 1, "taken", "taken/x")
         [place] = module(".nodes.host.token_files").save(tokens, "taken/x", None)["tokens"]
