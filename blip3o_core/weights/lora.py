@@ -24,6 +24,7 @@ from .names import LANGUAGE_PREFIXES, REFERENCE_CONNECTOR
 from .safetensors_file import EIGHT_BITS, FLOATS, TensorEntry, TensorIndex, open_unchanged, read_header
 
 FILE, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+MOST_RANK = 4096  # as in training; more would be no smaller than the model
 _UP, _DOWN, _ALPHA = "up", "down", "alpha"
 # How the names of a LoRA's tensors end, and what they are. An embedding's two factors are stored turned.
 _ENDS = {
@@ -254,6 +255,11 @@ def _check_shapes(file: Path, name: str, parts: dict[str, TensorEntry], shape: t
         raise Blip3oError(
             f"The change of {name} in {shown(file)} cannot be multiplied: {_UP} is {list(up)}, {_DOWN} is "
             f"{list(down)}. The file is damaged or is not a plain LoRA. Copy it again."
+        )
+    if up[1] > max(MOST_RANK, *shape):
+        raise Blip3oError(
+            f"The change of {name} in {shown(file)} has rank {up[1]:,}, for a matrix of {shape[0]} x {shape[1]}. The "
+            "file is not a LoRA. Choose another one."
         )
     if (up[0], down[1]) != shape:
         raise Blip3oError(

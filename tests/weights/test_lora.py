@@ -146,6 +146,10 @@ MISFITS = {
     "half": (without(Q + "A.weight"), "down matrix is missing"),
     "width": (put(Q + "A.weight", torch.zeros(3, 4096)), "another model: it changes .* as 96 x 4096, .* 96 x 64"),
     "rank": (put(Q + "A.weight", torch.zeros(2, 64)), "cannot be multiplied: up is .*96, 3.* down is .*2, 64"),
+    "huge rank": (
+        lambda tensors: tensors | {Q + "A.weight": torch.zeros(5000, 64), Q + "B.weight": torch.zeros(96, 5000)},
+        "has rank 5,000, for a matrix of 96 x 64",
+    ),
     "whole numbers": (put(Q + "A.weight", torch.zeros(3, 64, dtype=torch.int32)), "is I32"),
     "nan": (put(Q + "B.weight", torch.full((96, 3), torch.nan)), "NaN or infinite"),
     "twice": (put(Q + "A.default.weight", torch.zeros(3, 64)), "changes .* twice"),
