@@ -1,9 +1,11 @@
 """Image tokens <-> files."""
 
 from .comfy_api import io
-from .host import token_folder
+from .host import saved_files
 from .inputs import Node
 from .sockets import CATEGORY, TOKENS
+
+END, FOLDER = ".tokens.safetensors", "tokens"
 
 
 class SaveTokens(Node):
@@ -22,7 +24,7 @@ class SaveTokens(Node):
                 TOKENS.Input("tokens", tooltip="The image tokens to save, all rows of them in one file."),
                 io.String.Input(
                     "filename_prefix",
-                    default=f"{token_folder.SAVED}/BLIP3o",
+                    default=f"{FOLDER}/BLIP3o",
                     tooltip="Folder and name in the output folder. A number is added, so that no file is overwritten.",
                 ),
             ],
@@ -34,10 +36,10 @@ class SaveTokens(Node):
         )
 
     @classmethod
-    def run(cls, tokens, filename_prefix=f"{token_folder.SAVED}/BLIP3o"):
+    def run(cls, tokens, filename_prefix=f"{FOLDER}/BLIP3o"):
         from .host.token_files import save
 
-        return io.NodeOutput(tokens, ui=save(tokens, filename_prefix, cls.hidden))
+        return io.NodeOutput(tokens, ui=save(tokens, filename_prefix, END, cls.hidden))
 
 
 class LoadTokens(Node):
@@ -55,9 +57,9 @@ class LoadTokens(Node):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=token_folder.files(),
-                    tooltip="A .safetensors file in ComfyUI's input folder, or in the folder tokens of its output "
-                    "folder. The button below uploads one.",
+                    options=saved_files.names(END, FOLDER) or ["BLIP3o_00001_" + END],
+                    tooltip="A .tokens.safetensors file in ComfyUI's input folder, or in the folder tokens of its "
+                    "output folder. The button below uploads one.",
                 )
             ],
             outputs=[
@@ -79,11 +81,12 @@ class LoadTokens(Node):
 
     @classmethod
     def fingerprint_inputs(cls, file):
-        return token_folder.fingerprint(file)
+        return saved_files.fingerprint(file, END)
 
     @classmethod
     def run(cls, file):
-        from .host.token_files import describe, load
+        from ..blip3o_core.tokens.file import load_tokens
+        from .host.token_files import describe
 
-        tokens = load(file)
+        tokens = load_tokens(saved_files.resolve(file, END, "image tokens"))
         return io.NodeOutput(tokens, describe(tokens))

@@ -41,8 +41,8 @@ def resolve(name: str, end: str, what: str) -> Path:
         path = None
     if path is None or not path.is_file():
         raise Blip3oError(
-            f"Cannot find the file {shown(repr(name))} with {what}. Put it into {folder_paths.get_input_directory()}, "
-            "press R to refresh the list, and choose it again."
+            f"Cannot find the file {shown(repr(name))} with {what}. Put it into {folder_paths.get_input_directory()}; "
+            f"its name must end with {end}. Press R to refresh the list, and choose it again."
         )
     return path
 

@@ -1,24 +1,19 @@
-"""Image tokens saved into ComfyUI's output folder, and loaded."""
+"""Image tokens saved into ComfyUI's output folder, and what to say of those that are loaded."""
 
 from pathlib import Path
 
-from ...blip3o_core.tokens.file import load_tokens, save_tokens
+from ...blip3o_core.tokens.file import save_tokens
 from ...blip3o_core.tokens.image_tokens import ImageTokens
 from . import saving
-from .token_folder import SUFFIX, resolve
 
 
-def save(tokens: ImageTokens, prefix: str, hidden) -> dict:
+def save(tokens: ImageTokens, prefix: str, end: str, hidden) -> dict:
     """Write a new file into the output folder; gives what a client of ComfyUI is told of it. `hidden`: of the node."""
 
     def write(path: Path, metadata: dict[str, str]) -> None:
         save_tokens(path, tokens, metadata, replace=False)
 
-    return {"tokens": [saving.save(prefix, SUFFIX, write, hidden)]}
-
-
-def load(name: str) -> ImageTokens:
-    return load_tokens(resolve(name))
+    return {"tokens": [saving.save(prefix, end, write, hidden)]}
 
 
 def describe(tokens: ImageTokens) -> str:

@@ -61,8 +61,8 @@ def test_a_copy_of_the_checkpoint_uses_the_states_of_the_file(client, server, ch
     with safe_open(file, "pt") as source:
         text = source.metadata()
     tensors = load_file(file)
-    save_file({**tensors, "hidden": tensors["hidden"] + 1}, server.base / "input/other_states.safetensors", text)
-    changed = latents(server, client.run(opened("other_states.safetensors", "copied")))
+    save_file({**tensors, "hidden": tensors["hidden"] + 1}, server.base / "input/other_states.tokens.safetensors", text)
+    changed = latents(server, client.run(opened("other_states.tokens.safetensors", "copied")))
     assert not equal(changed, own), "the states of the file are not used"
 
 
@@ -82,19 +82,20 @@ def test_another_run_gets_another_file_and_the_workflow(client, saved):
 def test_a_file_that_changed_is_read_again(client, server, saved):
     """Catches a cache that knows a file by its name: the old image would appear under the new one's name."""
     other = client.run(text_to_image(seed=9) | KEEP).outputs["keep"]["tokens"][0]["filename"]
-    shutil.copy(saved[1], server.base / "input/same.safetensors")
-    client.run(opened("same.safetensors"))
-    assert "generate" in client.run(opened("same.safetensors")).cached
-    shutil.copy(saved[1].with_name(other), server.base / "input/same.safetensors")
-    assert "generate" in client.run(opened("same.safetensors")).executed
+    shutil.copy(saved[1], server.base / "input/same.tokens.safetensors")
+    client.run(opened("same.tokens.safetensors"))
+    assert "generate" in client.run(opened("same.tokens.safetensors")).cached
+    shutil.copy(saved[1].with_name(other), server.base / "input/same.tokens.safetensors")
+    assert "generate" in client.run(opened("same.tokens.safetensors")).executed
 
 
 BAD = {
-    "absent.safetensors": "Cannot find the file 'absent.safetensors'. Save tokens with BLIP3o Save Tokens",
-    "../models/blip3o/tiny/model.safetensors": "is outside of ComfyUI's folders",
-    "cut.safetensors": "cut.safetensors",
-    "noise.safetensors": "noise.safetensors",
-    "foreign.safetensors": "holds no image tokens. Choose a file of BLIP3o Save Tokens.",
+    "absent.tokens.safetensors": "Cannot find the file 'absent.tokens.safetensors' with image tokens.",
+    "../models/x.tokens.safetensors": "Cannot find the file",
+    "../models/blip3o/tiny/model.safetensors": "must end with .tokens.safetensors",
+    "cut.tokens.safetensors": "cut.tokens.safetensors",
+    "noise.tokens.safetensors": "noise.tokens.safetensors",
+    "foreign.tokens.safetensors": "holds no image tokens. Choose a file of BLIP3o Save Tokens.",
 }
 
 
@@ -102,9 +103,9 @@ BAD = {
 def test_bad_files_are_told_in_a_sentence(client, server, checkpoint, saved, name):
     """Catches a stack trace, a file outside of the folders that is read, and half a file taken for a whole one."""
     folder = server.base / "input"
-    (folder / "cut.safetensors").write_bytes(saved[1].read_bytes()[:-9])
-    (folder / "noise.safetensors").write_bytes(np.random.default_rng(0).bytes(3000))
-    shutil.copy(checkpoint / "model.safetensors", folder / "foreign.safetensors")
+    (folder / "cut.tokens.safetensors").write_bytes(saved[1].read_bytes()[:-9])
+    (folder / "noise.tokens.safetensors").write_bytes(np.random.default_rng(0).bytes(3000))
+    shutil.copy(checkpoint / "model.safetensors", folder / "foreign.tokens.safetensors")
     error = client.run(opened(name)).error
     assert error["node_id"] == "generate" and error["exception_type"] == "Blip3oError", error
     assert BAD[name] in error["exception_message"] and len(error["exception_message"]) < 500
@@ -127,7 +128,7 @@ def test_metadata_can_be_left_out(in_host):
 
         from comfy.cli_args import args
 
-        metadata = module(".nodes.host.token_files")._metadata
+        metadata = module(".nodes.host.saving")._metadata
         hidden = SimpleNamespace(prompt={"1": {}}, extra_pnginfo={"workflow": {}})
         kept = metadata(hidden)
         args.disable_metadata = True
@@ -151,9 +152,9 @@ def test_two_runs_at_once_get_two_files(in_host):
         tokens = image_tokens.ImageTokens(codes, (2, 2), ["a"], None, [0], [4], vocabulary.CodesId(num_codes=9))
         folder = Path(folder_paths.get_output_directory(), "taken")
         folder.mkdir(parents=True)
-        (folder / "x_00001_.safetensors").write_bytes(b"mine")
+        (folder / "x_00001_.tokens.safetensors").write_bytes(b"mine")
         folder_paths.get_save_image_path = lambda *_: (str(folder), "x", 1, "taken", "taken/x")
-        [place] = module(".nodes.host.token_files").save(tokens, "taken/x", None)["tokens"]
-        return [place["filename"], (folder / "x_00001_.safetensors").read_text()]
+        [place] = module(".nodes.host.token_files").save(tokens, "taken/x", ".tokens.safetensors", None)["tokens"]
+        return [place["filename"], (folder / "x_00001_.tokens.safetensors").read_text()]
 
-    assert in_host(look) == ["x_00002_.safetensors", "mine"]
+    assert in_host(look) == ["x_00002_.tokens.safetensors", "mine"]

@@ -3,8 +3,11 @@
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
 
+const END = ".tokens.safetensors" // as in nodes/token_files.py
+
 /** ComfyUI takes any file where it takes images. Gives the name that the list knows it by. */
 async function upload(file) {
+  if (!file.name.endsWith(END)) throw new Error(`its name must end with ${END}`)
   const body = new FormData()
   body.append("image", file)
   const answer = await api.fetchApi("/upload/image", { method: "POST", body })
@@ -15,7 +18,7 @@ async function upload(file) {
 function pick(node) {
   const input = document.createElement("input")
   input.type = "file"
-  input.accept = ".safetensors"
+  input.accept = END
   input.addEventListener("change", async () => {
     try {
       const name = await upload(input.files[0])
@@ -25,7 +28,7 @@ function pick(node) {
       list.callback?.(name)
       node.graph?.setDirtyCanvas(true, true)
     } catch (error) {
-      const detail = `The file was not uploaded: ${error.message}. Copy it into ComfyUI's input folder, and press R.`
+      const detail = `The file was not uploaded: ${error.message}. Rename it, or copy it into ComfyUI's input folder and press R.`
       app.extensionManager.toast.add({ severity: "error", summary: node.title, detail, life: 30000 })
     }
   })

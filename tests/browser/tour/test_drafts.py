@@ -53,13 +53,13 @@ def test_a_click_chooses_a_draft_and_only_that_one_goes_further(tour):
 @on("nodes2-zh")
 def test_a_file_of_tokens_can_be_uploaded(tour, tmp_path):
     """Catches a button that does nothing, and a list that does not have the uploaded file."""
-    page, file = tour.page, tmp_path / "fox.safetensors"
+    page, file = tour.page, tmp_path / "fox.tokens.safetensors"
     file.write_bytes(b"not read here")
-    tour.frontend.load_prompt({"open": node("BLIP3oLoadTokens", file="tokens.safetensors")})
+    tour.frontend.load_prompt({"open": node("BLIP3oLoadTokens", file="BLIP3o_00001_.tokens.safetensors")})
     page.evaluate(FIT)
     tour.settle()
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Choose a file to upload").click()
     chooser.value.set_files(file)
     value = "() => window.app.graph.nodes[0].widgets.find(widget => widget.name === 'file').value"
-    page.wait_for_function(f"() => ({value})() === 'fox.safetensors'")
+    page.wait_for_function(f"() => ({value})() === 'fox.tokens.safetensors'")
