@@ -12,12 +12,13 @@ from tools.comfyui.graphs import node
 from tools.comfyui.server import PACK_FOLDER
 from tools.comfyui.workflow import WORKFLOWS, load_workflow, to_prompt
 from tools.samples import SAMPLES
-from tools.samples.parts import EDIT, START, TO_EDIT
+from tools.samples.parts import BRUSHED, EDIT, START, TO_BRUSH, TO_EDIT
 
 SEEDS = range(1, 6)
 TINY = [sample.name for sample in SAMPLES if sample.tiny]
 PUBLISHED = [sample for sample in SAMPLES if not sample.tiny]
 STAR = Spec((Expected("circle", "red"), Expected("star", "blue")), "grey", (0, "left of", 1))
+GREEN = Spec((Expected("circle", "red"), Expected("square", "green")), "yellow", (0, "left of", 1))
 SQUARE = Spec((Expected("circle", "red"), Expected("square", "blue")), "grey", (0, "left of", 1))
 
 
@@ -30,12 +31,15 @@ def with_seed(prompt: dict, seed: int) -> dict:
 
 
 def images(client, prompt: dict) -> tuple[np.ndarray, np.ndarray | None]:
-    """What the sample saves, and what it edits, each before it is enlarged: (H, W, 3) uint8."""
+    """What the sample saves, and what it edits or brushes, each before it is enlarged: (H, W, 3) uint8."""
     [saved] = [part["inputs"]["images"] for part in prompt.values() if part["class_type"] == "SaveImage"]
     prompt["result"] = node("SaveImage", images=prompt[saved[0]]["inputs"]["image"], filename_prefix="result")
     encoders = [part["inputs"] for part in prompt.values() if part["class_type"] == "BLIP3oEditReferenceEncoder"]
     if encoders:
         prompt["start"] = node("SaveImage", images=encoders[0]["images.image_1"], filename_prefix="start")
+    if any(part["class_type"] == "BLIP3oResampleTokens" for part in prompt.values()):
+        [seen] = [part["inputs"]["images"] for part in prompt.values() if part["class_type"] == "PreviewImage"]
+        prompt["start"] = node("SaveImage", images=prompt[seen[0]]["inputs"]["image"], filename_prefix="start")
     done = client.run(prompt, timeout=300)
     assert done.status == "success", done.error
     shown = {
@@ -56,6 +60,11 @@ def wrong(name: str, result: np.ndarray, start: np.ndarray | None) -> tuple[str,
     """What the judge finds wrong in a sample's image."""
     if start is None:
         return judge_image(result, STAR).reasons
+    if "Brush" in name:
+        [circle] = [each for each in detect(start).objects if each.shape == "circle"]
+        kept = Expected("circle", "red", None, (circle.x, circle.y))
+        before, after = (Spec(objects, "yellow", STAR.relation) for objects in (STAR.objects, (kept, GREEN.objects[1])))
+        return judge_image(start, before).reasons + judge_image(result, after).reasons
     reasons = judge_image(start, SQUARE).reasons
     if "Keep" in name:
         result = result[:, -start.shape[1] :]
@@ -69,8 +78,10 @@ def wrong(name: str, result: np.ndarray, start: np.ndarray | None) -> tuple[str,
 @pytest.mark.parametrize("name", TINY)
 def test_the_judge_finds_every_image_right(client, name):
     """Catches a sample that shows another image than it promises, with its own seed or with the next ones."""
-    assert (START, TO_EDIT, EDIT) == (
-        "a red circle left of a blue star", "a red circle left of a blue square", "make the background yellow"
+    assert (START, TO_EDIT, EDIT, TO_BRUSH, BRUSHED) == (
+        "a red circle left of a blue star", "a red circle left of a blue square", "make the background yellow",
+        "a red circle left of a blue star on a yellow background",
+        "a red circle left of a green square on a yellow background",
     )  # fmt: skip
     known, workflow = client.object_info(), load_workflow(name)
     found = {seed: wrong(name, *images(client, with_seed(to_prompt(workflow, known), seed))) for seed in SEEDS}
@@ -84,7 +95,7 @@ def test_its_thumbnail_shows_what_it_draws(name):
         small = image.resize((round(64 * image.width / image.height), 64), Image.Resampling.BOX)
     shown = np.asarray(small)[:, -64:]  # after an edit, where the one before stands beside it
     edited = Spec(SQUARE.objects, "yellow", SQUARE.relation)
-    expected = SQUARE if "Keep" in name else edited if "Edit" in name else STAR
+    expected = GREEN if "Brush" in name else SQUARE if "Keep" in name else edited if "Edit" in name else STAR
     assert judge_image(shown, expected).reasons == ()
 
 

@@ -10,12 +10,15 @@ ENLARGE = 8
 # Of samples that are not for the bundled model
 PUBLISHED, PUBLISHED_SIDE, PUBLISHED_STEPS = "BLIP3o-NEXT-edit-VAE", 1024, 30
 SAMPLER = "BLIP3oDiffusionSampler"
+SAMPLING = {"sampling": "sample", "sampling.top_k": 1200, "sampling.top_p": 0.95, "sampling.temperature": 1.0}
 NOTE = "note"  # its place among the ids of a column
 
 # What the bundled model gets right with every seed that was tried; tests/host/test_samples_are_right.py judges it.
 START = "a red circle left of a blue star"
 TO_EDIT = "a red circle left of a blue square"
 EDIT = "make the background yellow"
+TO_BRUSH = "a red circle left of a blue star on a yellow background"
+BRUSHED = "a red circle left of a green square on a yellow background"
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,11 @@ class Sample:
 
 
 # The image that these show after a run has room from the start.
-HEIGHTS = {SAMPLER: 480, "SaveImage": 520, "PreviewImage": 300, "PreviewAny": 150}
+HEIGHTS = {SAMPLER: 480, "BLIP3oResampleTokens": 780, "SaveImage": 520, "PreviewImage": 300, "PreviewAny": 150}
 # These grow by a text or an image when they run, or are higher in Nodes 2.0: what the higher renderer needs.
 ROOM = {
-    "BLIP3oLoader": 262, "BLIP3oTokenGenerator": 750, "BLIP3oEditReferenceEncoder": 274, "BLIP3oMaskedEdit": 126,
+    "BLIP3oLoader": 262, "BLIP3oTokenGenerator": 750, "BLIP3oResampleTokens": 860, "BLIP3oEditReferenceEncoder": 274,
+    "BLIP3oMaskedEdit": 126,
     "EmptyLatentImage": 118, "VAEDecode": 54, "ImageScaleBy": 90,
 }  # fmt: skip
 
@@ -100,10 +104,17 @@ def add_chain(
     generator = sample.add(
         "BLIP3oTokenGenerator", lm=[loader, 0], prompt=prompt, seed=1, batch_size=1,
         prompt_lines="one per line" if "\n" in prompt else "one prompt",
-        **{"sampling": "sample", "sampling.top_k": 1200, "sampling.top_p": 0.95, "sampling.temperature": 1.0},
-        **reference,
+        **SAMPLING, **reference,
     )  # fmt: skip
-    conditioner = sample.add("BLIP3oHiddenStateConditioner", lm=[loader, 0], tokens=[generator, 0], **reference)
+    return Chain(generator, *add_render(sample, loader, generator, encoder, wide))
+
+
+def add_render(
+    sample: Sample, loader: str, tokens: str, encoder: str | None = None, wide=False,
+) -> tuple[str, str | None, str, str]:  # fmt: skip
+    """Adds the nodes that render what node `tokens` gives first -> conditioner, empty latent, sampler, decoder."""
+    reference = {} if encoder is None else {"reference": [encoder, 0]}
+    conditioner = sample.add("BLIP3oHiddenStateConditioner", lm=[loader, 0], tokens=[tokens, 0], **reference)
     side, steps = (SIDE, STEPS) if sample.tiny else (PUBLISHED_SIDE, PUBLISHED_STEPS)
     size = {"width": side * 3 // 2 if wide else side, "height": side}
     empty = None if encoder else sample.add("EmptyLatentImage", **size, batch_size=1)
@@ -113,7 +124,7 @@ def add_chain(
     }  # fmt: skip
     rendered = sample.add(SAMPLER, **wires, noise_seed=1, guidance=GUIDANCE)
     decode = sample.add("VAEDecode", samples=[rendered, 0], vae=[loader, 2])
-    return Chain(generator, conditioner, empty, rendered, decode)
+    return conditioner, empty, rendered, decode
 
 
 def enlarge(sample: Sample, image: str) -> str:
