@@ -13,7 +13,7 @@ from tools.comfyui.server import PACK_FOLDER, Server
 from tools.comfyui.workflow import save_workflow
 from tools.environment import TOP
 from tools.samples.parts import EDIT, START, Sample, add_chain, encode, load
-from tools.workflows import VERSION, flat, settled
+from tools.workflows import LOADED, VERSION, flat, settled
 
 SUBGRAPHS = TOP / "subgraphs"
 WIDTH = 400  # of the one node, in canvas units
@@ -45,8 +45,6 @@ PUBLISH = """([name, outside, widgets, pack, width, columns]) => {
     node.pos = [0, 0];
     node.size = [width, node.computeSize()[1]];
 }"""
-
-LOADED = "ids => ids.every(id => window.app.graph.getNodeById(id))"
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """`make workflows`: writes `workflows/*.json` through ComfyUI's own frontend, after a node's widgets have changed.
 
+`workflows/api/*.json` are the same as its Export (API) writes them, for scripts and `blip3o queue`.
+
 The graphs are in `samples/`; the frontend turns each into the file a person would save. What the bundled model draws
 with a sample becomes its thumbnail among ComfyUI's templates; samples for a published checkpoint have none.
 """
 
+import argparse
 import io
 import json
 import tempfile
@@ -16,7 +19,7 @@ from PIL import Image
 from tools.comfyui.client import Client
 from tools.comfyui.frontend import TWO_FRAMES, Frontend, open_frontend
 from tools.comfyui.server import PACK_FOLDER, Server
-from tools.comfyui.workflow import WORKFLOWS, save_workflow, to_prompt
+from tools.comfyui.workflow import API, WORKFLOWS, save_workflow, to_prompt
 from tools.environment import TOP
 from tools.samples import SAMPLES
 from tools.samples.parts import Sample
@@ -25,6 +28,7 @@ VERSION = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["p
 GAP = 60  # between columns, in canvas units
 THUMBNAIL = 400  # px of the longer side
 
+LOADED = "ids => ids.every(id => window.app.graph.getNodeById(id))"
 # Nodes that become one; widgets that stay visible on it are connected to its inputs, as by hand.
 FOLD = """([title, ids, inputs, outputs]) => {
     const graph = window.app.graph;
@@ -111,9 +115,10 @@ def join(frontend: Frontend, sample: Sample, folded: dict[str, str]) -> None:
                 frontend.page.evaluate(TWO_FRAMES)
 
 
-def made(frontend: Frontend, sample: Sample) -> dict:
-    """The UI-format workflow of a sample, arranged; it stays open in the page."""
+def made(frontend: Frontend, sample: Sample) -> tuple[dict, dict]:
+    """A sample arranged, as (UI-format workflow, API-format prompt); it stays open in the page."""
     frontend.load_prompt(sample.prompt, sample.name)
+    frontend.page.wait_for_function(LOADED, arg=list(sample.prompt))  # a page that starts loads a graph of its own
     folded = {}
     for title, part in sample.subgraphs.items():
         ids = [id for id in part.ids if id]
@@ -147,7 +152,7 @@ def made(frontend: Frontend, sample: Sample) -> dict:
             if values := node.get("widgets_values"):
                 node["widgets_values"] = ["fixed" if value == "randomize" else value for value in values]
     workflow["extra"] = {"linearMode": False, "linearData": {"inputs": inputs, "outputs": saved}}
-    return settled(workflow, sample.name)
+    return settled(workflow, sample.name), prompt
 
 
 def settled(workflow: dict, name: str) -> dict:
@@ -160,28 +165,49 @@ def settled(workflow: dict, name: str) -> dict:
     return json.loads(text)
 
 
+def side_by_side(before: list[Image.Image], after: list[Image.Image]) -> Image.Image:
+    """All at one height; many of `before` stand in two rows."""
+    rows = 2 if len(before) > 2 else 1
+    columns = [before[k : k + rows] for k in range(0, len(before), rows)] + [[image] for image in after]
+    high, left = after[0].height, 0
+    result = Image.new("RGB", (high * 10, high))
+    for column in columns:
+        each = high // len(column)
+        width = column[0].width * each // column[0].height
+        for k, image in enumerate(column):
+            result.paste(image.resize((width, each)), (left, k * each))
+        left += width
+    return result.crop((0, 0, left, high))
+
+
 def write_thumbnail(client: Client, sample: Sample, workflow: dict, file: Path) -> None:
     """What the workflow saves, as small as the template browser shows it, and before it what it compares that with."""
-    result = client.run(to_prompt(workflow, client.object_info()), timeout=600)
+    prompt = to_prompt(workflow, client.object_info())
+    for id, values in sample.answers.items():
+        prompt[id]["inputs"] |= values
+    result = client.run(prompt, timeout=600)
     if result.status != "success":
         raise RuntimeError(f"{file.stem} ended with {result.status}: {result.error}")
-    [saved] = [image for image in result.images if image["type"] == "output"]  # the others are previews
-    before = result.outputs[sample.compared]["images"] if sample.compared else []
-    images = [Image.open(io.BytesIO(client.view(**each))).convert("RGB") for each in (*before, saved)]
-    small = Image.new("RGB", (sum(image.width for image in images), images[-1].height))
-    for k, image in enumerate(images):
-        small.paste(image, (k * image.width, 0))
+    saved = [image for image in result.images if image["type"] == "output"]  # the others are previews
+    shown = result.outputs[sample.compared] if sample.compared else {}
+    before = shown.get("images") or shown.get("blip3o_drafts") or []
+    opened = [Image.open(io.BytesIO(client.view(**each))).convert("RGB") for each in (*before, *saved)]
+    small = side_by_side(opened[: len(before)], opened[len(before) :])
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     small.save(file, quality=90)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.workflows", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="write these samples only")
+    names = parser.parse_args().names
     with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch)) as server, server.client() as client:
-        for sample in SAMPLES:
+        for sample in (one for one in SAMPLES if not names or one.name in names):
             # A page each: widgets that a sample leaves out would keep the values of the one before.
             with open_frontend(server.address) as frontend:
-                workflow = made(frontend, sample)
+                workflow, prompt = made(frontend, sample)
             save_workflow(WORKFLOWS / f"{sample.name}.json", workflow)
+            save_workflow(API / f"{sample.name}.json", prompt)
             print(f"workflows/{sample.name}.json")
             if sample.tiny:
                 write_thumbnail(client, sample, workflow, WORKFLOWS / f"{sample.name}.jpg")

@@ -8,21 +8,26 @@ from PIL import Image
 
 from blip3o_core.checkpoint.bundled import NAME
 from tools.comfyui.graphs import node
-from tools.comfyui.workflow import WORKFLOWS, load_workflow, node_of, to_prompt
+from tools.comfyui.workflow import API, WORKFLOWS, load_api, load_workflow, node_of, to_prompt
 from tools.samples import SAMPLES
 
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 TINY = {sample.name: sample.tiny for sample in SAMPLES}
+ANSWERS = {sample.name: sample.answers for sample in SAMPLES}
 # Of the picture that is saved: the bundled model's is enlarged eight times.
 SIZES = {
     **{name: (512, 512) for name in NAMES}, "BLIP3o-8-Keep-Unchanged": (1040, 512),
     "BLIP3o-4-Masked-Edit": (64, 64), "BLIP3o-5-Two-References": (64, 64), "BLIP3o-6-Wide-Edit": (72, 48),
+    "BLIP3o-12-Compare-Two-Drafts": (1040, 512), "BLIP3o-15-Two-Prompts-in-One-Image": (1024, 512),
+    "BLIP3o-16-Second-Pass": (96, 96),
 }  # fmt: skip
 
 
-def prompt_of(client, name: str) -> dict:
+def prompt_of(name: str) -> dict:
     """On the bundled model, small, where the sample is for a published one."""
-    prompt = to_prompt(load_workflow(name), client.object_info())
+    prompt = load_api(name)
+    for id, values in ANSWERS[name].items():
+        prompt[id]["inputs"] |= values
     for inputs in (part["inputs"] for part in prompt.values() if not TINY[name]):
         inputs |= {key: value // 16 for key, value in inputs.items() if key in ("width", "height", "x")}
         inputs |= {key: NAME for key in inputs if key == "checkpoint"} | {key: 2 for key in inputs if key == "steps"}
@@ -36,14 +41,41 @@ def picture(client, image: dict) -> Image.Image:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_workflow_draws_a_picture(client, name):
     """A sample that fails on the server, or saves nothing, or a picture of another size than its input has."""
-    result = client.run(prompt_of(client, name), timeout=300)
+    result = client.run(prompt_of(name), timeout=300)
     assert result.status == "success", result.error
     saved = [image for image in result.images if image["type"] == "output"]  # the others are previews
-    assert [picture(client, image).size for image in saved] == [SIZES[name]]
+    assert [picture(client, image).size for image in saved] == [SIZES[name]] * (3 if "Folder" in name else 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_for_scripts_is_the_same_workflow(client, name):
+    """Catches an export that was left behind, and one that ComfyUI's template browser would offer as a sample."""
+    assert sorted(file.stem for file in API.glob("*.json")) == NAMES
+    converted = to_prompt(load_workflow(name), client.object_info())
+    exported = load_api(name)
+    assert {id: (part["class_type"], part["inputs"]) for id, part in exported.items()} == {
+        id: (part["class_type"], part["inputs"]) for id, part in converted.items()
+    }
+
+
+def test_a_folder_of_images_is_edited_one_by_one(client, server):
+    """Catches a way to a folder that the note describes and that does not work."""
+    name = "BLIP3o-17-A-Folder-of-Images"
+    place = server.base / "input/several"
+    place.mkdir(parents=True)
+    for k, colour in enumerate(("red", "blue")):
+        Image.new("RGB", (64, 64 + 32 * k), colour).save(place / f"{k}.png")
+    prompt = prompt_of(name)
+    [one_by_one] = [id for id, part in prompt.items() if part["class_type"] == "RebatchImages"]
+    prompt[one_by_one] = node("LoadImageDataSetFromFolder", folder="several")
+    node_of(prompt, "SaveImage")[1]["filename_prefix"] = "edited"
+    done = client.run(prompt, timeout=300)
+    assert done.status == "success", done.error
+    assert len(done.outputs[node_of(prompt, "SaveImage")[0]]["images"]) == 2
 
 
 def test_a_new_noise_seed_renders_again_without_writing_a_token(client):
-    prompt = prompt_of(client, "BLIP3o-1-Text-to-Image")
+    prompt = prompt_of("BLIP3o-1-Text-to-Image")
     client.run(prompt, timeout=300)
     sampler, inputs = node_of(prompt, "BLIP3oDiffusionSampler")
     inputs["noise_seed"] += 1
@@ -54,7 +86,7 @@ def test_a_new_noise_seed_renders_again_without_writing_a_token(client):
 
 def test_a_muted_rendering_is_added_to_the_preview_without_writing_a_token(client):
     """A preview of other tokens or noise than the picture it stands for, or one that has to be paid for twice."""
-    prompt = prompt_of(client, "BLIP3o-2-Quick-Preview")
+    prompt = prompt_of("BLIP3o-2-Quick-Preview")
     muted = {id for id, part in prompt.items() if part["class_type"] == "SaveImage"}
     first = client.run({id: part for id, part in prompt.items() if id not in muted}, timeout=300)
     [seen] = first.images
@@ -69,7 +101,7 @@ def test_a_muted_rendering_is_added_to_the_preview_without_writing_a_token(clien
 
 def test_outside_the_mask_the_sample_changes_no_pixel(client):
     """A mask of the wrong half or size, or a picture that is saved before it is put back into the original."""
-    prompt = prompt_of(client, "BLIP3o-4-Masked-Edit")
+    prompt = prompt_of("BLIP3o-4-Masked-Edit")
     masked, inputs = node_of(prompt, "BLIP3oMaskedEdit")
     assert node_of(prompt, "SaveImage")[1]["images"] == [masked, 0]
     for id, image in (("before", inputs["original"]), ("after", [masked, 0])):
@@ -91,7 +123,7 @@ def test_outside_the_mask_the_sample_changes_no_pixel(client):
 )
 def test_the_text_preview_says_what_the_note_promises(client, name, said):
     """A preview on the wrong wire, and notes with numbers that no longer hold."""
-    prompt = prompt_of(client, name)
+    prompt = prompt_of(name)
     result = client.run(prompt, timeout=300)
     [text] = result.outputs[node_of(prompt, "PreviewAny")[0]]["text"]
     assert all(part in text for part in said)

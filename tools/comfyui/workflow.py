@@ -6,11 +6,17 @@ from pathlib import Path
 from tools.environment import TOP
 
 WORKFLOWS = TOP / "workflows"
+API = WORKFLOWS / "api"  # ComfyUI's template browser lists the folder above, and none in it
 
 
 def load_workflow(name: str) -> dict:
     """`workflows/<name>.json`, as the frontend saved it."""
     return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def load_api(name: str) -> dict:
+    """`workflows/api/<name>.json`, as the frontend exported it."""
+    return json.loads((API / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def to_prompt(workflow: dict, object_info: dict) -> dict:

@@ -15,6 +15,7 @@ NOTE = "note"  # its place among the ids of a column
 
 # What the bundled model gets right with every seed that was tried; tests/host/test_samples_are_right.py judges it.
 START = "a red circle left of a blue star"
+RING = "a yellow ring left of a blue star"
 TO_EDIT = "a red circle left of a blue square"
 EDIT = "make the background yellow"
 TO_BRUSH = "a red circle left of a blue star on a yellow background"
@@ -49,6 +50,7 @@ class Sample:
     prompt: dict[str, dict] = field(default_factory=dict)
     columns: list[Column] = field(default_factory=list)
     subgraphs: dict[str, Subgraph] = field(default_factory=dict)
+    answers: dict[str, dict] = field(default_factory=dict)  # what a person sets between two runs, by id
     compared: str | None = None  # the preview that its thumbnail shows before the image
     inputs: list[tuple[str, str]] = field(default_factory=list)  # of App mode: (id, widget)
     heights: dict[str, int] = field(default_factory=dict)  # as saved
@@ -68,12 +70,16 @@ class Sample:
 
 
 # The image that these show after a run has room from the start.
-HEIGHTS = {SAMPLER: 480, "BLIP3oResampleTokens": 780, "SaveImage": 520, "PreviewImage": 300, "PreviewAny": 150}
+HEIGHTS = {
+    SAMPLER: 480, "SaveImage": 520, "PreviewImage": 300, "PreviewAny": 150, "BLIP3oViewTokens": 310,
+    "BLIP3oResampleTokens": 780, "BLIP3oTextToImage": 370, "BLIP3oImageEdit": 360,
+}  # fmt: skip
 # These grow by a text or an image when they run, or are higher in Nodes 2.0: what the higher renderer needs.
 ROOM = {
-    "BLIP3oLoader": 262, "BLIP3oTokenGenerator": 750, "BLIP3oResampleTokens": 860, "BLIP3oEditReferenceEncoder": 274,
-    "BLIP3oMaskedEdit": 126,
-    "EmptyLatentImage": 118, "VAEDecode": 54, "ImageScaleBy": 90,
+    "BLIP3oLoader": 262, "BLIP3oTokenGenerator": 810, "BLIP3oEditReferenceEncoder": 274, "BLIP3oMaskedEdit": 126,
+    "EmptyLatentImage": 118, "VAEDecode": 54, "ImageScaleBy": 90, "BLIP3oSaveTokens": 130, "BLIP3oCompareTokens": 130,
+    "BLIP3oTextToImage": 730, "BLIP3oImageEdit": 710, "BLIP3oChooseDraft": 580, "BLIP3oSpliceTokens": 80,
+    "BLIP3oResampleTokens": 860, "LatentFromBatch": 90, "LatentUpscaleBy": 90, "BLIP3oHiddenStateConditioner": 180,
 }  # fmt: skip
 
 

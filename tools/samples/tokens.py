@@ -1,4 +1,4 @@
-"""Image tokens as material."""
+"""Image tokens written again in a part of the image."""
 
 import torch
 
