@@ -72,7 +72,7 @@ class Sample:
 # The image that these show after a run has room from the start.
 HEIGHTS = {
     SAMPLER: 480, "SaveImage": 520, "PreviewImage": 300, "PreviewAny": 150, "BLIP3oViewTokens": 310,
-    "BLIP3oResampleTokens": 780, "BLIP3oTextToImage": 370, "BLIP3oImageEdit": 360,
+    "BLIP3oResampleTokens": 780,
 }  # fmt: skip
 # These grow by a text or an image when they run, or are higher in Nodes 2.0: what the higher renderer needs.
 ROOM = {

@@ -20,7 +20,8 @@ const NOTE_STYLE = `
     overflow-wrap: break-word; user-select: text;
   }`
 const GENERATOR = "BLIP3oTokenGenerator"
-const SAMPLING = [GENERATOR, "BLIP3oResampleTokens"]
+const WRITING = [GENERATOR, "BLIP3oResampleTokens", "BLIP3oTextToImage", "BLIP3oImageEdit"]
+const PROMPTS = ["prompt", "instruction"]
 const PROMPT_HEIGHT = 110 // five lines
 
 /** A colour of the user's palette wins; a palette without one clears the entry, which then falls back to ours. */
@@ -90,7 +91,7 @@ function showNotes(node) {
 
 /** ComfyUI leaves a prompt two lines when the node shows a preview, and shrinks a node with a combo as it opens. */
 function keepHeight(node) {
-  node.widgets.find((widget) => widget.name === "prompt").options.getMinHeight = () => PROMPT_HEIGHT
+  node.widgets.find((widget) => PROMPTS.includes(widget.name)).options.getMinHeight = () => PROMPT_HEIGHT
   node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])])
   const configured = node.onConfigure
   node.onConfigure = function (saved) {
@@ -103,7 +104,7 @@ app.registerExtension({
   name: "BLIP3o-NEXT",
   nodeCreated(node) {
     if (node.comfyClass?.startsWith("BLIP3o")) showNotes(node)
-    if (SAMPLING.includes(node.comfyClass)) keepHeight(node)
+    if (WRITING.includes(node.comfyClass)) keepHeight(node)
   },
   setup() {
     addColours(window.LGraphCanvas.link_type_colors)
