@@ -56,9 +56,9 @@ def test_a_choice_finishes_that_draft_alone_and_writes_no_token(client, server):
     assert result.outputs["choose"]["blip3o_choice"] == [3]
     finished = latents(server, result, "kept")
     drafted = load_tokens(server.base / "output/tokens" / place["filename"])
-    save_tokens(server.base / "input/third.safetensors", drafted.row(2))
+    save_tokens(server.base / "input/third.tokens.safetensors", drafted.row(2))
     alone = text_to_image(size=(128, 128), noise_seed=11 + 2, steps=4)
-    from_file = alone | {"generate": node("BLIP3oLoadTokens", file="third.safetensors")}
+    from_file = alone | {"generate": node("BLIP3oLoadTokens", file="third.tokens.safetensors")}
     assert equal(latents(server, client.run(from_file)), finished)
     alone["generate"]["inputs"]["seed"] = 5 + 2
     assert close(latents(server, client.run(alone)), finished)
