@@ -13,7 +13,7 @@ from tools.workflows import flat, made
 
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 TINY = [sample.name for sample in SAMPLES if sample.tiny]
-FIRST = 9  # of SAMPLES: every run of the tests opens and draws them in the page, `make test-long` all
+FIRST = 4  # of SAMPLES: every run of the tests opens and draws them in the page, `make test-long` all
 READABLE = 0.6  # zoom
 NOTES = {"MarkdownNote"}  # the frontend's own, unknown to the server
 
@@ -140,7 +140,7 @@ def test_it_has_one_note_with_links_and_a_page_of_app_mode(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", long_after(TINY, 6))
+@pytest.mark.parametrize("name", long_after(TINY, 3))
 def test_the_workflow_draws_in_the_page(frontend, client, name, tmp_path):
     """A sample that fails in the page, shows nothing while it works, or ends without its image on the canvas; nodes
     that grow over their neighbours or out of their group, and a prompt that shrinks to two lines."""

@@ -93,6 +93,7 @@ def test_refusals_are_shown(client, server, loras, checkpoint):
         assert result.status == "error" and sentence in result.error["exception_message"], name
 
 
+@pytest.mark.long
 def test_a_lora_acts_wherever_the_weights_lie(in_host, loose_checkpoint, tmp_path):
     """Catches a LoRA that int8 or fp8 rounds away, that is lost where weights are streamed, or that stays; and a name
     that differs between processes, so that tokens from a file never match again."""

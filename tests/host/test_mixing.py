@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from blip3o_core.checkpoint.bundled import NAME
@@ -57,6 +58,7 @@ def test_two_prompts_in_two_areas(client):
         assert seen(image[:, :64]) == [("circle", "red")] and seen(image[:, 64:]) == [("star", "blue")]
 
 
+@pytest.mark.long
 def test_one_prompt_for_the_beginning_and_another_for_the_end(client):
     """Catches ranges of steps that are not obeyed: half way this model still moves everything, near the end nothing."""
     graph = prompts(2, a="a red circle", b="a blue circle")
@@ -73,6 +75,7 @@ def test_one_prompt_for_the_beginning_and_another_for_the_end(client):
     assert all(seen(image) == [("circle", "red")] for image in found["late"])
 
 
+@pytest.mark.long
 def test_an_average_goes_from_one_prompt_to_the_other(client):
     """Catches hidden states of another length, and a weight that is turned around."""
     graph = prompts(1, a="a red circle", b="a blue star")

@@ -3,9 +3,10 @@
 import pytest
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("dtype", "checkpointing", "offloading"),
-    [("bf16", True, False), pytest.param("fp32", False, True, marks=pytest.mark.long)],
+    [("bf16", True, False), ("fp32", False, True)],
 )
 def test_the_stock_training_node_trains_a_lora_that_acts(look, dtype, checkpointing, offloading):
     """Catches a model that the host's training cannot differentiate, and a LoRA whose names match nothing."""
