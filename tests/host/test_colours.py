@@ -149,7 +149,7 @@ def test_a_folder_that_cannot_be_written_stops_nothing(in_host, loose_checkpoint
             tokens = lm.generate_tokens(["a"], 0, module(".blip3o_core.decoding.sampling").Sampling())
             latent = {"samples": torch.zeros(1, 8, 16, 16)}
             result = execute(model, *lm.conditionings(tokens), latent, 1, 2, 2.0, 1.0)[0]
-            codes, known = lm.mosaic_colours(torch.device("cpu"))
+            codes, known = lm.mosaic_colours()
             return [list(vae.decode(result["samples"]).shape), list(codes.shape), known is None]
 
     file = tmp_path / "user"
