@@ -23,6 +23,7 @@ WIRE = """() => {
 }"""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=NAMES)
 def test_the_file_is_what_the_generator_writes(server, frontend, blueprint):
     """Catches a file left behind when a node got another socket or widget."""

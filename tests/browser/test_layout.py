@@ -26,7 +26,9 @@ def test_every_node_has_room_to_grow(sample):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", IN_NODES_2)
+@pytest.mark.parametrize(
+    "name", [IN_NODES_2[0], *(pytest.param(name, marks=pytest.mark.long) for name in IN_NODES_2[1:])]
+)
 def test_after_a_run_in_nodes_2_nothing_lies_on_another(nodes_2, client, name):
     """Catches room that suffices in the older renderer alone, where test_workflows.py runs every sample."""
     client.free()  # what is cached shows nothing while it works

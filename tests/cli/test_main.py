@@ -88,6 +88,7 @@ def test_the_module_runs_as_a_program(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_folder_runs_as_a_program_from_anywhere(tmp_path):
     """Catches a copy in custom_nodes whose command line works in its own folder only, and modules of ours that hide
     others of the same name."""
