@@ -90,3 +90,12 @@ def test_an_average_goes_from_one_prompt_to_the_other(client):
     found = drawn(client, graph, **wires, a=["ca", 0], b=["cb", 0])
     assert np.array_equal(found["whole"], found["a"]) and np.array_equal(found["none"], found["b"])
     assert not np.array_equal(found["half"], found["a"]) and not np.array_equal(found["half"], found["b"])
+
+
+def test_a_prompt_from_another_node(client):
+    """Catches a prompt that cannot be a link, as nodes give that write or enhance prompts."""
+    graph = prompts(1, a="a red circle", b="a red circle")
+    graph["text"] = node("StringConcatenate", string_a="a red", string_b="circle", delimiter=" ")
+    graph["gb"]["inputs"]["prompt"] = ["text", 0]
+    found = drawn(client, graph, a=["ca", 0], b=["cb", 0])
+    assert np.array_equal(found["a"], found["b"])
