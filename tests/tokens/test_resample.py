@@ -9,10 +9,11 @@ from blip3o_core.decoding.engine import decode
 from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.errors import Blip3oError
-from blip3o_core.pipeline import condition
+from blip3o_core.pipeline import Pipeline, condition
 from blip3o_core.tokens.compose import from_token
 from blip3o_core.tokens.generate import Request
 from blip3o_core.tokens.resample import Anew, resample_tokens, runs
+from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 
 PROMPTS, SEEDS = ["a", "a red cube on a blue table", "two dogs"], [3, 5, 2**64 - 1]
 
@@ -143,3 +144,17 @@ def test_runs_of_marked_cells():
     """Catches a run that is cut or joined at the ends of the grid."""
     assert list(runs(torch.tensor([True, True, False, True, False, False, True]))) == [(0, 2), (3, 1), (6, 1)]
     assert list(runs(torch.zeros(3, dtype=torch.bool))) == []
+
+
+@pytest.mark.parametrize("edit", [("use_und_image_vae",), ("use_und_image_vae", "use_tar_siglip_features")], ids=len)
+def test_an_edit_is_resumed_with_its_reference(edit, tmp_path):
+    """Catches a reference that is lost, or whose features shift by the tokens that are given."""
+    from PIL import Image
+
+    editor = Pipeline.load(make_checkpoint(tmp_path / "model", edit=edit, sizes=Sizes(prompt_limit=300)))
+    references = editor.references([Image.radial_gradient("L").convert("RGB").resize((96, 96))])
+    written = editor.generate_tokens(["make it blue"], [7], references=references)
+    anew = Anew(written, from_token(9, written.grid), [7])
+    again = resample_tokens(editor.language, editor.encoder, anew)
+    assert torch.equal(again.codes, written.codes) and again.features is written.features
+    assert (written.features is not None) == (len(edit) == 2)
