@@ -41,8 +41,7 @@ class SpliceTokens(Node):
     def run(cls, base, other, mask):
         from ..blip3o_core.tokens.compose import cells_of_mask, splice
 
-        mask = mask if mask.ndim == 3 else mask[None]
-        return io.NodeOutput(splice(base, other, cells_of_mask(mask.cpu(), base.grid)))
+        return io.NodeOutput(splice(base, other, cells_of_mask(mask, base.grid)))
 
 
 class CompareTokens(Node):

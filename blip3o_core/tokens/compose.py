@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from ..checks import require_finite
 from ..editing.masks import latent_mask
 from ..errors import Blip3oError
 from .image_tokens import ImageTokens
@@ -23,8 +24,12 @@ def require_whole(tokens: ImageTokens) -> None:
 
 
 def cells_of_mask(mask: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """(B, h, w) mask of any size over the image -> (B, H, W) bool: the cells that it touches."""
-    return torch.stack([latent_mask(each, grid)[0, 0] > 0 for each in mask])
+    """(h, w) or (B, h, w) mask of any size over the image -> (1 or B, H, W) bool on the CPU: the cells it touches."""
+    if mask.numel() == 0:
+        raise Blip3oError(f"mask is empty: its shape is {tuple(mask.shape)}. Connect another mask.")
+    require_finite(mask, "mask", "Paint it again, or remove the node that computed it.")
+    masks = mask.cpu() if mask.ndim == 3 else mask.cpu()[None]
+    return torch.stack([latent_mask(each, grid)[0, 0] > 0 for each in masks])
 
 
 def from_token(first: int, grid: tuple[int, int]) -> torch.Tensor:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ...blip3o_core.checks import require_finite
 from ...blip3o_core.decoding.interface import Compute
 from ...blip3o_core.decoding.sampling import Sampling
 from ...blip3o_core.editing.references import References
@@ -41,13 +40,12 @@ def marked_cells(tokens: ImageTokens, marks: str, mask: torch.Tensor | None, fir
         marked = marked | from_token(first, tokens.grid)
     if mask is None:
         return marked
-    mask = mask[None] if mask.ndim == 2 else mask
-    if 0 in mask.shape or len(mask) not in (1, len(tokens)):
+    cells = cells_of_mask(mask, tokens.grid)
+    if len(cells) not in (1, len(tokens)):
         raise Blip3oError(
             f"mask has the shape {tuple(mask.shape)} for {len(tokens)} images. Connect one mask, or one for each image."
         )
-    require_finite(mask, "mask", "Paint it again, or remove the node that computed it.")
-    return marked | cells_of_mask(mask, tokens.grid).cpu()
+    return marked | cells
 
 
 def resample(lm: Language, tokens: ImageTokens, marked: torch.Tensor, seed: int, sampling: Sampling, context: Context):

@@ -57,6 +57,16 @@ def test_a_mask_of_any_size_marks_the_cells_it_touches():
     cells = cells_of_mask(mask, (5, 10))
     assert cells.shape == (1, 5, 10) and cells.sum() == 1 and bool(cells[0, 4, 0])
     assert torch.equal(cells_of_mask(cells.float(), (5, 10)), cells)
+    assert torch.equal(cells_of_mask(cells[0].float(), (5, 10)), cells)
+
+
+@pytest.mark.parametrize(
+    ("mask", "says"), [(torch.full((1, 4, 4), float("nan")), "mask"), (torch.ones(0, 4, 4), "empty")]
+)
+def test_a_mask_that_marks_nothing_by_mistake_is_named(mask, says):
+    """Catches NaN that counts as unmarked: the image would pass unchanged without a word."""
+    with pytest.raises(Blip3oError, match=says):
+        cells_of_mask(mask, (5, 10))
 
 
 def test_what_does_not_fit_together_is_refused(drafts):
