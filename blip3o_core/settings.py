@@ -72,6 +72,7 @@ def _expanded(path: str) -> str:
 
 
 Flag = StrictBool
+Finite = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
 Text = Annotated[StrictStr, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
@@ -215,7 +216,7 @@ def _nearest(places: Sequence, kind: type[Settings]) -> str:
     """The known name that an unknown one resembles, or where all names are listed."""
     guide = f"{kind.guide} lists all settings." if kind.guide else ""
     fields = kind.model_fields
-    for place in places[:-1]:
+    for place in (one for one in places[:-1] if not isinstance(one, int)):
         fields = next((one.model_fields for one in _models_in(fields.get(place))), {})
     return did_you_mean(str(places[-1]), list(fields)) or guide
 
