@@ -1,0 +1,1 @@
+"""What reinforcement learning of the language model and of the diffusion share."""

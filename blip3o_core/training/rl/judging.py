@@ -1,0 +1,107 @@
+"""Images and what rewards say of them: one number for each image to learn from, and what the log says of all."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...errors import Blip3oError
+from ...rewards.interface import Candidates
+from .processes import rank_and_count, share, together
+from .tasks import Opened, Task
+
+if TYPE_CHECKING:
+    from ...rewards.mix import RewardMix
+
+MAX_PROBLEMS = 5  # that one entry of the log lists
+
+OpenTask = Callable[[Task], Opened]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the rewards say of some images, in their order."""
+
+    rewards: list[float]  # all of them, weighed together
+    parts: dict[str, list[float | None]]
+    problems: list[str]
+
+
+def candidates_of(tasks: Sequence[Task], images: Sequence[torch.Tensor], open_task: OpenTask) -> Candidates:
+    """Images with what their tasks say; `open_task` may remember what it read."""
+    opened = [open_task(task) for task in tasks]
+    return Candidates(
+        images=list(images),
+        prompts=[task.prompt for task in tasks],
+        references=[one.pixels for one in opened],
+        masks=[one.mask for one in opened],
+        meta=[task.meta for task in tasks],
+    )
+
+
+def judge(mix: "RewardMix", candidates: Candidates, group: int) -> Judged:
+    """Score images; `group` neighbours belong to one prompt. Every process judges its own, and all must call it.
+
+    Raises Blip3oError, in every process, for a reward that stops the run in one of them.
+    """
+
+    def score() -> Judged:
+        if not candidates.images:
+            return Judged([], {}, [])
+        scores = mix.score(candidates)
+        rewards = mix.combine(scores, group)
+        for prompt, reward in zip(candidates.prompts, rewards, strict=True):
+            if not math.isfinite(reward):
+                raise Blip3oError(f"The reward for {prompt!r} is {reward}. It must be a finite number.")
+        return Judged(rewards, dict(scores.parts), list(scores.problems))
+
+    return together(score)
+
+
+def summary(
+    tasks: Sequence[Task], judged: Judged, pass_at: float | None, positions: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """For the log, of the images of all processes, all of which must call it.
+
+    `reward`, `reward_spread` (standard deviation), the same for each reward by name, what share of the images it gave a
+    number if not all, and with `pass_at` the share of images that passed: of all, and of each group. `positions` of
+    this process's images among all; None: behind those of the processes before it.
+    """
+    start = 2**32 * rank_and_count()[0]
+    own = [
+        (
+            positions[k] if positions else start + k,
+            task.group,
+            judged.rewards[k],
+            {n: v[k] for n, v in judged.parts.items()},
+        )
+        for k, task in enumerate(tasks)
+    ]
+    found = share((own, judged.problems))
+    rows = sorted((row for rows, _ in found for row in rows), key=lambda row: row[0])
+    entry: dict[str, Any] = _mean_and_spread("reward", [reward for _, _, reward, _ in rows])
+    for name in rows[0][3]:
+        numbers = [parts[name] for _, _, _, parts in rows if parts[name] is not None]
+        entry |= _mean_and_spread(f"reward/{name}", numbers)
+        if len(numbers) < len(rows):
+            entry[f"judged/{name}"] = len(numbers) / len(rows)
+    if pass_at is not None:
+        groups: dict[str, list[bool]] = {}
+        for _, group, reward, _ in rows:
+            groups.setdefault(group, []).append(reward >= pass_at)
+        entry["passed"] = sum(map(sum, groups.values())) / len(rows)
+        entry |= {f"passed/{name}": sum(passed) / len(passed) for name, passed in sorted(groups.items())}
+    if problems := list(dict.fromkeys(problem for _, problems in found for problem in problems)):
+        more = len(problems) - MAX_PROBLEMS
+        entry["problems"] = problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+    return entry
+
+
+def _mean_and_spread(name: str, numbers: Sequence[float]) -> dict[str, float]:
+    """Nothing where there are no numbers."""
+    if not numbers:
+        return {}
+    mean = sum(numbers) / len(numbers)
+    return {name: mean, f"{name}_spread": math.sqrt(sum((one - mean) ** 2 for one in numbers) / len(numbers))}
