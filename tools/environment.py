@@ -102,20 +102,20 @@ def newest() -> None:
         # Without the constraint pip would exchange torch for the newest one that any of these allow.
         constraint.write_text(f"torch=={TORCH}\n")
         hosts.write_text("\n".join(host_requirements))
-        pip(python, "-c", constraint, "-r", hosts, "-r", TOP / "requirements.txt", *test_extra("rl"))
+        pip(python, "-c", constraint, "-r", hosts, "-r", TOP / "requirements.txt", *test_extra("rl", "ocr"))
         pip(python, "--no-deps", "torchaudio")
         if ask(python, "import torch; print(torch.version.cuda or torch.version.hip)") == "None":
             fit_cpu_torch(Path(ask(python, "import sysconfig; print(sysconfig.get_path('purelib'))")))
         run(python, "-c", "import torchvision, torchaudio")
 
     hook = (TOP / "tools/cpu_torchvision.py").read_text()
-    build(folder, [hook, *host_requirements, *lines(TOP / "requirements.txt"), *test_extra("rl")], install)
+    build(folder, [hook, *host_requirements, *lines(TOP / "requirements.txt"), *test_extra("rl", "ocr")], install)
 
 
 def oldest() -> None:
     lowest = [line.replace(">=", "==") for line in lines(TOP / "requirements.txt")]
 
-    # Without `rl`: TRL asks for a newer transformers.
+    # Without `rl`: TRL asks for a newer transformers. Tests that read text are skipped without `ocr`.
     def install(python: Path) -> None:
         say(f"installing torch {TORCH}, {', '.join(lowest)} and the test extra (minutes)")
         pip(python, f"torch=={TORCH}", *lowest, *test_extra())

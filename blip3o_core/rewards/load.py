@@ -17,7 +17,7 @@ from .mix import Part, RewardMix
 from .settings import RewardList, RewardSettings
 
 # Name -> the module, seen from here, and the class in it.
-BUILT_IN: dict[str, str] = {}
+BUILT_IN: dict[str, str] = {"tiny": "..tiny.judge.reward:TinyReward"}
 _GUIDE = "docs/rewards.md"
 _ARGUMENTS = ("images", "prompts", "references", "masks", "meta")
 
@@ -67,7 +67,7 @@ def _make(kind: type, settings: RewardSettings) -> Any:
 # --- own code ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass
 class OwnReward:
     """A function or an object of the user, with a name, a version and a range whether it has them or not."""
 

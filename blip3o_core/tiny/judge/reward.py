@@ -1,0 +1,59 @@
+"""The tiny world's judge as a reward: it knows what a caption or an instruction of that world asks for."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ...errors import Blip3oError, shown
+from ..scenes.edits import Edit
+from ..scenes.spec import Spec, Verdict
+from .judge import judge_edit, judge_image
+
+STRICT = 0.7  # share of the reward for an image that is completely right; the rest is partial credit
+
+
+class TinyReward:
+    """1 exactly when the image is completely right. `meta` has what it is compared with: `spec`, or for edits `edit`.
+
+    None for an image without either: its prompt is not of this world.
+    """
+
+    name = "tiny"
+    version = "1"
+    range = (0.0, 1.0)
+
+    def __init__(self, strict: float = STRICT):
+        if isinstance(strict, bool) or not isinstance(strict, int | float) or not 0 <= strict <= 1:
+            raise Blip3oError(
+                f"strict is {shown(repr(strict))}. Give the share from 0 to 1 that only right images get."
+            )
+        self.strict = strict
+
+    def __call__(
+        self,
+        images: Sequence[torch.Tensor],
+        prompts: Sequence[str],
+        references: Sequence[Sequence[torch.Tensor]],
+        masks: Sequence[torch.Tensor | None],
+        meta: Sequence[Mapping[str, Any]],
+    ) -> list[float | None]:
+        return [self._value(judged(image, about)) for image, about in zip(images, meta, strict=True)]
+
+    def _value(self, verdict: Verdict | None) -> float | None:
+        return None if verdict is None else self.strict * verdict.strict + (1 - self.strict) * verdict.credit
+
+
+def judged(image: torch.Tensor, about: Mapping[str, Any]) -> Verdict | None:
+    """The judge's verdict on one image. Raises Blip3oError where it is compared with something else than it knows."""
+    edit, spec = about.get("edit"), about.get("spec")
+    for name, given, kind in (("edit", edit, Edit), ("spec", spec, Spec)):
+        if given is not None and not isinstance(given, kind):
+            raise Blip3oError(
+                f"meta {name!r} is {shown(repr(given), 80)}, not {kind.__name__} of the tiny world. "
+                "Take tasks of the tiny world, or another reward."
+            )
+    if edit is None and spec is None:
+        return None
+    pixels = image.detach().cpu().numpy()
+    return judge_image(pixels, spec) if edit is None else judge_edit(pixels, edit)
