@@ -160,12 +160,13 @@ def stored_settings(arguments: argparse.Namespace, checkpoint, settings: dict, f
     }
 
 
-def are_made(paths: list[Path], settings: list[dict]) -> bool:
-    """Whether all these images are there already, each with its stored settings; if so, say it."""
+def are_made(paths: list[Path], settings: list[dict], ignored: tuple[str, ...] = ()) -> bool:
+    """Whether all these images are there already, each with its stored settings but those `ignored`; if so, say it."""
     from ..images.png import is_made_with
 
     # A checkpoint's name decides nothing, its weights do.
-    made = all(is_made_with(path, own, ("checkpoint", "command")) for path, own in zip(paths, settings, strict=True))
+    ignored = ("checkpoint", "command", *ignored)
+    made = all(is_made_with(path, own, ignored) for path, own in zip(paths, settings, strict=True))
     for path in paths if made else ():
         say(f"skipped {path}: it exists, with the same settings")
     return made

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..errors import Blip3oError
@@ -22,6 +23,7 @@ from .arguments import (
     positive,
     processes,
 )
+from .best_of import FOUND, add_best_of_options, check_best_of, facts_of, open_rewards, save_best
 from .common import (
     CANCELLED,
     CANCELLED_ONE,
@@ -62,6 +64,7 @@ def add_command(commands) -> None:
     )
     add_output_options(parser, "with --prompts a folder for 00000.png, 00001.png, ..., which must be given")
     add_seed_options(parser)
+    add_best_of_options(parser)
     add_sampling_options(parser)
     add_token_guidance_options(parser)
     add_rendering_options(parser, "the size that the model was trained at")
@@ -74,7 +77,8 @@ def add_command(commands) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="prompts that are processed together (default: %(default)s)",
+        help="prompts that are processed together, or with --best-of images of a prompt that are rendered together "
+        "(default: %(default)s)",
     )
     machine.add_argument(
         "--num-processes",
@@ -89,7 +93,10 @@ def add_command(commands) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts that are decoded and rendered together. Item k of each list belongs to prompt k."""
+    """Images that are decoded together: of several prompts, or of one from which the best is kept.
+
+    Item k of each list belongs to image k. `paths`: of what is kept.
+    """
 
     first: int  # number of the first prompt in its file
     prompts: list[str]
@@ -101,6 +108,7 @@ class Batch:
 
 def run(arguments: argparse.Namespace) -> int | None:
     many = arguments.prompts is not None
+    check_best_of(arguments)
     if not many:
         arguments.cancelled = CANCELLED_ONE
         check_png_out(arguments.out)
@@ -114,6 +122,8 @@ def run(arguments: argparse.Namespace) -> int | None:
     from ..diffusion.sampler import GuidanceSchedule
     from ..images.enlarge import check_enlarged
     from ..pipeline import check_rendering
+    from ..rewards.best_of import choose, render_each
+    from ..rewards.interface import Candidates
     from .processes import launch, own_device, rank_and_count
 
     prompts, paths = _prompts_and_paths(arguments)
@@ -122,7 +132,8 @@ def run(arguments: argparse.Namespace) -> int | None:
     checkpoint = open_checkpoint(arguments)
     read_loras(arguments, checkpoint)
     guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
-    together = min(arguments.batch, len(prompts))
+    mix = open_rewards(arguments)
+    together = min(arguments.batch, len(prompts) if mix is None else arguments.best_of)
     size = check_rendering(checkpoint, arguments.size, arguments.steps, guidance, together, Compute(device))
     check_enlarged(size, arguments.enlarge)
     negative = (arguments.negative_prompt or "") if sampling.guidance > 1 else None
@@ -130,11 +141,12 @@ def run(arguments: argparse.Namespace) -> int | None:
         checkpoint.prompt_encoder.encode(prompt)
     if many and arguments.num_processes > 1 and rank_and_count()[1] == 1:
         return launch(arguments.num_processes, arguments.words)
-    plan = list(_batches(arguments, checkpoint, device, size, prompts, paths))
+    make_plan = _batches if mix is None else partial(_candidates, mix)
+    plan = list(make_plan(arguments, checkpoint, device, size, prompts, paths))
     pipeline = None
     for batch in _mine(plan) if many else plan:
         if pipeline is None:
-            pipeline = load_pipeline(arguments, checkpoint, device, arguments.batch)
+            pipeline = load_pipeline(arguments, checkpoint, device, max(arguments.batch, arguments.best_of))
             summary.loaded()
         label = f"{batch.first + 1}/{len(prompts)} " if len(prompts) > 1 else ""
         with summary.part("tokens"), Bar(f"{label}tokens") as bar:
@@ -143,10 +155,18 @@ def run(arguments: argparse.Namespace) -> int | None:
             )
         summary.tokens += tokens.codes.numel()
         with summary.part("diffusion"), Bar(f"{label}diffusion") as bar:
-            images = pipeline.render(tokens, batch.noise_seeds, size, arguments.steps, guidance, bar)
-        for path, image, settings in zip(batch.paths, images, batch.settings, strict=True):
-            report(save_image(arguments, path, image, settings))
-            summary.images += 1
+            images = render_each(
+                pipeline, tokens, batch.noise_seeds, together,
+                size=size, steps=arguments.steps, guidance=guidance, callback=bar,
+            )  # fmt: skip
+        summary.images += len(images)
+        if mix is None:
+            for path, image, settings in zip(batch.paths, images, batch.settings, strict=True):
+                report(save_image(arguments, path, image, settings))
+        else:
+            with summary.part("scores"):
+                chosen = choose(mix, Candidates(images, batch.prompts))
+            save_best(arguments, batch.paths[0], images, batch.settings, chosen)
     if summary.images:
         say(str(summary))
     return None
@@ -161,13 +181,34 @@ def _batches(arguments, checkpoint, device, size, prompts: list[str], paths: lis
         rows = slice(first, first + arguments.batch)
         count = len(prompts[rows])
         seeds, noise_seeds = row_seeds(arguments.seed, count, first), row_seeds(noise_seed, count, first)
-        settings = []
-        for prompt, seed, noise in zip(prompts[rows], seeds, noise_seeds, strict=True):
-            own = {"prompt": prompt, "seed": seed, "noise_seed": noise, "size": f"{size[0]}x{size[1]}"}
-            own |= generation_settings(arguments, device)
-            together = {"batch": count} if count > 1 else {}
-            settings.append(stored_settings(arguments, checkpoint, own, together, ["generate", *option_words(own)]))
-        yield Batch(first, prompts[rows], seeds, noise_seeds, paths[rows], settings)
+        together = {"batch": count} if count > 1 else {}
+        rows = list(zip(prompts[first : first + count], seeds, noise_seeds, strict=True))
+        settings = [_settings(arguments, checkpoint, device, size, row, together) for row in rows]
+        yield Batch(first, prompts[first : first + count], seeds, noise_seeds, paths[first : first + count], settings)
+
+
+def _candidates(mix, arguments, checkpoint, device, size, prompts: list[str], paths: list[Path]) -> Iterator[Batch]:
+    """All prompts in order, each as often as --best-of says, with as many seeds of its own."""
+    from ..seeds import row_seeds
+
+    count = arguments.best_of
+    noise_seed = arguments.seed if arguments.noise_seed is None else arguments.noise_seed
+    for number, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
+        seeds, noise = (row_seeds(seed, count, number * count) for seed in (arguments.seed, noise_seed))
+        facts = facts_of(arguments, mix, seeds, noise)
+        settings = [
+            _settings(arguments, checkpoint, device, size, (prompt, *row), facts)
+            for row in zip(seeds, noise, strict=True)
+        ]
+        yield Batch(number, [prompt] * count, seeds, noise, [path], settings)
+
+
+def _settings(arguments, checkpoint, device, size, row: tuple[str, int, int], facts: dict) -> dict:
+    """What is stored with an image. `row`: its prompt, seed and noise seed."""
+    prompt, seed, noise_seed = row
+    own = {"prompt": prompt, "seed": seed, "noise_seed": noise_seed, "size": f"{size[0]}x{size[1]}"}
+    own |= generation_settings(arguments, device)
+    return stored_settings(arguments, checkpoint, own, facts, ["generate", *option_words(own)])
 
 
 def _mine(plan: list[Batch]) -> Iterator[Batch]:
@@ -175,7 +216,9 @@ def _mine(plan: list[Batch]) -> Iterator[Batch]:
     from .processes import is_mine
 
     for batch in plan:
-        if is_mine(f"{batch.first} {batch.prompts}") and not are_made(batch.paths, batch.settings):
+        settings = batch.settings[: len(batch.paths)]
+        ignored = FOUND if len(batch.paths) < len(batch.settings) else ()
+        if is_mine(f"{batch.first} {batch.prompts}") and not are_made(batch.paths, settings, ignored):
             yield batch
 
 

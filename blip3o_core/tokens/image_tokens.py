@@ -54,7 +54,10 @@ class ImageTokens:
         if not -len(self) <= index < len(self):
             raise Blip3oError(f"Row {index} does not exist: there are {len(self)} rows, 0 to {len(self) - 1}.")
         first = index % len(self)
-        keep = slice(first, first + 1)
+        return self.rows(slice(first, first + 1))
+
+    def rows(self, keep: slice) -> "ImageTokens":
+        """Several rows next to each other, as a batch."""
         return replace(
             self, codes=self.codes[keep], prompts=self.prompts[keep], seeds=self.seeds[keep],
             prompt_ids=self.prompt_ids and self.prompt_ids[keep], lengths=self.lengths[keep],
