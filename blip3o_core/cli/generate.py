@@ -122,8 +122,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     from ..diffusion.sampler import GuidanceSchedule
     from ..images.enlarge import check_enlarged
     from ..pipeline import check_rendering
-    from ..rewards.best_of import choose, render_each
-    from ..rewards.interface import Candidates
+    from ..rewards.best_of import render_each
     from .processes import launch, own_device, rank_and_count
 
     prompts, paths = _prompts_and_paths(arguments)
@@ -160,16 +159,24 @@ def run(arguments: argparse.Namespace) -> int | None:
                 size=size, steps=arguments.steps, guidance=guidance, callback=bar,
             )  # fmt: skip
         summary.images += len(images)
-        if mix is None:
-            for path, image, settings in zip(batch.paths, images, batch.settings, strict=True):
-                report(save_image(arguments, path, image, settings))
-        else:
-            with summary.part("scores"):
-                chosen = choose(mix, Candidates(images, batch.prompts))
-            save_best(arguments, batch.paths[0], images, batch.settings, chosen)
+        _keep(arguments, mix, batch, images, summary)
     if summary.images:
         say(str(summary))
     return None
+
+
+def _keep(arguments, mix, batch: Batch, images: list, summary: Summary) -> None:
+    """Write all images of a batch, or those that the rewards choose."""
+    from ..rewards.best_of import choose
+    from ..rewards.interface import Candidates
+
+    if mix is None:
+        for path, image, settings in zip(batch.paths, images, batch.settings, strict=True):
+            report(save_image(arguments, path, image, settings))
+        return
+    with summary.part("scores"):
+        chosen = choose(mix, Candidates(images, batch.prompts))
+    save_best(arguments, batch.paths[0], images, batch.settings, chosen)
 
 
 def _batches(arguments, checkpoint, device, size, prompts: list[str], paths: list[Path]) -> Iterator[Batch]:
