@@ -7,6 +7,8 @@ from blip3o_core.errors import Blip3oError
 from blip3o_core.rewards.interface import Candidates
 from blip3o_core.rewards.load import load_rewards
 from blip3o_core.tiny.judge.judge import judge_edit, judge_image
+from blip3o_core.tiny.judge.reward import TinyReward
+from blip3o_core.tiny.scenes.captions import caption
 from blip3o_core.tiny.scenes.edits import make_edit
 from blip3o_core.tiny.scenes.rasterize import rasterize
 from blip3o_core.tiny.scenes.spec import spec_of
@@ -42,3 +44,11 @@ def test_what_it_cannot_compare_with_is_named():
     for strict in (1.5, "high", True, float("nan")):
         with pytest.raises(Blip3oError, match="Reward 'tiny': strict is "):
             scores([], [], strict=strict)
+
+
+def test_without_more_the_prompt_says_what_is_right():
+    """Catches a judge that needs what only tasks have, and one that judges a prompt or an edit it does not know."""
+    scene = make_scene(5, "train", 0, World(), "position")
+    images, prompts = [image_of(scene)] * 3, [caption(scene), "a red fox", caption(scene)]
+    found = Candidates(images, prompts, references=[(), (), (images[0],)]).judged_by(TinyReward())
+    assert found == [1.0, None, None]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ...errors import Blip3oError, shown
+from ..scenes.caption_reader import read_caption
 from ..scenes.edits import Edit
 from ..scenes.spec import Spec, Verdict
 from .judge import judge_edit, judge_image
@@ -16,7 +17,8 @@ STRICT = 0.7  # share of the reward for an image that is completely right; the r
 class TinyReward:
     """1 exactly when the image is completely right. `meta` has what it is compared with: `spec`, or for edits `edit`.
 
-    None for an image without either: its prompt is not of this world.
+    Without either the prompt says it. None where that is no caption of this world, and for edits: an instruction alone
+    does not say what the reference shows.
     """
 
     name = "tiny"
@@ -38,7 +40,11 @@ class TinyReward:
         masks: Sequence[torch.Tensor | None],
         meta: Sequence[Mapping[str, Any]],
     ) -> list[float | None]:
-        return [self._value(judged(image, about)) for image, about in zip(images, meta, strict=True)]
+        asked = [
+            about if about or shown_before else {"spec": read_caption(prompt)}
+            for prompt, shown_before, about in zip(prompts, references, meta, strict=True)
+        ]
+        return [self._value(judged(image, about)) for image, about in zip(images, asked, strict=True)]
 
     def _value(self, verdict: Verdict | None) -> float | None:
         return None if verdict is None else self.strict * verdict.strict + (1 - self.strict) * verdict.credit
