@@ -121,7 +121,7 @@ print(json.dumps({**found, "events": sorted(set(events)), "left": sorted(one.nam
 
 
 @pytest.mark.parametrize(
-    ("first", "count"), [(0, 1500), pytest.param(10_000, 40_000, marks=pytest.mark.long)], ids=["sample", "long"]
+    ("first", "count"), [(0, 500), pytest.param(10_000, 40_000, marks=pytest.mark.long)], ids=["sample", "long"]
 )
 def test_a_damaged_file_is_read_or_refused_in_words(first, count, tmp_path):
     """Catches code that runs, memory that is taken on a claim, and errors of Python for a file that was damaged."""

@@ -1,4 +1,4 @@
-"""`tools.soak` for a minute: prompts of every kind at one server, which is after them as it was before."""
+"""`tools.soak` in short: prompts of every kind at one server, which is after them as it was before."""
 
 import pytest
 
@@ -8,14 +8,17 @@ from tools.soak import KINDS, Row, outcomes, soak, table
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
 
-def test_forty_prompts_of_every_kind_leave_the_server_as_it_was(tmp_path):
+@pytest.mark.parametrize("count", [14, pytest.param(40, marks=pytest.mark.long)])
+def test_prompts_of_every_kind_leave_the_server_as_it_was(tmp_path, count):
     """Catches an image that changes after edits, interrupts and reloads, and threads, files or memory that pile up."""
     with Server(tmp_path) as server:
-        rows = soak(server, 40, seed=2)
+        rows = soak(server, count, seed=2)
     assert all(row.fine for row in rows), outcomes(rows)
     assert {row.kind for row in rows} == set(KINDS)
     middle, last = rows[len(rows) // 2], rows[-5:]
-    for name, more in (("threads", 1), ("files", 3), ("temporary", 0), ("megabytes", 60)):
+    # Models that a short run loads for the first time in its second half would count as growth.
+    grown = {"threads": 1, "temporary": 0} | ({"files": 3, "megabytes": 60} if count > 14 else {})
+    for name, more in grown.items():
         assert max(getattr(row, name) for row in last) <= getattr(middle, name) + more, table(rows)
 
 

@@ -16,7 +16,6 @@ from tests.support import ranks
 from tests.support.paths import TOP
 
 PROMPTS = [f"a {colour} {shape}" for colour in ("red", "blue", "green") for shape in ("circle", "star", "ring")]
-KILLS = 4
 DEADLINE = 300  # seconds until a process that makes nothing is given up
 
 
@@ -55,12 +54,13 @@ def by_one(prompts, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_two_processes_killed_at_any_time_make_the_files_of_one(prompts, by_one, tmp_path):
+@pytest.mark.parametrize("kills", [0, pytest.param(6, marks=pytest.mark.long)])
+def test_two_processes_killed_at_any_time_make_the_files_of_one(kills, prompts, by_one, tmp_path):
     """Catches images that are lost, doubled, half written, or different because others were made at the same time."""
     out, seed = tmp_path / "two", random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    for _ in range(KILLS):
+    for _ in range(kills):
         running = ranks.start(words(prompts, out), 2)
         wait_for_files(running, out, min(len(files(out)) + chance.randint(1, 2), len(PROMPTS) - 1))
         time.sleep(chance.uniform(0, 0.05))

@@ -114,7 +114,7 @@ def test_padded_rows_guidance_and_sampling(tmp_path, recordings, sampling, dtype
             assert torch.allclose(graph.hidden, direct.hidden, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_drawn_as_often_as_without_a_graph(checkpoint, recordings):
     """Another distribution: the same seeds must draw the same tokens, and 400 seeds therefore the same shares."""
     language, row = checkpoint.load_language(torch.float32), checkpoint.prompt_encoder.encode("three stars")

@@ -22,17 +22,22 @@ from tests.support.paths import TOP
 triton = pytest.importorskip("triton", reason="Triton has no package for this machine")
 
 
+QUICK = ("sampled", "greedy, padded rows", "int8", "rows", "refused")
+LONG = ("guided", "bfloat16", "fp8", "refused int8")
+
+
 @pytest.fixture(scope="module")
-def interpreted():
-    """Case -> what the interpreter made of it."""
-    command = [sys.executable, "-m", "tests.support.interpreted"]
+def interpreted(request):
+    """Case -> what the interpreter made of it, ten seconds each."""
+    cases = [*QUICK, *(LONG if request.config.getoption("--long") else ())]
+    command = [sys.executable, "-m", "tests.support.interpreted", *cases]
     done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return {found.pop("case"): found for found in map(json.loads, done.stdout.splitlines())}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["sampled", "greedy, padded rows", "guided", "bfloat16", "int8", "fp8"])
+@pytest.mark.parametrize("case", [*QUICK[:3], *(pytest.param(case, marks=pytest.mark.long) for case in LONG[:3])])
 def test_the_kernels_write_what_the_modules_write(interpreted, case):
     """A part of a layer that reads the wrong rows, a scale of another matrix, a key put away in the wrong place, a
     token drawn by another number; and a first step that failed, after which another engine drew."""
@@ -49,10 +54,14 @@ def test_a_row_is_the_single_run_to_the_bit_in_bfloat16(interpreted):
 
 @pytest.mark.slow
 def test_a_wrong_first_step_is_noticed_and_another_engine_draws(interpreted):
-    """A compiler's mistake that changes images silently, or is tried again at every image; and quantised weights that
-    the next engine reads as if they were not."""
+    """A compiler's mistake that changes images silently, or is tried again at every image."""
     found = interpreted["refused"]
     assert found["equal"] and "differ from the usual ones by 1.0e-01" in found["why_not"] and found["chosen"] != "fused"
+
+
+@pytest.mark.long
+def test_a_wrong_first_step_of_quantised_weights(interpreted):
+    """Quantised weights that the next engine reads as if they were not."""
     quantised = interpreted["refused int8"]
     assert quantised["equal_states"] and quantised["chosen"] == "modules"
 

@@ -41,7 +41,7 @@ def prompts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["greedy", "default", pytest.param("uncut", marks=pytest.mark.long)])
 def test_ids_and_states_are_those_of_decode(language, prompts, kind):
     """A token accepted behind a wrong guess, a uniform number of another place, a state off by one token."""
     assert len(prompts) == 20
@@ -129,7 +129,7 @@ def test_every_token_is_told_in_order_and_a_run_can_be_cancelled(language, promp
         decode(language, Prompts(prompts[:1]), [3], Sampling(), callback=stop, engine="speculative")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_compares_the_same_pictures():
     """A ratio of two different pictures, or a cost without the plain step's next to it."""
     rows = speculative.run(torch.device("cpu"), 1, quick=True)

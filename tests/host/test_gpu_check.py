@@ -13,6 +13,7 @@ KEYS = {"servers", "runs", "stops", "soak", "same_latents", "growth_in_second_ha
 
 
 @needs_cpu
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_host_stage_runs_on_the_cpu(tmp_path):
     """Catches a graph, a server or a checkpoint that changed under the stage, which nobody would see until the next

@@ -17,7 +17,7 @@ def pixels(file) -> np.ndarray:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_cpu
 def test_the_host_and_the_library_draw_the_same_picture(monkeypatch, server, client):
     """An overhead that is another dtype, other settings, or a cached result of the server."""

@@ -12,9 +12,9 @@ from tools.comfyui.frontend import SIZE, Frontend
 PLAIN = {"Comfy.VueNodes.Enabled": False, "Comfy.Locale": "en"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def look(request, page, server):
-    """ComfyUI keeps settings for all pages of a user, but a page reads them only when it opens."""
+    """ComfyUI keeps settings for all pages of a user: those of other modules must find the usual ones."""
     base = f"http://{server.address}"
     for name, value in LOOKS[request.param].items():
         requests.post(f"{base}/settings/{name}", json=value, timeout=30).raise_for_status()

@@ -20,7 +20,7 @@ LOOKS = {
     for renderer in ("classic", "nodes2")
     for language in ("en", "zh")
 }
-QUICK = ("classic-en", "nodes2-zh")  # differ in both
+FIRST, OTHER = "classic-en", "nodes2-zh"  # differ in both
 
 SET = """([type, values]) => {
     const node = window.app.graph.nodes.find(node => node.type === type);
@@ -80,12 +80,12 @@ SLOT = """([type, isInput, name]) => {
 
 
 def on(*looks: str):
-    """The row on these looks; on one that is not in QUICK only where long tests run."""
-    long = [pytest.param(look, marks=() if look in QUICK else pytest.mark.long) for look in looks]
-    return pytest.mark.parametrize("look", long, indirect=True, scope="session")
+    """The row on these looks; on all but the last of several only where long tests run."""
+    long = [pytest.param(look, marks=() if look == looks[-1] else pytest.mark.long) for look in looks]
+    return pytest.mark.parametrize("look", long, indirect=True, scope="module")
 
 
-everywhere, once = on(*LOOKS), on(QUICK[0])
+everywhere, once = on(*sorted(LOOKS, key=OTHER.__eq__)), on(FIRST)
 
 
 @dataclass

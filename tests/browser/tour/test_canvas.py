@@ -10,9 +10,10 @@ from tests.browser.tour.steps import (
     EDIT,
     EMPTY,
     ENCODER,
+    FIRST,
     GENERATOR,
     LOADER,
-    QUICK,
+    OTHER,
     SAMPLER,
     everywhere,
     on,
@@ -72,7 +73,7 @@ def test_reroutes(tour):
     tour.shot("reroutes")
 
 
-@on(*QUICK)
+@on(FIRST, OTHER)
 def test_a_subgraph_made_by_hand(tour):
     """Catches nodes that do not run, or say nothing, inside a subgraph."""
     tour.client.free()
@@ -102,7 +103,7 @@ def test_a_subgraph_made_by_hand(tour):
     assert any("It does not know: photo." in text for text in texts)
 
 
-@on(*QUICK)
+@on(FIRST, OTHER)
 def test_only_wires_that_fit_can_be_connected(tour):
     """Catches a VAE that goes into a socket for models, and a right wire that does not hold."""
     tour.open()
@@ -121,7 +122,7 @@ def test_only_wires_that_fit_can_be_connected(tour):
     assert tour.inputs(SAMPLER)["model"] == LOADER and tour.inputs(SAMPLER)["positive"] == CONDITIONER
 
 
-@on(*QUICK)
+@on(FIRST, OTHER)
 def test_sockets_for_images_grow_and_close_up(tour):
     """Catches an encoder without a socket for the next image, and one that keeps a gap when an image is pulled out."""
     tour.open(EDIT)
@@ -187,7 +188,7 @@ def test_the_light_theme(tour):
     assert "photo, cat" in notes[GENERATOR]
 
 
-@on(*QUICK)
+@on(FIRST, OTHER)
 def test_a_small_window(tour):
     """Catches a page that fails, or notes that leave their node, in the window of a small laptop."""
     tour.page.set_viewport_size({"width": 1280, "height": 720})
