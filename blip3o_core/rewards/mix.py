@@ -20,7 +20,7 @@ TIMEOUT = 300.0  # seconds
 _SLACK = 1e-6  # of rounding, beyond the ends of a range
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is itself only: a user's reward need not have a hash
 class Part:
     """A reward in a mix."""
 
