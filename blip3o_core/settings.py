@@ -6,7 +6,7 @@ at once; ComfyUI already depends on it. Here its reports become one plain senten
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -117,11 +117,17 @@ class Settings(Strict):
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
 
-def load_settings(kind: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
-    """A YAML file with `key=value` words over it; `train.connector=1e-4` reaches inside. Raises Blip3oError."""
+def load_settings(
+    kind: type[S], path: str | Path, overrides: Sequence[str] = (), variant: Callable[[dict], type[S]] | None = None
+) -> S:
+    """A YAML file with `key=value` words over it; `train.connector=1e-4` reaches inside. Raises Blip3oError.
+
+    `variant` chooses a class with other defaults than those of `kind` by what the file and the words contain.
+    """
     content = _read_yaml(Path(path), kind)
     for word in overrides:
         _override(content, word)
+    kind = variant(content) if variant else kind
     source = f"{path} with {shown(' '.join(overrides))}" if overrides else str(path)
     try:
         return kind(**{str(name): value for name, value in content.items()})

@@ -1,8 +1,8 @@
-"""`blip3o grpo`: reinforcement learning of the language model, for the tiny world's prompts and its judge."""
+"""`blip3o grpo`: reinforcement learning of the language model, by rewards."""
 
 import argparse
 
-from .common import needs_extra, print_entry
+from .common import needs_extra, print_entry, say
 from .stopping import Stopping
 from .train import RESUME, add_config_arguments, ended
 
@@ -10,11 +10,10 @@ from .train import RESUME, add_config_arguments, ended
 def add_command(commands) -> None:
     parser = commands.add_parser(
         "grpo",
-        help="improve the bundled model by reinforcement learning (GRPO)",
-        description="Train the language model of a checkpoint with GRPO. Prompts are captions of the tiny world, and "
-        "its judge gives the reward, so the checkpoint must make images of that world: the bundled model, or one that "
-        "`blip3o recipe tiny` made. For other prompts and rewards call the library; docs/grpo.md shows how and lists "
-        "the settings.",
+        help="improve the language model by reinforcement learning (GRPO)",
+        description="Train the language model of a checkpoint with GRPO: it makes several images of each prompt, "
+        "rewards judge them, and what made the better ones becomes likelier. The YAML file names the rewards and the "
+        "prompts, for images or for edits; docs/grpo.md lists all settings.",
         needs="grpo needs a YAML file with the settings of the run.",
         example="blip3o grpo grpo.yaml updates=140",
     )
@@ -25,10 +24,12 @@ def add_command(commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     with needs_extra("train,rl"):
         from ..settings import load_settings
-        from ..tiny.recipe.grpo import TinyGrpoSettings, improve
+        from ..tiny.recipe.grpo import variant
+        from ..training.grpo.settings import GrpoSettings
+        from ..training.grpo.train import train
         from ..training.watch import Watch
 
-    settings = load_settings(TinyGrpoSettings, arguments.config, arguments.overrides)
+    settings = load_settings(GrpoSettings, arguments.config, arguments.overrides, variant)
     with Stopping() as stop:
-        best = improve(settings, arguments.resume, Watch(print_entry, stop=stop))
+        best = train(settings, arguments.resume, Watch(print_entry, say, stop), own_code=True)
     return ended(best, stop)

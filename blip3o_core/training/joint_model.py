@@ -108,8 +108,12 @@ def add_lora(language: LanguageModel, rank: int, alpha: float, targets: tuple[st
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, bias="none")
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, language.model)
-    # peft's first factor starts from the process's random state. Here it starts from the run's seed.
+    start_adapters(language.model, seed)
+
+
+def start_adapters(network: nn.Module, seed: int) -> None:
+    """Start peft's adapters from the run's seed. Its own first factor comes from the process's random state."""
     generator = seeded(seed)
-    for name, parameter in language.model.named_parameters():
+    for name, parameter in network.named_parameters():
         if ".lora_A." in name:
             nn.init.kaiming_uniform_(parameter, a=5**0.5, generator=generator)

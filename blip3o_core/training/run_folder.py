@@ -1,6 +1,6 @@
 """The folder of one run: checkpoints that appear whole or not at all, and the log of losses.
 
-    log.jsonl  tensorboard/  samples/  cache/  step-00001000/  step-00002000/training/state.pt
+    log.jsonl  seconds.jsonl  tensorboard/  samples/  cache/  step-00001000/  step-00002000/training/state.pt
 
 A checkpoint is written under a name that starts with a dot, then renamed. A folder without the dot is complete.
 """
@@ -34,7 +34,7 @@ class Inputs:
 
 class RunFolder:
     def __init__(self, path: Path):
-        self.path, self.log = path, path / "log.jsonl"
+        self.path, self.log, self.seconds = path, path / "log.jsonl", path / "seconds.jsonl"
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -94,12 +94,16 @@ class RunFolder:
             remove_abandoned(self.path)
             for partial in self.path.glob(f".{_STEP}*"):
                 _remove(partial)
-            if self.log.exists():
-                cut_log(self.log, step)
+            for log in (self.log, self.seconds):
+                if log.exists():
+                    cut_log(log, step)
 
     def append_log(self, entry: dict) -> None:
-        with saving(self.log), open(self.log, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        _append(self.log, entry)
+
+    def append_seconds(self, entry: dict) -> None:
+        """What a step took. It is not in the log, which a resumed run writes as it would have been."""
+        _append(self.seconds, entry)
 
     @contextlib.contextmanager
     def new_checkpoint(self, step: int, fingerprint: dict, inputs: Inputs, keep: int) -> Iterator[Path]:
@@ -183,6 +187,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def _append(log: Path, entry: dict) -> None:
+    with saving(log), open(log, "a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
 
 
 def cut_log(log: Path, step: int) -> None:

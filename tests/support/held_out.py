@@ -8,21 +8,33 @@ import torch.distributed as dist
 
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.training.grpo.rollout import Score, Task, evaluate
+from blip3o_core.rewards.mix import Part, RewardMix
+from blip3o_core.training.grpo.rollout import Roller
+from blip3o_core.training.rl.held_out import HeldOut
+from blip3o_core.training.rl.held_out import look as look_at
+from blip3o_core.training.rl.tasks import Task
 
 PROMPTS = ["a cat", "two dogs on a very long road", "a tree", "two owls", "three cats"]
 
 
-def look(settings) -> tuple[dict, list[str]]:
-    """(what the look finds, the prompts that this process scored)."""
-    seen: list[str] = []
+class Brightness:
+    name, version, range = "brightness", "1", (0.0, 1.0)
 
-    def reward(tasks, images):
-        seen.extend(task.prompt for task in tasks)
-        return [Score(value, value > 0.5) for value in images.mean((1, 2, 3)).tolist()]
+    def __init__(self):
+        self.seen: list[str] = []
 
-    pipeline = Pipeline(open_checkpoint(settings.checkpoint), "cpu", torch.float32)
-    return evaluate(pipeline, [Task(prompt, prompt[:3]) for prompt in PROMPTS], reward, settings), seen
+    def __call__(self, images, prompts, references, masks, meta):
+        self.seen += prompts
+        return [float(image.mean()) for image in images]
+
+
+def look(settings) -> tuple[dict, list[str], list]:
+    """(what the look finds, the prompts that this process scored, the mean of each image that is kept)."""
+    reward = Brightness()
+    roller = Roller(Pipeline(open_checkpoint(settings.checkpoint), "cpu", torch.float32), settings)
+    tasks = [Task(prompt, prompt[:3]) for prompt in PROMPTS]
+    seen = look_at(HeldOut(tasks, RewardMix([Part(reward)]), roller.open_task, 0.5, 3), roller.held_out)
+    return seen.entry, reward.seen, [float(image.mean()) for image in seen.images]
 
 
 def look_together(settings, rank: int, meeting: str, result: str) -> None:

@@ -15,86 +15,54 @@ from blip3o_core.cli.main import main
 from blip3o_core.decoding.prefill import Prompts, encode_tokens
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
+from blip3o_core.rewards.interface import Candidates
+from blip3o_core.rewards.load import load_rewards
 from blip3o_core.tiny import CATEGORIES, rasterize
-from blip3o_core.tiny.recipe import grpo as tiny_stage
-from blip3o_core.training.grpo import rollout
+from blip3o_core.tiny.recipe.grpo import TinyGrpoSettings
+from blip3o_core.tiny.scenes.world import make_scene
+from blip3o_core.tiny.tasks import WORLD, image_tasks
 from blip3o_core.training.grpo import train as grpo
-from blip3o_core.training.grpo.rollout import Score, Task
-from blip3o_core.training.grpo.settings import GrpoSettings
-from blip3o_core.training.run_folder import Inputs, RunFolder
+from blip3o_core.training.run_folder import RunFolder
 from blip3o_core.training.watch import Watch
-from tests.support import held_out, ranks
+from tests.support import held_out, ranks, rl
+from tests.support.rl import TASKS, low_codes, mix_of, trained, updates, weights_after
 from tests.support.tiny_checkpoint import Sizes, make_checkpoint
 
 pytest.importorskip("trl", reason="the `rl` extra is not installed")
 from blip3o_core.training.grpo import trainer as grpo_trainer
 
 LANGUAGE = ("model.embed_tokens.", "model.layers.", "model.norm.")
-TASKS = [Task(prompt, prompt.split()[0]) for prompt in ("a cat", "two dogs on a very long road", "a tree", "two owls")]
-SMALL = {"updates": 4, "prompts": 2, "group": 4, "lr": 3e-3, "warmup": 1, "held_out_every": 2, "save_every": 2,
-         "steps": 2, "held_out_steps": 2, "device": "cpu"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
     """Images of 9 tokens and 24 px: most of the time goes into rollouts. Its reference connector is not trained."""
-    sizes = Sizes(codes=32, grid=3, latent_side=3, prompt_limit=300)
-    return make_checkpoint(tmp_path_factory.mktemp("grpo") / "model", sizes=sizes, edit=("use_und_image_vae",))
+    return rl.small_checkpoint(tmp_path_factory.mktemp("grpo") / "model")
 
 
 @pytest.fixture
 def settings(source, tmp_path):
-    return GrpoSettings(checkpoint=str(source), out=str(tmp_path / "run"), **SMALL)
+    return rl.small_settings(source, tmp_path / "run")
 
 
 @pytest.fixture
 def codes_as_images(monkeypatch):
-    """The image of codes is the codes: rewards may then be about them, and nothing is rendered."""
-
-    def render(self, tokens, seeds, steps, guidance):
-        shares = tokens.codes.float() / self.language.vocabulary.num_codes
-        return shares[:, None, :, None].expand(-1, -1, -1, 3)
-
-    monkeypatch.setattr(Pipeline, "render", render)
-
-
-def low_codes(tasks, images) -> list[Score]:
-    """The share of codes in the lower half: 0.5 by chance, whatever the prompt."""
-    rewards = (images < 0.5).float().mean((1, 2, 3)).tolist()
-    return [Score(value, value > 0.7) for value in rewards]
-
-
-def trained(settings, reward=low_codes, resume=False, watch=Watch()) -> tuple[Path, list[dict]]:
-    best = grpo.train(settings, TASKS, TASKS, reward, resume, watch)
-    return best, [json.loads(line) for line in RunFolder(Path(settings.out)).log.read_text().splitlines()]
-
-
-def updates(log: list[dict], name: str) -> list[float]:
-    return [entry[name] for entry in log if name in entry]
-
-
-def weights_after(settings, update: int) -> dict[str, torch.Tensor]:
-    return load_file(Path(settings.out) / "trainer" / f"checkpoint-{update}" / "model.safetensors")
+    rl.make_images_of_codes(monkeypatch)
 
 
 @pytest.fixture
-def trainer(settings, tmp_path):
-    """TRL's trainer as `train` builds it, not run."""
-    arguments = grpo_trainer._arguments(settings, tmp_path / "trainer")
-    pipeline = Pipeline(open_checkpoint(settings.checkpoint), "cpu", torch.float32)
-    looked_at = grpo_trainer.HeldOut(TASKS, low_codes, Inputs("", "", 0))
-    callback = grpo_trainer.GrpoCallback(settings, RunFolder(tmp_path), pipeline, looked_at, Watch())
-    return grpo_trainer._trainer(settings, arguments, pipeline, TASKS, low_codes, callback)
+def trainer(settings):
+    return rl.make_trainer(settings)
 
 
 def test_trl_sees_the_prompts_and_tokens_of_our_decoder(trainer, source):
     """Catches a second tokenizer, a template, an end token or padding between what is sampled and what is scored."""
-    rows = [{"prompt": task.prompt, "task": number} for number, task in enumerate(TASKS[:2]) for _ in range(4)]
+    rows = [{"prompt": str(number)} for number in (0, 1) for _ in range(4)]
     seen = trainer._generate_and_score_completions(rows)
     checkpoint = open_checkpoint(source)
     ids = checkpoint.vocabulary
     for row, prompt, keep in zip(rows, seen["prompt_ids"], seen["prompt_mask"], strict=True):
-        assert prompt[keep.bool()].tolist() == checkpoint.prompt_encoder.encode(row["prompt"])
+        assert prompt[keep.bool()].tolist() == checkpoint.prompt_encoder.encode(TASKS[int(row["prompt"])].prompt)
     assert seen["completion_ids"].shape == (8, 9)
     assert bool(seen["completion_mask"].all())
     assert ids.image_start <= int(seen["completion_ids"].min())
@@ -124,29 +92,27 @@ def test_trl_scores_the_distribution_that_is_sampled_from(trainer, source):
 
 def test_images_that_are_scored_are_those_of_inference(source, settings, monkeypatch, tmp_path):
     """Catches stale hidden states, another schedule or another noise: a reward for images that nobody will get."""
-    seen = []
+    seen, make = [], Pipeline.render
 
-    def remember(*arguments):
-        passes, images = rollout.rollout(*arguments)
-        seen.append((passes, images, arguments[3]))
-        return passes, images
+    def remember(self, tokens, seeds, **how):
+        images = make(self, tokens, seeds, **how)
+        seen.append((tokens, seeds, images))
+        return images
 
-    monkeypatch.setattr(grpo_trainer, "rollout", remember)
+    monkeypatch.setattr(Pipeline, "render", remember)
     settings = settings.replace(updates=1, batch=4)
     trained(settings)
-    (passes, images, noise), = seen  # fmt: skip
-    assert [len(tokens) for tokens in passes] == [4, 4]
+    passes = seen[1:3]  # behind a look at held-out images, before another one
+    assert [len(tokens) for tokens, _, _ in passes] == [4, 4]
     fresh = Pipeline.load(source, dtype=torch.float32)
-    for tokens, made, seeds in zip(passes, images.split(4), (noise[:4], noise[4:]), strict=True):
+    for tokens, seeds, images in passes:
         anew = dataclasses.replace(tokens, hidden=None, hidden_source=None)
-        assert torch.allclose(fresh.render(anew, seeds, steps=2, guidance=1.0), made, atol=1e-5)
+        assert torch.allclose(make(fresh, anew, seeds, steps=2, guidance=1.0), images, atol=1e-5)
 
 
 def test_images_of_one_prompt_share_their_noise_alone(settings, codes_as_images, monkeypatch):
     """Catches advantages that come from the renderer's noise, and groups whose rows are all the same image."""
-    seen = []
-    remember = lambda *arguments: seen.append(arguments[1:4]) or rollout.rollout(*arguments)  # noqa: E731
-    monkeypatch.setattr(grpo_trainer, "rollout", remember)
+    seen = rl.remember_rollouts(monkeypatch)
     trained(settings.replace(updates=2))
     rows, noises = [], []
     for prompts, seeds, noise in seen:
@@ -180,11 +146,8 @@ def test_the_best_checkpoint_is_kept_and_differs_in_the_language_model_alone(set
     """Catches the last weights saved instead of the best, trained weights that are lost, and others that move."""
     looks = iter([0.1, 0.9, 0.4])
 
-    def reward(tasks, images):
-        if len(tasks) == len(TASKS):  # held out; an update has eight
-            share = next(looks)
-            return [Score(share, number < share * len(tasks)) for number in range(len(tasks))]
-        return low_codes(tasks, images)
+    def reward(images):
+        return [next(looks)] * len(images) if len(images) == len(TASKS) else low_codes(images)  # an update has eight
 
     best, log = trained(settings, reward)
     assert best.name == "step-00000002"
@@ -200,20 +163,15 @@ def test_the_best_checkpoint_is_kept_and_differs_in_the_language_model_alone(set
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_resumes_as_if_it_had_not_been(settings, codes_as_images, tmp_path):
+def test_an_interrupted_run_resumes_as_if_it_had_not_been(settings, codes_as_images, monkeypatch, tmp_path):
     """Catches random numbers, learning rates, prompts or optimizer states that a resumed run does not have."""
     whole = settings.replace(out=str(tmp_path / "whole"))
     _, wanted = trained(whole)
-    batches = []
-
-    def interrupted(tasks, images):
-        batches.append(len(tasks))
-        if batches.count(8) == 4:
-            raise KeyboardInterrupt
-        return low_codes(tasks, images)
-
+    rl.interrupt_rollout(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
-        trained(settings, interrupted)
+        trained(settings)
+    monkeypatch.undo()
+    rl.make_images_of_codes(monkeypatch)
     best, log = trained(settings, resume=True)
     assert log == wanted
     assert best.name == RunFolder(Path(whole.out)).last.name
@@ -243,28 +201,21 @@ def test_a_run_that_is_stopped_saves_and_continues(settings, codes_as_images, tm
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
     other = settings.replace(updates=5)
     with pytest.raises(Blip3oError, match="data has other images or captions"):
-        grpo.train(other, TASKS[::-1], TASKS, low_codes, True)
+        grpo.train_on(other, rl.task_set(TASKS[::-1]), mix_of(low_codes), resume=True)
 
 
 @pytest.mark.slow
 def test_a_full_disk_is_a_sentence(settings, codes_as_images, monkeypatch):
-    """Catches a traceback of TRL's, and advice to make room for what a reward failed at."""
+    """Catches a traceback of TRL's."""
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(grpo_trainer.GRPOTrainer, "save_model", lambda *given, **named: (_ for _ in ()).throw(full))
     with pytest.raises(Blip3oError, match="Cannot write .*run: No space left on device"):
         trained(settings)
-    monkeypatch.undo()
-
-    def lost(tasks, images):
-        raise FileNotFoundError("the reward's own file")
-
-    with pytest.raises(FileNotFoundError, match="own file"):
-        trained(settings, lost, resume=True)
 
 
 def test_two_processes_share_the_look_at_held_out_images(settings, tmp_path):
     """Catches one process that makes all the images while the others wait until their patience ends."""
-    alone, _ = held_out.look(settings)
+    alone, _, means = held_out.look(settings)
     results = [tmp_path / f"{rank}.json" for rank in range(2)]
     meeting = str(tmp_path / "meeting")
     processes = [
@@ -276,8 +227,8 @@ def test_two_processes_share_the_look_at_held_out_images(settings, tmp_path):
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
-    (one, mine), (other, theirs) = (json.loads(result.read_text()) for result in results)
-    assert one == other == alone
+    (one, mine, kept), (other, theirs, kept_too) = (json.loads(result.read_text()) for result in results)
+    assert one == other == alone and kept == kept_too == means and len(means) == 3
     assert [len(mine), len(theirs)] == [3, 2]
     assert sorted(mine + theirs) == sorted(held_out.PROMPTS)
 
@@ -299,18 +250,6 @@ def test_a_gradient_that_is_not_finite_changes_nothing(settings, codes_as_images
 
 
 @pytest.mark.parametrize(
-    "reward, message",
-    [(lambda tasks, images: [Score(0.0, False)], "1 scores for 4 images"),
-     (lambda tasks, images: [Score(float("nan"), False)] * len(tasks), "'a cat' is nan")],
-    ids=["too few", "NaN"],
-)  # fmt: skip
-def test_a_reward_without_a_score_per_image_stops_the_run(settings, codes_as_images, reward, message):
-    """Catches NaN, which TRL counts as 'not scored', and scores of other images."""
-    with pytest.raises(Blip3oError, match=message):
-        trained(settings, reward)
-
-
-@pytest.mark.parametrize(
     "wrong", [{"group": 1}, {"lr": float("nan")}, {"top_p": 0.0}, {"device": "gpu"}, {"batch": 3}, {"kl": -1.0}]
 )
 def test_settings_that_cannot_be_trained_with_are_refused(settings, wrong):
@@ -327,23 +266,15 @@ def test_without_trl_the_message_names_the_extra(settings, monkeypatch):
         trained(settings)
 
 
-def test_the_tiny_stage_asks_for_every_category_alike():
-    """Catches a category that is learnt at the cost of the others, and held-out prompts that were trained on."""
-    tasks = tiny_stage.make_tasks(80, "train", 0)
-    assert tasks == tiny_stage.make_tasks(80, "train", 0)
-    assert all([task.group for task in tasks[k : k + 8]] == list(CATEGORIES) for k in range(0, 80, 8))
-    assert len({task.prompt for task in tasks}) > 60
-    assert tasks != tiny_stage.make_tasks(80, "held_back", 0)
-
-
-def test_the_tiny_stage_rewards_what_is_right():
+def test_the_tiny_stage_rewards_what_is_right(settings):
     """Catches images and tasks in different orders, another range of colours, and a judge of other scenes."""
-    scenes = [tiny_stage.make_scene(0, "train", k, tiny_stage.WORLD, category) for k, category in enumerate(CATEGORIES)]
-    tasks = tiny_stage.make_tasks(8, "train", 0)
-    images = torch.stack([torch.from_numpy(rasterize(scene, 64)) for scene in scenes]).float() / 255
-    assert [(one.reward, one.passed) for one in tiny_stage.reward(tasks, images)] == [(pytest.approx(1), True)] * 8
-    wrong = tiny_stage.reward(tasks, torch.full_like(images, 0.5))
-    assert all(0 <= one.reward < tiny_stage.STRICT and not one.passed for one in wrong)
+    stage = TinyGrpoSettings(checkpoint="tiny", out="run")
+    scenes = [make_scene(61, "train", k, WORLD, category) for k, category in enumerate(CATEGORIES)]
+    images = [torch.from_numpy(rasterize(scene, 64)).float() / 255 for scene in scenes]
+    mix, meta = load_rewards(stage.rewards), [task.meta for task in image_tasks(8, "train", 0)]
+    for candidates, right in ((images, True), ([torch.full_like(one, 0.5) for one in images], False)):
+        found = mix.combine(mix.score(Candidates(candidates, ["a prompt"] * 8, meta=meta)), 8)
+        assert all((one >= stage.pass_at) == right and 0 <= one <= 1 for one in found)
 
 
 @pytest.mark.slow
@@ -351,7 +282,9 @@ def test_the_tiny_stage_is_one_command(tmp_path, capsys):
     """Catches settings that do not reach the run, a checkpoint that cannot be found afterwards, and a traceback."""
     sizes = Sizes(codes=32, grid=8, latent_side=8, prompt_limit=300)
     source = make_checkpoint(tmp_path / "model", sizes=sizes)
-    (tmp_path / "grpo.yaml").write_text(f"checkpoint: {source}\nout: {tmp_path / 'run'}\nprompts: 2\ngroup: 2\n")
+    (tmp_path / "grpo.yaml").write_text(
+        f"checkpoint: {source}\ntasks: tiny\nout: {tmp_path / 'run'}\nprompts: 2\ngroup: 2\n"
+    )
     small = "updates=1 held_out=8 steps=1 held_out_steps=1 bf16=false".split()
     command = ["grpo", str(tmp_path / "grpo.yaml"), *small]
     assert main(command) == 0

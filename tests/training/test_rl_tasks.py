@@ -81,7 +81,7 @@ def test_a_number_of_tasks_is_held_out_of_a_file(folder):
 def test_tasks_that_cannot_be_found_are_a_sentence(source, message):
     """Catches a traceback for a mistyped name of a file, a world or a function."""
     with pytest.raises(Blip3oError, match=message):
-        find_tasks(source, 4, 10, 0)
+        find_tasks(source, 4, 10, 0, own_code=True)
 
 
 def test_the_tiny_world_asks_for_every_kind_alike():

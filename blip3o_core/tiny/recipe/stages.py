@@ -27,6 +27,7 @@ from ...models.image_tokenizer import PREFIX
 from ...pipeline import Pipeline
 from ...training.config import TrainingConfig
 from ...training.edit_checkpoint import add_references
+from ...training.grpo.train import train as train_by_rewards
 from ...training.save import save_checkpoint
 from ...training.trainer import train as train_jointly
 from ...training.watch import Watch
@@ -229,7 +230,7 @@ def _grpo(recipe: Recipe) -> None:
     settings = grpo.TinyGrpoSettings(
         checkpoint=str(recipe.last_checkpoint("instruct")), out=str(folder), updates=recipe.steps(140)
     )
-    grpo.improve(settings, folder.is_dir(), Watch(recipe.stage_report("grpo")))
+    train_by_rewards(settings, folder.is_dir(), Watch(recipe.stage_report("grpo")))
 
 
 def _release(recipe: Recipe) -> None:

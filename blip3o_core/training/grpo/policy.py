@@ -3,6 +3,10 @@
 - Only image tokens can follow `<S0>`. A fixed bias on the output layer masks all others in TRL's log-probabilities,
   entropies and KL; our decoder computes image tokens alone. The bias is not saved with the checkpoint.
 - Connectors are not part of the policy: its parameters have their published names, and all of them are trained.
+- With LoRA, peft's adapted layers stand in both networks: rollouts run through the very modules that are trained. So
+  they see every update exactly, also in bfloat16, where a small change that is merged into a weight would be rounded
+  away. The checkpoint's own weights are never written to, and there is no second copy of them. The price is that
+  rollouts cannot use the decoder's quicker engines, which read weights as they are stored.
 """
 
 import copy
@@ -12,8 +16,12 @@ from torch import nn
 
 from ...models.language import LanguageModel
 from ...prompts.vocabulary import Vocabulary
+from ..config import Lora
+from ..joint_model import start_adapters
+from ..save import trained_tensors
 
 MASKED_LOGIT = -1e4  # as a logit; infinity would make the entropy NaN
+_PEFT = "base_model.model."  # before the names of an adapted policy's parameters
 
 
 def make_policy(language: LanguageModel) -> nn.Module:
@@ -41,6 +49,33 @@ def mask_text_tokens(policy: nn.Module, vocabulary: Vocabulary) -> None:
     head.register_buffer("bias", bias.to(head.weight.dtype), persistent=False)
 
 
+def share_adapters(policy: nn.Module, language: LanguageModel, seed: int) -> None:
+    """Put the adapted layers of a peft model of the policy into `language`, which it shares its other weights with."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    start_adapters(policy, seed)
+    for name, module in policy.get_base_model().named_modules():
+        if isinstance(module, BaseTunerLayer):
+            place, _, last = name.rpartition(".")
+            setattr(language.get_submodule(place), last, module)
+
+
 def policy_tensors(policy: nn.Module) -> dict[str, torch.Tensor]:
-    """The policy's parameters by their names in a checkpoint. A tied head is the embedding and has no name."""
-    return {name: parameter.detach() for name, parameter in policy.named_parameters()}
+    """The policy's own parameters by their names, adapters and the layers under them included.
+
+    A tied head is the embedding and has no name.
+    """
+    return {name.removeprefix(_PEFT): parameter.detach() for name, parameter in policy.named_parameters()}
+
+
+def checkpoint_tensors(policy: nn.Module, lora: Lora | None) -> dict[str, torch.Tensor]:
+    """What a checkpoint of the policy has otherwise than its source: by published name, merged adapters included."""
+    tensors = policy_tensors(policy)
+    if lora is not None:
+        tensors = {name: tensor for name, tensor in tensors.items() if ".lora_" in name or ".base_layer." in name}
+    return trained_tensors({f"language.{name}": tensor for name, tensor in tensors.items()}, lora)
+
+
+def adapter_tensors(policy: nn.Module) -> dict[str, torch.Tensor]:
+    """As `save_adapter` takes them."""
+    return {f"language.{name}": tensor for name, tensor in policy_tensors(policy).items() if ".lora_" in name}

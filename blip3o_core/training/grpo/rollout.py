@@ -1,108 +1,115 @@
-"""Rollouts of GRPO: tasks, the images that the policy makes of them, and their scores."""
+"""Rollouts of GRPO: the images that the policy makes of tasks, as inference makes them."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 
 from ...decoding.sampling import Sampling
+from ...editing.jobs import require_image_tokenizer
+from ...editing.references import EditInputs, References
 from ...errors import Blip3oError
 from ...pipeline import Pipeline
-from ...seeds import seed_of
-from ...tokens.image_tokens import ImageTokens
+from ..rl.clock import Clock
+from ..rl.tasks import Opened, Task, open_task
 from .settings import GrpoSettings
 
-
-@dataclass(frozen=True)
-class Task:
-    prompt: str
-    group: str  # logs have a pass rate for each group
-    ground_truth: Any = None  # what the reward needs to judge an image, besides the prompt
+_REMEMBERED = 64  # tasks whose references stay encoded
 
 
 @dataclass(frozen=True)
-class Score:
-    reward: float
-    passed: bool  # whether the image is completely right. Checkpoints are compared by the share that passed
+class Rolled:
+    """Images (H, W, 3) on the CPU, and the codes that they were rendered from, each behind the ids of its prompt."""
+
+    prompt_ids: list[list[int]]
+    codes: list[list[int]]
+    images: list[torch.Tensor]
 
 
-Reward = Callable[[Sequence[Task], torch.Tensor], Sequence[Score]]  # tasks, images (B, H, W, 3) float32 in [0, 1]
-T = TypeVar("T")
+class Roller:
+    """Makes images of tasks with the language model that is trained."""
+
+    def __init__(self, pipeline: Pipeline, settings: GrpoSettings, clock: Clock | None = None):
+        self.pipeline, self.settings, self.clock = pipeline, settings, clock or Clock()
+        self._opened: OrderedDict[int, tuple[Task, Opened]] = OrderedDict()
+        self._encoded: OrderedDict[int, tuple[Task, References]] = OrderedDict()
+
+    def open_task(self, task: Task) -> Opened:
+        """The task's images, which are read once for all images of its group."""
+        return _remembered(self._opened, task, open_task)
+
+    def __call__(
+        self, tasks: Sequence[Task], seeds: Sequence[int], noise_seeds: Sequence[int], sampling: Sampling, steps: int
+    ) -> Rolled:
+        """An image for each task, in passes of at most `batch` rows with the same references."""
+        rolled = Rolled([], [], [])
+        for rows in _passes(tasks, self.settings.batch):
+            task, prompts = tasks[rows.start], [task.prompt for task in tasks[rows]]
+            references = _remembered(self._encoded, task, self._encode) if task.references else None
+            autocast = torch.autocast(self.pipeline.device.type, torch.bfloat16)
+            with autocast if self.settings.bf16 else nullcontext():
+                with self.clock("rollout"):
+                    tokens = self.pipeline.generate_tokens(prompts, list(seeds[rows]), sampling, references=references)
+                with self.clock("render"):
+                    edit = None if references is None else EditInputs(references)
+                    images = self.pipeline.render(
+                        tokens, list(noise_seeds[rows]), steps=steps, guidance=self.settings.guidance, edit=edit
+                    ).cpu()
+            rolled.prompt_ids.extend(tokens.prompt_ids or ())
+            rolled.codes.extend(tokens.codes.tolist())
+            rolled.images.extend(images)
+        return rolled
+
+    def held_out(self, tasks: Sequence[Task], seeds: Sequence[int]) -> list[torch.Tensor]:
+        """Images sampled as inference does (top-p 0.95)."""
+        return self(tasks, seeds, seeds, Sampling(), self.settings.held_out_steps).images
+
+    def _encode(self, task: Task) -> References:
+        try:
+            return self.pipeline.references(list(self.open_task(task).references))
+        except Blip3oError as error:
+            raise task.named(error) from error
 
 
-def rollout(
-    pipeline: Pipeline,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    noise_seeds: Sequence[int],
-    sampling: Sampling,
-    steps: int,
-    settings: GrpoSettings,
-) -> tuple[list[ImageTokens], torch.Tensor]:
-    """Tokens in passes of `batch` rows, and their images (B, H, W, 3) on the CPU, as inference makes them."""
-    passes, images = [], []
-    autocast = torch.autocast(pipeline.device.type, torch.bfloat16) if settings.bf16 else nullcontext()
-    with autocast:
-        for first in range(0, len(prompts), settings.batch):
-            rows = slice(first, first + settings.batch)
-            tokens = pipeline.generate_tokens(list(prompts[rows]), list(seeds[rows]), sampling)
-            rendered = pipeline.render(tokens, list(noise_seeds[rows]), steps=steps, guidance=settings.guidance)
-            passes.append(tokens)
-            images.append(rendered.cpu())
-    return passes, torch.cat(images)
+def check_tasks(tasks: Sequence[Task], checkpoint) -> None:
+    """Raise Blip3oError, before hours of work, for a task that the checkpoint cannot do."""
+    encoder, cells = checkpoint.prompt_encoder, checkpoint.grid[0] * checkpoint.grid[1]
+    if any(task.references for task in tasks):
+        require_image_tokenizer(checkpoint)
+        if checkpoint.reference_mode.features:
+            raise Blip3oError(
+                f"{checkpoint.folder} takes references as features of the image tokenizer, and GRPO trains on prompts "
+                "of tokens alone. Train text to image with it, or take a checkpoint whose references are tokens."
+            )
+    for task in tasks:
+        try:
+            if task.references:
+                encoder.encode_edit(task.prompt, torch.zeros(len(task.references), cells, dtype=torch.int64))
+            else:
+                encoder.encode(task.prompt)
+        except Blip3oError as error:
+            raise task.named(error) from error
 
 
-def score_images(reward: Reward, tasks: Sequence[Task], images: torch.Tensor) -> list[Score]:
-    """The reward's scores. Raises Blip3oError for a wrong number of them or NaN, which would train something else."""
-    scores = list(reward(tasks, images))
-    if len(scores) != len(tasks):
-        raise Blip3oError(f"The reward gave {len(scores)} scores for {len(tasks)} images. Give one score per image.")
-    for task, one in zip(tasks, scores, strict=True):
-        if not math.isfinite(one.reward):
-            raise Blip3oError(f"The reward for {task.prompt!r} is {one.reward}. It must be a finite number.")
-    return scores
+def _passes(tasks: Sequence[Task], batch: int) -> Iterator[slice]:
+    """Neighbours that can be made at once: without references, or of one task."""
+    first = 0
+    for row in range(1, len(tasks) + 1):
+        together = row < len(tasks) and (
+            tasks[row] is tasks[first] or not (tasks[row].references or tasks[first].references)
+        )
+        if row - first == batch or not together:
+            yield slice(first, row)
+            first = row
 
 
-def pass_rates(tasks: Sequence[Task], scores: Sequence[Score]) -> dict[str, float]:
-    """Share of images that passed: of all as `passed`, and of each group as `passed/<group>`."""
-    groups: dict[str, list[bool]] = {}
-    for task, one in zip(tasks, scores, strict=True):
-        groups.setdefault(task.group, []).append(one.passed)
-    by_group = {f"passed/{name}": sum(passed) / len(passed) for name, passed in sorted(groups.items())}
-    return {"passed": sum(one.passed for one in scores) / len(scores), **by_group}
-
-
-def evaluate(pipeline: Pipeline, tasks: Sequence[Task], reward: Reward, settings: GrpoSettings) -> dict[str, float]:
-    """Pass rates and mean reward of held-out tasks, sampled as inference does (top-p 0.95). Row k has its own seeds.
-
-    Where there are several processes all must call it: each makes its share of the images, and all get the result.
-    """
-    rank, count = (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
-    mine = range(rank, len(tasks), count)
-    scores: list[Score] = []
-    if mine:
-        seeds = [seed_of("held out", row) for row in mine]
-        own = [tasks[row] for row in mine]
-        prompts = [task.prompt for task in own]
-        _, images = rollout(pipeline, prompts, seeds, seeds, Sampling(), settings.held_out_steps, settings)
-        scores = score_images(reward, own, images)
-    shares = share(scores)
-    scores = [shares[row % count][row // count] for row in range(len(tasks))]
-    return {**pass_rates(tasks, scores), "reward": sum(one.reward for one in scores) / len(scores)}
-
-
-def share(value: T) -> list[T]:
-    """What every process has, in the order of the processes. All must call it."""
-    if not _several():
-        return [value]
-    found: list = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found
-
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized()
+def _remembered(kept: OrderedDict, task: Task, make):
+    """`make(task)`, or what it gave before for this very task."""
+    if id(task) not in kept:
+        kept[id(task)] = (task, make(task))  # the task itself, so that no other gets its id
+        if len(kept) > _REMEMBERED:
+            kept.popitem(last=False)
+    kept.move_to_end(id(task))
+    return kept[id(task)][1]

@@ -23,11 +23,8 @@ from ...images.reader import open_image, open_mask
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Worlds with tasks of their own, whose rooms are above this one.
-WORLDS = {
-    "tiny": "blip3o_core.tiny.tasks:image_tasks",
-    "tiny-edits": "blip3o_core.tiny.tasks:edit_tasks",
-}
+# Worlds with tasks of their own, in rooms above this one: the module, seen from here, and the function in it.
+WORLDS = {"tiny": "...tiny.tasks:image_tasks", "tiny-edits": "...tiny.tasks:edit_tasks"}
 KEYS = ("prompt", "group", "references", "mask", "meta")
 GROUP = "all"  # of tasks that name none
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -85,24 +82,18 @@ def open_task(task: Task) -> Opened:
     return Opened(images, tuple(to_tensor(image)[0] for image in images), mask)
 
 
-def find_tasks(source: str, held_out: int | str, count: int, seed: int) -> TaskSet:
+def find_tasks(source: str, held_out: int | str, count: int, seed: int, own_code: bool = False) -> TaskSet:
     """The tasks that `source` and `held_out` name; `count`: how many a run trains on at most, without repeating any.
 
-    `held_out` is a number or a source. A number is split off a file, evenly over its lines; a function makes as many.
-    Raises Blip3oError, which names all faulty lines of a file.
+    `held_out` is a number or a file. A number is split off a file, evenly over its lines; a function makes as many.
+    `own_code` allows a function of the user. Raises Blip3oError, which names all faulty lines of a file.
     """
-    made = _function_of(source)
+    made = _function_of(source, own_code)
     if made is not None:
         train = _call(made, source, count, "train", seed)
     else:
         train = read_tasks(Path(source), "tasks")
     if isinstance(held_out, str):
-        function = _function_of(held_out)
-        if function is not None:
-            raise Blip3oError(
-                f"held_out is {held_out!r}, a function. Give a file, or the number of held-out tasks that the function "
-                "of tasks is to make."
-            )
         kept = read_tasks(Path(held_out), "held_out")
     elif made is not None:
         kept = _call(made, source, held_out, "held_out", seed)
@@ -195,14 +186,19 @@ def _split(tasks: Sequence[Task], count: int, source: str) -> tuple[list[Task], 
     )
 
 
-def _function_of(source: str) -> TaskSource | None:
+def _function_of(source: str, own_code: bool) -> TaskSource | None:
     """The function that a source names; None for a file."""
     name = WORLDS.get(source, source)
     if source not in WORLDS and (Path(source).exists() or not _FUNCTION.fullmatch(source)):
         return None
+    if source not in WORLDS and not own_code:
+        raise Blip3oError(
+            f"tasks is {shown(source)}, a function. Only a settings file of the command line may run own code: a "
+            "workflow could come from anybody. Give a file of prompts."
+        )
     module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
+        return getattr(importlib.import_module(module, __package__), function)
     except (ImportError, AttributeError) as error:
         raise Blip3oError(
             f"tasks is {shown(source)}, but Python cannot find that function: {first_line(error)}. Start the command "
