@@ -17,7 +17,12 @@ from .mix import Part, RewardMix
 from .settings import RewardList, RewardSettings
 
 # Name -> the module, seen from here, and the class in it.
-BUILT_IN: dict[str, str] = {"tiny": "..tiny.judge.reward:TinyReward"}
+BUILT_IN: dict[str, str] = {
+    "http": ".remote:HttpReward",
+    "tiny": "..tiny.judge.reward:TinyReward",
+    "vlm": ".vlm:VlmReward",
+}
+_ELSEWHERE = ("http", "vlm")  # they send images, and a key, to an address
 _GUIDE = "docs/rewards.md"
 _ARGUMENTS = ("images", "prompts", "references", "masks", "meta")
 
@@ -25,8 +30,8 @@ _ARGUMENTS = ("images", "prompts", "references", "masks", "meta")
 def load_rewards(entries: Sequence[RewardSettings | str | Mapping[str, Any]], own_code: bool = False) -> RewardMix:
     """The rewards of a list, ready to judge. Raises Blip3oError for one that cannot be made.
 
-    `own_code` allows `use: module:name`, which runs code of the user: for a settings file of theirs, and never for what
-    came with a workflow.
+    `own_code` allows `use: module:name`, which runs code of the user, and rewards that send images elsewhere: for a
+    settings file of theirs, and never for what came with a workflow.
     """
     rewards: Any = [one.model_dump() if isinstance(one, RewardSettings) else one for one in entries]
     return RewardMix([_load(one, own_code) for one in RewardList(rewards=rewards).rewards])
@@ -34,14 +39,19 @@ def load_rewards(entries: Sequence[RewardSettings | str | Mapping[str, Any]], ow
 
 def _load(settings: RewardSettings, own_code: bool) -> Part:
     use = settings.use or settings.name
-    reward = _own(settings, own_code) if ":" in use else _built_in(use, settings)
+    reward = _own(settings, own_code) if ":" in use else _built_in(use, settings, own_code)
     return Part(reward, settings.weight, settings.timeout, settings.on_error, settings.name)
 
 
-def _built_in(name: str, settings: RewardSettings) -> Reward:
+def _built_in(name: str, settings: RewardSettings, own_code: bool) -> Reward:
     if name not in BUILT_IN:
         hint = did_you_mean(name, list(BUILT_IN)) or f"Built-in rewards are {', '.join(BUILT_IN)}."
         raise Blip3oError(f"{shown(name)!r} is not a built-in reward. {hint} {_GUIDE} shows how to use your own.")
+    if name in _ELSEWHERE and not own_code:
+        raise Blip3oError(
+            f"Reward {settings.name!r} is a {name!r} reward, which sends images to another program. Only a settings "
+            "file of the command line may use it: a workflow could come from anybody. Use another built-in reward here."
+        )
     module, _, kind = BUILT_IN[name].partition(":")
     return _make(getattr(import_module(module, __package__), kind), settings)
 

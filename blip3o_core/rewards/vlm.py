@@ -1,0 +1,197 @@
+"""The reward `vlm`: a model that sees images judges each one by a rubric, over an OpenAI-compatible address.
+
+Every answer is kept as it came, in a file if one is named. The same question is not asked again, in this run or a later
+one. An answer that is not what the rubric asks for is asked for once more; then the image is not judged.
+"""
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from ..errors import Blip3oError, shown
+from ..images.preprocess import to_images
+from ..settings import Count, Folder, NotNegative, Positive, Settings, Text, Whole
+from .answers import AnswerFile
+from .chat import Chat, assistant, image_part, key_from_environment, text_part, user
+from .rubric import load_rubric
+from .web import Refused, Web
+from .wire import png_of
+
+_LOG = logging.getLogger(__name__)
+_ABOUT_THE_IMAGE = (400, 413, 415, 422)  # statuses of a request that this image makes impossible; others may work
+_TRIES = 2  # for an answer in the form that the rubric asks for
+
+
+class VlmOptions(Settings):
+    guide: ClassVar[str] = "docs/reward_servers.md"
+    advice: ClassVar[dict[str, str]] = {
+        "url": "It is the address before /chat/completions, like http://127.0.0.1:8000/v1.",
+        "model": "It is the name that the server gives the model.",
+    }
+
+    url: Text
+    model: Text
+    rubric: Text = "alignment"  # or "edit", or a JSON file
+    key_variable: Text | None = None  # the environment variable that holds the server's key
+    answers: Folder | None = None  # a JSON lines file
+    at_once: Annotated[Count, Field(le=256)] = 4  # questions
+    temperature: NotNegative | None = 0.0  # None: not sent, for models that refuse it
+    seed: Whole | None = 0  # None: not sent
+    most_tokens: Annotated[Count, Field(le=1_000_000)] | None = 512  # of an answer, as max_tokens. None: not sent
+    fields: dict[str, Any] = Field(default_factory=dict)  # further ones of every request
+    timeout: Annotated[Positive, Field(le=86_400)] = 120.0  # seconds for one answer
+    retries: Annotated[Whole, Field(le=100)] = 4
+    wait: Annotated[NotNegative, Field(le=300)] = 2.0  # seconds before the first new try; doubled each time
+    most_bytes: Annotated[Count, Field(le=2**30)] = 2**20  # of an answer
+
+
+@dataclass(frozen=True)
+class _Question:
+    prompt: str
+    images: tuple[bytes, ...]  # PNG; the last is judged, those before it are its references
+    facts: dict  # hashes of the prompt and of all pixels
+    key: str  # of all that decides the answer
+
+
+class VlmReward:
+    """Numbers in [0, 1]. The judge sees the prompt, the image and its references; masks and meta it does not see."""
+
+    name = "vlm"
+    range = (0.0, 1.0)
+
+    def __init__(self, **options: Any):
+        o = self.options = VlmOptions(**options)
+        self.rubric = load_rubric(o.rubric)
+        key = key_from_environment(o.key_variable)
+        web = Web(o.timeout, o.retries, o.wait, o.most_bytes, key)
+        sent = {"temperature": o.temperature, "seed": o.seed, "max_tokens": o.most_tokens}
+        fields = {name: value for name, value in sent.items() if value is not None} | _sendable(o.fields)
+        self._chat = Chat(o.url, o.model, web, fields)
+        self._answers = AnswerFile(None if o.answers is None else Path(o.answers))
+        self._decides = [o.model, self.rubric.identity, fields]
+        self.version = f"{o.model} {_hash(json.dumps(self._decides, sort_keys=True).encode())[:12]}"
+
+    def __call__(
+        self,
+        images: Sequence[torch.Tensor],
+        prompts: Sequence[str],
+        references: Sequence[Sequence[torch.Tensor]],
+        masks: Sequence[torch.Tensor | None],
+        meta: Sequence[Mapping[str, Any]],
+    ) -> list[float | None]:
+        keys: list[str | None] = []
+        questions: dict[str, _Question] = {}
+        for place, (image, prompt, given) in enumerate(zip(images, prompts, references, strict=True), 1):
+            question = (
+                None if self.rubric.needs_references and not given else self._ask_about(image, prompt, given, place)
+            )
+            keys.append(None if question is None else question.key)
+            if question is not None:
+                questions[question.key] = question
+        found = self._judge_all(list(questions.values()))
+        problems = [value for value in found.values() if isinstance(value, str)]
+        if problems:
+            text = f"{self._chat.url} gave {len(problems)} of {len(found)} images no usable answer. {problems[0]}"
+            if len(problems) == len(found):
+                raise Blip3oError(f"{text} Check the model and the rubric.")
+            _LOG.warning("%s", text)
+        values = [None if key is None else found[key] for key in keys]
+        return [None if isinstance(value, str) else value for value in values]
+
+    def _ask_about(self, image: torch.Tensor, prompt: str, given: Sequence[torch.Tensor], place: int) -> _Question:
+        seen = [to_images(each[None], f"a reference of image {place}")[0] for each in given]
+        seen.append(to_images(image[None], f"image {place}")[0])
+        # Of the pixels, because another release of Pillow may pack them into another file.
+        hashes = [_hash(f"{each.size} ".encode() + each.tobytes()) for each in seen]
+        facts: dict[str, Any] = {
+            "prompt_hash": _hash(prompt.encode("utf-8", "surrogatepass")),
+            "image_hash": hashes[-1],
+        }
+        facts |= {"reference_hashes": hashes[:-1]} if given else {}
+        key = _hash(json.dumps([*self._decides, facts], sort_keys=True).encode())
+        return _Question(prompt, tuple(map(png_of, seen)), facts, key)
+
+    def _judge_all(self, questions: list[_Question]) -> dict[str, float | str]:
+        """Key -> number, or why there is none. Raises what ends the whole call, after the answers on their way."""
+        waiting = deque(questions)
+        found: dict[str, float | str] = {}
+        faults: list[BaseException] = []
+
+        def work() -> None:
+            while waiting and not faults:
+                try:
+                    question = waiting.popleft()
+                    found[question.key] = self._judge(question)
+                except IndexError:  # another thread took the last
+                    return
+                except BaseException as error:
+                    faults.append(error)
+
+        # Daemons: a server that never answers must not keep the process from ending, as a pool's threads would.
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self.options.at_once, len(questions)))]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        if faults:
+            raise faults[0]
+        return found
+
+    def _judge(self, question: _Question) -> float | str:
+        messages = [user(*self._parts(question))]
+        fault = ""
+        for tried in range(_TRIES):
+            texts = self._answers.texts(question.key)
+            if tried < len(texts):
+                text = texts[tried]
+            else:
+                try:
+                    text = self._asked(question, messages)
+                except Refused as refused:
+                    if refused.status not in _ABOUT_THE_IMAGE:
+                        raise
+                    return str(refused)
+            try:
+                return self.rubric.value(text)
+            except Blip3oError as error:
+                fault = str(error)
+            again = f"That cannot be used: {fault} Answer with the JSON object alone."
+            messages += [assistant(text), user(text_part(again))]
+        return f"{fault.strip()} It was: {shown(text, 300)}"
+
+    def _parts(self, question: _Question) -> list[dict]:
+        parts = [text_part(self.rubric.question())]
+        for number, each in enumerate(question.images[:-1], 1):
+            parts += [text_part(f"Reference image {number}:"), image_part(each)]
+        parts += [text_part("The image to judge:"), image_part(question.images[-1])]
+        return [*parts, text_part(f"The text, as a JSON string: {json.dumps(question.prompt, ensure_ascii=False)}")]
+
+    def _asked(self, question: _Question, messages: list[dict]) -> str:
+        answer = self._chat.ask(messages)
+        facts = {"model": self._chat.model, "answered_by": answer.model, "rubric": self.rubric.identity}
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        text = self._chat.web.cleaned(answer.text)
+        self._answers.add(question.key, text, {**question.facts, **facts, "ended": answer.ended, "time": when})
+        return text
+
+
+def _sendable(fields: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(fields, allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise Blip3oError(f"fields cannot be sent as JSON: {shown(error)}. Use text, numbers and lists.") from error
+    return fields
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
