@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import os
+import re
 import signal
 import struct
 import subprocess
@@ -337,21 +339,33 @@ def test_options_and_names():
             load_rewards([{"name": name, "options": {"url": "http://127.0.0.1:1", "model": "a"}}])
 
 
+SCORER = """
+class Scorer:
+    def __init__(self, device):
+        assert device == "cpu"
+    def __call__(self, image, prompt):
+        return 100 * image.getpixel((0, 0))[0] / 255
+"""
+
+
 @pytest.mark.slow
-def test_the_command(tmp_path):
-    """Catches a server that does not start from a file with own code, or does not end cleanly when it is asked to."""
-    (tmp_path / "mine.py").write_text(
-        "def bright(images, *others):\n    return [float(each.mean()) for each in images]\n"
-    )
-    (tmp_path / "mine.yaml").write_text(f"rewards:\n- name: bright\n  use: {tmp_path}/mine.py:bright\n")
-    command = [sys.executable, "-m", "blip3o_core", "reward-server", f"--reward={tmp_path}/mine.yaml", "--port=0"]
-    with subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def test_the_example_of_the_page(tmp_path):
+    """Catches an example that does not work, and a server that does not end cleanly when it is asked to."""
+    page = (TOP / "docs" / "reward_servers.md").read_text(encoding="utf-8")
+    code, settings = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("python", "yaml"))
+    for name, text in {"geneval.py": code, "geneval.yaml": settings, "my_scorer.py": SCORER}.items():
+        (tmp_path / name).write_text(text)
+    command = [sys.executable, "-m", "blip3o_core", "reward-server", "--reward=geneval.yaml", "--port=0"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TOP), str(tmp_path)])}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             url = process.stdout.readline().split()[0]
-            (part,) = load_rewards(
-                [{"name": "far", "use": "http", "options": {"url": url, "wait": 0.0}}], own_code=True
-            ).parts
-            assert Candidates([torch.ones(2, 2, 3), torch.zeros(2, 2, 3)], ["a"] * 2).judged_by(part.reward) == [1, 0]
+            entry = {"name": "far", "use": "http", "options": {"url": url, "wait": 0.0}}
+            scores = load_rewards([entry], own_code=True).score(
+                Candidates([torch.ones(2, 2, 3), torch.zeros(2, 2, 3)], ["a", "b"])
+            )
+            assert scores.parts == {"far": [1, 0]}
             process.send_signal(signal.SIGTERM)
             said = process.communicate(timeout=20)[1]
         finally:
