@@ -1,8 +1,8 @@
 """`blip3o reward-server`: a reward that other programs ask over HTTP."""
 
 import argparse
-from pathlib import Path
 
+from ..errors import shown
 from .arguments import whole
 from .common import needs_extra, say
 from .parser import UsageError
@@ -51,20 +51,16 @@ def add_command(commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     with needs_extra("train"):
-        from ..rewards.load import load_rewards
+        from ..rewards.best_of import read_rewards
         from ..rewards.server import RewardServer
-        from ..rewards.settings import RewardList
         from ..rewards.web import is_loopback
         from ..rewards.wire import Limits
-        from ..settings import load_settings
 
-    name = arguments.reward
-    if Path(name).suffix.lower() in (".yaml", ".yml"):
-        mix = load_rewards(load_settings(RewardList, name).rewards, own_code=True)
-    else:
-        mix = load_rewards([name], own_code=True)
+    mix = read_rewards([arguments.reward], own_code=True)
     if len(mix.parts) > 1:
-        raise UsageError(f"{name} has {len(mix.parts)} rewards. A server has one; start a server for each.")
+        raise UsageError(
+            f"{shown(arguments.reward)} has {len(mix.parts)} rewards. A server has one; start a server for each."
+        )
     limits = Limits(arguments.max_images, arguments.max_megabytes * 2**20, arguments.max_megapixels * 10**6)
     with RewardServer(mix.parts[0], (arguments.host, arguments.port), limits, say) as server:
         print(f"{server.url} has the reward {mix.parts[0].name}. Ctrl-C stops it.", flush=True)

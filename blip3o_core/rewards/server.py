@@ -13,6 +13,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 
 from ..errors import Blip3oError, first_line, shown
@@ -40,7 +41,7 @@ class RewardServer(socketserver.ThreadingTCPServer):
     def __init__(self, part: Part, place: tuple[str, int], limits: Limits, say: Callable[[str], None] = lambda _: None):
         host, port = place
         self.part, self.limits, self.say = part, limits, say
-        self.mix = RewardMix([part])
+        self.mix = RewardMix([replace(part, on_error="skip")])  # what fails is told to the client
         self.judging, self.room = threading.Lock(), threading.BoundedSemaphore(_ROOM)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -95,11 +96,11 @@ class RewardServer(socketserver.ThreadingTCPServer):
         return values
 
     def _scores(self, candidates: Candidates) -> list:
-        try:
-            return list(self.mix.score(candidates).parts[self.part.name])
-        except Blip3oError as error:
-            if len(candidates.images) == 1:
-                return [str(error)]
+        scores = self.mix.score(candidates)
+        if not scores.problems:
+            return list(scores.parts[self.part.name])
+        if len(candidates.images) == 1:
+            return scores.problems
         c, ones = candidates, [slice(place, place + 1) for place in range(len(candidates.images))]
         each = (Candidates(c.images[k], c.prompts[k], c.references[k], c.masks[k], c.meta[k]) for k in ones)
         return [value for one in each for value in self._scores(one)]

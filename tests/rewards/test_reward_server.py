@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -254,7 +255,6 @@ def test_requests_of_others(running):
     body = {"protocol": 1, "items": [item()]}
     assert running.post(body, Origin="http://evil.example").status_code == 403
     assert running.post(body, **{"Content-Type": "text/plain"}).status_code == 415
-    # 3 MB: the answer is read though the server never takes the body.
     assert running.post(b" " * 3 * 2**20).status_code == 413
     chunked = requests.post(
         running.url + PATH, data=iter([b"{}"]), headers={"Content-Type": "application/json"}, timeout=ENOUGH
@@ -262,6 +262,31 @@ def test_requests_of_others(running):
     assert chunked.status_code == 411
     assert requests.get(running.url + "/", timeout=ENOUGH).status_code == 404
     assert running.server.part.reward.calls == []
+
+
+def test_a_refusal_is_read_by_those_who_send_first(running):
+    """Catches a client that learns only that its connection broke, because the server did not let it finish."""
+    body = b" " * 2**24
+    head = f"POST {PATH} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(running.server.server_address, ENOUGH) as connection:
+        connection.sendall(head.encode() + body)
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_client_that_left_is_not_judged():
+    """Catches a server that judges each image once for every try of a client that waits no longer."""
+    slow = Sums()
+    with Running(slow) as server:
+        slow.gate.clear()
+        first = threading.Thread(target=candidates("a").judged_by, args=(client(server.url),))
+        first.start()
+        assert slow.inside.wait(ENOUGH)
+        with pytest.raises(NoAnswer):
+            candidates("a", "b").judged_by(client(server.url, timeout=0.1))
+        slow.gate.set()
+        first.join(ENOUGH)
+        candidates("a", "b", "c").judged_by(client(server.url))
+    assert slow.calls == [1, 3]
 
 
 def answer(values, **changes):

@@ -170,11 +170,11 @@ def test_nothing_is_asked_twice(rubric, tmp_path):
     other = tmp_path / "other.json"
     other.write_text(json.dumps({**RUBRIC, "instruction": "Judge it well."}))
     with StandIn(GOOD) as server:
-        one = judge(server, rubric, answers=answers)
-        assert asked(0.0, 0.0, 1.0).judged_by(one) == [1, 1, 1]
+        assert asked(*[0.0] * 6, 1.0).judged_by(judge(server, rubric, answers=answers, at_once=7)) == [1] * 7
         assert len(server.asked) == 2
         asked(1.0, 0.0).judged_by(judge(server, rubric, answers=answers))
         assert len(server.asked) == 2
+        one = judge(server, rubric, answers=answers)
         asked(0.0, prompt="b").judged_by(one)
         Candidates([shade(0.0)], ["a red circle"], [[shade(0.0)]]).judged_by(one)
         Candidates([torch.zeros(6, 4, 3)], ["a red circle"]).judged_by(one)
