@@ -249,6 +249,20 @@ def test_a_gradient_that_is_not_finite_changes_nothing(settings, codes_as_images
     assert all(bool(torch.isfinite(tensor).all()) for tensor in policies[0].parameters())
 
 
+def test_frozen_weights_keep_their_values(settings, codes_as_images):
+    """Catches weights that learn although they are named as frozen, a name that means nothing, and an idle run."""
+    best, _ = trained(settings.replace(frozen=("model.embed_tokens", "model.layers.0"), updates=2, save_every=2))
+    before, after = (load_file(Path(folder) / "model.safetensors") for folder in (settings.checkpoint, best))
+    assert best.name != "step-00000000"
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and not [name for name in changed if name.startswith(("model.embed_tokens", "model.layers.0."))]
+    for wrong in ("model.layers.77", "model"):
+        with pytest.raises(Blip3oError, match="frozen names"):
+            trained(settings.replace(frozen=(wrong,), out=f"{settings.out}-{wrong}"))
+    with pytest.raises(Blip3oError, match="leave frozen out"):
+        settings.replace(frozen=("model.norm",), lora={})
+
+
 @pytest.mark.parametrize(
     "wrong", [{"group": 1}, {"lr": float("nan")}, {"top_p": 0.0}, {"device": "gpu"}, {"batch": 3}, {"kl": -1.0}]
 )

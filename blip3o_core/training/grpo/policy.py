@@ -2,7 +2,7 @@
 
 - Only image tokens can follow `<S0>`. A fixed bias on the output layer masks all others in TRL's log-probabilities,
   entropies and KL; our decoder computes image tokens alone. The bias is not saved with the checkpoint.
-- Connectors are not part of the policy: its parameters have their published names, and all of them are trained.
+- Connectors are not part of the policy: its parameters have their published names, and all that are not `frozen` learn.
 - With LoRA, peft's adapted layers stand in both networks: rollouts run through the very modules that are trained. So
   they see every update exactly, also in bfloat16, where a small change that is merged into a weight would be rounded
   away. The checkpoint's own weights are never written to, and there is no second copy of them. The price is that
@@ -10,10 +10,12 @@
 """
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from ...errors import Blip3oError, shown
 from ...models.language import LanguageModel
 from ...prompts.vocabulary import Vocabulary
 from ..config import Lora
@@ -38,6 +40,27 @@ def make_policy(language: LanguageModel) -> nn.Module:
     policy.model.rotary_emb = language.model.rotary_emb  # its table is not a parameter
     policy.requires_grad_(True)
     return policy
+
+
+def freeze(policy: nn.Module, beginnings: Sequence[str]) -> None:
+    """Keep weights whose names begin so as they are. Raises Blip3oError for a beginning that no name has."""
+    parameters = dict(policy.named_parameters())
+    for beginning in beginnings:
+        found = [parameter for name, parameter in parameters.items() if _begins(name, beginning)]
+        if not found:
+            first = next(iter(parameters))
+            raise Blip3oError(
+                f"frozen names {shown(repr(beginning))}, but no weight of the language model begins so. Write names "
+                f"as the checkpoint has them, like {first}, or the first parts of one."
+            )
+        for parameter in found:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise Blip3oError("frozen names all weights of the language model, so nothing could learn. Name fewer.")
+
+
+def _begins(name: str, beginning: str) -> bool:
+    return name == beginning or name.startswith(beginning.removesuffix(".") + ".")
 
 
 def mask_text_tokens(policy: nn.Module, vocabulary: Vocabulary) -> None:

@@ -31,7 +31,7 @@ from ..run_folder import Inputs, RunFolder, saving, step_of
 from ..watch import Watch
 from .callback import GrpoCallback
 from .exchange import BetweenUpdates, Exchange
-from .policy import make_policy, mask_text_tokens, share_adapters
+from .policy import freeze, make_policy, mask_text_tokens, share_adapters
 from .rollout import Roller, check_tasks
 from .settings import GrpoSettings
 from .states import newest_state, remove_unfinished
@@ -149,6 +149,7 @@ def make_trainer(
     pipeline = exchange.roller.pipeline
     language, vocabulary = pipeline.language, pipeline.language.vocabulary
     policy = make_policy(language)
+    freeze(policy, settings.frozen)
     if settings.lora is None and settings.kl:
         # TRL loads the reference from a folder. transformers does not know the class of the checkpoint itself.
         reference = Path(arguments.output_dir) / "reference"
