@@ -9,7 +9,7 @@ import torch
 
 from blip3o_core.cli.bench import APART
 
-from . import curves, data, decode, drafts, host, image, memory, render, shortcuts, speculative
+from . import curves, data, decode, drafts, host, image, memory, render, rewards, shortcuts, speculative
 from .machine import describe, device_of
 from .models import full, tiny
 
@@ -56,6 +56,7 @@ def _work(copy: float) -> dict[str, Callable[..., list[dict]]]:
         "speculative": speculative.run,
         "data": data.run,
         "drafts": drafts.run,
+        "rewards": rewards.run,
     }
 
 

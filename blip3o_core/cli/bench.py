@@ -22,9 +22,10 @@ PARTS = {
     "speculative": "image tokens guessed several at a time",
     "data": "training data: memory of its items, and steps whose data is read ahead",
     "drafts": "finishing a chosen draft, and rough renders while tokens are written; needs ComfyUI",
+    "rewards": "what the built-in rewards give to images of known worth, and how long they take; needs the extra ocr",
 }
 # Not part of "all": they need ComfyUI, compare the bundled model with itself, or are about training.
-APART = ("host", "shortcuts", "speculative", "data", "drafts")
+APART = ("host", "shortcuts", "speculative", "data", "drafts", "rewards")
 TOP = Path(__file__).parents[2]
 
 

@@ -19,6 +19,7 @@ from .settings import RewardList, RewardSettings
 # Name -> the module, seen from here, and the class in it.
 BUILT_IN: dict[str, str] = {
     "http": ".remote:HttpReward",
+    "text": ".text:TextReward",
     "tiny": "..tiny.judge.reward:TinyReward",
     "vlm": ".vlm:VlmReward",
 }

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..checks import require_finite
 from ..errors import Blip3oError, bullet_list, first_line, shown
 from .interface import Candidates, Reward
 
@@ -61,7 +62,10 @@ class RewardMix:
         return {part.name: str(part.reward.version) for part in self.parts}
 
     def score(self, candidates: Candidates) -> Scores:
-        """Ask every reward. Raises Blip3oError where one fails whose `on_error` is "stop"."""
+        """Ask every reward. Raises Blip3oError where one fails that may not be skipped, and for an image with NaN."""
+        for place, (image, prompt) in enumerate(zip(candidates.images, candidates.prompts, strict=True), 1):
+            what = f"Image {place} of {len(candidates.images)}, with the prompt {_quoted(prompt)},"
+            require_finite(image, what, "The model that made it failed; look at its training loss.")
         scores = Scores({})
         for part in self.parts:
             values, problem = self._ask(part, candidates)

@@ -191,3 +191,10 @@ def test_what_cannot_be_mixed_is_refused():
 def test_no_images_are_no_question():
     """Catches a reward that is called with nothing, which few are written for."""
     assert score(fails(ValueError("nothing")), 0).parts == {"fake": []}
+
+
+def test_an_image_with_nan_is_named():
+    """Catches a number for an image that a broken model made."""
+    images = [torch.zeros(8, 8, 3), torch.full((8, 8, 3), math.nan)]
+    with pytest.raises(Blip3oError, match="Image 2 of 2, with the prompt 'b', contains NaN"):
+        RewardMix([Part(Fake([0.5, 0.5]))]).score(Candidates(images, ["a", "b"]))
