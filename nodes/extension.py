@@ -8,13 +8,14 @@ from .condition import HiddenStateConditioner
 from .conditioning_files import LoadConditioning, SaveConditioning
 from .draft import ChooseDraft
 from .generate import TokenGenerator
-from .host import folders
+from .host import folders, reward_files
 from .load import ImageTokenizerLoader, Loader
 from .lora import LoraLoader
 from .one_click import ImageEdit, TextToImage
 from .reference import EditReferenceEncoder, MaskedEdit
 from .resample import ResampleTokens
 from .sample import DiffusionSampler, Scheduler
+from .scores import PickBest, ScoreImages
 from .token_files import LoadTokens, SaveTokens
 from .tokens import CompareTokens, SpliceTokens, ViewTokens
 
@@ -22,6 +23,7 @@ from .tokens import CompareTokens, SpliceTokens, ViewTokens
 class Extension(ComfyExtension):
     async def on_load(self):
         folders.register()
+        reward_files.register()
         missing = requirements.problem()
         if missing:
             logging.getLogger(__name__).error(missing)
@@ -31,5 +33,6 @@ class Extension(ComfyExtension):
             Loader, ImageTokenizerLoader, TokenGenerator, ResampleTokens, EditReferenceEncoder, HiddenStateConditioner,
             DiffusionSampler, Scheduler, MaskedEdit, LoraLoader,
             SaveTokens, LoadTokens, SpliceTokens, CompareTokens, ViewTokens, ChooseDraft,
+            ScoreImages, PickBest,
             SaveConditioning, LoadConditioning, TextToImage, ImageEdit,
         ]  # fmt: skip

@@ -21,6 +21,8 @@ class Node(io.ComfyNode):
     FILES: tuple[str, ...] = ()
     # Of a node with `is_input_list`, the inputs that are lists of numbers; of every other one it takes a single value.
     LISTS: tuple[str, ...] = ()
+    # As LISTS, of inputs that are lists of anything else; `run` gets the list.
+    MANY: tuple[str, ...] = ()
     # Inputs that take what nodes of any model give on that wire; `run` checks them.
     ANY_MODEL: tuple[str, ...] = ()
     run: Callable[..., io.NodeOutput]  # what a node does with inputs that were checked, a class method
@@ -36,16 +38,10 @@ class Node(io.ComfyNode):
                 f"{schema.display_name} has no input {shown(name)!r}. Its inputs are: {', '.join(_names(schema))}."
             )
         if schema.is_input_list:
-            given = {
-                name: _numbers(value) if name in cls.LISTS else _single(name, value) for name, value in given.items()
-            }
+            given = {name: cls._of_list(name, value) for name, value in given.items()}
         for slot in schema.inputs:
-            if slot.id in cls.ANY_MODEL:
-                continue
-            if slot.id in cls.LISTS and given.get(slot.id) is not None:
-                given[slot.id] = [_number(each, False, slot, slot.id) for each in given[slot.id]]
-            elif slot.id in given or isinstance(slot, io.DynamicCombo.Input):
-                given[slot.id] = _checked(slot, given.get(slot.id), slot.id, cls.FILES)
+            if slot.id not in cls.ANY_MODEL and (slot.id in given or isinstance(slot, io.DynamicCombo.Input)):
+                given[slot.id] = cls._checked_value(slot, given.get(slot.id))
         try:
             return cls._run_with_notes(schema, given)
         except ImportError as error:
@@ -59,6 +55,21 @@ class Node(io.ComfyNode):
                 f"A library broke down in {schema.display_name}: {first_line(error)} ({type(error).__name__}). An "
                 "input or a file of the checkpoint is damaged. Change the input, or copy the checkpoint again."
             ) from error
+
+    @classmethod
+    def _of_list(cls, name: str, values):
+        """What `run` gets of an input for which ComfyUI gives a list."""
+        if name in cls.LISTS:
+            return _numbers(values)
+        return values if name in cls.MANY else _single(name, values)
+
+    @classmethod
+    def _checked_value(cls, slot, value):
+        if slot.id in cls.LISTS:  # a list without any number is what `run` has a word for
+            return value and [each if each is None else _number(each, False, slot, slot.id) for each in value]
+        if slot.id in cls.MANY and value is not None:
+            return [_checked(slot, each, slot.id) for each in value]
+        return _checked(slot, value, slot.id, cls.FILES)
 
     @classmethod
     def _run_with_notes(cls, schema, given: dict) -> io.NodeOutput:
@@ -80,16 +91,19 @@ def _single(name: str, values):
 
 
 def _numbers(values) -> list | None:
-    """What ComfyUI gives for a list of numbers: each in an entry of its own, or all in one, also as a tensor."""
+    """What ComfyUI gives for a list of numbers: each in an entry of its own, or all in one, also as a tensor.
+
+    None is the place of a number that is missing; a list of nothing else is no list.
+    """
     found: list = []
     for value in values if isinstance(values, list | tuple) else [values]:
         if hasattr(value, "flatten"):
             found += value.flatten().tolist()
         elif isinstance(value, list | tuple):
             found += value
-        elif value is not None:
+        else:
             found.append(value)
-    return found or None
+    return found if any(value is not None for value in found) else None
 
 
 def _names(schema) -> list[str]:

@@ -1,9 +1,9 @@
 """The best of several images of one prompt: make them with different seeds, score them, keep the best."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,12 +34,12 @@ def ranking(scores: Sequence[float | None]) -> list[int]:
     return sorted(judged, key=lambda place: -scores[place])  # sorting keeps the order of equals
 
 
-def read_rewards(words: Sequence[str], own_code: bool = False) -> RewardMix:
-    """Rewards from their names, or from YAML files that list them. `own_code`: as for `load_rewards`."""
-    entries: list[RewardSettings | str] = []
+def read_rewards(words: Sequence[str | Mapping[str, Any]], own_code: bool = False) -> RewardMix:
+    """Rewards from their names and settings, or from YAML files that list them. `own_code`: as for `load_rewards`."""
+    entries: list[RewardSettings | str | Mapping[str, Any]] = []
     for word in words:
-        is_file = Path(word).suffix.lower() in (".yaml", ".yml")
-        entries += load_settings(RewardList, word).rewards if is_file else [word]
+        is_file = isinstance(word, str) and Path(word).suffix.lower() in (".yaml", ".yml")
+        entries += load_settings(RewardList, str(word)).rewards if is_file else [word]
     return load_rewards(entries, own_code)
 
 

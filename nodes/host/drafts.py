@@ -12,6 +12,7 @@ from PIL import Image
 
 from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.files import atomic_write, naming_failures
+from ...blip3o_core.rewards.best_of import ranking
 from ...blip3o_core.tokens.image_tokens import ImageTokens
 from . import notes
 
@@ -20,7 +21,7 @@ DRAFTS, CHOICE, SCORES = "blip3o_drafts", "blip3o_choice", "blip3o_scores"  # wh
 
 
 def choose(
-    tokens: ImageTokens, images: torch.Tensor, choice: int, scores: list[float] | None
+    tokens: ImageTokens, images: torch.Tensor, choice: int, scores: list[float | None] | None
 ) -> tuple[tuple, dict[str, list]]:
     """(outputs of the node, what its page shows). `choice` counts from 1; 0 is the best by `scores`, or waits."""
     count = len(tokens)
@@ -34,7 +35,7 @@ def choose(
     if scores is not None and len(scores) != count:
         raise Blip3oError(f"There are {len(scores)} scores for {count} drafts. Connect one score for each draft.")
     if choice == 0 and scores:
-        choice = 1 + max(range(count), key=lambda k: scores[k])
+        choice = 1 + ranking(scores)[0]
     shown: dict[str, list] = {DRAFTS: thumbnails(images), CHOICE: [choice], SCORES: scores or []}
     if choice == 0:
         notes.tell([f"Click a draft, or set choice to 1 to {count}, and run again."], logging.INFO)

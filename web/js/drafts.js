@@ -82,7 +82,8 @@ function show(node, element, output) {
       const label = document.createElement("span")
       button.type = "button"
       button.setAttribute("role", "radio")
-      label.textContent = scores.length ? `${k + 1}: ${Number(scores[k].toPrecision(4))}` : String(k + 1)
+      const score = scores[k] ?? null // none where the reward cannot judge the draft
+      label.textContent = score === null ? String(k + 1) : `${k + 1}: ${Number(score.toPrecision(4))}`
       image.alt = `Draft ${label.textContent}`
       image.src = api.apiURL(`/view?${new URLSearchParams(place)}`)
       button.append(image, label)
