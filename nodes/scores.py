@@ -42,9 +42,8 @@ class ScoreImages(Node):
                 io.Combo.Input(
                     "reward",
                     options=reward_files.names(),
-                    tooltip="What is scored. text: the words in quotes in the prompt, read in the image. consistency: "
-                    "what an edit kept of the reference. tiny: what the bundled model was asked for. Others: files and "
-                    "models of yours in models/blip3o_rewards.",
+                    tooltip="text reads the words in quotes, consistency compares an edit with its reference, tiny "
+                    "knows the bundled model. Others are files of yours in models/blip3o_rewards.",
                 ),
                 TOKENS.Input(
                     "tokens",
@@ -65,7 +64,7 @@ class ScoreImages(Node):
                     force_input=True,
                     min=-1e9,
                     max=1e9,
-                    tooltip="Scores of another BLIP3o Score Images for the same images. These are added to them.",
+                    tooltip="From a second BLIP3o Score Images with the same images: the scores add up.",
                 ),
                 decimal_input(
                     "weight",
@@ -142,8 +141,8 @@ class PickBest(Node):
                     max=MAX_BATCH,
                     optional=True,
                     advanced=True,
-                    tooltip="For several prompts: how many images each has, one after the other. The best of each "
-                    "prompt are passed on. 0 compares all images.",
+                    tooltip="For several prompts: how many neighbouring images each has, so that the best of each are "
+                    "passed on. 0 compares all images.",
                 ),
             ],
             outputs=[
