@@ -23,6 +23,7 @@ from .mix import Part, RewardMix
 from .wire import PATH, PROTOCOL, Limits, TooMuch, Unpacked, range_to_wire, unpack, values_to_wire
 
 PORT = 8190
+_CONNECTIONS = 64  # each has a thread
 _ROOM = 8  # requests that are received, wait or are judged
 _RETRY_AFTER = 2  # seconds
 _SLOWEST = 300.0  # seconds for a whole request to arrive
@@ -43,6 +44,7 @@ class RewardServer(socketserver.ThreadingTCPServer):
         self.part, self.limits, self.say = part, limits, say
         self.mix = RewardMix([replace(part, on_error="skip")])  # what fails is told to the client
         self.judging, self.room = threading.Lock(), threading.BoundedSemaphore(_ROOM)
+        self.connections = threading.BoundedSemaphore(_CONNECTIONS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), _Handler)
@@ -82,7 +84,7 @@ class RewardServer(socketserver.ThreadingTCPServer):
         request = unpack(content, self.limits)
         values = self._values(request)
         faults = [value for value in values if isinstance(value, str)]
-        text = f"judged {request.count} images in {time.monotonic() - began:.1f} s"
+        text = f"judged {request.count} image{'s'[: request.count != 1]} in {time.monotonic() - began:.1f} s"
         self.say(f"{text}; {len(faults)} could not be judged. {faults[0]}" if faults else text)
         facts = self.describe()
         return {name: facts[name] for name in ("protocol", "name", "version")} | {"values": values_to_wire(values)}
@@ -104,6 +106,18 @@ class RewardServer(socketserver.ThreadingTCPServer):
         c, ones = candidates, [slice(place, place + 1) for place in range(len(candidates.images))]
         each = (Candidates(c.images[k], c.prompts[k], c.references[k], c.masks[k], c.meta[k]) for k in ones)
         return [value for one in each for value in self._scores(one)]
+
+    def process_request(self, request, client_address) -> None:
+        if self.connections.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request, client_address) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.connections.release()
 
     def handle_error(self, request, client_address) -> None:
         """http.server's own prints a traceback for every client that hangs up."""

@@ -188,6 +188,16 @@ def test_more_requests_than_there_is_room_for(running):
     }
 
 
+def test_more_connections_than_there_are_threads_for(running):
+    """Catches a thread for each of thousands of connections, and connections that are counted after they ended."""
+    for _ in range(100):
+        assert requests.get(running.url + PATH, timeout=ENOUGH).status_code == 200
+    for _ in range(64):
+        assert running.server.connections.acquire(timeout=ENOUGH)
+    with pytest.raises(requests.ConnectionError):
+        requests.get(running.url + PATH, timeout=ENOUGH)
+
+
 def item(**changes) -> dict:
     return {"image": png(), "prompt": "a", **changes}
 
@@ -343,6 +353,21 @@ def test_a_server_that_dies_between_two_calls():
         with pytest.raises(NoAnswer):
             candidates("a").judged_by(remote)
         assert candidates("a").judged_by(remote) == [2]
+
+
+def test_a_run_continues_without_a_server_that_died():
+    """Catches a run that ends though it was told to continue, or does not say why numbers are missing."""
+    entry = {"name": "far", "use": "http", "weight": 2}
+    with StandIn(says(FACTS), says(FACTS), says({**FACTS, "values": [2]}), cut) as server:
+        options = {"url": server.url, "wait": 0.0, "retries": 0}
+        skips, stops = (
+            load_rewards([{**entry, "on_error": what, "options": options}], own_code=True) for what in ("skip", "stop")
+        )
+        found = skips.score(candidates("a")), skips.score(candidates("a"))
+        with pytest.raises(Blip3oError, match="Reward 'far' could not judge.*broke off"):
+            stops.score(candidates("a"))
+    assert [each.parts for each in found] == [{"far": [2]}, {"far": [None]}]
+    assert skips.combine(found[1], 1) == [0] and server.url in found[1].problems[0]
 
 
 def test_what_json_cannot_say_is_named():

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from blip3o_core.errors import Blip3oError
+from blip3o_core.rewards.answers import AnswerFile
 from blip3o_core.rewards.chat import Chat, key_from_environment, text_part, user
 from blip3o_core.rewards.interface import Candidates
 from blip3o_core.rewards.rubric import BUILT_IN, Rubric, load_rubric
@@ -198,6 +199,24 @@ def test_a_run_that_was_killed_while_it_wrote(rubric, tmp_path):
     with pytest.raises(Blip3oError, match="holds other lines than answers"):
         judge(server, rubric, answers=str(answers))
     assert answers.read_text() == "a\nb\nc\n"
+
+
+def test_two_runs_write_to_one_file(tmp_path):
+    """Catches lines of two processes that are mixed, and answers that are lost to it."""
+    path = tmp_path / "answers.jsonl"
+    files = [AnswerFile(path), AnswerFile(path)]
+
+    def write(which):
+        for number in range(50):
+            files[which].add(f"{which} {number}", "text " * 2000, {})
+
+    threads = [threading.Thread(target=write, args=(which,)) for which in range(2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    again = AnswerFile(path)
+    assert all(again.texts(f"{which} {number}") == ["text " * 2000] for which in range(2) for number in range(50))
 
 
 FAULTS = {
