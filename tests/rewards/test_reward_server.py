@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import socketserver
 import struct
 import subprocess
 import sys
@@ -398,24 +399,52 @@ class Scorer:
 """
 
 
-@pytest.mark.slow
-def test_the_example_of_the_page(tmp_path):
-    """Catches an example that does not work, and a server that does not end cleanly when it is asked to."""
+@pytest.fixture
+def example(tmp_path):
+    """A folder with the files of the page's example, and a scorer as it names one."""
     page = (TOP / "docs" / "reward_servers.md").read_text(encoding="utf-8")
     code, settings = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("python", "yaml"))
     for name, text in {"geneval.py": code, "geneval.yaml": settings, "my_scorer.py": SCORER}.items():
         (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def judged_at(url) -> dict:
+    entry = {"name": "far", "use": "http", "options": {"url": url, "wait": 0.0}}
+    asked = Candidates([torch.ones(2, 2, 3), torch.zeros(2, 2, 3)], ["a", "b"])
+    return load_rewards([entry], own_code=True).score(asked).parts
+
+
+def test_the_example_of_the_page(example, monkeypatch, capsys):
+    """Catches an example that does not work, and a server that does not end as it should on Ctrl-C."""
+    found = []
+
+    def until_cancelled(server, poll_interval):
+        thread = threading.Thread(target=socketserver.BaseServer.serve_forever, args=(server, 0.01), daemon=True)
+        thread.start()
+        found.append(judged_at(server.url))
+        server.shutdown()
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(example)
+    monkeypatch.syspath_prepend(str(example))
+    monkeypatch.setattr(RewardServer, "serve_forever", until_cancelled)
+    assert main(["reward-server", "--reward=geneval.yaml", "--port=0"]) == 0
+    assert found == [{"far": [1, 0]}]
+    said = capsys.readouterr()
+    assert said.out.startswith("http://127.0.0.1:") and "has the reward geneval" in said.out
+    assert re.fullmatch(r"judged 2 images in .* s\nStopped.\n", said.err)
+
+
+@pytest.mark.long
+def test_signals_end_a_server(example):
+    """Catches a server that ends on SIGTERM with a traceback, or not at all."""
     command = [sys.executable, "-m", "blip3o_core", "reward-server", "--reward=geneval.yaml", "--port=0"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TOP), str(tmp_path)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TOP), str(example)])}
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(command, cwd=example, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
         try:
-            url = process.stdout.readline().split()[0]
-            entry = {"name": "far", "use": "http", "options": {"url": url, "wait": 0.0}}
-            scores = load_rewards([entry], own_code=True).score(
-                Candidates([torch.ones(2, 2, 3), torch.zeros(2, 2, 3)], ["a", "b"])
-            )
-            assert scores.parts == {"far": [1, 0]}
+            assert judged_at(process.stdout.readline().split()[0]) == {"far": [1, 0]}
             process.send_signal(signal.SIGTERM)
             said = process.communicate(timeout=20)[1]
         finally:
