@@ -14,7 +14,21 @@ from importlib import metadata
 from pathlib import Path
 
 from ..errors import Blip3oError, first_line, is_out_of_memory, shown
-from . import bench, download, edit, evaluate, generate, grpo, inspect, queue, recipe, reconstruct, reward_server, train
+from . import (
+    bench,
+    download,
+    edit,
+    evaluate,
+    generate,
+    grpo,
+    inspect,
+    queue,
+    recipe,
+    reconstruct,
+    reward_server,
+    rl_report,
+    train,
+)
 from .ending import Ended, drop_output, end_with_parent, is_worker, signals_raise
 from .parser import Parser, UsageError, program, quoted
 
@@ -39,6 +53,7 @@ def build_parser() -> Parser:
     queue.add_command(commands)
     train.add_commands(commands)
     grpo.add_command(commands)
+    rl_report.add_command(commands)
     reward_server.add_command(commands)
     evaluate.add_command(commands)
     recipe.add_command(commands)

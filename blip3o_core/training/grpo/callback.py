@@ -3,6 +3,7 @@
 import json
 import time
 
+import torch
 from transformers import TrainerCallback
 
 from ...checks import is_finite
@@ -14,7 +15,7 @@ from ..rl.processes import share
 from ..run_folder import Inputs, RunFolder
 from ..save import save_adapter, save_checkpoint
 from ..watch import Watch
-from .exchange import Exchange
+from .exchange import BetweenUpdates, Exchange
 from .policy import adapter_tensors, checkpoint_tensors
 from .settings import GrpoSettings
 
@@ -42,11 +43,15 @@ class GrpoCallback(TrainerCallback):
         self.failure: Blip3oError | None = None  # that ends the run behind a saved state
         self.first_entropy: float | None = None
         self.alarmed = self.must_stop = False
+        self.random_state = torch.get_rng_state()  # of TRL, behind the last update
         self.began, self.seconds = 0.0, {}
 
     def on_train_begin(self, args, state, control, model=None, **_):
         if state.global_step == 0 or self._is_due(state) and not any(share(self._was_seen(state))):
-            self._look(state, model)
+            try:
+                self._look(state, model)
+            except Blip3oError as error:
+                raise BetweenUpdates(str(error)) from error
 
     def on_step_begin(self, args, state, control, **_):
         self.began = time.perf_counter()
@@ -68,11 +73,14 @@ class GrpoCallback(TrainerCallback):
             except Blip3oError as error:
                 # The last update has no state behind it that could look again.
                 if not self._may_save(state) or state.global_step == args.max_steps:
-                    raise
+                    raise Blip3oError(
+                        f"{error} Continue with --resume after that, from the last saved state."
+                    ) from error
                 self.failure, self.must_stop = error, True
         if state.global_step < args.max_steps:
             self.must_stop = self.must_stop or any(share(self.watch.stop()))
             self._stop_if_asked(state, control)
+        self.random_state = torch.get_rng_state()
 
     def on_log(self, args, state, control, logs=None, **_):
         if "loss" not in logs:

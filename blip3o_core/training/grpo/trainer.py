@@ -26,6 +26,7 @@ from ...errors import Blip3oError
 from ...pipeline import Pipeline
 from ...rewards.mix import RewardMix
 from ..rl.held_out import HeldOut
+from ..rl.report import finish
 from ..rl.tasks import TaskSet
 from ..run_folder import Inputs, RunFolder, saving, step_of
 from ..watch import Watch
@@ -78,23 +79,34 @@ def _run(settings: GrpoSettings, tasks: TaskSet, mix: RewardMix, resume: bool, w
     trainer.accelerator.wait_for_everyone()
     # With a mask, the CPU's fused attention has a backward pass four times as slow as plain matrix products.
     plain = sdpa_kernel(SDPBackend.MATH) if arguments.device.type == "cpu" else nullcontext()
-    with saving(folder.path, only=_DISK), plain:
-        try:
-            trainer.train(resume_from_checkpoint=str(state) if state else None)
-        except BetweenUpdates as error:
-            raise _after_saving(trainer, states, error) from error
-    if callback.failure is not None:
-        raise _after_saving(trainer, states, callback.failure) from callback.failure
+    try:
+        with saving(folder.path, only=_DISK), plain:
+            _train(trainer, callback, state)
+    finally:
+        if trainer.accelerator.is_main_process and folder.log.is_file():
+            finish(folder.path, watch)
     trainer.accelerator.free_memory()
     return folder.last
 
 
-def _after_saving(trainer: GRPOTrainer, states: Path, error: Blip3oError) -> Blip3oError:
+def _train(trainer: GRPOTrainer, callback: GrpoCallback, state: Path | None) -> None:
+    """Train on from `state`. Raises Blip3oError where rewards or rollouts failed, when what was learnt is saved."""
+    try:
+        trainer.train(resume_from_checkpoint=str(state) if state else None)
+    except BetweenUpdates as error:
+        raise _after_saving(trainer, callback, error) from error
+    if callback.failure is not None:
+        raise _after_saving(trainer, callback, callback.failure) from callback.failure
+
+
+def _after_saving(trainer: GRPOTrainer, callback: GrpoCallback, error: Blip3oError) -> Blip3oError:
     """Save what was learnt before `error` stopped the run -> the error with how to go on."""
     step = trainer.state.global_step
-    newest = newest_state(states)
+    newest = newest_state(Path(trainer.args.output_dir))
     if step > (step_of(newest) if newest else 0):
-        trainer._save_checkpoint(trainer.model, trial=None)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.set_state(callback.random_state)  # the next update's data loader may have begun
+            trainer._save_checkpoint(trainer.model, trial=None)
         trainer.accelerator.wait_for_everyone()
     if step == 0:
         return Blip3oError(f"{error} No update was made yet. Start again with --resume after that.")

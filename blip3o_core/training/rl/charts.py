@@ -1,0 +1,118 @@
+"""Line charts as SVG text: no script, no font and nothing from elsewhere, so that a page with them is one file."""
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 420, 200  # of the drawing, in its own units
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 22  # margins around the lines
+COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f", "#475569")
+
+
+@dataclass(frozen=True)
+class Line:
+    """Numbers by step. `spread`: how far above and below a band is shown. `smooth`: a running mean over the numbers."""
+
+    name: str
+    points: Sequence[tuple[int, float]]
+    spread: Sequence[float] = ()
+    smooth: bool = True
+
+
+def chart(title: str, lines: Sequence[Line], limit: float | None = None, note: str = "") -> str:
+    """A figure with its title; '' where there are no numbers. `limit`: a dashed line."""
+    lines = [line for line in lines if line.points]
+    if not lines:
+        return ""
+    steps = [step for line in lines for step, _ in line.points]
+    low, high = _range(lines, limit)
+    first, last = min(steps), max(max(steps), min(steps) + 1)
+    across, down = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+
+    def x(step: float) -> float:
+        return _LEFT + across * (step - first) / (last - first)
+
+    def y(value: float) -> float:
+        return _TOP + down * (high - min(max(value, low), high)) / (high - low)
+
+    drawn = [_grid(low, high, y), _steps(first, last, x)]
+    if limit is not None and low <= limit <= high:
+        drawn.append(f'<path class="limit" d="M{_LEFT} {y(limit):.1f}H{WIDTH - _RIGHT}"/>')
+    for number, line in enumerate(lines):
+        colour = COLOURS[number % len(COLOURS)]
+        if line.spread:
+            upper = [(x(s), y(v + d)) for (s, v), d in zip(line.points, line.spread, strict=True)]
+            lower = [(x(s), y(v - d)) for (s, v), d in zip(line.points, line.spread, strict=True)]
+            drawn.append(f'<path d="{_path([*upper, *reversed(lower)])}Z" fill="{colour}" opacity=".12"/>')
+        dots = [(x(step), y(value)) for step, value in line.points]
+        if line.smooth and len(dots) >= 20:
+            drawn.append(f'<path d="{_path(dots)}" fill="none" stroke="{colour}" opacity=".25"/>')
+            means = _running_mean(line.points, max(3, len(dots) // 15))
+            dots = [(x(step), y(value)) for step, value in means]
+        elif len(dots) < 40:
+            drawn += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.5" fill="{colour}"/>' for a, b in dots]
+        drawn.append(f'<path d="{_path(dots)}" fill="none" stroke="{colour}" stroke-width="2"/>')
+    words = ", ".join(
+        f"{line.name} from {_number(line.points[0][1])} to {_number(line.points[-1][1])}" for line in lines
+    )
+    drawing = (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(f"{title}: {words}")}">'
+        f"{''.join(drawn)}</svg>"
+    )
+    legend = "".join(
+        f'<span style="color:{COLOURS[k % len(COLOURS)]}">■</span> {html.escape(line.name)} '
+        for k, line in enumerate(lines)
+    )
+    below = f'<p class="legend">{legend if len(lines) > 1 else ""}{html.escape(note)}</p>'
+    return f"<figure><figcaption>{html.escape(title)}</figcaption>{drawing}{below}</figure>"
+
+
+def _range(lines: Sequence[Line], limit: float | None) -> tuple[float, float]:
+    values = [value for line in lines for _, value in line.points if math.isfinite(value)] or [0.0]
+    for line in lines:
+        values += [v + sign * d for (_, v), d in zip(line.points, line.spread, strict=False) for sign in (1, -1)]
+    low, high = min(values), max(values)
+    if limit is not None and low <= limit <= high + 2 * (high - low):
+        high = max(high, limit)
+    room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    return (low if 0 <= low < 2 * room else low - room), high + room
+
+
+def _grid(low: float, high: float, y) -> str:
+    spacing = _spacing((high - low) / 4)
+    found = []
+    for number in range(math.ceil(low / spacing), math.floor(high / spacing) + 1):
+        height, value = y(number * spacing), number * spacing
+        found.append(f'<path class="grid" d="M{_LEFT} {height:.1f}H{WIDTH - _RIGHT}"/>')
+        found.append(f'<text x="{_LEFT - 5}" y="{height + 3.5:.1f}" text-anchor="end">{_number(value)}</text>')
+    return "".join(found)
+
+
+def _steps(first: int, last: int, x) -> str:
+    spacing = max(1, round(_spacing((last - first) / 5)))
+    marks = range(math.ceil(first / spacing) * spacing, last + 1, spacing)
+    return "".join(f'<text x="{x(step):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{step}</text>' for step in marks)
+
+
+def _spacing(wanted: float) -> float:
+    """1, 2 or 5 times a power of ten, near `wanted`."""
+    power = 10.0 ** math.floor(math.log10(wanted)) if wanted > 0 else 1.0
+    return next((power * k for k in (1, 2, 5) if power * k >= wanted), power * 10)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value else "0"
+
+
+def _path(dots: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in dots)
+
+
+def _running_mean(points: Sequence[tuple[int, float]], width: int) -> list[tuple[int, float]]:
+    """The mean of each number and its neighbours, `width` of them on each side at most."""
+    found = []
+    for k, (step, _) in enumerate(points):
+        near = points[max(0, k - width) : k + width + 1]
+        found.append((step, sum(value for _, value in near) / len(near)))
+    return found
