@@ -131,7 +131,8 @@ def test_reinforcement_learning_that_is_killed_twenty_times(tmp_path):
         outs[name] = tmp_path / name / "run"
         outs[name].parent.mkdir()
         settings = {
-            "checkpoint": str(source), "out": str(outs[name]), "tasks": "tiny", "prompts": 2, "group": 2, "updates": 60, "held_out": 8,
+            "checkpoint": str(source), "out": str(outs[name]), "tasks": "tiny",
+            "prompts": 2, "group": 2, "updates": 60, "held_out": 8,
             "steps": 1, "held_out_steps": 1, "bf16": False, "save_every": 2, "held_out_every": 3,
         }  # fmt: skip
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
