@@ -23,7 +23,7 @@ class AnswerFile:
         self._texts: dict[str, list[str]] = {}
         if path is None:
             return
-        check_writable([path], "answers")
+        check_writable([path], "file for the answers")
         if os.path.lexists(path):
             self._read(path)
 

@@ -25,6 +25,7 @@ BUILT_IN: dict[str, str] = {
     "vlm": ".vlm:VlmReward",
 }
 _ELSEWHERE = ("http", "vlm")  # they send images, and a key, to an address
+_HERE = tuple(name for name in BUILT_IN if name not in _ELSEWHERE)
 _GUIDE = "docs/rewards.md"
 _ARGUMENTS = ("images", "prompts", "references", "masks", "meta")
 
@@ -52,7 +53,8 @@ def _built_in(name: str, settings: RewardSettings, own_code: bool) -> Reward:
     if name in _ELSEWHERE and not own_code:
         raise Blip3oError(
             f"Reward {settings.name!r} is a {name!r} reward, which sends images to another program. Only a settings "
-            "file of the command line may use it: a workflow could come from anybody. Use another built-in reward here."
+            "file of the command line may use it: a workflow could come from anybody. Use one of "
+            f"{', '.join(_HERE)} here."
         )
     module, _, kind = BUILT_IN[name].partition(":")
     return _make(getattr(import_module(module, __package__), kind), settings)
@@ -97,7 +99,7 @@ def _own(settings: RewardSettings, own_code: bool) -> OwnReward:
     if not own_code:
         raise Blip3oError(
             f"Reward {settings.name!r} uses own code, {shown(place)!r}. Only a settings file of the command line may: "
-            f"a workflow could come from anybody. Use a built-in reward here: {', '.join(BUILT_IN)}."
+            f"a workflow could come from anybody. Use a built-in reward here: {', '.join(_HERE)}."
         )
     module, _, name = place.rpartition(":")
     found = _attribute(_import(module, settings), name, settings)
