@@ -18,6 +18,7 @@ from .settings import RewardList, RewardSettings
 
 # Name -> the module, seen from here, and the class in it.
 BUILT_IN: dict[str, str] = {
+    "clip": ".clip:ClipReward",
     "consistency": ".consistency:ConsistencyReward",
     "http": ".remote:HttpReward",
     "text": ".text:TextReward",
