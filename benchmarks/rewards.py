@@ -3,9 +3,13 @@
 Text: words in the fonts that matplotlib brings, judged by the prompt they belong to (right; busy: on circles; small:
 letters of 14 px), by the prompt of the next image (wrong), with a line of other words below (surplus), and noise
 without words.
+Consistency: a square of a busy image is inverted; then noise is added, or all is shifted; the next image instead;
+nothing done.
 """
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from blip3o_core.rewards.interface import Candidates
 from blip3o_core.rewards.load import load_rewards
+from blip3o_core.rewards.mix import RewardMix
 
 from .machine import timed
 
@@ -26,27 +31,47 @@ READERS = (("spans", 512), ("spans", 736), ("spans", 320), ("authors", 512))  # 
 def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
     """On the CPU, whatever the device: rapidocr's networks run there."""
     count = 3 if quick else COUNT
-    sets = {name: text_images(name, count) for name in CLASSES}
-    return [_row(rule, side, sets, device) for rule, side in READERS]
+    texts, edits = {name: text_images(name, count) for name in CLASSES}, edited_images(count)
+    rows = [row for rule, side in READERS for row in _rows("text", {"rule": rule, "side": side}, texts, device)]
+    return rows + _rows("consistency", {}, edits, device)
 
 
-def _row(rule: str, side: int, sets: dict[str, Candidates], device: torch.device) -> dict:
-    mix = load_rewards([{"name": "text", "options": {"rule": rule, "side": side}}])
-    mix.score(Candidates(sets["right"].images[:1], sets["right"].prompts[:1]))  # loads
-    found: dict[str, list[float | None]] = {}
-    seconds = timed(
-        lambda: found.update({name: mix.score(images).parts["text"] for name, images in sets.items()}), device
-    )
-    means = {name: float(np.mean([value for value in values if value is not None])) for name, values in found.items()}
-    images = sum(len(values) for values in found.values())
-    return {
-        "reward": "text",
-        "rule": rule,
-        "side": side,
-        **means,
-        "ms_per_image": 1000 * seconds / images,
-        "images": images,
+def _rows(name: str, options: dict, sets: dict[str, Candidates], device: torch.device) -> list[dict]:
+    mix = load_rewards([{"name": name, "options": options}])
+    first = next(iter(sets.values()))
+    mix.score(replace(first, **{field.name: getattr(first, field.name)[:1] for field in fields(first)}))  # loads
+    rows = []
+    for images, candidates in sets.items():
+        found: list[float | None] = []
+        seconds = timed(partial(_score, mix, candidates, found), device)
+        mean = float(np.mean([value for value in found if value is not None]))
+        text = " ".join(map(str, options.values()))
+        rows.append({"reward": f"{name} {text}".strip(), "of": images, "mean": mean,
+                     "ms_per_image": 1000 * seconds / len(found), "images": len(found)})  # fmt: skip
+    return rows
+
+
+def _score(mix: RewardMix, candidates: Candidates, found: list[float | None]) -> None:
+    (part,) = mix.parts
+    found += mix.score(candidates).parts[part.name]
+
+
+def edited_images(count: int) -> dict[str, Candidates]:
+    """Edits of one square, by what was done to them."""
+    sources = text_images("busy", count).images
+    mask = torch.zeros(SIDE, SIDE)
+    mask[150:350, 150:350] = 1
+    edits = [torch.where(mask[..., None] > 0, 1 - image, image) for image in sources]
+    random = torch.Generator().manual_seed(SEED)
+    cases = {
+        "perfect edit": edits,
+        "with noise": [(edit + 0.02 * torch.randn(edit.shape, generator=random)).clamp(0, 1) for edit in edits],
+        "shifted by 6 px": [edit.roll(6, 1) for edit in edits],
+        "other image": [*sources[1:], sources[0]],
+        "no edit": sources,
     }
+    prompts, masks, references = ["invert the square"] * count, [mask] * count, [[image] for image in sources]
+    return {name: Candidates(images, prompts, references, masks) for name, images in cases.items()}
 
 
 def text_images(name: str, count: int) -> Candidates:

@@ -77,7 +77,7 @@ def similarity(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor | None:
     """
     if min(one.shape[:2]) < WINDOW:
         return None
-    x, y = (image.double().permute(2, 0, 1)[:, None] for image in (one, other))
+    x, y = (image.float().permute(2, 0, 1)[:, None] for image in (one, other))
 
     def mean(values: torch.Tensor) -> torch.Tensor:
         return functional.avg_pool2d(values, WINDOW, stride=1)

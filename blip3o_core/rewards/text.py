@@ -18,7 +18,7 @@ from torch.nn import functional
 from ..errors import Blip3oError, did_you_mean, shown
 from .text_rule import RULES, quoted_spans, score_as_authors, score_text
 
-SIDE = 512  # px; rapidocr's own is 736, which takes longer and reads no better: docs/rewards.md
+SIDE = 512  # px; rapidocr's own is 736, which takes longer and reads about as well: docs/rewards.md
 SMALL_SIDE = 320  # px; letters of smaller images are enlarged before they are read
 MAX_ASPECT = 4  # narrower images get a margin
 LARGE_SIDE = 2000  # px; rapidocr makes larger images smaller

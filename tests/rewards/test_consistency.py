@@ -55,8 +55,8 @@ def test_structure_is_that_of_scikit_image():
         one.numpy().astype(np.float64), other.numpy().astype(np.float64), channel_axis=-1, data_range=1, full=True
     )
     found = similarity(one, other)
-    assert torch.allclose(found, torch.from_numpy(full[3:-3, 3:-3]).mean(-1), atol=1e-9)
-    assert float(found.mean()) == pytest.approx(whole, abs=1e-9)
+    assert torch.allclose(found, torch.from_numpy(full[3:-3, 3:-3]).mean(-1).float(), atol=1e-4)
+    assert float(found.mean()) == pytest.approx(whole, abs=1e-5)
 
 
 def test_sizes_may_differ():

@@ -1,6 +1,7 @@
 """From settings to rewards: names, options, and code of the user."""
 
 import math
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,7 @@ from blip3o_core.rewards.interface import Candidates
 from blip3o_core.rewards.load import BUILT_IN, load_rewards
 from blip3o_core.rewards.settings import RewardList, RewardSettings
 from blip3o_core.settings import load_settings
+from tests.support.paths import TOP
 
 OWN = str(Path(__file__).with_name("own_rewards.py"))
 IMAGES = Candidates([torch.zeros(8, 8, 3), torch.ones(8, 8, 3)], ["a", "b"])
@@ -144,6 +146,26 @@ def test_a_list_is_read_from_a_file(tmp_path):
     file.write_text("rewards: []\n")
     with pytest.raises(Blip3oError, match="rewards is .*must not be empty"):
         load_settings(RewardList, file)
+
+
+def test_the_examples_of_the_page_run(tmp_path):
+    """Catches an example that was right when it was written."""
+    page = (TOP / "docs" / "rewards.md").read_text(encoding="utf-8")
+    function, kind = (
+        block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "(self" in block or "def b" in block
+    )
+    (tmp_path / "my_rewards.py").write_text(f"{function}\n{kind}")
+    entries = [
+        {"name": "bright", "use": f"{tmp_path}/my_rewards.py:brightness"},
+        {"name": "share", "use": f"{tmp_path}/my_rewards.py:Share", "options": {"limit": 0.1}},
+    ]
+    assert load_rewards(entries, own_code=True).score(IMAGES).parts == {"bright": [0, 1], "share": [0, 1]}
+    (tmp_path / "rewards.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
+    assert [one.name for one in load_settings(RewardList, tmp_path / "rewards.yaml").rewards] == [
+        "text",
+        "consistency",
+        "pickscore",
+    ]
 
 
 def test_built_in_rewards_exist():
