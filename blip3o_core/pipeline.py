@@ -210,17 +210,9 @@ class Pipeline:
         width, height = self.check(
             size if edit is None else edit.size(size), steps, guidance, max(len(seeds), len(tokens))
         )
-        cell = autoencoder.compression(self.checkpoint.autoencoder_config)
-        noise = diffusion.initial_noise((self.transformer.config.in_channels, height // cell, width // cell), seeds)
-        strength = 1.0 if edit is None else edit.strengths.text
-        conditioning = condition(self.language, tokens, self.source, strength=strength)
-        inpaint = None
-        if edit is not None:
-            scaled = [latents * vae.scaling_factor for latents in edit.references.latents]
-            mode = self.reference_mode if edit.mode is None else edit.mode
-            references = ReferenceConditioning(scaled, mode, edit.strengths, self._reference_connector)
-            conditioning = replace(conditioning, references=references)
-            inpaint = edit.inpaint(vae.scaling_factor)
+        noise = diffusion.initial_noise(self.latent_shape(width, height), seeds)
+        conditioning = self.conditioning(tokens, edit)
+        inpaint = None if edit is None else edit.inpaint(vae.scaling_factor)
         return diffusion.sample(
             self.transformer,
             noise,
@@ -230,6 +222,21 @@ class Pipeline:
             inpaint,
             callback,
         )
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """Channels, rows and columns of the latents of an image of so many pixels."""
+        cell = autoencoder.compression(self.checkpoint.autoencoder_config)
+        return self.transformer.config.in_channels, height // cell, width // cell
+
+    def conditioning(self, tokens: ImageTokens, edit: EditInputs | None = None) -> Conditioning:
+        """What the diffusion is conditioned on: the tokens, and the references of an edit."""
+        if edit is None:
+            return condition(self.language, tokens, self.source)
+        conditioning = condition(self.language, tokens, self.source, strength=edit.strengths.text)
+        scaled = [latents * self.autoencoder.config.scaling_factor for latents in edit.references.latents]
+        mode = self.reference_mode if edit.mode is None else edit.mode
+        references = ReferenceConditioning(scaled, mode, edit.strengths, self._reference_connector)
+        return replace(conditioning, references=references)
 
     @cached_property
     def _reference_connector(self):
