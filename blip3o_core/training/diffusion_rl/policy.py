@@ -28,6 +28,11 @@ class Condition:
         latents = tuple(tuple(latent.shape) for latent in references.latents)
         return self.shape, seen.positive.shape, seen.mask is None, latents
 
+    @property
+    def nbytes(self) -> int:
+        seen = self.conditioning
+        return sum(one.nbytes for one in (seen.positive, seen.negative, *seen.references.latents))
+
 
 def stack(conditions: Sequence[Condition]) -> Conditioning:
     """The conditioning of rows of one kind, a row for each."""

@@ -40,6 +40,7 @@ from .settings import DiffusionRlSettings
 from .windows import steps_in_window
 
 _OLD_RAMP = 0.001  # of nft: the average's decay grows by this in every update, as in the authors' code
+_KEPT_BYTES = 2**31  # of conditions that are kept for the next time their tasks come
 _REMEDY = "Start a new run with another out."
 
 
@@ -73,6 +74,8 @@ class Trainer:
         self.learner = Learner(self.velocity, settings, self.state.ema)
         self.schedule = diffusion.sigmas(settings.steps, self.checkpoint.shift)
         self._conditions: list[Condition] = []  # of this process's held-out tasks
+        self._kept: dict[int, Condition] = {}  # by place in the training tasks
+        self._kept_bytes = 0
         if source is not None and self._state_file.is_file():
             self.state.restore(self._state_file, _REMEDY)
         self.saved = self.update
@@ -113,10 +116,11 @@ class Trainer:
         settings, update = self.settings, self.update
         self._read.clear()
         numbers = range(self.rank, settings.prompts, self.processes)
-        tasks = [self.tasks.train[(update * settings.prompts + k) % len(self.tasks.train)] for k in numbers]
+        places = [(update * settings.prompts + k) % len(self.tasks.train) for k in numbers]
+        tasks = [self.tasks.train[place] for place in places]
         rows = [task for task in tasks for _ in range(settings.group)]
         plan = self._plan(numbers)
-        rollouts, judged = self._roll_out(tasks, rows, numbers, plan)
+        rollouts, judged = self._roll_out(places, rows, plan)
         advantage = self._advantages(judged)
         entry = {**summary(rows, judged, settings.pass_at), "equal_groups": self._equal_groups(judged)}
         for _ in range(settings.reuse):
@@ -139,13 +143,12 @@ class Trainer:
         seeds = [seed_of(settings.seed, update, k, row) for k in numbers for row in range(settings.group)]
         return Plan(self.schedule.tolist(), window, seeds)
 
-    def _roll_out(self, tasks, rows, numbers, plan: Plan) -> tuple[list[Rollout], Judged]:
+    def _roll_out(self, places: list[int], rows: list[Task], plan: Plan) -> tuple[list[Rollout], Judged]:
         """Latents of every row, and what the rewards say of their images."""
         settings = self.settings
 
         def make() -> tuple[list[Rollout], list[torch.Tensor]]:
-            seeds = [seed_of(settings.seed, "tokens", self.update, k) for k in numbers]
-            conditions = self._make_conditions(tasks, seeds)
+            conditions = self._training_conditions(places)
             repeated = [one for one in conditions for _ in range(settings.group)]
             with self.state.ema_applied():  # of nft; of flow_grpo there is no average
                 window = plan.window if settings.flow_grpo else ()
@@ -224,6 +227,17 @@ class Trainer:
                 latents = diffusion.sample(network, noise, stack(seen), schedule, guidance)
             images += list(self.pipeline.decode(latents).cpu())
         return images
+
+    def _training_conditions(self, places: list[int]) -> list[Condition]:
+        """Of the tasks at these places. A task has the same tokens in every update; they are kept while they fit."""
+        wanted = [place for place in places if place not in self._kept]
+        seeds = [seed_of(self.settings.seed, "tokens", place) for place in wanted]
+        made = dict(zip(wanted, self._make_conditions([self.tasks.train[k] for k in wanted], seeds), strict=True))
+        for place, condition in made.items():
+            if self._kept_bytes < _KEPT_BYTES:
+                self._kept[place] = condition
+                self._kept_bytes += condition.nbytes
+        return [made.get(place) or self._kept[place] for place in places]
 
     def _make_conditions(self, tasks: Sequence[Task], seeds: list[int]) -> list[Condition]:
         opened = [self._open(task) for task in tasks]
