@@ -9,7 +9,7 @@ import torch
 
 from blip3o_core.cli.bench import APART
 
-from . import curves, data, decode, drafts, host, image, memory, render, rewards, shortcuts, speculative
+from . import curves, data, decode, diffusion_rl, drafts, host, image, memory, render, rewards, shortcuts, speculative
 from .machine import describe, device_of
 from .models import full, tiny
 
@@ -55,6 +55,7 @@ def _work(copy: float) -> dict[str, Callable[..., list[dict]]]:
         "shortcuts": shortcuts.run,
         "speculative": speculative.run,
         "data": data.run,
+        "diffusion_rl": diffusion_rl.run,
         "drafts": drafts.run,
         "rewards": rewards.run,
     }

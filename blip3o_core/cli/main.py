@@ -16,6 +16,7 @@ from pathlib import Path
 from ..errors import Blip3oError, first_line, is_out_of_memory, shown
 from . import (
     bench,
+    diffusion_rl,
     download,
     edit,
     evaluate,
@@ -53,6 +54,7 @@ def build_parser() -> Parser:
     queue.add_command(commands)
     train.add_commands(commands)
     grpo.add_command(commands)
+    diffusion_rl.add_command(commands)
     rl_report.add_command(commands)
     reward_server.add_command(commands)
     evaluate.add_command(commands)

@@ -108,6 +108,7 @@ SENTENCES = {
     "evaluate": "evaluate needs the name of a test: tiny or tiny-edits. Example: blip3o evaluate tiny",
     "evaluate tny": "unknown word 'tny'. Did you mean tiny?",
     "train": "train needs a YAML file with the settings of the run. Example: blip3o train recipe.yaml",
+    "diffusion-rl": "diffusion-rl needs a YAML file with the settings of the run. Example: blip3o",
     "grpo": "grpo needs a YAML file with the settings of the run. Example: blip3o grpo grpo.yaml",
     "train absent.yaml": "absent.yaml does not exist. Choose a YAML file.",
     "generate": "generate needs the text of an image: --prompt TEXT, or --prompts FILE for many. Example: blip3o",

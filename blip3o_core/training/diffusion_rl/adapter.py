@@ -1,7 +1,7 @@
 """The LoRA that is trained: peft's adapters on the linear layers of SANA, whose own weights stay as they are.
 
 With the adapters off, SANA is the checkpoint's: the reference of the KL needs no second copy. A file of the adapters
-has diffusers' names, which ComfyUI's LoRA loaders read, too.
+alone has the names that ComfyUI's LoRA loaders know.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,8 @@ from ...checks import require_finite
 from ...seeds import seeded
 from ...weights.names import SANA
 
-FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
+FILE = "diffusion_lora.safetensors"
+_PREFIX = "diffusion_model."  # what a host calls the diffusion transformer of its MODEL
 _A, _B = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
@@ -76,7 +77,7 @@ def save_adapters(folder: Path, transformer: nn.Module, alpha: float) -> None:
     """Write the adapters alone into the new `folder`."""
     tensors = {}
     for name, parameter in adapter_parameters(transformer).items():
-        layer = f"transformer.{name}".replace(".default.", ".")
+        layer = f"{_PREFIX}{name}".replace(".default.", ".")
         tensors[layer] = parameter.detach().cpu().contiguous()
         tensors[f"{layer.rsplit('.lora_', 1)[0]}.alpha"] = torch.tensor(float(alpha))
     folder.mkdir(parents=True)

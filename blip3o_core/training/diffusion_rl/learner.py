@@ -5,7 +5,9 @@ processes change the gradient.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
@@ -50,15 +52,14 @@ class Learner:
             mean = self._reference_mean(one, seen)
             v = self.velocity(one.x, one.s, one.s_next, seen)
             step = sde_step(v, one.x, one.s, one.s_next, settings.noise, one.x_next)
-            assert step.log_prob is not None
-            loss, clipped = clipped_ratio_loss(step.log_prob, one.log_prob, advantage, settings.ratio_clip)
+            log_prob = cast(torch.Tensor, step.log_prob)  # moments are kept of steps with noise alone
+            loss, clipped = clipped_ratio_loss(log_prob, one.log_prob, advantage, settings.epsilon)
             kl = torch.zeros_like(loss) if mean is None else gaussian_kl(step.mean, mean, step.std)
-            yield loss, kl, clipped, (step.log_prob - one.log_prob).exp()
+            yield loss, kl, clipped, (log_prob - one.log_prob).exp()
 
     def _nft(self, rollout: Rollout, advantage: torch.Tensor, plan: "Plan"):
         """Adds noise to the images anew, at the sigmas of the window."""
         settings, x0, seen = self.settings, rollout.latents, rollout.conditioning
-        assert self.old is not None
         r = optimality(advantage, settings.advantage_clip)
         for number in plan.window:
             s, s_next = plan.schedule[number], plan.schedule[number + 1]
@@ -67,7 +68,7 @@ class Learner:
             noise = torch.stack(noises).to(x0.device)
             x = (1 - s) * x0 + s * noise
             with torch.no_grad():
-                with self.old.applied():
+                with self.old.applied() if self.old is not None else nullcontext():
                     v_old = self.velocity(x, s, s_next, seen)
                 v_reference = None
                 if settings.kl:

@@ -2,7 +2,7 @@
 
 All losses are (B,), one value for each row; the caller takes the mean.
 
-Sources: Flow-GRPO, arXiv 2505.05470; DiffusionNFT, arXiv 2509.16117, algorithm 1, and its repository NVlabs/DiffusionNFT
+Sources: Flow-GRPO, arXiv 2505.05470; DiffusionNFT, arXiv 2509.16117, and the code of its authors (NVlabs/DiffusionNFT)
 for the adaptive weight and the scale of the loss.
 """
 

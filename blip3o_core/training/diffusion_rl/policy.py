@@ -63,8 +63,8 @@ class Velocity:
             context = torch.cat([conditioning.negative, context])
             mask = None if mask is None else torch.cat([mask, mask])
         is_null = torch.arange(len(context), device=device) < len(context) - rows
-        ends = (torch.tensor(sigma, device=device) for sigma in (s, s_next))
-        timestep = timestep_input(network, *ends, len(context))
+        sigma, next_sigma = torch.tensor(s, device=device), torch.tensor(s_next, device=device)
+        timestep = timestep_input(network, sigma, next_sigma, len(context))
         dtype = network.dtype
         autocast = torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext()
         with autocast:

@@ -5,8 +5,8 @@
 
 One function samples and replays, so that both compute the same numbers. All of it is float32.
 
-Source: Flow-GRPO, arXiv 2505.05470, equation 9; `sd3_sde_with_logprob.py` of its repository yifan123/flow_grpo. As there,
-the first step, where s is 1 and a infinite, takes `a` at its end, and a log-probability is the mean over dimensions.
+Source: Flow-GRPO, arXiv 2505.05470, equation 9; `sd3_sde_with_logprob.py` of yifan123/flow_grpo. As there, the
+first step, where s is 1 and a infinite, takes `a` at its end, and a log-probability is the mean over dimensions.
 """
 
 import math
@@ -47,7 +47,8 @@ def sde_step(
     drift = std**2 / -dt / (2 * s)
     mean = x + dt * (v + drift * (x + (1 - s) * v))
     if x_next is None:
-        assert noise is not None, "a new step needs noise"
+        if noise is None:
+            raise ValueError("a new step needs noise")
         x_next = mean.detach() + std * noise.float()
     return Step(x_next, mean, std, log_probability(x_next.float(), mean, std))
 
