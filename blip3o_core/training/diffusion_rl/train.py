@@ -52,5 +52,3 @@ def train_on(
             f"Update {trainer.update + 1} needs more memory than there is: {first_line(error)}. Set batch lower, or "
             "gradient_checkpointing or bf16 to true, and start again."
         ) from error
-    finally:
-        trainer.close()

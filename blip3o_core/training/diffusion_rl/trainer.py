@@ -6,6 +6,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ _REMEDY = "Start a new run with another out."
 class Trainer:
     def __init__(self, settings: DiffusionRlSettings, tasks: TaskSet, mix: RewardMix, resume: bool, watch: Watch):
         self.settings, self.tasks, self.mix, self.watch = settings, tasks, mix, watch
-        self.accelerator, self.clock = _accelerator(settings), Clock()
+        self.launched, self.clock = _processes(settings), Clock()
         self.rank, self.processes = rank_and_count()
         self._check_processes()
         self.folder = RunFolder(Path(settings.out))
@@ -60,7 +61,7 @@ class Trainer:
             self.folder.require_inputs(source, self.inputs)
         check_tasks([*tasks.train, *tasks.held_out], checkpoint)
         dtype = torch.bfloat16 if settings.bf16 else torch.float32
-        self.pipeline = Pipeline(checkpoint, self.accelerator.device, dtype)
+        self.pipeline = Pipeline(checkpoint, self.launched.device, dtype)
         self.imaging = Imaging(self.pipeline, settings, tasks.train)
         self.held_out = HeldOut(tasks.held_out, mix, self.imaging.open_task, settings.pass_at, settings.samples)
         self.velocity = Velocity(self._prepare_network(), settings.guidance, settings.bf16)
@@ -72,7 +73,7 @@ class Trainer:
         if resumes:
             self.state.restore(self._state_file, _REMEDY)
         self.saved = self.update
-        self.accelerator.wait_for_everyone()  # all have looked at the folder before one changes it
+        self.launched.wait_for_everyone()  # all have looked at the folder before one changes it
         if self.rank == 0:
             self.folder.prepare(self.update if resumes else -1)
 
@@ -207,7 +208,7 @@ class Trainer:
         parameters = list(self.state.parameters.values())
         if self.processes > 1:
             flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
-            flat = self.accelerator.reduce(flat, "sum")
+            torch.distributed.all_reduce(flat)
             for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
                 parameter.grad = gradient.view_as(parameter)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip))
@@ -255,7 +256,7 @@ class Trainer:
             if best is None or seen.score > read_json(best / "training" / "held_out.json")["score"]:
                 self._save_best({**entry, "score": seen.score})
             self._log(entry)
-        self.accelerator.wait_for_everyone()
+        self.launched.wait_for_everyone()
 
     def _save_best(self, entry: dict) -> None:
         lora, transformer = self.settings.lora, self.pipeline.transformer
@@ -280,9 +281,6 @@ class Trainer:
             self.folder.append_seconds({"step": entry["step"], **spent})
         self.watch.report({**entry, **{f"seconds/{name}": value for name, value in spent.items()}})
 
-    def close(self) -> None:
-        self.accelerator.free_memory()
-
     def _check_processes(self) -> None:
         prompts = self.settings.prompts
         if prompts % self.processes:
@@ -292,13 +290,14 @@ class Trainer:
             )
 
 
-def _accelerator(settings: DiffusionRlSettings):
-    from accelerate import Accelerator
+def _processes(settings: DiffusionRlSettings):
+    """Joins the processes that a launcher started, and chooses this one's device."""
+    from accelerate import PartialState
 
-    accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision="no")
-    if accelerator.distributed_type.name not in ("NO", "MULTI_CPU", "MULTI_GPU"):
-        raise Blip3oError(
-            f"accelerate is configured for {accelerator.distributed_type.name}. Only a LoRA is trained, so every "
-            "process holds the whole model: configure several processes without it, or start with torchrun."
-        )
-    return accelerator
+    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+        if os.environ.get(variable, "").lower() in ("1", "true"):
+            raise Blip3oError(
+                f"RL on the diffusion cannot run with {name}: every process renders images, for which it needs whole "
+                "weights. Start it with torchrun, or configure accelerate for several processes without it."
+            )
+    return PartialState(cpu=settings.device == "cpu")
