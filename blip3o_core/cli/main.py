@@ -28,6 +28,7 @@ from . import (
     reconstruct,
     reward_server,
     rl_report,
+    score,
     train,
 )
 from .ending import Ended, drop_output, end_with_parent, is_worker, signals_raise
@@ -56,6 +57,7 @@ def build_parser() -> Parser:
     grpo.add_command(commands)
     diffusion_rl.add_command(commands)
     rl_report.add_command(commands)
+    score.add_command(commands)
     reward_server.add_command(commands)
     evaluate.add_command(commands)
     recipe.add_command(commands)
