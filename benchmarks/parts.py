@@ -9,7 +9,21 @@ import torch
 
 from blip3o_core.cli.bench import APART
 
-from . import curves, data, decode, diffusion_rl, drafts, host, image, memory, render, rewards, shortcuts, speculative
+from . import (
+    best_of,
+    curves,
+    data,
+    decode,
+    diffusion_rl,
+    drafts,
+    host,
+    image,
+    memory,
+    render,
+    rewards,
+    shortcuts,
+    speculative,
+)
 from .machine import describe, device_of
 from .models import full, tiny
 
@@ -58,6 +72,7 @@ def _work(copy: float) -> dict[str, Callable[..., list[dict]]]:
         "diffusion_rl": diffusion_rl.run,
         "drafts": drafts.run,
         "rewards": rewards.run,
+        "best_of": best_of.run,
     }
 
 

@@ -23,10 +23,11 @@ PARTS = {
     "data": "training data: memory of its items, and steps whose data is read ahead",
     "diffusion_rl": "both methods of RL on the bundled model's diffusion; takes most of an hour",
     "drafts": "finishing a chosen draft, and rough renders while tokens are written; needs ComfyUI",
+    "best_of": "how often the best of several images is right, by rewards",
     "rewards": "what the built-in rewards give to images of known worth, and how long they take; needs the extra ocr",
 }
 # Not part of "all": they need ComfyUI, compare the bundled model with itself, or are about training.
-APART = ("host", "shortcuts", "speculative", "data", "diffusion_rl", "drafts", "rewards")
+APART = ("host", "shortcuts", "speculative", "data", "diffusion_rl", "drafts", "best_of", "rewards")
 TOP = Path(__file__).parents[2]
 
 

@@ -35,6 +35,7 @@ PROMISED = {
     "BLIP3o-15-Two-Prompts-in-One-Image": [
         Spec((Expected("circle", "red"),), "grey"), Spec((Expected("star", "blue"),), "grey")
     ],
+    "BLIP3o-18-Best-of-Eight": [Spec((Expected("star", "green"),) * 4, "yellow")],
     "BLIP3o-17-A-Folder-of-Images": [
         EDITED, Spec((Expected("star", "green"),), "yellow"), Spec((Expected("triangle", "purple"),), "yellow")
     ],

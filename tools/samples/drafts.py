@@ -15,10 +15,13 @@ from .parts import (
     add_chain,
     load,
     save,
+    show,
     stitch,
 )
 
 DRAFTS, DRAFT_STEPS = 8, 4
+# Of eight the bundled model gets some wrong and some right; tests/host/test_samples_are_right.py judges the best.
+HARD = "four green stars on a yellow background"
 CHOSEN = 3  # counted from 1: what the thumbnail and the tests choose
 # Spliced in the middle; tests/host/test_samples_are_right.py judges the image.
 LEFT, RIGHT = "a small red circle left of a small blue star", "a small green circle left of a small purple ring"
@@ -32,7 +35,10 @@ def choose_a_draft() -> Sample:
     quick = sample.prompt[drafts.sampler]["inputs"]
     finished = {**quick}
     quick["steps"] = DRAFT_STEPS
-    choose = sample.add("BLIP3oChooseDraft", tokens=[drafts.generator, 0], images=[drafts.decode, 0], choice=0)
+    scored = _score(sample, drafts)
+    choose = sample.add(
+        "BLIP3oChooseDraft", tokens=[drafts.generator, 0], images=[drafts.decode, 0], choice=0, scores=[scored, 0]
+    )
     several = sample.add("EmptyLatentImage", width=SIDE, height=SIDE, batch_size=DRAFTS)
     one = sample.add("LatentFromBatch", samples=[several, 0], batch_index=[choose, 2], length=1)
     conditioner = sample.add("BLIP3oHiddenStateConditioner", lm=[loader, 0], tokens=[choose, 0])
@@ -41,9 +47,10 @@ def choose_a_draft() -> Sample:
     decode = sample.add("VAEDecode", samples=[render, 0], vae=[loader, 2])
     sample.note = (
         (
-            "## Choose a draft\n\nPress **Run**: eight drafts appear, rendered in four steps. **Click one and press "
-            "Run again**: only that one is finished, and no token is written again. Another click chooses "
-            "another.\n\nThe second Empty Latent Image sets the size of the finished image; keep its batch_size equal "
+            "## Choose a draft\n\nPress **Run**: eight drafts appear, rendered in four steps and scored, and the one "
+            "with the highest score is finished. **Click a different one and press Run again**: only that one is "
+            "finished, and no token is written again. Delete Score Images, and everything waits for your click.\n\n"
+            "The second Empty Latent Image sets the size of the finished image; keep its batch_size equal "
             "to the number of drafts, so that each keeps its noise.\n\n"
         )
         + TINY
@@ -52,13 +59,41 @@ def choose_a_draft() -> Sample:
     sample.subgraphs["Quick renders"] = Subgraph(_rendering(drafts), [], ["images"])
     sample.column(320, note=[NOTE], Model=[loader])
     sample.column(350, **{"1. Write eight drafts": [drafts.generator, "Quick renders"]})
-    sample.column(380, **{"2. Click one": [choose], "Its size and its noise": [several, one]})
+    sample.column(380, **{"2. The best, or click one": [scored, choose], "Its size and its noise": [several, one]})
     sample.column(290, **{"3. Finish it": [conditioner, render, decode]})
     sample.column(370, Image=save(sample, decode))
     sample.compared = choose
     sample.answers = {choose: {"choice": CHOSEN}}
     sample.heights[choose] = 560
     sample.inputs = [(drafts.generator, "prompt"), (drafts.generator, "seed"), (choose, "choice")]
+    return sample
+
+
+def best_of() -> Sample:
+    sample = Sample("BLIP3o-18-Best-of-Eight", note_height=390)
+    loader = load(sample)
+    chain = add_chain(sample, loader, HARD)
+    sample.prompt[chain.generator]["inputs"]["batch_size"] = DRAFTS
+    scored = _score(sample, chain)
+    best = sample.add("BLIP3oPickBest", images=[chain.decode, 0], scores=[scored, 0], count=1)
+    larger, seen = show(sample, chain.decode)
+    sample.note = (
+        (
+            "## The best of eight\n\nAnother seed gives another image of a prompt, and some are wrong. This "
+            "makes eight, scores each, and saves the best. Score Images shows the scores, Pick Best says which "
+            "image it is.\n\nThe reward **tiny** judges the bundled model's shapes. For words in an image choose "
+            "**text**; for models of your own put them into models/blip3o_rewards. Two Score Images in a row add "
+            "up.\n\n"
+        )
+        + TINY
+        + PHOTOGRAPHS
+    )
+    sample.column(340, note=[NOTE], Model=[loader])
+    sample.column(360, **{"1. Write eight images": [chain.generator]})
+    sample.column(300, **{"2. Render them": [chain.empty, chain.conditioner, chain.sampler, chain.decode]})
+    sample.column(360, **{"All eight": [larger, seen], "3. Score them, take the best": [scored, best]})
+    sample.column(390, Image=save(sample, best))
+    sample.inputs = [(chain.generator, "prompt"), (chain.generator, "seed"), (scored, "reward")]
     return sample
 
 
@@ -143,6 +178,13 @@ def save_tokens() -> Sample:
     sample.column(420, Image=save(sample, chain.decode))
     sample.inputs = [(chain.generator, "prompt"), (chain.generator, "seed"), (kept, "filename_prefix")]
     return sample
+
+
+def _score(sample: Sample, chain: Chain) -> str:
+    """Scores of the chain's images, by the judge of the bundled model's world."""
+    return sample.add(
+        "BLIP3oScoreImages", images=[chain.decode, 0], prompt="", reward="tiny", tokens=[chain.generator, 0], weight=1.0
+    )
 
 
 def _view(sample: Sample, tokens: str) -> str:

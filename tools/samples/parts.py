@@ -80,6 +80,7 @@ ROOM = {
     "EmptyLatentImage": 118, "VAEDecode": 54, "ImageScaleBy": 90, "BLIP3oSaveTokens": 130, "BLIP3oCompareTokens": 130,
     "BLIP3oTextToImage": 730, "BLIP3oImageEdit": 710, "BLIP3oChooseDraft": 580, "BLIP3oSpliceTokens": 80,
     "BLIP3oResampleTokens": 860, "LatentFromBatch": 90, "LatentUpscaleBy": 90, "BLIP3oHiddenStateConditioner": 180,
+    "BLIP3oScoreImages": 380, "BLIP3oPickBest": 150,
 }  # fmt: skip
 
 
