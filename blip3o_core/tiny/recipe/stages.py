@@ -25,6 +25,7 @@ from ...checkpoint.bundled import BUNDLED
 from ...errors import Blip3oError
 from ...models.image_tokenizer import PREFIX
 from ...pipeline import Pipeline
+from ...rewards.settings import RewardSettings
 from ...training.config import TrainingConfig
 from ...training.edit_checkpoint import add_references
 from ...training.grpo.train import train as train_by_rewards
@@ -228,8 +229,9 @@ def _edit_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
 def _grpo(recipe: Recipe) -> None:
     folder = recipe.out / "grpo"
     settings = grpo.TinyGrpoSettings(
-        checkpoint=str(recipe.last_checkpoint("instruct")), out=str(folder), updates=recipe.steps(140)
-    )
+        checkpoint=str(recipe.last_checkpoint("instruct")), out=str(folder), updates=recipe.steps(140),
+        rewards=(RewardSettings(name="tiny"),), lr=5e-4, kl=0.02, top_p=1, frozen=(),
+    )  # fmt: skip
     train_by_rewards(settings, folder.is_dir(), Watch(recipe.stage_report("grpo")))
 
 

@@ -10,6 +10,7 @@
 """
 
 import copy
+import re
 from collections.abc import Sequence
 
 import torch
@@ -57,6 +58,11 @@ def freeze(policy: nn.Module, beginnings: Sequence[str]) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise Blip3oError("frozen names all weights of the language model, so nothing could learn. Name fewer.")
+
+
+def excluded(beginnings: Sequence[str]) -> str:
+    """The same modules as a regular expression, as peft leaves modules out."""
+    return "|".join(rf"{re.escape(beginning.removesuffix('.'))}(\..*)?" for beginning in beginnings)
 
 
 def _begins(name: str, beginning: str) -> bool:

@@ -15,7 +15,7 @@ class GrpoSettings(RlSettings):
 
     kl: Annotated[NotNegative, Field(le=1e6)] = 0.04  # weight of the distance to the checkpoint, in nats per token
     top_p: Annotated[Positive, Field(le=1)] = 1.0  # of training rollouts. Below 1, TRL scores another distribution
-    # Beginnings of names of weights that do not learn, like model.embed_tokens or model.layers.0.
+    # Beginnings of names of weights that do not learn and get no LoRA, like model.embed_tokens or model.layers.0.
     frozen: Texts = ()
     # These are TRL's, under its names except for the first and the last.
     iterations: Annotated[Count, Field(le=64)] = 1  # updates on the images of one rollout
@@ -29,8 +29,6 @@ class GrpoSettings(RlSettings):
 
     def conflicts(self) -> Iterator[str]:
         yield from super().conflicts()
-        if self.lora is not None and self.frozen:
-            yield "frozen and lora are both given. With lora no weight of the checkpoint learns: leave frozen out."
         for name in ("updates", "save_every"):
             value = getattr(self, name)
             if value % self.iterations:

@@ -32,7 +32,7 @@ from ..run_folder import Inputs, RunFolder, saving, step_of
 from ..watch import Watch
 from .callback import GrpoCallback
 from .exchange import BetweenUpdates, Exchange
-from .policy import freeze, make_policy, mask_text_tokens, share_adapters
+from .policy import excluded, freeze, make_policy, mask_text_tokens, share_adapters
 from .rollout import Roller, check_tasks
 from .settings import GrpoSettings
 from .states import newest_state, remove_unfinished
@@ -192,7 +192,7 @@ def _peft_config(settings: GrpoSettings):
     lora = settings.lora
     return LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), lora_dropout=0.0, bias="none",
-        task_type="CAUSAL_LM",
+        exclude_modules=excluded(settings.frozen) or None, task_type="CAUSAL_LM",
     )  # fmt: skip
 
 
