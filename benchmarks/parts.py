@@ -21,6 +21,7 @@ from . import (
     memory,
     render,
     rewards,
+    rl_memory,
     shortcuts,
     speculative,
 )
@@ -73,6 +74,7 @@ def _work(copy: float) -> dict[str, Callable[..., list[dict]]]:
         "drafts": drafts.run,
         "rewards": rewards.run,
         "best_of": best_of.run,
+        "rl_memory": lambda device, runs, quick: [*rl_memory.run(), *rl_memory.run(batch=16), *rl_memory.operations()],
     }
 
 

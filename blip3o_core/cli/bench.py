@@ -24,10 +24,11 @@ PARTS = {
     "diffusion_rl": "both methods of RL on the bundled model's diffusion; takes most of an hour",
     "drafts": "finishing a chosen draft, and rough renders while tokens are written; needs ComfyUI",
     "best_of": "how often the best of several images is right, by rewards",
+    "rl_memory": "what reinforcement learning of the published shapes needs; computed, not measured",
     "rewards": "what the built-in rewards give to images of known worth, and how long they take; needs the extra ocr",
 }
 # Not part of "all": they need ComfyUI, compare the bundled model with itself, or are about training.
-APART = ("host", "shortcuts", "speculative", "data", "diffusion_rl", "drafts", "best_of", "rewards")
+APART = ("host", "shortcuts", "speculative", "data", "diffusion_rl", "drafts", "best_of", "rewards", "rl_memory")
 TOP = Path(__file__).parents[2]
 
 

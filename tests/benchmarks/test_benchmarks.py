@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import curves, data, decode, image, machine, memory, models, parts, render, shortcuts
+from benchmarks import curves, data, decode, image, machine, memory, models, parts, render, rl_memory, shortcuts
 from blip3o_core.cli.main import main
 from blip3o_core.decoding.prefill import Prompts, encode_tokens
 
@@ -106,6 +106,15 @@ def test_memory_of_the_published_shapes_is_counted():
     matrices = 28 * (2 * 2048 * 2048 + 2 * 2048 * 1024 + 3 * 2048 * 6144)
     assert language["weights_gb"] - language["fp8_gb"] == pytest.approx(matrices / 1e9, rel=1e-5)
     assert language["weights_gb"] > language["int8_gb"] > language["fp8_gb"] and language["working_gb"] is None
+
+
+def test_memory_of_reinforcement_learning_is_counted():
+    """Catches a second reference beside a LoRA, moments of weights that do not learn, and shapes of another model."""
+    full, lora = (rl_memory.run()[number] for number in (1, 5))
+    assert full["learning_m"] == pytest.approx(1854.256128)  # the published model's own count
+    assert full["reference_gb"] == pytest.approx(4 * 1.854, rel=1e-3) and lora["reference_gb"] == 0
+    assert full["weights_gb"] == lora["weights_gb"] and lora["learning_gb"] < 1 < 2 * lora["peak_gb"] < full["peak_gb"]
+    assert [row["tflop_per_image"] > 1 for row in rl_memory.operations()] == [True] * 5
 
 
 def test_memory_at_work_is_measured_and_the_estimates_hold(tiny):

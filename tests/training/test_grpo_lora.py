@@ -1,9 +1,13 @@
 """GRPO of a LoRA, and several updates for each rollout."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from blip3o_core.checkpoint import open_checkpoint
@@ -12,7 +16,9 @@ from blip3o_core.training.run_folder import RunFolder
 from blip3o_core.training.watch import Watch
 from blip3o_core.weights.lora import language_matrices, read_lora
 from tests.support import rl
+from tests.support.paths import TOP
 from tests.support.rl import trained, updates, weights_after
+from tests.support.training_world import ENVIRONMENT
 
 pytest.importorskip("trl", reason="the `rl` extra is not installed")
 
@@ -64,7 +70,7 @@ def test_rollouts_run_through_the_adapters_that_are_trained(settings):
     assert all(torch.equal(p, before[n]) for n, p in policy.named_parameters() if ".lora_" not in n)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_a_lora_learns_is_what_every_loader_adds(settings, source, codes_as_images):
     """Catches an adapter that the pack's loader reads otherwise, frozen weights that moved, and a wrong merge."""
     best, log = trained(settings.replace(kl=0.0, lr=0.02))
@@ -92,11 +98,12 @@ def test_what_a_lora_learns_is_what_every_loader_adds(settings, source, codes_as
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
+@pytest.mark.parametrize("lora", [LORA, pytest.param(None, marks=pytest.mark.long)], ids=["lora", "full"])
 def test_interrupted_runs_with_several_updates_per_rollout_resume_exactly(
     settings, codes_as_images, monkeypatch, tmp_path, lora
 ):
     """Catches a resumed run that reuses other images, other old probabilities, or a fresh adapter."""
+    settings = settings.replace(gradient_checkpointing=lora is not None)
     settings = settings.replace(lora=lora, iterations=2, updates=8, epsilon_high=0.3, entropy_bonus=0.01, kl=0.01)
     whole = settings.replace(out=str(tmp_path / "whole"))
     _, wanted = trained(whole)
@@ -118,3 +125,41 @@ def test_interrupted_runs_with_several_updates_per_rollout_resume_exactly(
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
     assert best.name == RunFolder(Path(whole.out)).last.name
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
+def test_two_processes_are_one_with_all_the_images(source, tmp_path, lora):
+    """Catches processes that make the same images, that split a group, or whose gradients are summed."""
+    settings = {**rl.SMALL, "checkpoint": str(source), "lora": lora and {**lora, "targets": list(lora["targets"])}}
+    # The tiny judge is in steps: a last bit of a pixel may change its number.
+    (tmp_path / "judge.py").write_text("def bright(images, *_):\n    return [100 * float(i.mean()) for i in images]\n")
+    settings |= {"held_out": 5, "clip": 1e9, "kl": 0.1, "bf16": False}
+    settings["rewards"] = [{"name": "bright", "use": f"{tmp_path / 'judge.py'}:bright"}]
+    for name in ("alone", "both"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**settings, "out": str(tmp_path / name)}))
+    words = ["-m", "blip3o_core", "grpo"]
+    torchrun = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0",
+    ]
+    for command in ([*words, str(tmp_path / "alone.yaml")], [*torchrun, *words, str(tmp_path / "both.yaml")]):
+        done = subprocess.run([sys.executable, *command], env=ENVIRONMENT, cwd=TOP, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    logs = [[json.loads(line) for line in (tmp_path / name / "log.jsonl").open()] for name in ("alone", "both")]
+    for mine, theirs in zip(*logs, strict=True):
+        assert mine.keys() == theirs.keys()
+        numbers = [name for name, value in mine.items() if isinstance(value, float) and name != "loss"]
+        assert all(theirs[name] == pytest.approx(mine[name], rel=1e-3, abs=1e-5) for name in numbers)
+    runs = [rl.small_settings(source, tmp_path / name).replace(lora=lora) for name in ("alone", "both")]
+    one, two = (weights_after(run, 4) for run in runs)
+    # Adam makes steps of equal size of the smallest gradients, too: some weights may move otherwise.
+    before = {name: torch.zeros_like(tensor) for name, tensor in one.items()}
+    if lora is None:
+        before = {name: tensor.float() for name, tensor in load_file(source / "model.safetensors").items()}
+    apart = sum(float((one[name] - two[name]).square().sum()) for name in one)
+    moved = sum(float((one[name] - before[name]).square().sum()) for name in one)
+    assert one.keys() == two.keys() and apart < 1e-4 * moved

@@ -149,7 +149,8 @@ def trl_arguments(settings: GrpoSettings, folder: Path, num_tokens: int) -> GRPO
         shuffle_dataset=False, seed=settings.seed, bf16=settings.bf16,
         gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
-        use_cpu=settings.device == "cpu", dataloader_pin_memory=False, logging_steps=1, report_to="none",
+        use_cpu=settings.device == "cpu",
+        ddp_find_unused_parameters=False, dataloader_pin_memory=False, logging_steps=1, report_to="none",
         save_steps=settings.save_every, save_total_limit=2, disable_tqdm=True,
     )  # fmt: skip
 
