@@ -185,13 +185,16 @@ def _batches(arguments, checkpoint, device, size, prompts: list[str], paths: lis
 
     noise_seed = arguments.seed if arguments.noise_seed is None else arguments.noise_seed
     for first in range(0, len(prompts), arguments.batch):
-        rows = slice(first, first + arguments.batch)
-        count = len(prompts[rows])
+        part = slice(first, first + arguments.batch)
+        texts, files = prompts[part], paths[part]
+        count = len(texts)
         seeds, noise_seeds = row_seeds(arguments.seed, count, first), row_seeds(noise_seed, count, first)
         together = {"batch": count} if count > 1 else {}
-        rows = list(zip(prompts[first : first + count], seeds, noise_seeds, strict=True))
-        settings = [_settings(arguments, checkpoint, device, size, row, together) for row in rows]
-        yield Batch(first, prompts[first : first + count], seeds, noise_seeds, paths[first : first + count], settings)
+        settings = [
+            _settings(arguments, checkpoint, device, size, row, together)
+            for row in zip(texts, seeds, noise_seeds, strict=True)
+        ]
+        yield Batch(first, texts, seeds, noise_seeds, files, settings)
 
 
 def _candidates(mix, arguments, checkpoint, device, size, prompts: list[str], paths: list[Path]) -> Iterator[Batch]:
