@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from blip3o_core.cli.main import main
 from blip3o_core.diffusion.sampler import sigmas
 from blip3o_core.editing.references import EditInputs
 from blip3o_core.errors import Blip3oError
@@ -185,6 +186,23 @@ def test_a_reward_that_fails_loses_no_update(settings):
         diffusion_rl.trained(settings.replace(save_every=50), failing)
     diffusion_rl.trained(settings.replace(save_every=50), failing, resume=True)
     assert [one["step"] for one in log_of(settings) if "loss" in one] == [1, 2, 3, 4]
+
+
+def test_the_command_trains_and_writes_its_report(source, tmp_path, capsys):
+    """Catches settings that do not reach the run, an own reward that is refused, and a checkpoint that nobody finds."""
+    (tmp_path / "prompts.txt").write_text("a cat\na tree\ntwo owls\n")
+    (tmp_path / "rl.yaml").write_text(
+        f"checkpoint: {source}\nout: {tmp_path / 'run'}\ntasks: {tmp_path / 'prompts.txt'}\nheld_out: 1\n"
+        "rewards: {name: bright, use: 'tests.support.diffusion_rl:bright_reward'}\ndevice: cpu\n"
+    )
+    small = "updates=1 prompts=2 group=2 steps=2 held_out_steps=1 method=flow_grpo".split()
+    assert main(["diffusion-rl", str(tmp_path / "rl.yaml"), *small]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == str(RunFolder(tmp_path / "run").last)
+    assert any("held_out_reward/bright" in line for line in lines) and any("seconds/update" in line for line in lines)
+    assert {"report.html", "seconds.jsonl", "state.pt", "samples"} < {one.name for one in (tmp_path / "run").iterdir()}
+    assert main(["diffusion-rl", str(tmp_path / "rl.yaml"), *small]) == 1
+    assert "--resume" in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -25,6 +25,7 @@ from ..rl.clock import Clock
 from ..rl.held_out import HeldOut, look, save_samples
 from ..rl.judging import Judged, candidates_of, judge, summary
 from ..rl.processes import rank_and_count, share, together
+from ..rl.report import finish
 from ..rl.tasks import Task, TaskSet
 from ..run_folder import Inputs, RunFolder, saving
 from ..save import save_checkpoint
@@ -109,6 +110,13 @@ class Trainer:
     # ---- the run
 
     def run(self) -> Path | None:
+        try:
+            return self._run()
+        finally:
+            if self.rank == 0 and self.folder.log.is_file():
+                finish(self.folder.path, self.watch)
+
+    def _run(self) -> Path | None:
         settings = self.settings
         if self._is_due() and not share(self._was_seen())[0]:
             self._look()
