@@ -21,7 +21,7 @@ PARTS = {
     "shortcuts": "fewer diffusion steps, and guidance in some of them",
     "speculative": "image tokens guessed several at a time",
     "data": "training data: memory of its items, and steps whose data is read ahead",
-    "diffusion_rl": "both methods of RL on the bundled model's diffusion; takes most of an hour",
+    "diffusion_rl": "both methods of RL on the bundled model's diffusion; about ten CPU minutes",
     "drafts": "finishing a chosen draft, and rough renders while tokens are written; needs ComfyUI",
     "best_of": "how often the best of several images is right, by rewards",
     "rl_memory": "what reinforcement learning of the published shapes needs; computed, not measured",
