@@ -86,7 +86,7 @@ def test_a_reward_that_fails_stops_behind_a_saved_update(settings, codes_as_imag
 )  # fmt: skip
 def test_a_reward_that_fails_at_once_says_so(settings, codes_as_images, then, message):
     """Catches numbers that are no reward reaching TRL, which counts NaN as 'not scored'."""
-    with pytest.raises(Blip3oError, match=f"{message}.*No update was made yet"):
+    with pytest.raises(Blip3oError, match=f"(?s){message}.*No update was made yet"):
         grpo.train_on(settings, task_set(), RewardMix([Part(Failing(0, then))]))
     assert not list(Path(settings.out).glob("step-*"))
 
