@@ -46,7 +46,7 @@ def add_command(commands) -> None:
         metavar="N",
         help="of all images, references and masks of a request (default: %(default)s)",
     )
-    parser.set_defaults(run=run, parser=parser, cancelled="Stopped.")
+    parser.set_defaults(run=run, parser=parser, cancelled="Cancelled. The server no longer answers.")
 
 
 def run(arguments: argparse.Namespace) -> int:
