@@ -50,5 +50,11 @@ def test_without_more_the_prompt_says_what_is_right():
     """Catches a judge that needs what only tasks have, and one that judges a prompt or an edit it does not know."""
     scene = make_scene(5, "train", 0, World(), "position")
     images, prompts = [image_of(scene)] * 3, [caption(scene), "a red fox", caption(scene)]
-    found = Candidates(images, prompts, references=[(), (), (images[0],)]).judged_by(TinyReward())
-    assert found == [1.0, None, None]
+    for meta in ({}, {"number": 7}):
+        asked = Candidates(images, prompts, references=[(), (), (images[0],)], meta=[meta] * 3)
+        assert asked.judged_by(TinyReward()) == [1.0, None, None]
+
+
+def test_another_share_is_another_version():
+    """Catches the best of several images that is taken for made though its judge has another scale now."""
+    assert TinyReward().version != TinyReward(strict=1.0).version

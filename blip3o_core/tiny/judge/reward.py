@@ -22,7 +22,6 @@ class TinyReward:
     """
 
     name = "tiny"
-    version = "1"
     range = (0.0, 1.0)
 
     def __init__(self, strict: float = STRICT):
@@ -30,7 +29,7 @@ class TinyReward:
             raise Blip3oError(
                 f"strict is {shown(repr(strict))}. Give the share from 0 to 1 that only right images get."
             )
-        self.strict = strict
+        self.strict, self.version = strict, f"1 (strict {strict:g})"
 
     def __call__(
         self,
@@ -41,7 +40,7 @@ class TinyReward:
         meta: Sequence[Mapping[str, Any]],
     ) -> list[float | None]:
         asked = [
-            about if about or shown_before else {"spec": read_caption(prompt)}
+            about if shown_before or about.keys() & {"spec", "edit"} else {"spec": read_caption(prompt)}
             for prompt, shown_before, about in zip(prompts, references, meta, strict=True)
         ]
         return [self._value(judged(image, about)) for image, about in zip(images, asked, strict=True)]
