@@ -103,7 +103,8 @@ def _own(settings: RewardSettings, own_code: bool) -> OwnReward:
             f"a workflow could come from anybody. Use a built-in reward here: {', '.join(_HERE)}."
         )
     module, _, name = place.rpartition(":")
-    found = _attribute(_import(module, settings), name, settings)
+    about = f"Reward {settings.name!r} uses {shown(place)}"
+    found = _attribute(own_module(module, about), name, settings)
     if inspect.isclass(found):
         try:
             found = _make(found, settings)
@@ -121,9 +122,11 @@ def _own(settings: RewardSettings, own_code: bool) -> OwnReward:
     return OwnReward(settings.name, str(getattr(found, "version", "own")), _range_of(found, settings), found)
 
 
-def _import(module: str, settings: RewardSettings) -> Any:
-    """A module by its name, or by its file where it ends in .py. The current folder is not searched for a name."""
-    about = f"Reward {settings.name!r} uses {shown(str(settings.use))}"
+def own_module(module: str, about: str) -> Any:
+    """A module by its name, or by its file where it ends in .py. The current folder is not searched for a name.
+
+    This runs the user's code. `about`: the beginning of what an error says.
+    """
     if module.endswith(".py") and not Path(module).is_file():
         raise Blip3oError(f"{about}, but there is no such file. Give its path, seen from {Path.cwd()}.")
     try:
@@ -132,7 +135,7 @@ def _import(module: str, settings: RewardSettings) -> Any:
         if module.endswith(".py") or error.name not in (module, module.partition(".")[0]):
             advice = f"Install {error.name}."
         else:
-            advice = "Install that module, or name its file: `use: folder/module.py:name`."
+            advice = "Install that module, or name its file, like folder/module.py:name."
         raise Blip3oError(f"{about}, but the module {shown(str(error.name))!r} is not installed. {advice}") from error
     except Exception as error:
         reason = f"{type(error).__name__}: {shown(first_line(error))}"
@@ -140,7 +143,7 @@ def _import(module: str, settings: RewardSettings) -> Any:
 
 
 def _import_file(path: Path) -> Any:
-    name = f"own_reward_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
+    name = f"own_code_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
     spec = spec_from_file_location(name, path)
     module = module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look for their module here

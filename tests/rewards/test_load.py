@@ -102,9 +102,7 @@ def test_a_module_that_fails_is_named(tmp_path):
             load_rewards([{"name": "mine", "use": f"{file}:x"}], own_code=True)
     with pytest.raises(Blip3oError, match="there is no such file"):
         load_rewards([{"name": "mine", "use": f"{tmp_path}/missing.py:x"}], own_code=True)
-    assert not [
-        one for name, one in sys.modules.items() if name.startswith("own_reward_") and one.__file__ == str(file)
-    ]
+    assert not [one for name, one in sys.modules.items() if name.startswith("own_code_") and one.__file__ == str(file)]
 
 
 def test_unknown_names_are_answered():

@@ -75,13 +75,27 @@ def test_a_number_of_tasks_is_held_out_of_a_file(folder):
 
 
 @pytest.mark.parametrize("source, message", [
-    ("no_such_file.txt", "does not exist"), ("tinny", "tiny, tiny-edits"), ("json:nothing", "cannot find"),
-    ("no_such_module:f", "cannot find"), ("builtins:repr", "must be a function"),
+    ("no_such_file.txt", "does not exist"), ("tinny", "tiny, tiny-edits"), ("json:nothing", "has no 'nothing'"),
+    ("no_such_module:f", "name its file"), ("builtins:repr", "must be a function"), ("gone.py:f", "no such file"),
 ])  # fmt: skip
 def test_tasks_that_cannot_be_found_are_a_sentence(source, message):
     """Catches a traceback for a mistyped name of a file, a world or a function."""
     with pytest.raises(Blip3oError, match=message):
         find_tasks(source, 4, 10, 0, own_code=True)
+
+
+def test_a_function_in_a_file_makes_tasks(folder, monkeypatch):
+    """Catches a function that only an installed module can have, and one that a workflow runs."""
+    (folder / "my_tasks.py").write_text(
+        "from blip3o_core.training.rl.tasks import Task\n"
+        "def make(count, split, seed):\n    return [Task(f'{split} {seed} {k}') for k in range(count)]\n"
+    )
+    monkeypatch.chdir(folder)
+    tasks = find_tasks("my_tasks.py:make", 1, 2, 3, own_code=True)
+    assert [task.prompt for task in (*tasks.train, *tasks.held_out)] == ["train 3 0", "train 3 1", "held_out 3 0"]
+    for source in ("my_tasks.py:make", "os:system"):
+        with pytest.raises(Blip3oError, match="a workflow could come from anybody"):
+            find_tasks(source, 1, 2, 3)
 
 
 def test_the_tiny_world_asks_for_every_kind_alike():

@@ -19,6 +19,7 @@ from ...errors import Blip3oError, bullet_list, did_you_mean, first_line, shown
 from ...files import parse_json, read_lines
 from ...images.preprocess import to_tensor
 from ...images.reader import open_image, open_mask
+from ...rewards.load import own_module
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 WORLDS = {"tiny": "...tiny.tasks:image_tasks", "tiny-edits": "...tiny.tasks:edit_tasks"}
 KEYS = ("prompt", "group", "references", "mask", "meta")
 GROUP = "all"  # of tasks that name none
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_FUNCTION = re.compile(r"([A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")
 _MOST = 10  # faulty lines of a file that are named at once
 _REMEDY = (
     "Give a UTF-8 text file with a prompt on each line, a .jsonl file with a JSON object on each line, or a world: "
@@ -196,14 +197,13 @@ def _function_of(source: str, own_code: bool) -> TaskSource | None:
             f"tasks is {shown(source)}, a function. Only a settings file of the command line may run own code: a "
             "workflow could come from anybody. Give a file of prompts."
         )
-    module, _, function = name.partition(":")
-    try:
+    module, _, function = name.rpartition(":")
+    if source in WORLDS:
         return getattr(importlib.import_module(module, __package__), function)
-    except (ImportError, AttributeError) as error:
-        raise Blip3oError(
-            f"tasks is {shown(source)}, but Python cannot find that function: {first_line(error)}. Start the command "
-            "in the folder of the module, or correct the name."
-        ) from error
+    found = getattr(own_module(module, f"tasks is {shown(source)}"), function, None)
+    if found is None:
+        raise Blip3oError(f"tasks is {shown(source)}, but that module has no {function!r}. Correct the name.")
+    return found
 
 
 def _call(function: TaskSource, source: str, count: int, split: str, seed: int) -> list[Task]:
