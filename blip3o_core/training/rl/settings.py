@@ -39,7 +39,7 @@ class RlSettings(Settings):
 
     checkpoint: Folder  # the folder to start from. The KL is measured against it, too
     out: Folder  # the run's folder
-    tasks: Folder  # a file of prompts, a world (tiny, tiny-edits), or module:function
+    tasks: Folder  # a file of prompts, a world (tiny, tiny-edits), or file.py:function
     # Tasks that the best checkpoint is chosen by: a file, or a number of those that `tasks` has or makes.
     held_out: HeldOutTasks = 32
     rewards: Rewards
@@ -70,7 +70,11 @@ class RlSettings(Settings):
 
     @property
     def resume_fingerprint(self) -> dict:
-        """All settings that decide the numbers of a run. They are compared on resume; `updates` may be raised."""
+        """All settings that decide the numbers of a run. They are compared on resume; `updates` may be raised.
+
+        What the options of a built-in reward decide is in its version, which is compared, too: a server may have moved.
+        """
         kept = {name: value for name, value in self.model_dump().items() if name not in _FREE}
-        deciding = ("name", "use", "weight", "options")
-        return {**kept, "rewards": [{name: one[name] for name in deciding} for one in kept["rewards"]]}
+        rewards = [{name: one[name] for name in ("name", "use", "weight")} for one in kept["rewards"]]
+        own = {one["name"]: one["options"] for one in kept["rewards"] if ":" in (one["use"] or "") and one["options"]}
+        return {**kept, "rewards": rewards, "options of own rewards": own}
