@@ -156,7 +156,8 @@ def test_only_the_adapted_layers_change_and_the_adapter_is_apart(settings, sourc
 @pytest.mark.parametrize("method", ["nft", pytest.param("flow_grpo", marks=pytest.mark.long)])
 def test_an_interrupted_run_resumes_as_if_it_had_not_been(settings, tmp_path, method):
     """Catches random numbers, rates, moments or an old policy that a resumed run does not have, and log lines twice."""
-    settings = settings.replace(method=method, window="random", window_size=1)
+    # Four tasks: the rollout behind the interruption takes some for the second time, with other neighbours.
+    settings = settings.replace(method=method, window="random", window_size=1, prompts=3)
     whole = settings.replace(out=str(tmp_path / "whole"))
     diffusion_rl.trained(whole)
     asked = []
@@ -172,20 +173,39 @@ def test_an_interrupted_run_resumes_as_if_it_had_not_been(settings, tmp_path, me
         diffusion_rl.trained(settings)
 
 
-def test_a_reward_that_fails_loses_no_update(settings):
-    """Catches hours of work that are gone because a server of rewards was."""
+@pytest.mark.parametrize("images, call", [(8, 3), (4, 2)], ids=["in an update", "in a look"])
+def test_a_reward_that_fails_loses_no_update(settings, images, call):
+    """Catches hours of work that are gone because a server of rewards was, and a look that is left out."""
     calls = []
 
-    def failing(images):
-        calls.append(len(images))
-        if calls.count(8) == 3:
+    def failing(judged):
+        calls.append(len(judged))
+        if len(judged) == images and calls.count(images) == call:
             raise Blip3oError("the server is away.")
-        return diffusion_rl.brightness(images)
+        return diffusion_rl.brightness(judged)
 
     with pytest.raises(Blip3oError, match="server is away.*Update 2 was saved"):
         diffusion_rl.trained(settings.replace(save_every=50), failing)
     diffusion_rl.trained(settings.replace(save_every=50), failing, resume=True)
     assert [one["step"] for one in log_of(settings) if "loss" in one] == [1, 2, 3, 4]
+    assert [one["step"] for one in log_of(settings) if "held_out_reward" in one] == [0, 2, 4]
+
+
+def test_a_gradient_that_is_not_finite_saves_nothing(settings, monkeypatch):
+    """Catches a state of the middle of a rollout, and advice to resume towards the same fault."""
+    calls, add = [], Learner.add_gradients
+
+    def broken(self, *given):
+        found = add(self, *given)
+        calls.append(1)
+        if len(calls) == 2:
+            next(iter(adapter.adapter_parameters(self.velocity.transformer).values())).grad.fill_(float("nan"))
+        return found
+
+    monkeypatch.setattr(Learner, "add_gradients", broken)
+    with pytest.raises(Blip3oError, match="Update 2 stopped") as stopped:
+        diffusion_rl.trained(settings.replace(method="flow_grpo", iterations=2))
+    assert "--resume" not in str(stopped.value) and not (Path(settings.out) / "state.pt").exists()
 
 
 def test_the_command_trains_and_writes_its_report(source, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from blip3o_core.pipeline import Pipeline
 from blip3o_core.rewards.mix import Part, RewardMix
 from blip3o_core.training.grpo import train as grpo
 from blip3o_core.training.grpo.rollout import Roller
+from blip3o_core.training.rl.clock import Clock
 from blip3o_core.training.rl.tasks import Task
 from blip3o_core.training.run_folder import RunFolder
 from blip3o_core.training.watch import Watch
@@ -24,6 +26,8 @@ from tests.support.rl import TASKS, Judge, low_codes, mix_of, read_log, task_set
 from tests.support.tiny_checkpoint import make_checkpoint
 
 pytest.importorskip("trl", reason="the `rl` extra is not installed")
+from blip3o_core.training.grpo import callback as grpo_callback
+from blip3o_core.training.grpo.callback import GrpoCallback
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +184,48 @@ def test_tasks_that_the_checkpoint_cannot_do_are_refused_first(settings, tmp_pat
     features = make_checkpoint(tmp_path / "features", edit=("use_tar_siglip_features",))
     with pytest.raises(Blip3oError, match="features of the image tokenizer"):
         trained(settings.replace(checkpoint=str(features)), tasks=task_set([Task("a", references=(image,))] * 2))
+
+
+def test_a_damaged_reference_is_named_with_its_line(settings, tmp_path):
+    """Catches a fault that nobody finds in a list of thousands, and a line that is named twice."""
+    (tmp_path / "a.png").write_bytes(b"no image")
+    roller = Roller(Pipeline(open_checkpoint(settings.checkpoint)), settings)
+    with pytest.raises(Blip3oError) as error:
+        roller.held_out([Task("a", references=(tmp_path / "a.png",), place="list.jsonl, line 3")], [0])
+    assert str(error.value).count("list.jsonl, line 3") == 1 and "a.png" in str(error.value)
+
+
+def test_all_tasks_have_their_turn(settings):
+    """Catches tasks behind the last whole rollout of a list, which TRL leaves out."""
+    trainer = rl.make_trainer(settings, TASKS[:3])
+    rows = [trainer.train_dataset[place]["prompt"] for place in trainer._get_train_sampler()]
+    assert rows == [number for number in "012012" for _ in range(settings.group)]
+
+
+def test_one_process_that_fails_stops_all(settings, monkeypatch, tmp_path):
+    """Catches a process whose disk is full, which no longer asks the others whether to stop: they wait for ever."""
+    asked = []
+    monkeypatch.setattr(grpo_callback, "share", lambda value: asked.append(value) or [value])
+    exchange = SimpleNamespace(clock=Clock())
+    callback = GrpoCallback(settings, RunFolder(tmp_path), exchange, None, Watch())
+
+    def full(state, policy):
+        raise Blip3oError("The disk is full.")
+
+    monkeypatch.setattr(callback, "_look", full)
+    control = SimpleNamespace(should_save=False, should_training_stop=False)
+    callback.on_step_end(SimpleNamespace(max_steps=4), SimpleNamespace(global_step=2), control)
+    assert asked == [True] and control.should_save and control.should_training_stop
+
+
+def test_a_reward_may_be_served_elsewhere(settings):
+    """Catches a run that cannot go on because its server has another address, and options of own code that change."""
+
+    def of(use, **options):
+        return settings.replace(rewards=[{"name": "a", "use": use, "options": options}]).resume_fingerprint
+
+    assert of("http", url="http://a") == of("http", url="http://b") != of("vlm", url="http://a")
+    assert of("judge.py:Judge", limit=1) != of("judge.py:Judge", limit=2)
 
 
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])

@@ -21,8 +21,9 @@ _KEPT_BYTES = 2**31  # of conditions that are kept for the next time their tasks
 class Imaging:
     """Of the tasks of one run and this process's share of the held-out ones."""
 
-    def __init__(self, pipeline: Pipeline, settings: DiffusionRlSettings, tasks: Sequence[Task]):
+    def __init__(self, pipeline: Pipeline, settings: DiffusionRlSettings, tasks: Sequence[Task], together: int):
         self.pipeline, self.settings, self.tasks = pipeline, settings, tasks
+        self.together = together  # tasks whose tokens are written at once
         self._opened: dict[int, Opened] = {}  # by id of a task
         self._held_out: list[Condition] = []
         self._kept: dict[int, Condition] = {}  # by place in `tasks`
@@ -38,12 +39,18 @@ class Imaging:
         return self._opened[id(task)]
 
     def conditions(self, places: Sequence[int]) -> list[Condition]:
-        """Of the training tasks at these places. A task has the same tokens in every update; they are kept."""
-        wanted = [place for place in dict.fromkeys(places) if place not in self._kept]
-        seeds = [seed_of(self.settings.seed, "tokens", place) for place in wanted]
-        made = dict(zip(wanted, self._make([self.tasks[place] for place in wanted], seeds), strict=True))
+        """Of the training tasks at these places. A task has the same tokens in every update; they are kept.
+
+        They are written with those of the same neighbours always, which may change their last bit: a resumed run has
+        kept others than one that was not interrupted.
+        """
+        made: dict[int, Condition] = {}
+        for block in sorted({place // self.together for place in places if place not in self._kept}):
+            wanted = range(block * self.together, min((block + 1) * self.together, len(self.tasks)))
+            seeds = [seed_of(self.settings.seed, "tokens", place) for place in wanted]
+            made |= zip(wanted, self._make([self.tasks[place] for place in wanted], seeds), strict=True)
         for place, condition in made.items():
-            if self._kept_bytes < _KEPT_BYTES:
+            if place not in self._kept and self._kept_bytes < _KEPT_BYTES:
                 self._kept[place] = condition
                 self._kept_bytes += condition.nbytes
         return [made.get(place) or self._kept[place] for place in places]

@@ -5,8 +5,9 @@
 
 One function samples and replays, so that both compute the same numbers. All of it is float32.
 
-Source: Flow-GRPO, arXiv 2505.05470, equation 9; `sd3_sde_with_logprob.py` of yifan123/flow_grpo. As there, the
-first step, where s is 1 and a infinite, takes `a` at its end, and a log-probability is the mean over dimensions.
+Source: Flow-GRPO, arXiv 2505.05470, equation 9; `sd3_sde_with_logprob.py` of yifan123/flow_grpo. As there, a
+log-probability is the mean over dimensions. The first step, where s is 1 and a infinite, takes `a` at its end, s_next;
+there it is eta^2 / (1 - s_next), which is as much for small steps.
 """
 
 import math

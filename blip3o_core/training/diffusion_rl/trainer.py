@@ -7,7 +7,9 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -15,14 +17,14 @@ from ...checkpoint import open_checkpoint
 from ...checkpoint.bundled import resolve_checkpoint
 from ...diffusion import sampler as diffusion
 from ...errors import Blip3oError
-from ...files import atomic_write, read_json
+from ...files import atomic_write
 from ...models.meanflow import is_meanflow
 from ...pipeline import Pipeline
 from ...rewards.mix import RewardMix
 from ...seeds import seed_of, seeded
 from ..optimizer import adamw_and_muon, group
 from ..rl.clock import Clock
-from ..rl.held_out import HeldOut, look, save_samples
+from ..rl.held_out import HeldOut, is_better, look, save_samples, was_seen
 from ..rl.judging import Judged, candidates_of, judge, summary
 from ..rl.processes import rank_and_count, share, together
 from ..rl.report import finish
@@ -41,6 +43,7 @@ from .rollout import Rollout, roll_out
 from .settings import DiffusionRlSettings
 from .windows import steps_in_window
 
+T = TypeVar("T")
 _OLD_RAMP = 0.001  # of nft: what the old policy keeps of itself grows by this in every update, as the authors have it
 _REMEDY = "Start a new run with another out."
 
@@ -51,6 +54,7 @@ class Trainer:
         self.launched, self.clock = _processes(settings), Clock()
         self.rank, self.processes = rank_and_count()
         self._check_processes()
+        self.own_prompts = settings.prompts // self.processes
         self.folder = RunFolder(Path(settings.out))
         self.fingerprint = {**settings.resume_fingerprint, "reward versions": mix.versions}
         source = self.folder.resume_point(resume, self.fingerprint)
@@ -63,7 +67,7 @@ class Trainer:
         check_tasks([*tasks.train, *tasks.held_out], checkpoint)
         dtype = torch.bfloat16 if settings.bf16 else torch.float32
         self.pipeline = Pipeline(checkpoint, self.launched.device, dtype)
-        self.imaging = Imaging(self.pipeline, settings, tasks.train)
+        self.imaging = Imaging(self.pipeline, settings, tasks.train, self.own_prompts)
         self.held_out = HeldOut(tasks.held_out, mix, self.imaging.open_task, settings.pass_at, settings.samples)
         self.velocity = Velocity(self._prepare_network(), settings.guidance, settings.bf16)
         self.state = self._new_state()
@@ -118,14 +122,14 @@ class Trainer:
 
     def _run(self) -> Path | None:
         settings = self.settings
-        if self._is_due() and not share(self._was_seen())[0]:
-            self._look()
+        if self._is_due() and not share(was_seen(self.folder.log, self.update))[0]:
+            self._saving(self._look)
         while self.update < settings.updates and not self._stops():
-            self._log(*self._train_or_save())
+            self._log(self.train_step(), self.clock.take())
             if self.update % settings.save_every == 0 or self.update == settings.updates:
                 self._save_state()
             if self._is_due():
-                self._look()
+                self._saving(self._look)
         self._save_state()
         return self.folder.last
 
@@ -133,10 +137,10 @@ class Trainer:
         """Whether any process was asked to stop: they must all do it behind the same update."""
         return any(share(self.must_stop or self.watch.stop()))
 
-    def _train_or_save(self) -> tuple[dict, dict]:
-        """A rollout and its updates. Before an error ends the run, what was learnt is saved."""
+    def _saving(self, work: Callable[[], T]) -> T:
+        """`work()`, which changes no weight. Before an error of it ends the run, what was learnt is saved."""
         try:
-            return self.train_step(), self.clock.take()
+            return work()
         except Blip3oError as error:
             if self.update == 0:
                 raise
@@ -150,16 +154,16 @@ class Trainer:
         """
         settings, rollout = self.settings, self.update // self.settings.iterations
         self.imaging.forget_images()
-        numbers = range(self.rank, settings.prompts, self.processes)
+        numbers = range(self.rank * self.own_prompts, (self.rank + 1) * self.own_prompts)
         places = [(rollout * settings.prompts + k) % len(self.tasks.train) for k in numbers]
         rows = [self.tasks.train[place] for place in places for _ in range(settings.group)]
         seeds = [seed_of(settings.seed, rollout, k, row) for k in numbers for row in range(settings.group)]
         chance = seeded(seed_of(settings.seed, "window", rollout))
         window = steps_in_window(
-            settings.window, settings.window_size, settings.window_every, settings.learnable, rollout, chance
+            settings.window, settings.window_size, settings.window_every, settings.learnable, self.update, chance
         )
         plan = Plan(self.schedule.tolist(), window, seeds)
-        rollouts, judged = self._roll_out(places, rows, plan)
+        rollouts, judged = self._saving(lambda: self._roll_out(places, rows, plan))
         advantage = self._advantages(judged)
         entry = {**summary(rows, judged, settings.pass_at), "equal_groups": self._equal_groups(judged)}
         with self.clock("update"):
@@ -244,14 +248,6 @@ class Trainer:
     def _is_due(self) -> bool:
         return self.update % self.settings.held_out_every == 0 or self.update == self.settings.updates
 
-    def _was_seen(self) -> bool:
-        """Whether the log has a look of this update: one that failed is made again by a resumed run."""
-        log = self.folder.log
-        return log.is_file() and any(
-            f'{{"step": {self.update},' in line and '"held_out_reward"' in line
-            for line in log.read_text(encoding="utf-8").splitlines()
-        )
-
     def _look(self) -> None:
         """Look at held-out tasks, log it, and keep the checkpoint when it is the best so far."""
         seen, step = look(self.held_out, self.imaging.held_out), self.update
@@ -260,8 +256,7 @@ class Trainer:
             samples = save_samples(self.folder.path, step, self.held_out, seen)
             if samples is not None:
                 entry["samples"] = samples
-            best = self.folder.last
-            if best is None or seen.score > read_json(best / "training" / "held_out.json")["score"]:
+            if is_better(seen, self.folder.last):
                 self._save_best({**entry, "score": seen.score})
             self._log(entry)
         self.launched.wait_for_everyone()

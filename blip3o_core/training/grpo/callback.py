@@ -8,9 +8,8 @@ from transformers import TrainerCallback
 
 from ...checks import is_finite
 from ...errors import Blip3oError
-from ...files import read_json
 from ..rl.alarms import alarms, first_value
-from ..rl.held_out import HeldOut, look, save_samples
+from ..rl.held_out import HeldOut, is_better, look, save_samples, was_seen
 from ..rl.processes import share
 from ..run_folder import Inputs, RunFolder
 from ..save import save_adapter, save_checkpoint
@@ -47,7 +46,11 @@ class GrpoCallback(TrainerCallback):
         self.began, self.seconds = 0.0, {}
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        if state.global_step == 0 or self._is_due(state) and not any(share(self._was_seen(state))):
+        if (
+            state.global_step == 0
+            or self._is_due(state)
+            and not any(share(was_seen(self.folder.log, state.global_step)))
+        ):
             try:
                 self._look(state, model)
             except Blip3oError as error:
@@ -78,7 +81,8 @@ class GrpoCallback(TrainerCallback):
                     ) from error
                 self.failure, self.must_stop = error, True
         if state.global_step < args.max_steps:
-            self.must_stop = self.must_stop or any(share(self.watch.stop()))
+            # All ask all: one of them alone may know that it must stop.
+            self.must_stop = any(share(self.must_stop or self.watch.stop()))
             self._stop_if_asked(state, control)
         self.random_state = torch.get_rng_state()
 
@@ -120,14 +124,6 @@ class GrpoCallback(TrainerCallback):
     def _is_due(self, state) -> bool:
         return state.global_step % self.settings.held_out_every == 0 or state.global_step == self.settings.updates
 
-    def _was_seen(self, state) -> bool:
-        """Whether the log has a look of this update: one that failed is made again by a resumed run."""
-        last = self.folder.log
-        return last.is_file() and any(
-            f'{{"step": {state.global_step},' in line and '"held_out_reward"' in line
-            for line in last.read_text(encoding="utf-8").splitlines()
-        )
-
     def _look(self, state, policy) -> None:
         """All processes make a share of the images and wait for the others: none waits alone for the next update."""
         step = state.global_step
@@ -139,8 +135,7 @@ class GrpoCallback(TrainerCallback):
         samples = save_samples(self.folder.path, step, self.held_out, seen)
         if samples is not None:
             entry["samples"] = samples
-        best = self.folder.last
-        if best is None or seen.score > read_json(best / "training" / "held_out.json")["score"]:
+        if is_better(seen, self.folder.last):
             self._save_best(step, policy, {**entry, "score": seen.score})
         self._log(entry)
 

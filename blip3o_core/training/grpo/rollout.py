@@ -67,8 +67,9 @@ class Roller:
         return self(tasks, seeds, seeds, Sampling(), self.settings.held_out_steps).images
 
     def _encode(self, task: Task) -> References:
+        images = list(self.open_task(task).references)  # its error names the task
         try:
-            return self.pipeline.references(list(self.open_task(task).references))
+            return self.pipeline.references(images)
         except Blip3oError as error:
             raise task.named(error) from error
 

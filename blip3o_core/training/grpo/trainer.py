@@ -8,6 +8,7 @@
 """
 
 import errno
+import math
 import os
 import warnings
 from contextlib import nullcontext
@@ -173,7 +174,7 @@ def make_trainer(
     mask_text_tokens(policy, vocabulary)
     trainer = GRPOTrainer(
         model=policy, reward_funcs=exchange.reward, args=arguments, callbacks=[callback],
-        train_dataset=Dataset.from_dict({"prompt": [str(number) for number in range(len(exchange.tasks))]}),
+        train_dataset=Dataset.from_dict({"prompt": _order(settings, len(exchange.tasks))}),
         processing_class=_tokenizer(pipeline), rollout_func=exchange.rollout, peft_config=_peft_config(settings),
     )  # fmt: skip
     if settings.lora is not None:
@@ -183,6 +184,14 @@ def make_trainer(
     for printing in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printing)
     return trainer
+
+
+def _order(settings: GrpoSettings, count: int) -> list[str]:
+    """The numbers of `count` tasks as rollouts take them, around the end of the list.
+
+    TRL leaves out what is behind the last whole rollout of its data: so this is as many tasks as whole rollouts take.
+    """
+    return [str(number % count) for number in range(math.lcm(count, settings.prompts))]
 
 
 def _peft_config(settings: GrpoSettings):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...files import read_json
 from ...images.png import save_png
 from ...seeds import seed_of
 from ..run_folder import saving
@@ -61,6 +62,27 @@ def look(held_out: HeldOut, make: MakeImages) -> Look:
     kept = share([(row, images[k], judged.rewards[k]) for k, row in enumerate(mine) if row < held_out.samples])
     first = sorted((one for some in kept for one in some), key=lambda one: one[0])
     return Look(entry, [image for _, image, _ in first], [reward for _, _, reward in first])
+
+
+def was_seen(log: Path, step: int) -> bool:
+    """Whether a run's log has a look behind update `step`: one that failed is made again by a resumed run."""
+    return log.is_file() and any(
+        f'{{"step": {step},' in line and '"held_out_reward"' in line
+        for line in log.read_text(encoding="utf-8").splitlines()
+    )
+
+
+def is_better(seen: Look, best: Path | None) -> bool:
+    """Whether a checkpoint with this look takes the place of the best one so far.
+
+    A look in which a reward failed lacks its numbers and cannot be compared: it is kept only until there is another.
+    """
+    if best is None:
+        return True
+    before = read_json(best / "training" / "held_out.json")
+    if "problems" in seen.entry or "held_out_problems" in before:
+        return "problems" not in seen.entry
+    return seen.score > before["score"]
 
 
 def save_samples(folder: Path, step: int, held_out: HeldOut, seen: Look) -> str | None:
