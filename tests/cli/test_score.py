@@ -31,7 +31,7 @@ def test_images_are_scored(files, capsys):
     assert main(["score", right, "--prompt", prompt, "--reward", "tiny", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["images"] == [{"image": right, "total": 1.0, "rewards": {"tiny": 1.0}}]
-    assert found["versions"] == {"tiny": "1"}
+    assert found["versions"] == {"tiny": "1 (strict 0.7)"}
 
 
 def test_an_edit_is_scored_by_its_reference(files, tmp_path, capsys):
