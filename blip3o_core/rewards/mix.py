@@ -6,6 +6,7 @@ checked before anything learns from it.
 
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from .interface import Candidates, Reward
 
 OnError = Literal["stop", "skip"]
 TIMEOUT = 300.0  # seconds
+_PAUSE = 0.2  # seconds between two questions whether to go on waiting
 _SLACK = 1e-6  # of rounding, beyond the ends of a range
 
 
@@ -61,14 +63,18 @@ class RewardMix:
         """The version of each reward: with another one the same image may get another number."""
         return {part.name: str(part.reward.version) for part in self.parts}
 
-    def score(self, candidates: Candidates) -> Scores:
-        """Ask every reward. Raises Blip3oError where one fails that may not be skipped, and for an image with NaN."""
+    def score(self, candidates: Candidates, waiting: Callable[[], Any] = lambda: None) -> Scores:
+        """Ask every reward. Raises Blip3oError where one fails that may not be skipped, and for an image with NaN.
+
+        `waiting` is called several times a second meanwhile. What it raises ends the call, such as a user's cancel; the
+        reward that is at work is left to itself.
+        """
         for place, (image, prompt) in enumerate(zip(candidates.images, candidates.prompts, strict=True), 1):
             what = f"Image {place} of {len(candidates.images)}, with the prompt {_quoted(prompt)},"
             require_finite(image, what, "The model that made it failed; look at its training loss.")
         scores = Scores({})
         for part in self.parts:
-            values, problem = self._ask(part, candidates)
+            values, problem = self._ask(part, candidates, waiting)
             if problem and part.on_error == "stop":
                 raise Blip3oError(problem)
             scores.parts[part.name] = values
@@ -126,13 +132,13 @@ class RewardMix:
             raise Blip3oError(f"{count} images cannot be split into groups of {group}. Score whole groups.")
         return count
 
-    def _ask(self, part: Part, candidates: Candidates) -> tuple[list[float | None], str]:
+    def _ask(self, part: Part, candidates: Candidates, waiting: Callable[[], Any]) -> tuple[list[float | None], str]:
         """The reward's numbers, and what is wrong with them or nothing. Wrong ones are None."""
         count = len(candidates.images)
         nothing: list[float | None] = [None] * count
         if not count:
             return nothing, ""
-        answer, problem = self._call(part, candidates)
+        answer, problem = self._call(part, candidates, waiting)
         if not problem:
             values, problem = _checked(answer, part.reward.range, candidates.prompts)
             nothing = values or nothing
@@ -140,7 +146,7 @@ class RewardMix:
             return nothing, ""
         return nothing, f"Reward {part.name!r} {problem}{'' if part.on_error == 'skip' else _SKIPPING}"
 
-    def _call(self, part: Part, candidates: Candidates) -> tuple[Any, str]:
+    def _call(self, part: Part, candidates: Candidates, waiting: Callable[[], Any]) -> tuple[Any, str]:
         """What the reward answered, and why it did not."""
         before = self._unanswered.get(part.name)
         if before is not None and before.is_alive():
@@ -149,10 +155,13 @@ class RewardMix:
         # A daemon: a reward that hangs must not keep the process from ending.
         thread = threading.Thread(target=_run, args=(part.reward, candidates, outcome.append), daemon=True)
         thread.start()
-        thread.join(min(part.timeout, threading.TIMEOUT_MAX))
+        self._unanswered[part.name] = thread
+        deadline = time.monotonic() + part.timeout
+        while thread.is_alive() and (left := deadline - time.monotonic()) > 0:
+            waiting()
+            thread.join(min(left, _PAUSE))
         about = _about(candidates.prompts)
         if not outcome:
-            self._unanswered[part.name] = thread
             return None, f"did not answer within {part.timeout:g} seconds for {about}. Raise its timeout."
         answer, error = outcome[0]
         if isinstance(error, Blip3oError):

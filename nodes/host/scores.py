@@ -46,9 +46,8 @@ def score(
             f"There are {len(before)} scores for {count} images. Connect scores of the same images, or none."
         )
     mix = read_rewards([reward_files.entry(reward)])
-    comfy.model_management.throw_exception_if_processing_interrupted()
     notes.show(f"Scoring {count} image{'s' * (count > 1)} by {reward}")
-    given = mix.score(candidates)
+    given = mix.score(candidates, comfy.model_management.throw_exception_if_processing_interrupted)
     notes.tell(given.problems)
     own = mix.totals(given)
     totals = _added(before, [None if value is None else weight * value for value in own])

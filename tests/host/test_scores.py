@@ -127,3 +127,34 @@ def test_scores_add_up_and_images_without_one_lose(in_host):
         [1, 32, 32, 3],
     ]  # fmt: skip
     assert sizes.startswith("The best 2 images have different sizes (32x32, 64x64)")
+
+
+def test_a_cancel_is_heard_while_a_reward_works(in_host):
+    """Catches a queue that stands still until hundreds of images have been read for words."""
+
+    def look(module):
+        import threading
+
+        import comfy.model_management
+        import torch
+
+        scores, mix = module(".nodes.host.scores"), module(".blip3o_core.rewards.mix")
+        free = threading.Event()
+
+        class Slow:
+            name, version, range = "slow", "1", (0.0, 1.0)
+
+            def __call__(self, images, *_):
+                comfy.model_management.interrupt_current_processing()
+                free.wait(60)
+                return [0.5] * len(images)
+
+        scores.read_rewards = lambda words: mix.RewardMix([mix.Part(Slow())])
+        try:
+            scores.score(scores.candidates_of([torch.zeros(1, 8, 8, 3)], [""], None, None, None), "tiny", 1.0, None)
+        except comfy.model_management.InterruptProcessingException:
+            return free.is_set()
+        finally:
+            free.set()
+
+    assert in_host(look) is False

@@ -121,6 +121,27 @@ def test_a_reward_that_hangs_is_left():
         score(lambda images: threading.Event().wait(30), timeout=0.05)
 
 
+def test_waiting_can_be_ended():
+    """Catches a cancel that is heard only when the slowest reward has answered."""
+    free, began = threading.Event(), threading.Event()
+
+    def answer(images):
+        began.set()
+        free.wait(60)
+        return [0.5] * len(images)
+
+    def cancelled():
+        if began.is_set():
+            raise KeyboardInterrupt
+
+    mix = RewardMix([Part(Fake(answer))])
+    with pytest.raises(KeyboardInterrupt):
+        mix.score(batch(), cancelled)
+    with pytest.raises(Blip3oError, match="earlier call"):
+        mix.score(batch())
+    free.set()
+
+
 def test_a_reward_that_hangs_does_not_keep_the_process():
     """Catches a command that never ends after it has said why it stopped."""
     code = """
