@@ -120,7 +120,9 @@ _COMMON: dict[str, Any] = {
     "steps": 3, "held_out_steps": 5, "samples": 0, "updates": 20, "warmup": 4, "held_out_every": 10, "save_every": 10,
 }  # fmt: skip
 _WIDE = {"prompts": 12, "batch": 96, "tasks": "benchmarks.rl:weak_tasks"}
-_SHORT = {"updates": 8, "warmup": 2, "held_out": 48, "held_out_every": 8, "save_every": 8, "pass_at": None}
+_EDITS = {"updates": 16, "held_out": 24, "held_out_every": 16, "save_every": 16, "pass_at": None}
+_SHORT = {"group": 6, "batch": 48, "updates": 10, "warmup": 1, "lr": 6e-4, "final_lr": 1.0, "kl": 0.01, "held_out": 24,
+          "held_out_every": 10, "save_every": 10, "pass_at": None}  # fmt: skip
 _STRICT = {"name": "tiny", "options": {"strict": 1.0}}
 _NARROW = {"name": "largeness", "use": "benchmarks.rl:Largeness"}
 
@@ -144,11 +146,11 @@ STUDIES = {
         edit_numbers,
         300,
         TinyEditGrpoSettings,
-        {"consistency + judge": {"rewards": [_STRICT, "consistency"], "held_out": 60}},
+        {"consistency + judge": {"rewards": [_STRICT, "consistency"], **_EDITS}},
     ),
     "mix": Study(
         image_numbers,
-        240,
+        200,
         TinyGrpoSettings,
         {
             "large": {"rewards": [_NARROW], **_SHORT},
