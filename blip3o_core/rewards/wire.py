@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ..errors import Blip3oError, shown
 from ..images.preprocess import to_images, to_tensor
@@ -142,6 +143,17 @@ class _Pixels:
         self.left -= width * height
         if self.left < 0:
             raise TooMuch(f"The request has more than {self.most:,} pixels; {name} alone has {width}x{height}.")
+        if _size(data) not in (None, (width, height)):
+            raise Blip3oError(f"{name} is not a PNG file: it says its size twice, or not at its beginning.")
+
+
+def _size(data: bytes) -> tuple[int, int] | None:
+    """The width and height that Pillow would unpack: it takes the last header, wherever it stands. None: it cannot."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
+            return opened.size
+    except Exception:  # of many kinds; whoever reads the image says what is wrong with it
+        return None
 
 
 def _row(item: Any, name: str, left: _Pixels) -> tuple:

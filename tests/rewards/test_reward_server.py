@@ -210,6 +210,13 @@ def bomb() -> str:
     return base64.b64encode(data).decode()
 
 
+def hidden(*first: bytes) -> str:
+    """A small request that Pillow would unpack to 60,000 pixels, with `first` before its header."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 300, 200, 8, 2, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(bytes(901 * 200))) + chunk(b"IEND", b"")
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(first) + head + data).decode()
+
+
 JPEG = base64.b64encode(b"\xff\xd8\xff\xe0" + b"0" * 100).decode()
 REFUSED = {
     "images": (413, "5 images; this server takes 4", {"items": [item()] * 5}),
@@ -240,6 +247,8 @@ ODD = {
     "jpeg": ({"image": JPEG}, "not a PNG"),
     "half": ({"image": base64.b64encode(base64.b64decode(png(30, 30))[:60]).decode()}, "as an image"),
     "no base64": ({"image": "~~~"}, "not base64"),
+    "size behind text": ({"image": hidden(chunk(b"tEXt", struct.pack(">II", 1, 1) + b"k\0v"))}, "not at its beginning"),
+    "two sizes": ({"image": hidden(chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)))}, "its size twice"),
     "number": ({"image": 5}, "not base64"),
     "nothing": ({"image": None}, "not base64"),
     "prompt": ({"prompt": None}, "lacks the text 'prompt'"),
@@ -433,7 +442,7 @@ def test_the_example_of_the_page(example, monkeypatch, capsys):
     assert found == [{"far": [1, 0]}]
     said = capsys.readouterr()
     assert said.out.startswith("http://127.0.0.1:") and "has the reward geneval" in said.out
-    assert re.fullmatch(r"judged 2 images in .* s\nStopped.\n", said.err)
+    assert re.fullmatch(r"judged 2 images in .* s\nCancelled. The server no longer answers.\n", said.err)
 
 
 @pytest.mark.long
@@ -449,7 +458,11 @@ def test_signals_end_a_server(example):
             said = process.communicate(timeout=20)[1]
         finally:
             process.kill()
-    assert process.returncode == 0 and "judged 2 images" in said and said.endswith("Stopped.\n")
+    assert (
+        process.returncode == 0
+        and "judged 2 images" in said
+        and said.endswith("Cancelled. The server no longer answers.\n")
+    )
     assert "Traceback" not in said and "warning" not in said
 
 
