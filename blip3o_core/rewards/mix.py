@@ -163,6 +163,7 @@ class RewardMix:
         about = _about(candidates.prompts)
         if not outcome:
             return None, f"did not answer within {part.timeout:g} seconds for {about}. Raise its timeout."
+        self._unanswered.pop(part.name)
         answer, error = outcome[0]
         if isinstance(error, Blip3oError):
             return None, f"could not judge {about}: {error}"

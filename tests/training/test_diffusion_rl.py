@@ -225,6 +225,17 @@ def test_the_command_trains_and_writes_its_report(source, tmp_path, capsys):
     assert "--resume" in capsys.readouterr().err
 
 
+def test_an_alarm_is_told_once_and_can_stop_a_run(settings):
+    """Catches a terminal full of one warning, and a run that leaves its checkpoint behind without a word."""
+    told, settings = [], settings.replace(kl=1e-4, kl_alarm=1e-12, held_out_every=4)
+    diffusion_rl.trained(settings, watch=Watch(tell=told.append))
+    alarmed = [one["step"] for one in log_of(settings) if "alarms" in one]
+    assert len(alarmed) > 1 and len(told) == 1 and "above kl_alarm 1e-12" in told[0]
+    stopped = settings.replace(stop_on_alarm=True, out=f"{settings.out}-stopped")
+    diffusion_rl.trained(stopped)
+    assert max(one["step"] for one in log_of(stopped)) == alarmed[0]
+
+
 @pytest.mark.long
 def test_two_processes_make_the_gradient_of_one(settings, tmp_path):
     """Catches gradients that are averaged twice, advantages of half of the images, and images that both make."""

@@ -73,7 +73,7 @@ class Trainer:
         self.state = self._new_state()
         self.learner = Learner(self.velocity, settings, self.state.ema)
         self.schedule = diffusion.sigmas(settings.steps, checkpoint.shift)
-        self.must_stop = False
+        self.must_stop = self.alarmed = False
         resumes = source is not None and self._state_file.is_file()
         if resumes:
             self.state.restore(self._state_file, _REMEDY)
@@ -237,11 +237,15 @@ class Trainer:
 
     def _sound_alarm(self, entry: dict) -> None:
         limit = self.settings.kl_alarm
-        if limit and entry["kl"] > limit:
-            words = f"KL is {entry['kl']:.3g}, above kl_alarm {limit:g}: images leave the checkpoint's. Raise kl, or "
-            entry["alarms"] = [words + "lower lr."]
-            self.watch.tell(f"warning: {words}lower lr.")
+        over = bool(limit) and entry["kl"] > limit
+        if over:
+            words = f"KL is {entry['kl']:.3g}, above kl_alarm {limit:g}: images leave the checkpoint's. "
+            words += "Raise kl, or lower lr."
+            entry["alarms"] = [words]
+            if not self.alarmed and self.rank == 0:
+                self.watch.tell(f"warning: {words}")
             self.must_stop = self.must_stop or self.settings.stop_on_alarm
+        self.alarmed = over
 
     # ---- looking and saving
 
