@@ -120,7 +120,7 @@ _COMMON: dict[str, Any] = {
     "steps": 3, "held_out_steps": 5, "samples": 0, "updates": 20, "warmup": 4, "held_out_every": 10, "save_every": 10,
 }  # fmt: skip
 _WIDE = {"prompts": 12, "batch": 96, "tasks": "benchmarks.rl:weak_tasks"}
-_EDITS = {"updates": 16, "held_out": 24, "held_out_every": 16, "save_every": 16, "pass_at": None}
+_EDITS = {"updates": 60, "held_out": 48, "held_out_every": 30, "save_every": 30, "pass_at": None}
 _SHORT = {"group": 6, "batch": 48, "updates": 10, "warmup": 1, "lr": 6e-4, "final_lr": 1.0, "kl": 0.01, "held_out": 24,
           "held_out_every": 10, "save_every": 10, "pass_at": None}  # fmt: skip
 _STRICT = {"name": "tiny", "options": {"strict": 1.0}}
