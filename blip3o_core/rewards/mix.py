@@ -71,7 +71,7 @@ class RewardMix:
         """
         for place, (image, prompt) in enumerate(zip(candidates.images, candidates.prompts, strict=True), 1):
             what = f"Image {place} of {len(candidates.images)}, with the prompt {_quoted(prompt)},"
-            require_finite(image, what, "The model that made it failed; look at its training loss.")
+            require_finite(image, what, "The model that made it failed: use it in fp32, or look at its training loss.")
         scores = Scores({})
         for part in self.parts:
             values, problem = self._ask(part, candidates, waiting)
@@ -150,7 +150,7 @@ class RewardMix:
         """What the reward answered, and why it did not."""
         before = self._unanswered.get(part.name)
         if before is not None and before.is_alive():
-            return None, "still works on images of an earlier call and was not asked again. Raise its timeout."
+            return None, f"still works on images of an earlier call and was not asked again. {_LONGER}"
         outcome: list[tuple[Any, BaseException | None]] = []
         # A daemon: a reward that hangs must not keep the process from ending.
         thread = threading.Thread(target=_run, args=(part.reward, candidates, outcome.append), daemon=True)
@@ -162,7 +162,7 @@ class RewardMix:
             thread.join(min(left, _PAUSE))
         about = _about(candidates.prompts)
         if not outcome:
-            return None, f"did not answer within {part.timeout:g} seconds for {about}. Raise its timeout."
+            return None, f"did not answer within {part.timeout:g} seconds for {about}. {_LONGER}"
         self._unanswered.pop(part.name)
         answer, error = outcome[0]
         if isinstance(error, Blip3oError):
@@ -172,7 +172,8 @@ class RewardMix:
         return answer, ""
 
 
-_SKIPPING = " Set `on_error: skip` to continue without its numbers where it fails."
+_LONGER = "Give it fewer images at once, or raise its timeout in a settings file."
+_SKIPPING = " In a settings file `on_error: skip` continues without its numbers where it fails."
 
 
 def _run(reward: Reward, candidates: Candidates, finish: Callable) -> None:
