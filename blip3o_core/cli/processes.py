@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import Blip3oError, first_line
@@ -74,16 +75,25 @@ def launch(count: int, words: list[str]) -> int:
         _end(running)
 
 
+def start(words: list[str], variables: Mapping[str, str], **streams) -> subprocess.Popen:
+    """The command `words` in a process that ends when this one does, however that happens.
+
+    `variables`: of its environment, besides ours. `streams`: as for Popen, where its output shall not be ours.
+    """
+    with interrupts_blocked():
+        return subprocess.Popen(
+            [sys.executable, *PROGRAM, *words],
+            env={**os.environ, **variables, WORKER: "1"},
+            stdin=subprocess.PIPE,  # never written to: its end is how a process learns of ours
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            **streams,
+        )
+
+
 def _start(rank: int, count: int, words: list[str]) -> subprocess.Popen:
-    ours = {"WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank), WORKER: "1"}
+    ours = {"WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     try:
-        with interrupts_blocked():
-            return subprocess.Popen(
-                [sys.executable, *PROGRAM, *words],
-                env={**os.environ, **ours},
-                stdin=subprocess.PIPE,  # never written to: its end is how a process learns of ours
-                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-            )
+        return start(words, ours)
     except OSError as error:
         raise Blip3oError(
             f"Process {rank + 1} of {count} cannot be started: {first_line(error)}. Choose a smaller --num-processes."

@@ -44,6 +44,7 @@ class Language(Part):
         self.encoder, self.reference_mode = checkpoint.prompt_encoder, checkpoint.reference_mode
         self._checkpoint, self._stored = checkpoint.language_identity, stored
         self._scratch = scratch(self.network, dtype)
+        self.folder, self.diffusion_folder = checkpoint.folder, checkpoint.diffusion_folder
         self.is_bundled = notes.is_bundled(checkpoint.folder)
         self._changes: tuple[str, ...] = ()  # names of the patches that `with_patches` added, in order
         self._changes_uuid = None  # the host's name for exactly these; it differs from process to process

@@ -142,9 +142,10 @@ class GrpoCallback(TrainerCallback):
     def _save_best(self, step: int, policy, entry: dict) -> None:
         lora, checkpoint = self.settings.lora, self.exchange.roller.pipeline.checkpoint
         with self.folder.new_checkpoint(step, self.fingerprint, self.inputs, keep=1) as staging:
-            size = int(self.settings.shard_gb * 1e9)
-            save_checkpoint(staging, checkpoint, checkpoint_tensors(policy, lora), size)
-            if lora is not None and lora.save == "adapter":
+            if not self.settings.adapter_only:
+                size = int(self.settings.shard_gb * 1e9)
+                save_checkpoint(staging, checkpoint, checkpoint_tensors(policy, lora), size)
+            if lora is not None and (lora.save == "adapter" or self.settings.adapter_only):
                 save_adapter(staging / "adapter", adapter_tensors(policy), lora)
             (staging / "training" / "held_out.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
 

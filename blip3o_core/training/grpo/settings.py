@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ...decoding.sampling import Sampling
-from ...settings import Count, Fraction, NotNegative, Positive, Texts
+from ...settings import Count, Flag, Fraction, NotNegative, Positive, Texts
 from ..rl.settings import RlSettings
 
 
@@ -25,10 +25,13 @@ class GrpoSettings(RlSettings):
     importance_sampling_level: Literal["token", "sequence"] = "token"
     scale_rewards: Literal["group", "batch", "none"] = "group"  # by whose spread advantages are divided
     entropy_bonus: Annotated[NotNegative, Field(le=1e6)] = 0.0  # weight of the entropy, in nats per token
+    adapter_only: Flag = False  # the best step-* holds the LoRA alone and no copy of the checkpoint
     entropy_alarm: Fraction = 0.3  # warn when the entropy is below this share of the first update's; 0: never
 
     def conflicts(self) -> Iterator[str]:
         yield from super().conflicts()
+        if self.adapter_only and self.lora is None:
+            yield "adapter_only is true, but there is no lora to save. Add lora, or set adapter_only to false."
         for name in ("updates", "save_every"):
             value = getattr(self, name)
             if value % self.iterations:

@@ -15,7 +15,7 @@ Steps = Annotated[Count, Field(le=1000)]  # of diffusion
 # Settings that decide no number of a run: it may be resumed with others. Tasks are compared by their content.
 _FREE = (
     "checkpoint", "out", "tasks", "held_out", "updates", "batch", "save_every", "samples", "device", "diffusion_folder",
-    "shard_gb", "gradient_checkpointing", "kl_alarm", "entropy_alarm", "stop_on_alarm",
+    "shard_gb", "adapter_only", "gradient_checkpointing", "kl_alarm", "entropy_alarm", "stop_on_alarm",
 )  # fmt: skip
 
 
