@@ -18,6 +18,7 @@ from .sample import DiffusionSampler, Scheduler
 from .scores import PickBest, ScoreImages
 from .token_files import LoadTokens, SaveTokens
 from .tokens import CompareTokens, SpliceTokens, ViewTokens
+from .train import TrainLora
 
 
 class Extension(ComfyExtension):
@@ -33,6 +34,6 @@ class Extension(ComfyExtension):
             Loader, ImageTokenizerLoader, TokenGenerator, ResampleTokens, EditReferenceEncoder, HiddenStateConditioner,
             DiffusionSampler, Scheduler, MaskedEdit, LoraLoader,
             SaveTokens, LoadTokens, SpliceTokens, CompareTokens, ViewTokens, ChooseDraft,
-            ScoreImages, PickBest,
+            ScoreImages, PickBest, TrainLora,
             SaveConditioning, LoadConditioning, TextToImage, ImageEdit,
         ]  # fmt: skip

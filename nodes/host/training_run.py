@@ -1,0 +1,175 @@
+"""One run of `blip3o grpo` in a process of its own: followed, cancelled, and what it leaves behind."""
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import comfy.model_management as mm
+import comfy.utils
+from PIL import Image
+
+from ...blip3o_core.cli.ending import GRACE
+from ...blip3o_core.cli.processes import start
+from ...blip3o_core.errors import Blip3oError, first_line, shown
+from ...blip3o_core.files import naming_failures
+from ...blip3o_core.training.grpo.states import newest_state
+from ...blip3o_core.training.run_folder import RunFolder, step_of
+from . import notes
+from .training_image import WIDTH, draw
+
+POLL = 0.2  # seconds
+MOST_SHOWN = 600  # characters of an error
+CURVE = "curve.png"
+_OFFLINE = {"HF_HUB_OFFLINE": "1"}  # all that a run reads is on this machine
+
+
+class Log:
+    """What the log of a run says so far, read as it grows."""
+
+    def __init__(self, path: Path):
+        self._path, self._read = path, 0
+        self.rewards: list[tuple[int, float]] = []  # of training images, by update
+        self.looks: list[tuple[int, float]] = []  # of the images that are measured with
+        self.samples: str | None = None  # the newest file of samples, in the folder of the run
+        self.warnings: list[str] = []
+
+    def read(self) -> bool:
+        """Read what is new -> whether there was anything."""
+        if not self._path.is_file():
+            return False
+        with open(self._path, "rb") as file:
+            file.seek(self._read)
+            lines = file.read()
+        lines = lines[: lines.rfind(b"\n") + 1]  # the last one may be half written
+        self._read += len(lines)
+        for line in lines.splitlines():
+            self._take(json.loads(line))
+        return bool(lines)
+
+    def _take(self, entry: dict) -> None:
+        for name, points in (("reward", self.rewards), ("held_out_reward", self.looks)):
+            if name in entry:
+                points.append((entry["step"], entry[name]))
+        self.samples = entry.get("samples", self.samples)
+        for warning in (*entry.get("alarms", ()), *entry.get("problems", ())):
+            if len(self.warnings) < 3:
+                self.warnings.append(f"Update {entry['step']}: {warning}")
+
+
+class Run:
+    """`folder` has grpo.yaml, which puts the run into `run` beside it."""
+
+    def __init__(self, folder: Path, updates: int):
+        self.folder, self.updates = folder, updates
+        self.log = Log(folder / "run" / "log.jsonl")
+        self._output = folder / "output.txt"
+        self._image: Image.Image | None = None
+
+    def follow(self) -> None:
+        """Until the run has ended. Raises ComfyUI's interrupt after a cancel, Blip3oError after a failure."""
+        notes.show("Starting the training: the model is loaded a second time")
+        bar = comfy.utils.ProgressBar(self.updates)
+        bar.update_absolute(0)
+        cancelled: BaseException | None = None
+        with open(self._output, "wb") as output, self._started(output) as process:
+            while (status := _status(process)) is None:
+                try:
+                    mm.throw_exception_if_processing_interrupted()
+                except mm.InterruptProcessingException as interrupt:
+                    if cancelled is None:
+                        process.terminate()
+                        notes.show("Cancelling: this update ends, and its LoRA is saved. Cancel again to stop at once")
+                    else:
+                        process.kill()
+                    cancelled = interrupt
+                if self.log.read():
+                    self._show(bar, cancelled is not None)
+        self.log.read()
+        if cancelled is not None:
+            raise cancelled
+        if status:
+            raise Blip3oError(self._failure(status))
+
+    @contextlib.contextmanager
+    def _started(self, output):
+        words = ["grpo", str(self.folder / "grpo.yaml")]
+        try:
+            process = start(words, _OFFLINE, stdout=output, stderr=subprocess.STDOUT)
+        except OSError as error:
+            raise Blip3oError(f"The training cannot be started: {first_line(error)}. Close other programs.") from error
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(GRACE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+            process.stdin.close()
+            process.wait()
+
+    def _show(self, bar, cancelled: bool) -> None:
+        done = self.log.rewards[-1][0] if self.log.rewards else 0
+        self._image = draw(self.log.rewards, self.log.looks, self._samples(), self.updates)
+        bar.update_absolute(done, self.updates, ("PNG", self._image, WIDTH))
+        if self.log.rewards and not cancelled:
+            notes.show(f"Update {done}/{self.updates}, reward {self.log.rewards[-1][1]:.3g}")
+
+    def _samples(self) -> Image.Image | None:
+        if self.log.samples is None:
+            return None
+        with Image.open(self.folder / "run" / self.log.samples) as image:
+            return image.convert("RGB")
+
+    def _failure(self, status: int) -> str:
+        if status < 0:
+            return (
+                f"The training process was ended by signal {-status}. The system does that when memory is full: close "
+                "other programs, or set group lower."
+            )
+        text = self._output.read_text(encoding="utf-8", errors="replace").strip()
+        told = list(re.finditer(r"^error: ", text, re.MULTILINE))
+        text = text[told[-1].end() :] if told else text.rpartition("\n")[2]
+        # Only the command line can continue a run.
+        text = re.sub(r"[^.!?\n]*--resume[^.!?\n]*[.!?]?", "", text).strip()
+        return f"The training failed: {shown(text, MOST_SHOWN)}"
+
+    @property
+    def best(self) -> int:
+        """The update that did best on the prompts that are measured with; 0: none was better than the checkpoint."""
+        best = RunFolder(self.folder / "run").last
+        return 0 if best is None else step_of(best)
+
+    def adapter(self) -> Path | None:
+        """The folder of the LoRA to keep: the best of a run that came to its end, else that of the last state."""
+        best = RunFolder(self.folder / "run").last
+        ended = bool(self.log.rewards) and self.log.rewards[-1][0] == self.updates
+        if ended and best is not None and step_of(best):
+            return best / "adapter"
+        return newest_state(self.folder / "run" / "trainer")
+
+    def shown(self) -> dict[str, list[dict[str, str]]]:
+        """The last image of the node, as its page shows it."""
+        if self._image is None:
+            return {}
+        with naming_failures(self.folder / CURVE):
+            self._image.save(self.folder / CURVE)
+        return {"images": [{"filename": CURVE, "subfolder": self.folder.name, "type": "temp"}]}
+
+    def remove_weights(self) -> None:
+        """What else is left is small, and goes when ComfyUI empties its temporary folder."""
+        run = self.folder / "run"
+        for path in (run / "trainer", *run.glob("step-*")):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _status(process: subprocess.Popen) -> int | None:
+    """The exit status, None while the process runs; waits a moment for it."""
+    try:
+        return process.wait(POLL)
+    except subprocess.TimeoutExpired:
+        return None

@@ -1,0 +1,139 @@
+"""A LoRA is trained by reward in a graph."""
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from blip3o_core.checkpoint.bundled import BUNDLED, NAME
+from blip3o_core.cli.main import main
+from tests.support.loras import write_lora
+from tools.comfyui.graphs import node
+
+pytest.importorskip("trl", reason="the `rl` extra is not installed")
+
+SMALL = {"prompts": "a red circle left of a blue star", "reward": "tiny", "updates": 2, "group": 2, "rank": 2}
+
+
+def training(**changes) -> dict:
+    widgets = {**SMALL, "file_name": "small", "seed": 1, "learning_rate": 1e-3, "kl": 0.04, **changes}
+    return {
+        "load": node("BLIP3oLoader", checkpoint=NAME, dtype="auto"),
+        "train": node("BLIP3oTrainLoRA", lm=["load", 0], **widgets),
+    }
+
+
+def loaded_by_the_cli(server, name: str, out: Path) -> int:
+    lora = server.base / "models/loras" / name
+    return main(["generate", "--prompt", "a red circle", "--steps", "1", "--lora", str(lora), "--out", str(out)])
+
+
+def test_a_lora_is_trained_and_loads_wherever_loras_load(client, server, tmp_path):
+    """Catches a run that ComfyUI cannot start, a LoRA that is not saved or that a loader refuses, one that takes the
+    place of another, and a training that nobody sees."""
+    taken = server.base / "models/loras/small"
+    taken.mkdir(parents=True)
+    name = "small_00002/adapter_model.safetensors"
+    graph = training()
+    graph["name"] = node("PreviewAny", source=["train", 1])
+    result = client.run(graph, timeout=300)
+    assert result.status == "success", result.error["exception_message"]
+    assert result.outputs["name"]["text"] == [name] and not list(taken.iterdir())
+    note = result.outputs["train"]["blip3o_notes"][0]
+    assert note.startswith(f"Saved as models/loras/{name}. Reward on the prompts to measure with: ")
+    [place] = result.outputs["train"]["images"]
+    with Image.open(io.BytesIO(client.view(**place))) as shown, Image.open(io.BytesIO(result.previews[0].image)) as one:
+        assert shown.width == one.width == 512 and shown.height > 200
+    run = Path(server.base, "temp", place["subfolder"], "run")
+    assert (run / "report.html").is_file() and not list(run.glob("step-*")) and not (run / "trainer").exists()
+    use = {
+        "load": node("BLIP3oLoader", checkpoint=NAME, dtype="auto"),
+        "lora": node("BLIP3oLoraLoader", lm=["load", 0], lora_name=name, strength=1.0),
+        "write": node(
+            "BLIP3oTokenGenerator", lm=["lora", 0], prompt="a red circle", seed=1, batch_size=1, sampling="greedy"
+        ),
+        "info": node("PreviewAny", source=["write", 1]),
+    }
+    assert client.run(use).status == "success"
+    assert loaded_by_the_cli(server, name, tmp_path / "a.png") == 0
+
+
+@pytest.mark.long
+def test_a_cancelled_training_keeps_what_was_learnt(client, server, tmp_path):
+    """Catches a cancel that waits for the whole run, loses the LoRA, or leaves the process behind."""
+    told = []
+
+    def stop(kind, data):
+        if kind == "progress" and data["value"] >= 1 and not told:
+            told.append(data["value"])
+            client.interrupt()
+
+    result = client.run(training(updates=100_000, file_name="cut"), timeout=300, on_event=stop)
+    assert result.status == "interrupted" and result.error["node_id"] == "train"
+    assert loaded_by_the_cli(server, "cut/adapter_model.safetensors", tmp_path / "a.png") == 0
+    assert client.run(training(prompts=" ")).status == "error"  # the next run starts
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"prompts": " \n "}, "prompts is empty. Write what the images should show"),
+        ({"prompts": "a\n" * 10_001}, "prompts has 10,001 lines, more than 10,000."),
+        ({"reward": "train_code.yaml"}, "uses own code"),
+        ({"reward": "../secret.yaml"}, "Cannot find the reward '../secret.yaml'"),
+        ({"file_name": "../above"}, "file_name is '../above'. It must name a new folder in models/loras"),
+        ({"lm": ["lora", 0]}, "lm has a LoRA or another change"),
+    ],
+    ids=["empty", "many", "code", "elsewhere", "name", "lora"],
+)
+def test_what_cannot_be_trained_is_told_before_anything_starts(client, server, changes, sentence):
+    """Catches a workflow that runs code or writes elsewhere, and a mistake that is found after minutes of loading."""
+    folder = server.base / "models/blip3o_rewards"
+    folder.mkdir(exist_ok=True)
+    (folder / "train_code.yaml").write_text("rewards:\n- {name: mine, use: 'os:getcwd'}\n")
+    graph = training(**changes)
+    if "lm" in changes:
+        write_lora(server.base / "models/loras/before", BUNDLED, 1)
+        graph["lora"] = node(
+            "BLIP3oLoraLoader", lm=["load", 0], lora_name="before/adapter_model.safetensors", strength=1.0
+        )
+    result = client.run(graph)
+    assert result.status == "error" and result.error["node_id"] == "train"
+    assert sentence in result.error["exception_message"]
+    assert not list(Path(server.base, "temp").glob("blip3o_train_*/run/log.jsonl")) or "train" not in result.executed
+
+
+def test_a_training_that_fails_says_why_in_its_own_words(in_host):
+    """Catches a failure that is shown as an exit status, advice that ComfyUI's user cannot follow, and a training that
+    is asked for without its packages."""
+
+    def look(module):
+        import tempfile
+        from pathlib import Path
+
+        training, runs = module(".nodes.host.training"), module(".nodes.host.training_run")
+        folder = Path(tempfile.mkdtemp())
+        (folder / "grpo.yaml").write_text("updates: 0\n")
+        said = []
+
+        def says(call):
+            try:
+                call()
+            except ValueError as error:
+                said.append(str(error))
+
+        run = runs.Run(folder, 2)
+        says(run.follow)
+        run._output.write_text("step 1\nerror: The disk is full. Continue with --resume after that.\n")
+        said.append(run._failure(1))
+        said.append(run._failure(-9))
+        training.PACKAGES = ("torch", "no_such_package")
+        says(training._require_packages)
+        return said
+
+    wrong, full, killed, missing = in_host(look)
+    assert wrong.startswith("The training failed: ") and "updates is 0; it must be 1 or more." in wrong
+    assert full == "The training failed: The disk is full."
+    assert "ended by signal 9" in killed
+    assert "no_such_package" in missing and "[train,rl]" in missing and "torch" not in missing.partition(". ")[0]
