@@ -70,12 +70,12 @@ def _inputs():
             "prompts",
             multiline=True,
             default="",
-            tooltip="What to practise: a prompt on each line, better 50 than 5. Of 16 or more, some are left out of "
+            tooltip="What to practise: a prompt on each line, better 50 than 5. From 16 on, some are left out of "
             "training to measure with.",
         ),
         io.Combo.Input(
             "reward",
-            options=reward_files.names(),
+            options=[name for name in reward_files.names() if name != "consistency"],  # of edits
             tooltip="What judges the images. text reads the words in quotes, tiny knows the bundled model; others are "
             "files of yours in models/blip3o_rewards.",
         ),

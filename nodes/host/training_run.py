@@ -22,6 +22,7 @@ from .training_image import WIDTH, draw
 
 POLL = 0.2  # seconds
 MOST_SHOWN = 600  # characters of an error
+MOST_WARNINGS = 4
 CURVE = "curve.png"
 _OFFLINE = {"HF_HUB_OFFLINE": "1"}  # all that a run reads is on this machine
 
@@ -35,6 +36,7 @@ class Log:
         self.looks: list[tuple[int, float]] = []  # of the images that are measured with
         self.samples: str | None = None  # the newest file of samples, in the folder of the run
         self.warnings: list[str] = []
+        self.is_judged = True  # whether the rewards gave any image of the first look a number
 
     def read(self) -> bool:
         """Read what is new -> whether there was anything."""
@@ -50,12 +52,18 @@ class Log:
         return bool(lines)
 
     def _take(self, entry: dict) -> None:
+        if "held_out_reward" in entry and not self.looks:
+            self.is_judged = any(name.startswith("held_out_reward/") for name in entry)
+            for name, share in entry.items():
+                if name.startswith("held_out_judged/"):
+                    reward = name.partition("/")[2]
+                    self.warnings.append(f"{reward} judges {share:.0%} of the prompts: the others do not ask for it.")
         for name, points in (("reward", self.rewards), ("held_out_reward", self.looks)):
             if name in entry:
                 points.append((entry["step"], entry[name]))
         self.samples = entry.get("samples", self.samples)
         for warning in (*entry.get("alarms", ()), *entry.get("problems", ())):
-            if len(self.warnings) < 3:
+            if len(self.warnings) < MOST_WARNINGS:
                 self.warnings.append(f"Update {entry['step']}: {warning}")
 
 
@@ -86,6 +94,13 @@ class Run:
                         process.kill()
                     cancelled = interrupt
                 if self.log.read():
+                    if not self.log.is_judged:
+                        process.kill()
+                        raise Blip3oError(
+                            "The reward has no number for any image, so nothing can be learnt. text needs words in "
+                            "quotation marks in the prompts, tiny a description of the bundled model's shapes, and "
+                            "consistency an edit. Change prompts, or choose another reward."
+                        )
                     self._show(bar, cancelled is not None)
         self.log.read()
         if cancelled is not None:

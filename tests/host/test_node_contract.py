@@ -81,6 +81,7 @@ SEARCHES = {
     "save tokens": "BLIP3oSaveTokens",
     "load tokens": "BLIP3oLoadTokens",
     "lora": "BLIP3oLoraLoader",
+    "train lora": "BLIP3oTrainLoRA",
 }
 
 

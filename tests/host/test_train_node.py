@@ -98,10 +98,11 @@ def test_what_cannot_be_trained_is_told_before_anything_starts(client, server, c
         graph["lora"] = node(
             "BLIP3oLoraLoader", lm=["load", 0], lora_name="before/adapter_model.safetensors", strength=1.0
         )
+    before = set(Path(server.base).glob("temp/blip3o_train_*"))
     result = client.run(graph)
     assert result.status == "error" and result.error["node_id"] == "train"
     assert sentence in result.error["exception_message"]
-    assert not list(Path(server.base, "temp").glob("blip3o_train_*/run/log.jsonl")) or "train" not in result.executed
+    assert set(Path(server.base).glob("temp/blip3o_train_*")) == before
 
 
 def test_a_training_that_fails_says_why_in_its_own_words(in_host):
@@ -125,6 +126,9 @@ def test_a_training_that_fails_says_why_in_its_own_words(in_host):
 
         run = runs.Run(folder, 2)
         says(run.follow)
+        (folder / "run").mkdir()
+        run.log._path.write_text('{"step": 0, "held_out_reward": 0.0, "held_out_judged/text": 0.0}\n{"step": 1, "rew')
+        said.append([run.log.read(), run.log.is_judged, run.log.warnings, run.log.looks])
         run._output.write_text("step 1\nerror: The disk is full. Continue with --resume after that.\n")
         said.append(run._failure(1))
         said.append(run._failure(-9))
@@ -132,8 +136,9 @@ def test_a_training_that_fails_says_why_in_its_own_words(in_host):
         says(training._require_packages)
         return said
 
-    wrong, full, killed, missing = in_host(look)
+    wrong, half, full, killed, missing = in_host(look)
     assert wrong.startswith("The training failed: ") and "updates is 0; it must be 1 or more." in wrong
+    assert half == [True, False, ["text judges 0% of the prompts: the others do not ask for it."], [[0, 0.0]]]
     assert full == "The training failed: The disk is full."
     assert "ended by signal 9" in killed
     assert "no_such_package" in missing and "[train,rl]" in missing and "torch" not in missing.partition(". ")[0]
