@@ -17,10 +17,10 @@ SMALL = {"prompts": "a red circle left of a blue star", "reward": "tiny", "updat
 
 
 def training(**changes) -> dict:
-    widgets = {**SMALL, "file_name": "small", "seed": 1, "learning_rate": 1e-3, "kl": 0.04, **changes}
+    widgets = {"lm": ["load", 0], **SMALL, "file_name": "small", "seed": 1, "learning_rate": 1e-3, "kl": 0.04, **changes}
     return {
         "load": node("BLIP3oLoader", checkpoint=NAME, dtype="auto"),
-        "train": node("BLIP3oTrainLoRA", lm=["load", 0], **widgets),
+        "train": node("BLIP3oTrainLoRA", **widgets),
     }
 
 
@@ -106,16 +106,16 @@ def test_what_cannot_be_trained_is_told_before_anything_starts(client, server, c
 
 
 def test_a_training_that_fails_says_why_in_its_own_words(in_host):
-    """Catches a failure that is shown as an exit status, advice that ComfyUI's user cannot follow, and a training that
-    is asked for without its packages."""
+    """Catches a failure that is shown as an exit status, advice that ComfyUI's user cannot follow, a reward that judges
+    nothing for hours, and a training that is asked for without its packages."""
 
     def look(module):
+        import subprocess
+        import sys
         import tempfile
         from pathlib import Path
 
         training, runs = module(".nodes.host.training"), module(".nodes.host.training_run")
-        folder = Path(tempfile.mkdtemp())
-        (folder / "grpo.yaml").write_text("updates: 0\n")
         said = []
 
         def says(call):
@@ -124,21 +124,63 @@ def test_a_training_that_fails_says_why_in_its_own_words(in_host):
             except ValueError as error:
                 said.append(str(error))
 
-        run = runs.Run(folder, 2)
-        says(run.follow)
-        (folder / "run").mkdir()
-        run.log._path.write_text('{"step": 0, "held_out_reward": 0.0, "held_out_judged/text": 0.0}\n{"step": 1, "rew')
-        said.append([run.log.read(), run.log.is_judged, run.log.warnings, run.log.looks])
-        run._output.write_text("step 1\nerror: The disk is full. Continue with --resume after that.\n")
-        said.append(run._failure(1))
-        said.append(run._failure(-9))
+        def followed(code, log=""):
+            folder = Path(tempfile.mkdtemp())
+            (folder / "run").mkdir()
+            (folder / "run/log.jsonl").write_text(log)
+            run = runs.Run(folder, 2)
+            command = [sys.executable, "-c", code]
+            runs.start = lambda *_, **streams: subprocess.Popen(command, stdin=subprocess.PIPE, **streams)
+            says(run.follow)
+            return run
+
+        followed("import sys; sys.exit('step 1\\nerror: The disk is full. Continue with --resume after that.')")
+        followed("import os; os.kill(os.getpid(), 9)")
+        looked = '{"step": 0, "held_out_reward": 0.0, "held_out_judged/text": 0.0}\n{"step": 1, "rew'
+        said.append(followed("import time; time.sleep(600)", looked).log.warnings)
         training.PACKAGES = ("torch", "no_such_package")
         says(training._require_packages)
         return said
 
-    wrong, half, full, killed, missing = in_host(look)
-    assert wrong.startswith("The training failed: ") and "updates is 0; it must be 1 or more." in wrong
-    assert half == [True, False, ["text judges 0% of the prompts: the others do not ask for it."], [[0, 0.0]]]
+    full, killed, unjudged, warnings, missing = in_host(look)
     assert full == "The training failed: The disk is full."
     assert "ended by signal 9" in killed
+    assert unjudged.startswith("The reward has no number for any image, so nothing can be learnt.")
+    assert warnings == ["text judges 0% of the prompts: the others do not ask for it."]
     assert "no_such_package" in missing and "[train,rl]" in missing and "torch" not in missing.partition(". ")[0]
+
+
+def test_a_second_cancel_ends_a_training_that_does_not_listen(in_host):
+    """Catches a cancel that ComfyUI's user cannot enforce, and one that is told as an error."""
+
+    def look(module):
+        import subprocess
+        import sys
+        import tempfile
+        from pathlib import Path
+
+        import comfy.model_management as mm
+
+        runs, processes = module(".nodes.host.training_run"), []
+        folder = Path(tempfile.mkdtemp())
+        (folder / "run").mkdir()
+        deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+
+        def start(*_, **streams):
+            processes.append(subprocess.Popen([sys.executable, "-c", deaf], stdin=subprocess.PIPE, **streams))
+            return processes[0]
+
+        def cancel():
+            if (folder / "output.txt").read_text():
+                mm.interrupt_current_processing()
+                throw()
+
+        throw, mm.throw_exception_if_processing_interrupted, runs.start = (
+            mm.throw_exception_if_processing_interrupted, cancel, start
+        )  # fmt: skip
+        try:
+            runs.Run(folder, 2).follow()
+        except mm.InterruptProcessingException:
+            return processes[0].returncode
+
+    assert in_host(look) == -9
