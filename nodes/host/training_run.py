@@ -24,6 +24,7 @@ POLL = 0.2  # seconds
 MOST_SHOWN = 600  # characters of an error
 MOST_WARNINGS = 4
 CURVE = "curve.png"
+_WARNINGS = ("alarms", "problems", "held_out_problems")  # lists in the log
 _OFFLINE = {"HF_HUB_OFFLINE": "1"}  # all that a run reads is on this machine
 
 
@@ -53,7 +54,8 @@ class Log:
 
     def _take(self, entry: dict) -> None:
         if "held_out_reward" in entry and not self.looks:
-            self.is_judged = any(name.startswith("held_out_reward/") for name in entry)
+            # A reward that failed, which its settings allow, has numbers another time.
+            self.is_judged = any(name.startswith(("held_out_reward/", "held_out_problems")) for name in entry)
             for name, share in entry.items():
                 if name.startswith("held_out_judged/"):
                     reward = name.partition("/")[2]
@@ -62,7 +64,7 @@ class Log:
             if name in entry:
                 points.append((entry["step"], entry[name]))
         self.samples = entry.get("samples", self.samples)
-        for warning in (*entry.get("alarms", ()), *entry.get("problems", ())):
+        for warning in (one for name in _WARNINGS for one in entry.get(name, ())):
             if len(self.warnings) < MOST_WARNINGS:
                 self.warnings.append(f"Update {entry['step']}: {warning}")
 

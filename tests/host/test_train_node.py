@@ -17,10 +17,10 @@ SMALL = {"prompts": "a red circle left of a blue star", "reward": "tiny", "updat
 
 
 def training(**changes) -> dict:
-    widgets = {"lm": ["load", 0], **SMALL, "file_name": "small", "seed": 1, "learning_rate": 1e-3, "kl": 0.04, **changes}
+    widgets = {**SMALL, "file_name": "small", "seed": 1, "learning_rate": 1e-3, "kl": 0.04, **changes}
     return {
         "load": node("BLIP3oLoader", checkpoint=NAME, dtype="auto"),
-        "train": node("BLIP3oTrainLoRA", **widgets),
+        "train": node("BLIP3oTrainLoRA", **{"lm": ["load", 0], **widgets}),
     }
 
 
