@@ -30,6 +30,8 @@ LISTED = {
     ("BLIP3oLoadConditioning", "file"),
     ("BLIP3oTextToImage", "checkpoint"),
     ("BLIP3oImageEdit", "checkpoint"),
+    ("BLIP3oScoreImages", "reward"),
+    ("BLIP3oTrainLoRA", "reward"),
 }
 # Of an input's options, those that decide whether a saved value is still accepted, and how many widgets it has.
 KEPT = ("default", "min", "max", "step", "options", "control_after_generate")
