@@ -135,7 +135,7 @@ def _settings(lm: Language, request: Request, prompts: int, folder: Path) -> dic
         "updates": request.updates, "prompts": each, "group": request.group, "lr": request.learning_rate,
         "warmup": min(10, request.updates // 10), "kl": request.kl, "seed": request.seed,
         "lora": {"rank": request.rank, "alpha": request.rank, "save": "adapter"}, "adapter_only": True,
-        # docs/grpo.md, "The tiny world": the layer in front breaks it.
+        # docs/grpo.md, "The tiny world": with the layer in front it breaks.
         "frozen": ["model.layers.0"] if lm.is_bundled else [],
         "top_p": 0.95,  # as the images are made afterwards
         "batch": max(n for n in range(1, TOGETHER[lm.is_bundled] + 1) if images % n == 0),

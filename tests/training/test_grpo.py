@@ -265,7 +265,16 @@ def test_frozen_weights_keep_their_values(settings, codes_as_images):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"group": 1}, {"lr": float("nan")}, {"top_p": 0.0}, {"device": "gpu"}, {"batch": 3}, {"kl": -1.0}]
+    "wrong",
+    [
+        {"group": 1},
+        {"lr": float("nan")},
+        {"top_p": 0.0},
+        {"device": "gpu"},
+        {"batch": 3},
+        {"kl": -1.0},
+        {"adapter_only": True},
+    ],
 )
 def test_settings_that_cannot_be_trained_with_are_refused(settings, wrong):
     """Catches a mistake that shows only after the model was loaded, or never."""
