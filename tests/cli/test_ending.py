@@ -72,7 +72,7 @@ def test_a_reader_that_leaves_ends_the_command(tmp_path):
 def test_a_signal_cancels_as_ctrl_c_does(name, tiny, tmp_path, monkeypatch, capsys):
     """Catches a scratch file that a signal leaves, a signal without a word, and a handler that stays."""
     number = getattr(signal, name)
-    monkeypatch.setattr(Pipeline, "render", lambda *_: os.kill(os.getpid(), number) or time.sleep(60))
+    monkeypatch.setattr(Pipeline, "render", lambda *_, **__: os.kill(os.getpid(), number) or time.sleep(60))
     before = signal.getsignal(number)
     words = [f"--checkpoint={tiny}", "--prompt=a", f"--out={tmp_path / 'a.png'}", "--steps=1", "--device=cpu"]
     assert main(["generate", *words]) == 128 + number
@@ -103,7 +103,7 @@ def test_an_ignored_signal_stays_ignored():
 def test_what_the_system_refuses_is_one_sentence(error, said, tiny, tmp_path, monkeypatch, capsys):
     """Catches a traceback for a full disk or a full memory at a place that nobody thought of."""
 
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(Pipeline, "render", fail)
@@ -115,7 +115,7 @@ def test_what_the_system_refuses_is_one_sentence(error, said, tiny, tmp_path, mo
 
 def test_a_fault_of_the_program_stays_a_traceback(tiny, tmp_path, monkeypatch):
     """Catches a fault of ours that is called a lack of memory."""
-    monkeypatch.setattr(Pipeline, "render", lambda *_: [][1])
+    monkeypatch.setattr(Pipeline, "render", lambda *_, **__: [][1])
     with pytest.raises(IndexError):
         main(["generate", f"--checkpoint={tiny}", "--prompt=a", f"--out={tmp_path / 'a.png'}", "--device=cpu"])
 

@@ -50,17 +50,18 @@ def choose_a_draft() -> Sample:
             "## Choose a draft\n\nPress **Run**: eight drafts appear, rendered in four steps and scored, and the one "
             "with the highest score is finished. **Click a different one and press Run again**: only that one is "
             "finished, and no token is written again. Delete Score Images, and everything waits for your click.\n\n"
-            "The second Empty Latent Image sets the size of the finished image; keep its batch_size equal "
+            "Open **Its size and noise** to change the size of the finished image; keep its batch_size equal "
             "to the number of drafts, so that each keeps its noise.\n\n"
         )
         + TINY
         + PHOTOGRAPHS
     )
     sample.subgraphs["Quick renders"] = Subgraph(_rendering(drafts), [], ["images"])
+    sample.subgraphs["Its size and noise"] = Subgraph([several, one], [], ["latent"])
     sample.column(320, note=[NOTE], Model=[loader])
     sample.column(350, **{"1. Write eight drafts": [drafts.generator, "Quick renders"]})
-    sample.column(380, **{"2. The best, or click one": [scored, choose], "Its size and its noise": [several, one]})
-    sample.column(290, **{"3. Finish it": [conditioner, render, decode]})
+    sample.column(380, **{"2. The best, or click one": [scored, choose]})
+    sample.column(290, **{"3. Finish it": ["Its size and noise", conditioner, render, decode]})
     sample.column(370, Image=save(sample, decode))
     sample.compared = choose
     sample.answers = {choose: {"choice": CHOSEN}}
@@ -88,11 +89,11 @@ def best_of() -> Sample:
         + TINY
         + PHOTOGRAPHS
     )
-    sample.column(340, note=[NOTE], Model=[loader])
+    sample.column(330, note=[NOTE], Model=[loader])
     sample.column(360, **{"1. Write eight images": [chain.generator]})
     sample.column(300, **{"2. Render them": [chain.empty, chain.conditioner, chain.sampler, chain.decode]})
-    sample.column(360, **{"All eight": [larger, seen], "3. Score them, take the best": [scored, best]})
-    sample.column(390, Image=save(sample, best))
+    sample.column(360, **{"All eight": [larger, seen], "3. Score them": [scored]})
+    sample.column(340, **{"4. Save the best": [best, *save(sample, best)]})
     sample.inputs = [(chain.generator, "prompt"), (chain.generator, "seed"), (scored, "reward")]
     return sample
 

@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoTokenizer
@@ -48,7 +49,10 @@ def run(settings: GrpoSettings, tasks: TaskSet, mix: RewardMix, resume: bool, wa
         # About names that TRL still uses, and about its rollout function being new.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
         warnings.filterwarnings("ignore", "You are using 'rollout_func'")
-        return _run(settings, tasks, mix, resume, watch)
+        try:
+            return _run(settings, tasks, mix, resume, watch)
+        finally:
+            AcceleratorState._reset_state()  # as transformers does before a run: `train` may follow with other settings
 
 
 def _run(settings: GrpoSettings, tasks: TaskSet, mix: RewardMix, resume: bool, watch: Watch) -> Path | None:
