@@ -21,6 +21,7 @@ def drawn(scene) -> torch.Tensor:
     return torch.from_numpy(rasterize(scene, 64)).float() / 255
 
 
+@pytest.mark.long
 def test_a_study_trains_measures_and_is_not_repeated(tmp_path, monkeypatch):
     """Catches settings that GRPO refuses, tables of another model than the trained one, and numbers made twice."""
     monkeypatch.setattr(rl, "STEPS", 1)

@@ -7,7 +7,7 @@ from tools.comfyui.frontend import TWO_FRAMES, Frontend
 from tools.comfyui.graphs import node, text_to_image
 
 GRID = 8
-RENDERERS = [pytest.param(False, id="classic"), pytest.param(True, marks=pytest.mark.long, id="Nodes 2.0")]
+RENDERERS = [pytest.param(False, id="classic"), pytest.param(True, id="Nodes 2.0")]
 FIND = """() => {
     const node = window.app.graph._nodes.find(node => node.type === "BLIP3oResampleTokens");
     const widget = name => node.widgets.find(widget => widget.name === name);
@@ -92,7 +92,7 @@ def renderer(frontend):
     frontend.page.evaluate(USE, False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("vue", RENDERERS)
 def test_cells_are_brushed_undone_run_saved_and_found_again(frontend, server, renderer, vue):
     """Catches a brush beside the cell, a step that is not undone, marks that Run or the saved file does not have."""

@@ -53,8 +53,8 @@ def by_one(prompts, tmp_path_factory):
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [0, pytest.param(6, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kills", [0, 6])
 def test_two_processes_killed_at_any_time_make_the_files_of_one(kills, prompts, by_one, tmp_path):
     """Catches images that are lost, doubled, half written, or different because others were made at the same time."""
     out, seed = tmp_path / "two", random.SystemRandom().randrange(2**32)

@@ -97,8 +97,8 @@ def test_what_a_lora_learns_is_what_every_loader_adds(settings, source, codes_as
         assert torch.allclose(learnt[name].float(), own[name], atol=1e-2 * float(own[name].abs().max()))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lora", [LORA, pytest.param(None, marks=pytest.mark.long)], ids=["lora", "full"])
+@pytest.mark.long
+@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
 def test_interrupted_runs_with_several_updates_per_rollout_resume_exactly(
     settings, codes_as_images, monkeypatch, tmp_path, lora
 ):

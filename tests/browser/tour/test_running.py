@@ -60,6 +60,7 @@ def test_notes_can_be_read_and_go_away(tour):
     assert "Tokens 64/64, " in tour.texts()
 
 
+@pytest.mark.long
 @once
 def test_only_what_a_change_concerns_runs(tour):
     """Catches tokens that are written again, and a loader that loads again, for a change that does not concern them."""
