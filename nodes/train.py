@@ -19,7 +19,7 @@ class TrainLora(Node):
             is_output_node=True,
             has_intermediate_output=True,  # so that the note with the name is shown from the cache, too
             description="Trains a LoRA for the language model: it makes several images of each prompt, a reward judges "
-            "them, and what made the better ones becomes likelier (GRPO). Cancel keeps what was learnt.",
+            "them, and the LoRA learns to make more like the better ones (GRPO). Cancel keeps what was learnt.",
             search_aliases=[
                 "train lora",
                 "grpo",

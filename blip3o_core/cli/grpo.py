@@ -12,8 +12,8 @@ def add_command(commands) -> None:
         "grpo",
         help="improve the language model by reinforcement learning (GRPO)",
         description="Train the language model of a checkpoint with GRPO: it makes several images of each prompt, "
-        "rewards judge them, and what made the better ones becomes likelier. The YAML file names the rewards and the "
-        "prompts, for images or for edits; docs/grpo.md lists all settings.",
+        "rewards judge them, and the model learns to make more like the better ones. The YAML file names the rewards "
+        "and the prompts, for images or for edits; docs/grpo.md lists all settings.",
         needs="grpo needs a YAML file with the settings of the run.",
         example="blip3o grpo grpo.yaml updates=140",
     )

@@ -6,7 +6,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +25,7 @@ from ..optimizer import adamw_and_muon, group
 from ..rl.clock import Clock
 from ..rl.held_out import HeldOut, is_better, look, save_samples, was_seen
 from ..rl.judging import Judged, candidates_of, judge, summary
-from ..rl.processes import rank_and_count, share, together
+from ..rl.processes import rank_and_count, refuse_sharding, share, together
 from ..rl.report import finish
 from ..rl.tasks import Task, TaskSet
 from ..run_folder import Inputs, RunFolder, saving
@@ -301,10 +300,5 @@ def _processes(settings: DiffusionRlSettings):
     """Joins the processes that a launcher started, and chooses this one's device."""
     from accelerate import PartialState
 
-    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
-        if os.environ.get(variable, "").lower() in ("1", "true"):
-            raise Blip3oError(
-                f"RL on the diffusion cannot run with {name}: every process renders images, for which it needs whole "
-                "weights. Start it with torchrun, or configure accelerate for several processes without it."
-            )
+    refuse_sharding("RL on the diffusion")
     return PartialState(cpu=settings.device == "cpu")

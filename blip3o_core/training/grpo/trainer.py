@@ -28,6 +28,7 @@ from ...errors import Blip3oError
 from ...pipeline import Pipeline
 from ...rewards.mix import RewardMix
 from ..rl.held_out import HeldOut
+from ..rl.processes import refuse_sharding
 from ..rl.report import finish
 from ..rl.tasks import TaskSet
 from ..run_folder import Inputs, RunFolder, saving, step_of
@@ -64,7 +65,10 @@ def _run(settings: GrpoSettings, tasks: TaskSet, mix: RewardMix, resume: bool, w
     done = step_of(state) if state else 0
     if done >= settings.updates:
         return folder.last
-    _refuse_sharding()
+    refuse_sharding(
+        "GRPO",
+        " With `lora` and `gradient_checkpointing: true` a process needs the least memory; docs/grpo.md has a table.",
+    )
     checkpoint = open_checkpoint(resolve_checkpoint(settings.checkpoint), settings.diffusion_folder)
     inputs = Inputs(checkpoint.identity, tasks.identity, len(tasks.held_out))
     if source is not None:
@@ -116,17 +120,6 @@ def _after_saving(trainer: GRPOTrainer, callback: GrpoCallback, error: Blip3oErr
     if step == 0:
         return Blip3oError(f"{error} No update was made yet. Start again with --resume after that.")
     return Blip3oError(f"{error} Update {step} was saved: continue with --resume after that.")
-
-
-def _refuse_sharding() -> None:
-    """Raise Blip3oError where a launcher divides the weights between processes: rollouts need whole ones."""
-    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
-        if os.environ.get(variable, "").lower() in ("1", "true"):
-            raise Blip3oError(
-                f"GRPO cannot run with {name}: every process generates images, for which it needs whole weights. Start "
-                "it with torchrun, or configure accelerate for several processes without it. With `lora` and "
-                "`gradient_checkpointing: true` a process needs the least memory; docs/grpo.md has a table."
-            )
 
 
 def trl_arguments(settings: GrpoSettings, folder: Path, num_tokens: int) -> GRPOConfig:

@@ -1,5 +1,6 @@
 """What the processes of one run tell each other."""
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,6 +14,16 @@ T = TypeVar("T")
 def rank_and_count() -> tuple[int, int]:
     """(number of this process, how many there are)."""
     return (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
+
+
+def refuse_sharding(what: str, advice: str = "") -> None:
+    """Raise Blip3oError where a launcher divides the weights between processes: to make images, each needs all."""
+    for name, variable in (("FSDP", "ACCELERATE_USE_FSDP"), ("DeepSpeed", "ACCELERATE_USE_DEEPSPEED")):
+        if os.environ.get(variable, "").lower() in ("1", "true"):
+            raise Blip3oError(
+                f"{what} cannot run with {name}: every process makes images, for which it needs whole weights. Start "
+                f"it with torchrun, or configure accelerate for several processes without it.{advice}"
+            )
 
 
 def share(value: T) -> list[T]:
