@@ -1,4 +1,4 @@
-"""--best-of: several images of one prompt, of which the one with the highest score is kept."""
+"""--best-of: several images of one prompt or edit, of which the one with the highest score is kept."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,11 +9,10 @@ from .arguments import IMAGE, whole
 from .common import report, say
 from .output import save_image
 from .parser import Parser, UsageError
+from .summary import Summary
 
 if TYPE_CHECKING:
-    import torch
-
-    from ..rewards.best_of import Chosen
+    from ..rewards.interface import Candidates
     from ..rewards.mix import RewardMix
 
 MOST = 1024  # as many rows as tokens are written for at once
@@ -74,20 +73,28 @@ def facts_of(arguments: argparse.Namespace, mix: "RewardMix", seeds: Sequence[in
     return {"batch": len(seeds), "best_of": first | ({"keep_all": True} if arguments.keep_all else {})}
 
 
+def names_beside(arguments: argparse.Namespace, path: Path) -> tuple[Path, ...]:
+    """Where --keep-all may write the other images of the one at `path`, in the order of their seeds."""
+    count = arguments.best_of if arguments.keep_all else 0
+    return tuple(path.with_suffix(f".{number}.png") for number in range(1, count + 1))
+
+
 def save_best(
     arguments: argparse.Namespace,
+    mix: "RewardMix",
     path: Path,
-    images: Sequence["torch.Tensor"],
+    candidates: "Candidates",
     settings: Sequence[dict],
-    chosen: "Chosen",
-) -> int:
-    """Write the best image to `path`, with --keep-all the others beside it -> how many were written.
+    summary: Summary,
+) -> None:
+    """Score images, write the best to `path`, and with --keep-all the others beside it."""
+    from ..rewards.best_of import choose
 
-    The others are written first: where the best is there, so are they.
-    """
+    with summary.part("scores"):
+        chosen = choose(mix, candidates)
     for problem in chosen.scores.problems:
         say(f"warning: {problem}")
-    best = chosen.best
+    images, best = candidates.images, chosen.best
     if best is None:
         say(f"warning: no reward scored an image for {path}; the first of {len(images)} images is kept")
         best = 0
@@ -106,7 +113,6 @@ def save_best(
             report(path)
         else:
             beside = argparse.Namespace(enlarge=arguments.enlarge)
-            report(save_image(beside, path.with_suffix(f".{place + 1}.png"), images[place], own))
+            report(save_image(beside, names_beside(arguments, path)[place], images[place], own))
     shown = ", ".join("none" if score is None else f"{score:.3g}" for score in chosen.totals)
     say(f"kept image {best + 1} of {len(images)}, seed {settings[best]['seed']}; scores: {shown}")
-    return len(order)

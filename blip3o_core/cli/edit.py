@@ -1,7 +1,9 @@
 """`blip3o edit`: images changed as an instruction says, one or a list of them."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ from .arguments import (
     strength,
     whole,
 )
+from .best_of import FOUND, add_best_of_options, check_best_of, facts_of, names_beside, open_rewards, save_best
 from .common import (
     CANCELLED,
     CANCELLED_ONE,
@@ -50,6 +53,8 @@ if TYPE_CHECKING:
     from ..diffusion.sampler import GuidanceSchedule
     from ..editing.jobs import PreparedEdit
     from ..pipeline import Pipeline
+    from ..rewards.interface import Candidates
+    from ..rewards.mix import RewardMix
 
 _STRENGTHS = {
     "text": "strength of the instruction, from 0 (ignore it) to 10",
@@ -110,6 +115,7 @@ def add_command(commands) -> None:
             f"--{name}-strength", type=strength, default=1.0, metavar="X", help=f"{what} (default: %(default)s)"
         )
     add_seed_options(parser)
+    add_best_of_options(parser)
     add_sampling_options(parser)
     add_token_guidance_options(parser)
     add_rendering_options(parser, "the first image's shape, with as many pixels as the model was trained at")
@@ -136,6 +142,7 @@ def run(arguments: argparse.Namespace) -> None:
     strengths = Strengths(arguments.text_strength, arguments.cross_strength, arguments.noise_strength)
     device, checkpoint = device_of(arguments.device), open_checkpoint(arguments)
     read_loras(arguments, checkpoint)
+    mix = open_rewards(arguments)
     guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
     check_rendering(checkpoint, arguments.size, arguments.steps, guidance, compute=Compute(device))
     name, mode = checkpoint.reference_mode.select(arguments.reference_mode, strengths, str(checkpoint.folder))
@@ -146,22 +153,27 @@ def run(arguments: argparse.Namespace) -> None:
     for edit in prepared:
         _warn_of_unknown_images(edit)
         check_enlarged(edit.size, arguments.enlarge)
-    planned = [(edit, _settings(arguments, checkpoint, edit, k, device, name)) for k, edit in enumerate(prepared)]
+    planned = [(edit, _settings(arguments, checkpoint, edit, k, device, name, mix)) for k, edit in enumerate(prepared)]
     if arguments.list is not None:
-        planned = [(edit, settings) for edit, settings in planned if not are_made([edit.job.out], [settings])]
+        ignored = () if mix is None else FOUND
+        planned = [(edit, rows) for edit, rows in planned if not are_made([edit.job.out], rows[:1], ignored)]
     if not planned:
         return
-    editor = Editor(load_pipeline(arguments, checkpoint, device), sampling, guidance, strengths, mode, summary)
+    pipeline = load_pipeline(arguments, checkpoint, device, arguments.best_of)
+    editor = Editor(pipeline, sampling, guidance, strengths, mode, summary)
     summary.loaded()
-    for k, (edit, settings) in enumerate(planned, 1):
-        made = run_edit(editor, edit, settings, f"{k}/{len(planned)} " if len(planned) > 1 else "")
-        report(save_image(arguments, edit.job.out, made, settings))
-        summary.images += 1
+    for k, (edit, rows) in enumerate(planned, 1):
+        made = run_edit(editor, edit, rows, f"{k}/{len(planned)} " if len(planned) > 1 else "")
+        if mix is None:
+            report(save_image(arguments, edit.job.out, made.images[0], rows[0]))
+        else:
+            save_best(arguments, mix, edit.job.out, made, rows, summary)
     say(str(summary))
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise UsageError for options that contradict each other or are missing."""
+    check_best_of(arguments)
     if arguments.list is not None:
         for option in ("image", "instruction", "mask"):
             if getattr(arguments, option) is not None:
@@ -186,8 +198,9 @@ def _jobs(arguments: argparse.Namespace) -> list:
     from ..editing.jobs import EditJob, read_list
 
     if arguments.list is None:
-        return [EditJob(arguments.image, arguments.instruction, arguments.out, arguments.mask)]
-    jobs = read_list(arguments.list, arguments.out)
+        beside = names_beside(arguments, arguments.out)
+        return [EditJob(arguments.image, arguments.instruction, arguments.out, arguments.mask, beside=beside)]
+    jobs = read_list(arguments.list, arguments.out, partial(names_beside, arguments))
     if arguments.feather and not any(job.mask for job in jobs):
         raise Blip3oError(
             f"--feather is {arguments.feather}, but no line of {arguments.list} has a mask. Leave --feather out."
@@ -201,26 +214,35 @@ def _warn_of_unknown_images(edit: "PreparedEdit") -> None:
         say(f"warning: {where}the instruction names image {number_}; images given: {len(edit.job.images)}")
 
 
-def _settings(arguments, checkpoint, edit, index: int, device, mode: str) -> dict:
-    """Everything that decides the image, and the command that makes it alone. `index`: of the line in a list."""
+def _settings(arguments, checkpoint, edit, index: int, device, mode: str, mix: "RewardMix | None") -> list[dict]:
+    """Of each image of an edit: everything that decides it, and the command that makes it alone.
+
+    `index`: of the line in a list.
+    """
     from ..seeds import row_seeds
 
-    job = edit.job
-    [seed] = row_seeds(arguments.seed, 1, index) if job.seed is None else row_seeds(job.seed, 1)
-    [noise_seed] = [seed] if arguments.noise_seed is None else row_seeds(arguments.noise_seed, 1, index)
-    settings = {
-        "instruction": job.instruction,
-        "fit": arguments.fit,
-        "reference_mode": mode,
-        **{f"{name}_strength": getattr(arguments, f"{name}_strength") for name in _STRENGTHS},
-        "seed": seed,
-        "noise_seed": noise_seed,
-        **generation_settings(arguments, device),
-    }
-    # With a mask the size follows from the first image.
-    settings |= {"feather": arguments.feather} if job.mask else {"size": f"{edit.size[0]}x{edit.size[1]}"}
+    job, count = edit.job, arguments.best_of
+    first = index * count
+    seeds = row_seeds(arguments.seed, count, first) if job.seed is None else row_seeds(job.seed, count)
+    noise_seeds = seeds if arguments.noise_seed is None else row_seeds(arguments.noise_seed, count, first)
+    facts = edit.files if mix is None else edit.files | facts_of(arguments, mix, seeds, noise_seeds)
     inputs = [f"--image=IMAGE{k}" for k in range(1, len(job.images) + 1)] + ["--mask=MASK"] * (job.mask is not None)
-    return stored_settings(arguments, checkpoint, settings, edit.files, ["edit", *inputs, *option_words(settings)])
+    rows = []
+    for seed, noise_seed in zip(seeds, noise_seeds, strict=True):
+        settings = {
+            "instruction": job.instruction,
+            "fit": arguments.fit,
+            "reference_mode": mode,
+            **{f"{name}_strength": getattr(arguments, f"{name}_strength") for name in _STRENGTHS},
+            "seed": seed,
+            "noise_seed": noise_seed,
+            **generation_settings(arguments, device),
+        }
+        # With a mask the size follows from the first image.
+        settings |= {"feather": arguments.feather} if job.mask else {"size": f"{edit.size[0]}x{edit.size[1]}"}
+        words = ["edit", *inputs, *option_words(settings)]
+        rows.append(stored_settings(arguments, checkpoint, settings, facts, words))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -235,13 +257,19 @@ class Editor:
     summary: Summary
 
 
-def run_edit(editor: Editor, edit: "PreparedEdit", settings: dict, label: str):
-    """Make one prepared edit -> the image (H, W, 3). `label`: words before each line that is said about it."""
+def run_edit(editor: Editor, edit: "PreparedEdit", rows: Sequence[dict], label: str) -> "Candidates":
+    """Make one prepared edit -> an image (H, W, 3) for each row of settings, which differ in their seeds.
+
+    `label`: words before each line that is said about it.
+    """
     from ..editing import masks
     from ..editing.jobs import opened, opened_mask
     from ..editing.references import EditInputs
     from ..images.preprocess import to_tensor
+    from ..rewards.best_of import render_each
+    from ..rewards.interface import Candidates
 
+    settings, number = rows[0], len(rows)
     job, pipeline = edit.job, editor.pipeline
     read = [opened(path) for path in job.images]
     images = [each.image for each in read]
@@ -259,24 +287,22 @@ def run_edit(editor: Editor, edit: "PreparedEdit", settings: dict, label: str):
     say(f"{label}prompt {edit.prompt_tokens:,} of {limit:,} tokens, {count} {several} x {each:,}")
     with editor.summary.part("tokens"), Bar(f"{label}tokens") as bar:
         tokens = pipeline.generate_tokens(
-            [job.instruction],
-            [settings["seed"]],
+            [job.instruction] * number,
+            [row["seed"] for row in rows],
             editor.sampling,
             references=references,
             callback=bar,
             negative_prompt=settings.get("negative_prompt"),
         )
     editor.summary.tokens += tokens.codes.numel()
+    inputs = EditInputs(references, editor.strengths, editor.reference_mode, mask)
     with editor.summary.part("diffusion"), Bar(f"{label}diffusion") as bar:
-        [made] = pipeline.render(
-            tokens,
-            [settings["noise_seed"]],
-            edit.size,
-            settings["steps"],
-            editor.guidance,
-            bar,
-            EditInputs(references, editor.strengths, editor.reference_mode, mask),
-        )
+        made = render_each(
+            pipeline, tokens, [row["noise_seed"] for row in rows],
+            size=edit.size, steps=settings["steps"], guidance=editor.guidance, callback=bar, edit=inputs,
+        )  # fmt: skip
+    editor.summary.images += number
+    pixels = [to_tensor(image)[0] for image in images]
     if mask is not None:
-        made = masks.composite(to_tensor(images[0])[0], made.cpu(), mask, settings["feather"])
-    return made
+        made = [masks.composite(pixels[0], one, mask, settings["feather"]) for one in made]
+    return Candidates(made, [job.instruction] * number, [pixels] * number, [mask] * number)

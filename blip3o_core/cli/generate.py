@@ -167,16 +167,13 @@ def run(arguments: argparse.Namespace) -> int | None:
 
 def _keep(arguments, mix, batch: Batch, images: list, summary: Summary) -> None:
     """Write all images of a batch, or those that the rewards choose."""
-    from ..rewards.best_of import choose
     from ..rewards.interface import Candidates
 
     if mix is None:
         for path, image, settings in zip(batch.paths, images, batch.settings, strict=True):
             report(save_image(arguments, path, image, settings))
         return
-    with summary.part("scores"):
-        chosen = choose(mix, Candidates(images, batch.prompts))
-    save_best(arguments, batch.paths[0], images, batch.settings, chosen)
+    save_best(arguments, mix, batch.paths[0], Candidates(images, batch.prompts), batch.settings, summary)
 
 
 def _batches(arguments, checkpoint, device, size, prompts: list[str], paths: list[Path]) -> Iterator[Batch]:

@@ -5,7 +5,8 @@ A list of edits is a file with a JSON object on each line. Paths in it are relat
 
 import contextlib
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ class EditJob:
     mask: Path | None = None
     seed: int | None = None  # None: --seed plus the number of the edit
     line: int | None = None  # in the list, counted from 1
+    beside: tuple[Path, ...] = ()  # files that may be written besides `out`
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,11 @@ class PreparedEdit:
     unknown: list[int]  # numbers of images that the instruction names and that were not given
 
 
-def read_list(path: Path, folder: Path) -> list[EditJob]:
-    """The edits in a list; images are written into `folder`. One Blip3oError names all faulty lines."""
+def read_list(path: Path, folder: Path, beside: Callable[[Path], tuple[Path, ...]] = lambda out: ()) -> list[EditJob]:
+    """The edits in a list; images are written into `folder`. One Blip3oError names all faulty lines.
+
+    `beside`: the files that may be written besides an edit's own.
+    """
     lines = read_lines(path, "Give --list a UTF-8 text file of JSON objects.")
     entries = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not entries:
@@ -73,15 +78,17 @@ def read_list(path: Path, folder: Path) -> list[EditJob]:
     jobs, faults = [], []
     for index, (number, line) in enumerate(entries):
         try:
-            jobs.append(_job(line, number, path.parent, folder, f"{index:05d}.png"))
+            job = _job(line, number, path.parent, folder, f"{index:05d}.png")
+            jobs.append(replace(job, beside=beside(job.out)))
         except Blip3oError as error:
             faults.append(f"line {number}: {error}")
     taken: dict[str, int | None] = {}
     for job in jobs:
-        # Names that differ only in case are one file on some systems.
-        first = taken.setdefault(job.out.name.casefold(), job.line)
-        if first != job.line:
-            faults.append(f'line {job.line}: line {first} writes {job.out.name}, too. Give it another "out".')
+        for out in (job.out, *job.beside):
+            # Names that differ only in case are one file on some systems.
+            first = taken.setdefault(out.name.casefold(), job.line)
+            if first != job.line:
+                faults.append(f'line {job.line}: line {first} writes {out.name}, too. Give it another "out".')
     _raise_faults(path, faults)
     return jobs
 
@@ -122,7 +129,8 @@ def prepare_all(
     prepared, faults = [], []
     for job in jobs:
         try:
-            check_output(job.out, inputs)
+            for out in (job.out, *job.beside):
+                check_output(out, inputs)
             prepared.append(prepare(job, checkpoint, settings))
         except Blip3oError as error:
             if source is None:
