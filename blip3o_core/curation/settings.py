@@ -1,6 +1,6 @@
 """The settings of one curation, read from YAML and checked before a file is read.
 
-Sources, judges and captions decide what is measured; all others only decide what is kept and written.
+Sources, judges and captions decide what is measured. All others only decide what is kept and written.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,9 +26,10 @@ from ..settings import (
     load_settings,
 )
 
+MOST_CHARACTERS = 2**20  # of a text that a shard may hold
 Bits = Annotated[Whole, Field(le=64)]  # a distance of two perceptual hashes
+NearBits = Annotated[Whole, Field(le=16)]  # beyond it, images of other things come near
 Limit = Annotated[NotNegative, Field(le=1e9)]
-Pixels = Annotated[Whole, Field(le=10**6)]
 Amount = Annotated[Whole, Field(le=10**9)]
 
 
@@ -36,7 +37,7 @@ class SourceSettings(Strict):
     """One place that samples come from. A path alone is `{path: ...}`."""
 
     path: Folder
-    name: Name | None = None  # in the report, and in the names of shards; None: the path's last part
+    name: Name | None = None  # in the report and in the names of shards; None: the path's last part
     weight: Annotated[Positive, Field(le=1e6)] | None = None  # its share of training; None: by its size
     options: dict[str, Any] = Field(default_factory=dict)  # the reader's own
 
@@ -47,36 +48,46 @@ class SourceSettings(Strict):
 
 
 class KeepSettings(Strict):
-    """Limits on a sample's target and its texts. 0, or None, turns a limit off."""
+    """Limits on every sample: `min_` or `max_` before the name of a feature. None turns one off."""
 
-    min_side: Pixels = 256  # pixels of the shorter side
-    max_aspect: Limit = 4.0  # the longer side divided by the shorter
-    blur: Limit = 20.0  # least variance of the Laplacian: below it an image is blurred or empty
-    max_clipped: Fraction = 0.9  # largest share of pixels that are almost black or almost white
-    contrast: Limit = 4.0  # least standard deviation of the greys, of 255
-    colourfulness: Limit = 0.0  # least, by Hasler and Suesstrunk; greys have 0
-    without_text: Flag = False  # keep samples that have no text, as reconstructions
-    min_words: Amount = 1
-    max_words: Amount = 500
-    max_characters: Amount = 5000
-    ascii: Fraction = 0.0  # least share of ASCII characters
-    letters: Fraction = 0.5  # least share of letters among the characters that are not spaces
-    repetition: Fraction = 0.7  # largest share of words that are repeats
-    languages: Texts = ()  # codes such as en; empty: all
+    min_side: Amount | None = 256  # pixels
+    max_aspect: Limit | None = 4.0
+    min_sharpness: Limit | None = 20.0
+    max_dark: Fraction | None = 0.95
+    max_bright: Fraction | None = 0.95
+    min_contrast: Limit | None = 4.0
+    min_colourfulness: Limit | None = None
+    without_text: Flag = False  # keep images that have no text, as reconstructions
+    # Texts that break one of these are left out. A sample is dropped when it has none left.
+    min_words: Amount | None = 1
+    max_words: Amount | None = 500
+    max_characters: Annotated[Count, Field(le=MOST_CHARACTERS)] = 5000
+    min_ascii: Fraction | None = None
+    min_letters: Fraction | None = 0.5
+    max_repetition: Fraction | None = 0.5
+    languages: Texts = ()  # codes such as en. Empty: all. A text too short to tell passes
 
 
-class EditSettings(Strict):
-    """Limits on edits: on the target beside its one reference."""
+class ReferenceSettings(Strict):
+    """Limits on the target beside the reference that is nearest to it."""
 
-    min_distance: Bits = 0  # of the perceptual hashes
-    max_distance: Bits = 32
-    min_changed: Fraction = 0.001  # share of pixels that change
-    max_changed: Fraction = 0.95
-    max_aspect_difference: Limit = 0.1  # of the aspects, as a share
+    min_reference_side: Amount | None = 256  # pixels
+    max_references: Annotated[Count, Field(le=99)] | None = 8
+    min_distance: Bits | None = None
+    max_distance: Bits | None = None
+    min_changed: Fraction | None = 0.001
+    max_changed: Fraction | None = None
+    max_aspect_difference: Limit | None = None
+
+
+class EditSettings(ReferenceSettings):
+    max_distance: Bits | None = 32
+    max_changed: Fraction | None = 0.95
+    max_aspect_difference: Limit | None = 0.1
 
 
 class DuplicateSettings(Strict):
-    distance: Annotated[Bits, Field(le=16)] = 4  # images whose perceptual hashes differ in at most so many bits
+    distance: NearBits = 4  # images whose perceptual hashes differ in at most so many bits
 
 
 class DecontaminateSettings(Strict):
@@ -84,25 +95,25 @@ class DecontaminateSettings(Strict):
 
     prompts: Folder | None = None  # a text file with a prompt on each line, or .jsonl
     images: Folder | None = None  # a folder of images
-    distance: Annotated[Bits, Field(le=16)] = 6
-    similarity: Fraction = 0.9  # of words, from which a text counts as a prompt
+    distance: NearBits = 6
+    similarity: Annotated[Fraction, Field(gt=0)] = 0.9  # shared words, from which a text counts as a prompt
 
 
 class JudgeSettings(RewardSettings):
-    """A reward that judges each sample; its number is a feature of that name, with limits."""
+    """A reward that judges each sample. Its number is a feature of that name, with limits."""
 
     min: Finite | None = None
     max: Finite | None = None
 
 
 class CaptionSettings(Strict):
-    """A model that writes texts for images, see `blip3o_core/curation/models`."""
+    """A model that writes texts for images."""
 
     use: Text = "chat"
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-def _sources(value: Any) -> Any:
+def _listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
@@ -113,13 +124,14 @@ class CurationSettings(Settings):
         "out": "Name the folder for the shards and the report.",
     }
 
-    sources: Annotated[tuple[SourceSettings, ...], Field(min_length=1, max_length=1024), BeforeValidator(_sources)]
-    out: Folder  # the folder for shards, reports and the work that is resumed
+    sources: Annotated[tuple[SourceSettings, ...], Field(min_length=1, max_length=1024), BeforeValidator(_listed)]
+    out: Folder  # the folder of the shards, the report and the work that is resumed
     keep: KeepSettings = KeepSettings()
     edits: EditSettings = EditSettings()
-    duplicates: DuplicateSettings | None = DuplicateSettings()
+    compositions: ReferenceSettings = ReferenceSettings()
+    duplicates: DuplicateSettings | None = DuplicateSettings()  # None: they stay
     decontaminate: DecontaminateSettings = DecontaminateSettings()
-    judges: Annotated[tuple[JudgeSettings, ...], Field(max_length=32)] = ()
+    judges: Annotated[tuple[JudgeSettings, ...], Field(max_length=32), BeforeValidator(_listed)] = ()
     captions: CaptionSettings | None = None
     reconstructions: Fraction = 0.0  # share of the kept images that are also written as reconstructions
     seed: Annotated[Whole, Field(le=2**32 - 1)] = 0
@@ -127,20 +139,22 @@ class CurationSettings(Settings):
     workers: Annotated[Count, Field(le=1024)] | None = None  # processes; None: one for each core
 
     def conflicts(self) -> Iterator[str]:
-        if self.keep.max_words and self.keep.min_words > self.keep.max_words:
-            yield f"keep.min_words is {self.keep.min_words}; it must not exceed keep.max_words ({self.keep.max_words})."
-        for low, high in ("min_distance", "max_distance"), ("min_changed", "max_changed"):
-            if getattr(self.edits, low) > getattr(self.edits, high):
-                yield (
-                    f"edits.{low} is {getattr(self.edits, low)}; it must not exceed edits.{high} "
-                    f"({getattr(self.edits, high)})."
-                )
+        for group in ("keep", "edits", "compositions"):
+            limits = getattr(self, group)
+            for name in type(limits).model_fields:
+                least, most = getattr(limits, name), getattr(limits, name.replace("min_", "max_", 1), None)
+                if name.startswith("min_") and least is not None and most is not None and least > most:
+                    other = name.replace("min_", "max_", 1)
+                    yield f"{group}.{name} is {least:g}; it must not exceed {group}.{other} ({most:g})."
         for judge in self.judges:
             if judge.min is not None and judge.max is not None and judge.min > judge.max:
                 yield f"judge {judge.name!r} has min {judge.min:g}; it must not exceed max ({judge.max:g})."
-        names = [judge.name for judge in self.judges]
-        for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-            yield f"judges has {name!r} twice. Give each judge a name of its own, and `use` for what it is."
+        for what, names in (
+            ("judges", [judge.name for judge in self.judges]),
+            ("sources", [source.name for source in self.sources if source.name]),
+        ):
+            for name in sorted({name for name in names if names.count(name) > 1}):
+                yield f"{what} has the name {name!r} twice. Give each one a name of its own."
 
 
 def load_curation(path: str | Path, overrides: Sequence[str] = ()) -> CurationSettings:

@@ -37,11 +37,29 @@ _SPACES = {
 
 
 @dataclass(frozen=True)
+class Stored:
+    """An image as its file holds it, before anything is turned or scaled down."""
+
+    format: str  # such as JPEG
+    mode: str  # Pillow's name of the kind of pixels, such as CMYK or I;16
+    width: int  # pixels
+    height: int
+    turned: bool = False  # by EXIF: its upright width is the stored height
+
+
+@dataclass(frozen=True)
 class ReadImage:
     """The first image in a file, upright, in sRGB: RGBA where it may be transparent, else RGB."""
 
     pixels: "PillowImage"
+    stored: Stored
     remarks: tuple[str, ...] = ()  # what happened to its colours or its orientation, for the user
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels of the whole image, upright, also where it was read smaller."""
+        width, height = self.stored.width, self.stored.height
+        return (height, width) if self.stored.turned else (width, height)
 
     def on_white(self) -> "PillowImage":
         """RGB; what is transparent becomes white."""
@@ -80,10 +98,13 @@ def read_mask(data: bytes, name: str) -> torch.Tensor:
     return to_tensor(image.convert("L"))[0, :, :, 0]
 
 
-def read_image(data: bytes, name: str, remedy: str = REMEDY, colours: bool = True) -> ReadImage:
+def read_image(
+    data: bytes, name: str, remedy: str = REMEDY, colours: bool = True, least_side: int | None = None
+) -> ReadImage:
     """The bytes of a file -> its first image. Raises Blip3oError, which names `name` and ends with `remedy`.
 
-    `colours`: convert them to sRGB from the profile in the file.
+    `colours`: convert them to sRGB from the profile in the file. `least_side`: a JPEG may be decoded smaller, by 2, 4
+    or 8, as long as its sides keep this many pixels; that takes a part of the time.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -93,7 +114,7 @@ def read_image(data: bytes, name: str, remedy: str = REMEDY, colours: bool = Tru
     try:
         with Image.open(io.BytesIO(data), formats=[each for each in FORMATS if each in Image.OPEN]) as opened:
             check_size(opened.width, opened.height, name)
-            read = _decoded(opened, colours)
+            read = _decoded(opened, colours, least_side)
             if opened.format == "PNG" and lacks_rows(data, opened):
                 raise ValueError("its pixels end before its last row")
             # An icon may hold an image of another size than it says.
@@ -123,13 +144,19 @@ def check_size(width: int, height: int, name: str) -> None:
         )
 
 
-def _decoded(opened, colours: bool) -> ReadImage:
-    stored = opened.tile[0][3] if opened.tile else None  # Pillow's name of how the file holds the pixels
+def _decoded(opened, colours: bool, least_side: int | None) -> ReadImage:
+    raw = opened.tile[0][3] if opened.tile else None  # Pillow's name of how the file holds the pixels
     profile = opened.info.get("icc_profile") if colours else None
     whites = _largest_value(opened)
+    whole = opened.size
+    if least_side:
+        opened.draft(None, (least_side, least_side))
+    smaller = opened.size != whole
     opened.load()
     turn, remarks = _orientation(opened)
-    _scale_colour_key(opened, stored)
+    width, height = whole if smaller else opened.size
+    stored = Stored(opened.format, opened.mode, width, height, turn in _sideways())
+    _scale_colour_key(opened, raw)
     image = _to_8_bit(opened, *whites)
     clear = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     plain = image.convert("RGBA" if clear else "RGB")
@@ -139,7 +166,7 @@ def _decoded(opened, colours: bool) -> ReadImage:
         if converted is not None and clear:
             converted.putalpha(plain.getchannel("A"))
         plain = converted or plain
-    return ReadImage(plain if turn is None else plain.transpose(turn), remarks)
+    return ReadImage(plain if turn is None else plain.transpose(turn), stored, remarks)
 
 
 def _orientation(image) -> tuple:
@@ -161,6 +188,12 @@ def _orientation(image) -> tuple:
         return turns.get(image.getexif().get(_ORIENTATION)), ()
     except Exception:  # the pixels are whole, whatever Pillow says about the block
         return None, ("not turned: its EXIF block is damaged",)
+
+
+def _sideways() -> tuple:
+    from PIL.Image import Transpose
+
+    return Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90
 
 
 def _largest_value(image) -> tuple[int, bool]:

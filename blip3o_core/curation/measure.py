@@ -1,0 +1,101 @@
+"""Pass 1: a piece -> the table of its features, a row for every sample and every broken member."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Blip3oError
+from .decisions import judge_column
+from .features import measure_sample
+from .sample import Broken, Sample
+from .settings import MOST_CHARACTERS, CurationSettings
+from .work import Work, made_from, write_table
+
+if TYPE_CHECKING:
+    from pyarrow import Schema, Table
+
+    from .readers.pieces import Piece
+
+_ROWS = 1000  # in memory at a time
+
+COLUMNS = {
+    "key": "string", "place": "string", "kind": "string", "broken": "string", "texts": "list<string>",
+    "bytes": "int64", "format": "string", "mode": "string", "width": "int32", "height": "int32", "side": "int32",
+    "aspect": "float64", "sharpness": "float64", "dark": "float64", "bright": "float64", "contrast": "float64",
+    "colourfulness": "float64", "hash": "uint64",
+    "words": "list<int32>", "characters": "list<int32>", "ascii": "list<float64>", "letters": "list<float64>",
+    "repetition": "list<float64>", "language": "list<string>",
+    "references": "int32", "reference_hashes": "list<uint64>", "reference_side": "int32", "distance": "int32",
+    "changed": "float64", "aspect_difference": "float64",
+}  # fmt: skip
+
+
+def schema(settings: CurationSettings) -> "Schema":
+    import pyarrow as pa
+
+    types = {"string": pa.string(), "int32": pa.int32(), "int64": pa.int64(), "uint64": pa.uint64()}
+    types["float64"] = pa.float64()
+    fields = [
+        pa.field(name, pa.list_(types[kind[5:-1]]) if kind.startswith("list<") else types[kind])
+        for name, kind in COLUMNS.items()
+    ]
+    return pa.schema([*fields, *(pa.field(judge_column(judge.name), pa.float64()) for judge in settings.judges)])
+
+
+def measure(piece: "Piece", settings: CurationSettings, wanted: str) -> Path:
+    """Write the features of a piece, unless they are there -> their file. `wanted`: see `work.measured_from`."""
+    path = Work(Path(settings.out)).features(piece.name)
+    if made_from(path)[0] != wanted:
+        write_table(path, _tables(piece, settings), schema(settings), wanted)
+    return path
+
+
+def _tables(piece: "Piece", settings: CurationSettings) -> Iterator["Table"]:
+    import pyarrow as pa
+
+    columns = schema(settings)
+    rows: list[dict[str, Any]] = []
+    for row in rows_of(piece, settings):
+        rows.append(row)
+        if len(rows) == _ROWS:
+            yield pa.Table.from_pylist(rows, columns)
+            rows.clear()
+    if rows:
+        yield pa.Table.from_pylist(rows, columns)
+
+
+def rows_of(piece: "Piece", settings: CurationSettings) -> Iterator[dict[str, Any]]:
+    """The rows of a piece, one after the other."""
+    from .readers.find import read
+
+    keys: set[str] = set()
+    for found in read(piece):
+        if isinstance(found, Sample) and found.key in keys:
+            found = Broken(found.place, "An earlier sample of the same piece has its name. Rename one of them.")
+        if isinstance(found, Broken):
+            yield {"place": found.place, "broken": found.reason}
+            continue
+        keys.add(found.key)
+        yield _row(found)
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    head = {"key": sample.key, "place": sample.place, "kind": sample.kind}
+    try:
+        _check_texts(sample)
+        return {**head, "texts": list(sample.texts), **measure_sample(sample)}
+    except Blip3oError as error:
+        return {**head, "broken": str(error)}
+
+
+def _check_texts(sample: Sample) -> None:
+    """Raise Blip3oError for texts that no shard holds."""
+    for text in sample.texts:
+        if len(text) > MOST_CHARACTERS:
+            raise Blip3oError(
+                f"A text has {len(text):,} characters; at most {MOST_CHARACTERS:,} make sense. Shorten it."
+            )
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise Blip3oError("A text has half a character in it. Write it again.") from None
