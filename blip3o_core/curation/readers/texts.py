@@ -1,0 +1,75 @@
+"""The texts of samples: bytes whose encoding is certain, and what a text file or a JSON object says."""
+
+import codecs
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import Blip3oError, shown
+from ...files import decode_text
+
+TEXT_LIMIT = 2**18  # bytes of one caption; the longest prompt that a checkpoint reads is a hundredth of it
+JSON_LIMIT = 2**22  # bytes of a JSON file beside an image
+_FACT = 1000  # characters of a fact
+# A mark at the start makes these certain. The longer ones first: UTF-32's begins with UTF-16's.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+
+
+def marked(head: bytes) -> tuple[str, int]:
+    """(the encoding that a byte-order mark names, the mark's length); ("", 0) without one."""
+    return next(((encoding, len(mark)) for mark, encoding in _MARKS if head.startswith(mark)), ("", 0))
+
+
+def decoded(data: bytes, encoding: str = "") -> str:
+    """The text of bytes: by their byte-order mark, else by `encoding`, else UTF-8. Raises Blip3oError otherwise."""
+    found, length = marked(data)
+    name = found or encoding
+    if name in ("", "utf-8"):
+        try:
+            return decode_text(data, "the text")
+        except Blip3oError as error:
+            raise Blip3oError(f"{error} Or name it in the source's options, such as `encoding: latin-1`.") from None
+    try:
+        return data[length:].decode(name)
+    except ValueError as error:
+        raise Blip3oError(f"it is not text in the encoding {name}: {error}. Save it again as UTF-8.") from None
+
+
+def texts_of(value: Any, what: str = "caption") -> tuple[str, ...]:
+    """A text, a list of texts or None, as read from a file. Empty texts are left out."""
+    texts = [] if value is None else value if isinstance(value, list | tuple) else [value]
+    for text in texts:
+        if not isinstance(text, str):
+            raise Blip3oError(f"the {what} is {shown(repr(text))}. It must be text.")
+        if len(text) > TEXT_LIMIT:
+            raise Blip3oError(f"the {what} has {len(text):,} characters; a text may have {TEXT_LIMIT:,}.")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise Blip3oError(f"the {what} {shown(repr(text), 60)} has half a character in it.") from None
+    return tuple(text.strip() for text in texts if text.strip())
+
+
+def texts_in(entry: Mapping, references: int) -> tuple[str, ...]:
+    """The captions of an image, or the instructions of an edit, which has references."""
+    captions, instructions = texts_of(entry.get("caption")), texts_of(entry.get("instruction"), "instruction")
+    if references and not instructions:
+        raise Blip3oError(f"an edit with {references} reference images has no 'instruction'.")
+    if instructions and not references:
+        raise Blip3oError("it has an 'instruction' and no reference image.")
+    return instructions or captions
+
+
+def facts_of(entry: Mapping, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The numbers and short texts of an entry, for the report; lists and objects may be of any size."""
+    return {
+        str(name)[:_FACT]: value[:_FACT] if isinstance(value, str) else value
+        for name, value in entry.items()
+        if name not in without and isinstance(value, str | int | float | bool)
+    }
