@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
         for place, (path, total) in enumerate(zip(arguments.images, totals, strict=True))
     ]
     if arguments.json:
-        print(json.dumps({"prompt": arguments.prompt, "versions": mix.versions, "images": rows}, indent=2))
+        facts = {"prompt": arguments.prompt, "versions": mix.versions, "problems": scores.problems}
+        print(json.dumps({**facts, "images": rows}, indent=2))
         return
     _print_table(["image", "total", *scores.parts], rows)
 

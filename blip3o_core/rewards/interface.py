@@ -16,7 +16,8 @@ class Reward(Protocol):
     - `masks`: (H, W) float32, 1 where an edit may change the image; None: everywhere.
     - `meta`: what a task says besides its prompt, such as what its judge compares the image with.
     - The numbers lie in `range`, in the order of the images. None: this image cannot be judged, such as one whose
-      prompt asks for no text, by a reader of text. Raises Blip3oError where no image could be judged.
+      prompt asks for no text, by a reader of text. An exception in place of a number: this image should have one, and
+      could not be judged for this reason. Raises Blip3oError where nothing could be judged.
     """
 
     name: str
@@ -30,7 +31,7 @@ class Reward(Protocol):
         references: Sequence[Sequence[torch.Tensor]],
         masks: Sequence[torch.Tensor | None],
         meta: Sequence[Mapping[str, Any]],
-    ) -> list[float | None]: ...
+    ) -> Sequence[float | None | Exception]: ...
 
 
 @dataclass(frozen=True)
@@ -54,5 +55,5 @@ class Candidates:
                     f"There are {count} images but {len(getattr(self, name))} {name}. Give one for each image."
                 )
 
-    def judged_by(self, reward: Reward) -> list[float | None]:
+    def judged_by(self, reward: Reward) -> Sequence[float | None | Exception]:
         return reward(self.images, self.prompts, self.references, self.masks, self.meta)

@@ -44,7 +44,7 @@ def load_rewards(entries: Sequence[RewardSettings | str | Mapping[str, Any]], ow
 def _load(settings: RewardSettings, own_code: bool) -> Part:
     use = settings.use or settings.name
     reward = _own(settings, own_code) if ":" in use else _built_in(use, settings, own_code)
-    return Part(reward, settings.weight, settings.timeout, settings.on_error, settings.name)
+    return Part(reward, settings.weight, settings.timeout, settings.on_error, settings.name, use in _ELSEWHERE)
 
 
 def _built_in(name: str, settings: RewardSettings, own_code: bool) -> Reward:
@@ -91,7 +91,7 @@ class OwnReward:
     range: tuple[float, float]
     judge: Callable
 
-    def __call__(self, images, prompts, references, masks, meta) -> list[float | None]:
+    def __call__(self, images, prompts, references, masks, meta) -> Sequence[float | None | Exception]:
         return self.judge(images, prompts, references, masks, meta)
 
 

@@ -1,26 +1,20 @@
 """Several rewards weighed together, and what happens when one of them fails.
 
-Each reward is called in a thread of its own, so that one that never answers stops nothing but itself. Its answer is
-checked before anything learns from it.
+Rewards of this machine are asked one after the other, because each uses all of it. Those that ask another program are
+asked at the start and answer meanwhile. What is found never depends on who answers first.
 """
 
 import math
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-
-from ..checks import require_finite
-from ..errors import Blip3oError, bullet_list, first_line, shown
+from ..errors import Blip3oError, shown
+from .asking import Answer, Question, check_images, not_asked
 from .interface import Candidates, Reward
 
 OnError = Literal["stop", "skip"]
 TIMEOUT = 300.0  # seconds
-_PAUSE = 0.2  # seconds between two questions whether to go on waiting
-_SLACK = 1e-6  # of rounding, beyond the ends of a range
 
 
 @dataclass(frozen=True, eq=False)  # each is itself only: a user's reward need not have a hash
@@ -29,9 +23,10 @@ class Part:
 
     reward: Reward
     weight: float = 1.0  # below 0: what it likes is avoided. 0: it is measured and counts for nothing
-    timeout: float = TIMEOUT  # seconds for one call with all images
+    timeout: float = TIMEOUT  # seconds for a call with up to 16 images; more images have as much more time
     on_error: OnError = "stop"
     name: str = ""  # in logs and messages; empty: the reward's own
+    elsewhere: bool = False  # another program judges: it is asked while others work
 
     def __post_init__(self):
         if not self.name:
@@ -40,10 +35,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Scores:
-    """What each reward gave each image, and what went wrong where a reward was skipped."""
+    """What each reward gave each image, and what went wrong where a reward was skipped or could not judge an image.
+
+    `failed`: the names of those that were skipped. Numbers that they would have given are missing.
+    """
 
     parts: dict[str, list[float | None]]
     problems: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
 
 
 class RewardMix:
@@ -56,7 +55,7 @@ class RewardMix:
         names = [part.name for part in self.parts]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise Blip3oError(f"Two rewards have the name {shown(twice[0])!r}. Give each a name of its own.")
-        self._unanswered: dict[str, threading.Thread] = {}
+        self._asked: dict[str, Question] = {}  # the newest question to each
 
     @property
     def versions(self) -> dict[str, str]:
@@ -66,20 +65,25 @@ class RewardMix:
     def score(self, candidates: Candidates, waiting: Callable[[], Any] = lambda: None) -> Scores:
         """Ask every reward. Raises Blip3oError where one fails that may not be skipped, and for an image with NaN.
 
-        `waiting` is called several times a second meanwhile. What it raises ends the call, such as a user's cancel; the
-        reward that is at work is left to itself.
+        `waiting` is called several times a second meanwhile. What it raises ends the call, such as a user's cancel;
+        rewards that are at work then are left to themselves.
         """
-        for place, (image, prompt) in enumerate(zip(candidates.images, candidates.prompts, strict=True), 1):
-            what = f"Image {place} of {len(candidates.images)}, with the prompt {_quoted(prompt)},"
-            require_finite(image, what, "The model that made it failed: use it in fp32, or look at its training loss.")
-        scores = Scores({})
-        for part in self.parts:
-            values, problem = self._ask(part, candidates, waiting)
-            if problem and part.on_error == "stop":
-                raise Blip3oError(problem)
-            scores.parts[part.name] = values
-            scores.problems.extend([problem] if problem else [])
-        return scores
+        check_images(candidates)
+        if not candidates.images:
+            return Scores({part.name: [] for part in self.parts})
+        begun = {part: self._begin(part, candidates) for part in self.parts if part.elsewhere}
+        answers: dict[Part, Answer] = {}
+        for part in sorted(self.parts, key=lambda one: one.elsewhere):  # those of this machine first
+            question = begun[part] if part in begun else self._begin(part, candidates)
+            answer = question.answer(waiting) if question else not_asked(len(candidates.images))
+            if answer.failure and part.on_error == "stop":
+                raise Blip3oError(f"{_problems(part, answer)[0]} {_SKIPPING}")
+            answers[part] = answer
+        return Scores(
+            {part.name: answers[part].values for part in self.parts},
+            [problem for part in self.parts for problem in _problems(part, answers[part])],
+            [part.name for part in self.parts if answers[part].failure],
+        )
 
     def combine(self, scores: Scores, group: int) -> list[float]:
         """The weighted sum for each image, for training. Images of one prompt are `group` neighbours.
@@ -132,109 +136,17 @@ class RewardMix:
             raise Blip3oError(f"{count} images cannot be split into groups of {group}. Score whole groups.")
         return count
 
-    def _ask(self, part: Part, candidates: Candidates, waiting: Callable[[], Any]) -> tuple[list[float | None], str]:
-        """The reward's numbers, and what is wrong with them or nothing. Wrong ones are None."""
-        count = len(candidates.images)
-        nothing: list[float | None] = [None] * count
-        if not count:
-            return nothing, ""
-        answer, problem = self._call(part, candidates, waiting)
-        if not problem:
-            values, problem = _checked(answer, part.reward.range, candidates.prompts)
-            nothing = values or nothing
-        if not problem:
-            return nothing, ""
-        return nothing, f"Reward {part.name!r} {problem}{'' if part.on_error == 'skip' else _SKIPPING}"
-
-    def _call(self, part: Part, candidates: Candidates, waiting: Callable[[], Any]) -> tuple[Any, str]:
-        """What the reward answered, and why it did not."""
-        before = self._unanswered.get(part.name)
-        if before is not None and before.is_alive():
-            return None, f"still works on images of an earlier call and was not asked again. {_LONGER}"
-        outcome: list[tuple[Any, BaseException | None]] = []
-        # A daemon: a reward that hangs must not keep the process from ending.
-        thread = threading.Thread(target=_run, args=(part.reward, candidates, outcome.append), daemon=True)
-        thread.start()
-        self._unanswered[part.name] = thread
-        deadline = time.monotonic() + part.timeout
-        while thread.is_alive() and (left := deadline - time.monotonic()) > 0:
-            waiting()
-            thread.join(min(left, _PAUSE))
-        about = _about(candidates.prompts)
-        if not outcome:
-            return None, f"did not answer within {part.timeout:g} seconds for {about}. {_LONGER}"
-        self._unanswered.pop(part.name)
-        answer, error = outcome[0]
-        if isinstance(error, Blip3oError):
-            return None, f"could not judge {about}: {error}"
-        if error is not None:
-            return None, f"failed for {about}: {type(error).__name__}: {shown(first_line(error))}. Correct the reward."
-        return answer, ""
+    def _begin(self, part: Part, candidates: Candidates) -> Question | None:
+        """Ask a reward. None where it still works on an earlier question."""
+        before = self._asked.get(part.name)
+        if before is not None and before.is_open:
+            return None
+        question = self._asked[part.name] = Question(part.reward, candidates, part.timeout)
+        return question
 
 
-_LONGER = "Give it fewer images at once, or raise its timeout in a settings file."
-_SKIPPING = " In a settings file `on_error: skip` continues without its numbers where it fails."
+_SKIPPING = "In a settings file `on_error: skip` continues without its numbers where it fails."
 
 
-def _run(reward: Reward, candidates: Candidates, finish: Callable) -> None:
-    """Call a reward -> `finish((answer, error))`. Whatever it raises is its caller's: even SystemExit."""
-    try:
-        with torch.no_grad():  # a thread has a setting of its own
-            finish((candidates.judged_by(reward), None))
-    except BaseException as error:
-        finish((None, error))
-
-
-def _checked(answer: Any, limits: tuple[float, float], prompts: Sequence[str]) -> tuple[list[float | None], str]:
-    """A reward's answer as numbers, and what is wrong with it. No numbers at all where it does not fit the images."""
-    if hasattr(answer, "tolist"):  # a tensor or an array
-        answer = answer.tolist()
-    if not isinstance(answer, list | tuple):
-        return [], (
-            f"gave {shown(repr(answer))} for {_about(prompts)}. A reward must give a list: a number or None for each "
-            "image. Correct the reward."
-        )
-    if len(answer) != len(prompts):
-        return [], (
-            f"gave {len(answer)} values for {_about(prompts)}. A reward must give one for each image. "
-            "Correct the reward."
-        )
-    values, faults = [], []
-    for place, (given, prompt) in enumerate(zip(answer, prompts, strict=True)):
-        value, fault = _number(given, limits)
-        values.append(value)
-        if fault:
-            faults.append(f"{shown(repr(given))} for image {place + 1} with the prompt {_quoted(prompt)}; {fault}")
-    if not faults:
-        return values, ""
-    if len(faults) == 1:
-        return values, f"gave {faults[0]} Correct the reward."
-    return values, f"gave {len(faults)} values that cannot be used:\n{bullet_list(faults, 5)}\nCorrect the reward."
-
-
-def _number(given: Any, limits: tuple[float, float]) -> tuple[float | None, str]:
-    """A value of a reward as a number, and what is wrong with it."""
-    if given is None:
-        return None, ""
-    try:
-        value = None if isinstance(given, str | bytes) else float(given)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # torch: of more than one value
-        value = None
-    if value is None:
-        return None, "a number or None is needed."
-    if not math.isfinite(value):
-        return None, "a finite number or None is needed."
-    low, high = limits
-    if not low - _SLACK * max(1, abs(low)) <= value <= high + _SLACK * max(1, abs(high)):
-        return None, f"its range is {low:g} to {high:g}."
-    return value, ""
-
-
-def _about(prompts: Sequence[str]) -> str:
-    if len(prompts) == 1:
-        return f"the image with the prompt {_quoted(prompts[0])}"
-    return f"{len(prompts)} images, the first with the prompt {_quoted(prompts[0])}"
-
-
-def _quoted(prompt: str) -> str:
-    return f"'{shown(prompt, 80)}'"
+def _problems(part: Part, answer: Answer) -> list[str]:
+    return [f"Reward {part.name!r} {words}" for words in (answer.failure, answer.note) if words]

@@ -1,7 +1,6 @@
 """The reward `http`: another program judges the images. `server.py` is such a program; wire.py has what both say."""
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -14,7 +13,6 @@ from .interface import Candidates
 from .web import BadAnswer, Web, check_url
 from .wire import PATH, PROTOCOL, Limits, check_protocol, is_number, pack, range_from_wire
 
-_LOG = logging.getLogger(__name__)
 _SLACK = 10_000  # bytes of a request beside its images
 
 
@@ -54,20 +52,12 @@ class HttpReward:
         references: Sequence[Sequence[torch.Tensor]],
         masks: Sequence[torch.Tensor | None],
         meta: Sequence[Mapping[str, Any]],
-    ) -> list[float | None]:
+    ) -> list[float | None | Exception]:
         candidates = Candidates(images, prompts, references, masks, meta)
-        values: list[float | None] = []
-        errors: list[str] = []
+        values: list[float | None | Exception] = []
         for items in self._requests(candidates):
             answer = self._web.post(self.address, {"protocol": PROTOCOL, "items": items})
-            found, said = self._values(answer, len(items), len(values))
-            values += found
-            errors += said
-        if errors:
-            text = f"{self.address} could not judge {len(errors)} of {len(values)} images. {errors[0]}"
-            if len(errors) == len(values):
-                raise Blip3oError(text)
-            _LOG.warning("%s", text)
+            values += self._values(answer, len(items), len(values))
         return values
 
     def _requests(self, candidates: Candidates) -> Iterator[list[dict]]:
@@ -93,8 +83,8 @@ class HttpReward:
         if group:
             yield group
 
-    def _values(self, answer: dict, count: int, before: int) -> tuple[list[float | None], list[str]]:
-        """The numbers in an answer, and what is said about images that the server could not judge."""
+    def _values(self, answer: dict, count: int, before: int) -> list[float | None | Exception]:
+        """The numbers in an answer, or what it says about an image that the server could not judge."""
         name, version = self._identity(answer)
         if (name, version) != (self.name, self.version):
             raise self._bad(
@@ -105,16 +95,18 @@ class HttpReward:
         if not isinstance(values, list) or len(values) != count:
             kind = f"{len(values)} values" if isinstance(values, list) else "no list 'values'"
             raise self._bad(f"{kind} for {count} images")
-        found: list[float | None] = []
-        errors: list[str] = []
+        found: list[float | None | Exception] = []
         for place, value in enumerate(values, before + 1):
             error = value.get("error") if isinstance(value, dict) and set(value) == {"error"} else None
             if isinstance(error, str):
-                errors.append(f"Image {place}: {shown(error, 400)}")
-            elif value is not None and not is_number(value):
+                found.append(Blip3oError(f"{self.address} said: {shown(error, 400)}"))
+            elif value is None:
+                found.append(None)
+            elif is_number(value):
+                found.append(float(value))
+            else:
                 raise self._bad(f"{shown(repr(value))} for image {place}: a finite number, null or an error is needed")
-            found.append(None if value is None or isinstance(error, str) else float(value))
-        return found, errors
+        return found
 
     def _identity(self, content: dict) -> tuple[str, str]:
         try:

@@ -6,7 +6,6 @@ one. An answer that is not what the rubric asks for is asked for once more; then
 
 import hashlib
 import json
-import logging
 import threading
 import time
 from collections import deque
@@ -27,7 +26,6 @@ from .rubric import load_rubric
 from .web import Refused, Web
 from .wire import png_of
 
-_LOG = logging.getLogger(__name__)
 _ABOUT_THE_IMAGE = (400, 413, 415, 422)  # statuses of a request that this image makes impossible; others may work
 _TRIES = 2  # for an answer in the form that the rubric asks for
 
@@ -88,7 +86,7 @@ class VlmReward:
         references: Sequence[Sequence[torch.Tensor]],
         masks: Sequence[torch.Tensor | None],
         meta: Sequence[Mapping[str, Any]],
-    ) -> list[float | None]:
+    ) -> list[float | None | Exception]:
         keys: list[str | None] = []
         questions: dict[str, _Question] = {}
         for place, (image, prompt, given) in enumerate(zip(images, prompts, references, strict=True), 1):
@@ -99,14 +97,7 @@ class VlmReward:
             if question is not None:
                 questions[question.key] = question
         found = self._judge_all(list(questions.values()))
-        problems = [value for value in found.values() if isinstance(value, str)]
-        if problems:
-            text = f"{self._chat.url} gave {len(problems)} of {len(found)} images no usable answer. {problems[0]}"
-            if len(problems) == len(found):
-                raise Blip3oError(f"{text} Check the model and the rubric.")
-            _LOG.warning("%s", text)
-        values = [None if key is None else found[key] for key in keys]
-        return [None if isinstance(value, str) else value for value in values]
+        return [None if key is None else found[key] for key in keys]
 
     def _ask_about(self, image: torch.Tensor, prompt: str, given: Sequence[torch.Tensor], place: int) -> _Question:
         seen = [to_images(each[None], f"a reference of image {place}")[0] for each in given]
@@ -121,10 +112,10 @@ class VlmReward:
         key = _hash(json.dumps([*self._decides, facts], sort_keys=True).encode())
         return _Question(prompt, tuple(map(png_of, seen)), facts, key)
 
-    def _judge_all(self, questions: list[_Question]) -> dict[str, float | str]:
+    def _judge_all(self, questions: list[_Question]) -> dict[str, float | Blip3oError]:
         """Key -> number, or why there is none. Raises what ends the whole call, after the answers on their way."""
         waiting = deque(questions)
-        found: dict[str, float | str] = {}
+        found: dict[str, float | Blip3oError] = {}
         faults: list[BaseException] = []
 
         def work() -> None:
@@ -147,7 +138,7 @@ class VlmReward:
             raise faults[0]
         return found
 
-    def _judge(self, question: _Question) -> float | str:
+    def _judge(self, question: _Question) -> float | Blip3oError:
         messages = [user(*self._parts(question))]
         fault = ""
         for tried in range(_TRIES):
@@ -160,14 +151,17 @@ class VlmReward:
                 except Refused as refused:
                     if refused.status not in _ABOUT_THE_IMAGE:
                         raise
-                    return str(refused)
+                    return refused
             try:
                 return self.rubric.value(text)
             except Blip3oError as error:
                 fault = str(error)
             again = f"That cannot be used: {fault} Answer with the JSON object alone."
             messages += [assistant(text), user(text_part(again))]
-        return f"{fault.strip()} It was: {shown(text, 300)}"
+        return Blip3oError(
+            f"{self._chat.url} gave no usable answer. {fault.strip()} It was: {shown(text, 300)} "
+            "Check the model and the rubric."
+        )
 
     def _parts(self, question: _Question) -> list[dict]:
         parts = [text_part(self.rubric.question())]

@@ -48,15 +48,15 @@ def score(
     mix = read_rewards([reward_files.entry(reward)])
     notes.show(f"Scoring {count} image{'s' * (count > 1)} by {reward}")
     given = mix.score(candidates, comfy.model_management.throw_exception_if_processing_interrupted)
-    notes.tell(given.problems)
     own = mix.totals(given)
     totals = _added(before, [None if value is None else weight * value for value in own])
-    text = described(totals)
+    text = "\n".join([described(totals), *given.problems])
     missing = [str(k) for k, value in enumerate(own, 1) if value is None]
     if missing:
         which = "any image" if len(missing) == count else f"image {', '.join(missing)}"
-        text += f"\nThe reward '{reward}' has no score for {which}: the prompt or the inputs do not ask for it."
-    notes.tell([text], logging.INFO)
+        reason = "." if given.problems else ": the prompt or the inputs do not ask for it."
+        text += f"\nThe reward '{reward}' has no score for {which}{reason}"
+    notes.tell([text], logging.WARNING if given.problems else logging.INFO)
     return totals, text
 
 

@@ -34,6 +34,19 @@ def test_images_are_scored(files, capsys):
     assert found["versions"] == {"tiny": "1 (strict 0.7)"}
 
 
+def test_an_image_without_a_number_is_told(files, tmp_path, capsys):
+    """Catches a dash in the table of which nobody learns why, and a command that fails for one image of several."""
+    right, grey, _ = files
+    (tmp_path / "judge.py").write_text("def judge(images, *_):\n    return [0.5, OSError('too dark')]\n")
+    (tmp_path / "rewards.yaml").write_text(f"rewards: {{name: mine, use: '{tmp_path / 'judge.py'}:judge'}}\n")
+    words = ["score", right, grey, "--prompt", "a cat", "--reward", str(tmp_path / "rewards.yaml"), "--json"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    problem = "Reward 'mine' could not judge 1 of 2 images; image 2 with the prompt 'a cat': OSError: too dark"
+    assert said.err == f"warning: {problem}\n" and json.loads(said.out)["problems"] == [problem]
+    assert [image["total"] for image in json.loads(said.out)["images"]] == [0.5, None]
+
+
 def test_an_edit_is_scored_by_its_reference(files, tmp_path, capsys):
     """Catches a reference or a mask that is read and not used."""
     right, grey, _ = files

@@ -129,6 +129,31 @@ def test_scores_add_up_and_images_without_one_lose(in_host):
     assert sizes.startswith("The best 2 images have different sizes (32x32, 64x64)")
 
 
+def test_the_note_says_why_an_image_has_no_score(in_host):
+    """Catches a note that blames the prompt where the reward failed."""
+
+    def look(module):
+        import torch
+
+        scores, mix = module(".nodes.host.scores"), module(".blip3o_core.rewards.mix")
+
+        class Odd:
+            name, version, range = "odd", "1", (0.0, 1.0)
+
+            def __call__(self, images, *_):
+                return [0.5, OSError("too dark"), None]
+
+        scores.read_rewards = lambda words: mix.RewardMix([mix.Part(Odd())])
+        return scores.score(scores.candidates_of([torch.zeros(3, 8, 8, 3)], ["a"], None, None, None), "tiny", 1.0, None)
+
+    found, info = in_host(look)
+    assert found == [0.5, None, None]
+    assert info.splitlines()[1:] == [
+        "Reward 'odd' could not judge 1 of 3 images; image 2 with the prompt 'a': OSError: too dark",
+        "The reward 'tiny' has no score for image 2, 3.",
+    ]
+
+
 def test_a_cancel_is_heard_while_a_reward_works(in_host):
     """Catches a queue that stands still until hundreds of images have been read for words."""
 

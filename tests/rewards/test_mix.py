@@ -4,12 +4,15 @@ import math
 import subprocess
 import sys
 import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from blip3o_core.errors import Blip3oError
+from blip3o_core.rewards import asking
 from blip3o_core.rewards.interface import Candidates
 from blip3o_core.rewards.mix import Part, RewardMix, Scores
 from tests.support.paths import TOP
@@ -55,6 +58,7 @@ FAULTS = {
     "none at all": (None, ["gave None", "4 images", "a list"]),
     "one number": (0.5, ["gave 0.5", "a list"]),
     "a generator": (lambda images: (0.5 for _ in images), ["generator", "a list"]),
+    "only reasons": (lambda images: [OSError("odd"), None, OSError(), None], ["2 of 4", "image 1", "OSError: odd"]),
     "a fault": (fails(ZeroDivisionError("division by zero")), ["ZeroDivisionError: division by zero", "a fox 0"]),
     "its own message": (fails(Blip3oError("The server is away. Start it.")), ["could not judge", "Start it."]),
     "an exit": (fails(SystemExit(3)), ["SystemExit"]),
@@ -115,10 +119,75 @@ def test_a_reward_that_hangs_is_left():
     assert "earlier call" in second.problems[0] and calls == [1]
     assert first.parts == second.parts == {"fake": [None] * 4, "other": [0.5] * 4}
     free.set()
-    mix._unanswered["fake"].join(10)
+    while mix._asked["fake"].is_open:
+        time.sleep(0.01)
     assert mix.score(batch()).parts["fake"] == [0.5] * 4  # it is asked again
     with pytest.raises(Blip3oError, match="did not answer within 0.05 seconds"):
         score(lambda images: threading.Event().wait(30), timeout=0.05)
+
+
+@pytest.mark.parametrize(("count", "answers_at", "limit"), [(40, 700, 0), (40, 10**9, 750), (4, 350, 300)])
+def test_more_images_have_more_time(monkeypatch, count, answers_at, limit):
+    """Catches forty images that are lost to the time of sixteen, and a reward that hangs and is waited for."""
+    now, free = [0], threading.Event()
+    monkeypatch.setattr(asking, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def answer(images):
+        free.wait(60)
+        return [0.5] * len(images)
+
+    def hours_later():
+        if now[0] >= answers_at:
+            free.set()
+        else:
+            now[0] += 350
+
+    part = Part(Fake(answer), timeout=300, on_error="skip")
+    scores = RewardMix([part]).score(batch(count), hours_later)
+    free.set()
+    assert scores.parts == {"fake": [None if limit else 0.5] * count}
+    assert [f"did not answer within {limit} seconds for {count} images" in one for one in scores.problems] == [True] * (
+        limit > 0
+    )
+
+
+@pytest.mark.parametrize("last", ["far", "near"])
+def test_other_programs_answer_while_this_machine_works(last):
+    """Catches a server that is asked when all else is done, and a log or an error that depends on who was quicker."""
+    began, ended = ({name: threading.Event() for name in ("far", "near")} for _ in range(2))
+
+    def judge(name, other, then):
+        def answer(images):
+            began[name].set()
+            assert (ended if name == last else began)[other].wait(60)
+            ended[name].set()
+            return then(images)
+
+        return answer
+
+    def mix(then):
+        for event in (*began.values(), *ended.values()):
+            event.clear()
+        far, near = Fake(judge("far", "near", then), "far"), Fake(judge("near", "far", then), "near")
+        return RewardMix([Part(far, elsewhere=True), Part(near)])
+
+    scores = mix(lambda images: [0.5, 0.5, 0.5, ValueError("odd")]).score(batch())
+    assert list(scores.parts.items()) == [("far", [0.5, 0.5, 0.5, None]), ("near", [0.5, 0.5, 0.5, None])]
+    assert [problem.split()[1] for problem in scores.problems] == ["'far'", "'near'"]
+    with pytest.raises(Blip3oError, match="Reward 'near' failed.*is out"):
+        mix(fails(OSError("is out"))).score(batch())
+
+
+def test_a_reason_in_place_of_a_number_costs_one_image():
+    """Catches an image without a number of which nobody learns why, and a run that ends because of it."""
+    found = score([0.1, ValueError("odd"), None, Blip3oError("Too small.")])
+    assert found.parts == {"fake": [0.1, None, None, None]} and not found.failed
+    assert found.problems == [
+        "Reward 'fake' could not judge 2 of 4 images; the first is image 2 with the prompt 'a fox 1': ValueError: odd"
+    ]
+    both = score([0.1, ValueError("odd"), math.nan, 0.4], on_error="skip")
+    assert both.failed == ["fake"] and both.parts == {"fake": [0.1, None, None, 0.4]}
+    assert ["nan" in both.problems[0], "odd" in both.problems[1]] == [True, True]
 
 
 def test_waiting_can_be_ended():

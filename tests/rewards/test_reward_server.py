@@ -1,8 +1,7 @@
-"""The reward `http` and the server of a reward, over real connections: the reward's own numbers, or a plain reason."""
+"""The server of a reward, over real connections: what it answers, what it refuses, and the command that starts it."""
 
 import base64
 import io
-import json
 import os
 import re
 import signal
@@ -20,135 +19,27 @@ import torch
 from PIL import Image
 
 from blip3o_core.cli.main import main
-from blip3o_core.errors import Blip3oError
 from blip3o_core.rewards.interface import Candidates
 from blip3o_core.rewards.load import load_rewards
-from blip3o_core.rewards.mix import Part
-from blip3o_core.rewards.remote import HttpReward
 from blip3o_core.rewards.server import RewardServer
-from blip3o_core.rewards.web import BadAnswer, NoAnswer, Refused
-from blip3o_core.rewards.wire import PATH, Limits
+from blip3o_core.rewards.web import NoAnswer
+from blip3o_core.rewards.wire import PATH
 from tests.support.image_files import chunk
 from tests.support.paths import TOP
-from tests.support.stand_in import ENOUGH, StandIn, cut, endless, hangs, says
-
-FACTS = {"protocol": 1, "name": "sums", "version": "3", "range": [None, 100]}
-
-
-class Sums:
-    """Depends on every pixel and word that a reward gets. The prompt "bad" cannot be judged, "none" is not for it."""
-
-    name, version, range = "sums", "3", (-float("inf"), 100.0)
-
-    def __init__(self):
-        self.calls, self.gate, self.inside = [], threading.Event(), threading.Event()
-        self.gate.set()
-
-    def __call__(self, images, prompts, references, masks, meta):
-        self.calls.append(len(images))
-        self.inside.set()
-        self.gate.wait(ENOUGH)
-        return [self.value(*row) for row in zip(images, prompts, references, masks, meta, strict=True)]
-
-    def value(self, image, prompt, references, mask, meta):
-        if prompt == "none":
-            return None
-        if prompt == "bad":
-            raise ValueError("this one is odd")
-        if prompt == "nan":
-            return float("nan")
-        ramp = torch.arange(image.numel(), dtype=torch.float64).view(image.shape)
-        total = (image.double() * ramp).sum() + 3 * sum(each.double().sum() for each in references)
-        total += 0 if mask is None else 7 * mask.double().sum()
-        return -float(total) - len(prompt) - meta.get("n", 0)
-
-
-class Running:
-    """A reward server in a thread."""
-
-    def __init__(self, reward, limits=Limits()):
-        self.server = RewardServer(Part(reward, timeout=ENOUGH), ("127.0.0.1", 0), limits)
-        self.url = self.server.url
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-
-    def post(self, content, **headers) -> requests.Response:
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        headers = {"Content-Type": "application/json", **headers}
-        return requests.post(self.url + PATH, data=data, headers=headers, timeout=ENOUGH)
+from tests.support.reward_server import Running, Sums, candidates, client, small
+from tests.support.stand_in import ENOUGH
 
 
 @pytest.fixture
 def running():
-    with Running(Sums(), Limits(images=4, request_bytes=20_000, pixels=4_000)) as server:
+    with small() as server:
         yield server
-
-
-def noise(height=6, width=5, channels=3):
-    return (torch.rand(height, width, channels) * 255).round() / 255
-
-
-def candidates(*prompts) -> Candidates:
-    """Images of several sizes, with and without references and masks, of 8 bits as saved images are."""
-    count = len(prompts)
-    return Candidates(
-        [noise(4 + place, 9 - place) for place in range(count)],
-        prompts,
-        [[noise(), noise(3, 8)][: place % 3] for place in range(count)],
-        [noise(channels=1)[..., 0] if place % 2 else None for place in range(count)],
-        [{"n": place, "text": "é\u2028", "list": [1, None]} for place in range(count)],
-    )
-
-
-def client(url, **more) -> HttpReward:
-    return HttpReward(url=url, **{"retries": 1, "wait": 0.0, "timeout": ENOUGH, **more})
 
 
 def png(width=2, height=2) -> str:
     file = io.BytesIO()
     Image.new("RGB", (width, height), "red").save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
-
-
-def test_the_numbers_are_those_of_the_reward_itself(running):
-    """Catches pixels, prompts, references, masks or meta that are changed on their way, or change places."""
-    asked = candidates("a", "bb", "none", "é\u2028\0", "", "a red circle")
-    remote = client(running.url)
-    local = Sums()
-    assert (remote.name, remote.version, remote.range) == (local.name, local.version, local.range)
-    values = asked.judged_by(remote)
-    assert values == asked.judged_by(local) and values[2] is None and len(set(values)) == 6
-    # The server takes four images at once, and its client knows.
-    assert running.server.part.reward.calls == [4, 2]
-    assert asked.judged_by(client(running.url, batch=3)) == values
-
-
-def test_images_are_sent_in_requests_that_the_server_takes():
-    """Catches a group of large images that is refused though each alone would be judged."""
-    with Running(Sums(), Limits(images=8, request_bytes=10**6, pixels=250)) as server:
-        asked = Candidates([noise(10, 10)] * 5, ["a"] * 5)
-        assert asked.judged_by(client(server.url)) == asked.judged_by(Sums())
-        assert server.server.part.reward.calls == [2, 2, 1]
-        with pytest.raises(Blip3oError, match="Image 1 .* has 256 pixels .* takes 250 pixels"):
-            Candidates([noise(16, 16)], ["a"]).judged_by(client(server.url))
-
-
-def test_an_image_that_cannot_be_judged_costs_only_itself(running, caplog):
-    """Catches fifteen images without a number because of the sixteenth, and a reason that is lost."""
-    asked = candidates("a", "bad", "nan", "bb")
-    values = asked.judged_by(client(running.url))
-    whole = candidates("a", "a", "a", "bb")
-    assert values[1:3] == [None, None] and None not in (values[0], values[3]) and len(whole.images) == 4
-    assert "could not judge 2 of 4 images. Image 2: " in caplog.text and "this one is odd" in caplog.text
-    with pytest.raises(Blip3oError, match="could not judge 1 of 1 images.*this one is odd"):
-        candidates("bad").judged_by(client(running.url))
 
 
 def test_two_clients_and_the_description_meanwhile():
@@ -307,96 +198,6 @@ def test_a_client_that_left_is_not_judged():
         first.join(ENOUGH)
         candidates("a", "b", "c").judged_by(client(server.url))
     assert slow.calls == [1, 3]
-
-
-def answer(values, **changes):
-    return says({**{name: FACTS[name] for name in ("protocol", "name", "version")}, "values": values, **changes})
-
-
-WRONG = {
-    "nan": (answer([float("nan"), 1]), BadAnswer, "nan for image 1"),
-    "huge": (answer([10**400, 1]), BadAnswer, "for image 1"),
-    "text": (answer([1, "2"]), BadAnswer, "'2' for image 2"),
-    "true": (answer([1, True]), BadAnswer, "True for image 2"),
-    "few": (answer([1]), BadAnswer, "1 values for 2 images"),
-    "none": (answer(None), BadAnswer, "no list 'values' for 2 images"),
-    "odd error": (answer([1, {"error": 5}]), BadAnswer, "for image 2"),
-    "other version": (answer([1, 2], version="4"), BadAnswer, "version '4'; before.* version '3'"),
-    "other protocol": (answer([1, 2], protocol=2), BadAnswer, "protocol 2"),
-    "html": (says("<html>"), BadAnswer, "cannot be read as JSON"),
-    "endless": (endless, BadAnswer, "more than 1,048,576 bytes"),
-    "redirect": (says("", 302, Location="http://elsewhere.example"), Refused, "redirects to http://elsewhere.example"),
-    "cut": (cut, NoAnswer, "2 tries"),
-    "500": (says("oops", 500), NoAnswer, "status 500: oops .2 tries"),
-    "hangs": (hangs, NoAnswer, "did not answer within 0.2 seconds"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_answers_are_named(name):
-    """Catches a run that learns from what a broken server says, or waits for it for ever."""
-    step, kind, words = WRONG[name]
-    with StandIn(says(FACTS), step) as server:
-        remote = client(server.url, timeout=0.2 if step is hangs else ENOUGH)
-        with pytest.raises(kind, match=words) as error:
-            candidates("a", "b").judged_by(remote)
-        assert server.url in str(error.value)
-
-
-DESCRIPTIONS = [{"range": [1, 0]}, {"range": 5}, {"range": [0, True]}, {"name": 5}, {"version": None}, {"protocol": 2}]
-DESCRIPTIONS += [{"limits": {"images": 0}}, {"limits": 5}]
-
-
-@pytest.mark.parametrize("changes", DESCRIPTIONS, ids=str)
-def test_wrong_descriptions_are_named(changes):
-    """Catches a run that begins with a server that could never have judged."""
-    with StandIn(says({**FACTS, **changes})) as server, pytest.raises(BadAnswer):
-        client(server.url)
-
-
-def test_a_server_that_dies_between_two_calls():
-    """Catches a dead server that gives numbers, and one that comes back and is not asked again."""
-    good = says({**FACTS, "values": [2]})
-    with StandIn(says(FACTS), good, cut, cut, says("", 503, Retry_After=0), good) as server:
-        remote = client(server.url)
-        assert candidates("a").judged_by(remote) == [2]
-        with pytest.raises(NoAnswer):
-            candidates("a").judged_by(remote)
-        assert candidates("a").judged_by(remote) == [2]
-
-
-def test_a_run_continues_without_a_server_that_died():
-    """Catches a run that ends though it was told to continue, or does not say why numbers are missing."""
-    entry = {"name": "far", "use": "http", "weight": 2}
-    with StandIn(says(FACTS), says(FACTS), says({**FACTS, "values": [2]}), cut) as server:
-        options = {"url": server.url, "wait": 0.0, "retries": 0}
-        skips, stops = (
-            load_rewards([{**entry, "on_error": what, "options": options}], own_code=True) for what in ("skip", "stop")
-        )
-        found = skips.score(candidates("a")), skips.score(candidates("a"))
-        with pytest.raises(Blip3oError, match="Reward 'far' could not judge.*broke off"):
-            stops.score(candidates("a"))
-    assert [each.parts for each in found] == [{"far": [2]}, {"far": [None]}]
-    assert skips.combine(found[1], 1) == [0] and server.url in found[1].problems[0]
-
-
-def test_what_json_cannot_say_is_named():
-    """Catches NaN that is sent as a word no JSON has."""
-    with Running(Sums()) as server:
-        for odd in ({"n": float("nan")}, {"n": torch.zeros(1)}):
-            with pytest.raises(Blip3oError, match="image 1 cannot be sent as JSON"):
-                Candidates([noise()], ["a"], meta=[odd]).judged_by(client(server.url))
-
-
-def test_options_and_names():
-    """Catches a misspelt option that is ignored, and a workflow that sends images to an address of its own."""
-    with pytest.raises(Blip3oError, match="Did you mean timeout"):
-        HttpReward(url="http://127.0.0.1:1", timout=5)
-    with pytest.raises(Blip3oError, match="url is missing"):
-        HttpReward()
-    for name in ("http", "vlm"):
-        with pytest.raises(Blip3oError, match="a workflow could come from anybody"):
-            load_rewards([{"name": name, "options": {"url": "http://127.0.0.1:1", "model": "a"}}])
 
 
 SCORER = """

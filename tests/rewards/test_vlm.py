@@ -13,6 +13,7 @@ from blip3o_core.errors import Blip3oError
 from blip3o_core.rewards.answers import AnswerFile
 from blip3o_core.rewards.chat import Chat, key_from_environment, text_part, user
 from blip3o_core.rewards.interface import Candidates
+from blip3o_core.rewards.mix import Part, RewardMix
 from blip3o_core.rewards.rubric import BUILT_IN, Rubric, load_rubric
 from blip3o_core.rewards.vlm import VlmReward
 from blip3o_core.rewards.web import BadAnswer, NoAnswer, Refused
@@ -127,12 +128,12 @@ def test_answers_that_are_no_values(name):
         Rubric(**RUBRIC).value(UNUSABLE[name])
 
 
-def test_an_answer_that_cannot_be_read_is_asked_for_once_more(rubric, tmp_path, caplog):
+def test_an_answer_that_cannot_be_read_is_asked_for_once_more(rubric, tmp_path):
     """Catches a judge that is asked for ever, and an answer whose text is lost."""
     answers = tmp_path / "answers.jsonl"
     with StandIn(chat("I like it"), GOOD, chat("no"), chat(None), GOOD) as server:
-        values = asked(0.0, 0.5, 1.0).judged_by(judge(server, rubric, answers=str(answers)))
-        assert values == [1, None, 1]
+        scores = RewardMix([Part(judge(server, rubric, answers=str(answers)))]).score(asked(0.0, 0.5, 1.0))
+        assert scores.parts == {"vlm": [1, None, 1]} and not scores.failed
         again = server.bodies[1]["messages"]
         assert [each["role"] for each in again] == ["user", "assistant", "user"]
         assert again[1]["content"] == "I like it" and len(server.bodies) == 5
@@ -142,13 +143,16 @@ def test_an_answer_that_cannot_be_read_is_asked_for_once_more(rubric, tmp_path, 
         "no",
         "",
     ]
-    assert "gave 1 of 3 images no usable answer" in caplog.text
+    (problem,) = scores.problems
+    assert "could not judge 1 of 3 images; image 2 with the prompt 'a red circle': " in problem
+    assert f"{server.url}/v1 gave no usable answer" in problem and "Check the model and the rubric." in problem
     # Nothing is asked again, not even what could not be read.
     with StandIn(says("", 500)) as server:
-        assert asked(0.0, 0.5, 1.0).judged_by(judge(server, rubric, answers=str(answers))) == [1, None, 1]
+        mix = RewardMix([Part(judge(server, rubric, answers=str(answers)))])
+        assert mix.score(asked(0.0, 0.5, 1.0)).parts == scores.parts
         assert server.asked == []
-        with pytest.raises(Blip3oError, match="1 of 1 images no usable answer.*JSON"):
-            asked(0.5).judged_by(judge(server, rubric, answers=str(answers)))
+        with pytest.raises(Blip3oError, match="could not judge 1 of 1 images.*JSON"):
+            mix.score(asked(0.5))
 
 
 def test_the_file_says_what_was_asked(rubric, tmp_path, monkeypatch):
@@ -258,10 +262,11 @@ def test_an_image_that_the_server_refuses_costs_only_itself(rubric, tmp_path):
     answers = str(tmp_path / "answers.jsonl")
     refusal = says({"error": {"message": "not allowed"}}, 400)
     with StandIn(GOOD, refusal, GOOD) as server:
-        assert asked(0.0, 0.5, 1.0).judged_by(judge(server, rubric, answers=answers)) == [1, None, 1]
+        first, refused, last = asked(0.0, 0.5, 1.0).judged_by(judge(server, rubric, answers=answers))
+        assert (first, last) == (1, 1) and "status 400: not allowed" in str(refused)
         assert asked(0.0, 0.5, 1.0).judged_by(judge(server, rubric, answers=answers)) == [1, 1, 1]
     with StandIn(refusal) as server, pytest.raises(Blip3oError, match="status 400: not allowed"):
-        asked(0.0, 0.5).judged_by(judge(server, rubric))
+        RewardMix([Part(judge(server, rubric))]).score(asked(0.0, 0.5))
 
 
 def test_several_questions_at_once(rubric):

@@ -80,8 +80,8 @@ def is_better(seen: Look, best: Path | None) -> bool:
     if best is None:
         return True
     before = read_json(best / "training" / "held_out.json")
-    if "problems" in seen.entry or "held_out_problems" in before:
-        return "problems" not in seen.entry
+    if "failed" in seen.entry or "held_out_failed" in before:
+        return "failed" not in seen.entry
     return seen.score > before["score"]
 
 

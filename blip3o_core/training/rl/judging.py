@@ -27,6 +27,7 @@ class Judged:
     rewards: list[float]  # all of them, weighed together
     parts: dict[str, list[float | None]]
     problems: list[str]
+    failed: list[str]  # the names of rewards that were skipped: numbers of theirs are missing
 
 
 def candidates_of(tasks: Sequence[Task], images: Sequence[torch.Tensor], open_task: OpenTask) -> Candidates:
@@ -49,13 +50,13 @@ def judge(mix: "RewardMix", candidates: Candidates, group: int) -> Judged:
 
     def score() -> Judged:
         if not candidates.images:
-            return Judged([], {}, [])
+            return Judged([], {}, [], [])
         scores = mix.score(candidates)
         rewards = mix.combine(scores, group)
         for prompt, reward in zip(candidates.prompts, rewards, strict=True):
             if not math.isfinite(reward):
                 raise Blip3oError(f"The reward for {prompt!r} is {reward}. It must be a finite number.")
-        return Judged(rewards, dict(scores.parts), list(scores.problems))
+        return Judged(rewards, dict(scores.parts), list(scores.problems), list(scores.failed))
 
     return together(score)
 
@@ -66,8 +67,9 @@ def summary(
     """For the log, of the images of all processes, all of which must call it.
 
     `reward`, `reward_spread` (standard deviation), the same for each reward by name, what share of the images it gave a
-    number if not all, and with `pass_at` the share of images that passed: of all, and of each group. `positions` of
-    this process's images among all; None: behind those of the processes before it.
+    number if not all, and with `pass_at` the share of images that passed: of all, and of each group. If there are any:
+    `problems` of the rewards, and `failed`, the names of those that were skipped. `positions` of this process's images
+    among all; None: behind those of the processes before it.
     """
     start = 2**32 * rank_and_count()[0]
     own = [
@@ -79,8 +81,8 @@ def summary(
         )
         for k, task in enumerate(tasks)
     ]
-    found = share((own, judged.problems))
-    rows = sorted((row for rows, _ in found for row in rows), key=lambda row: row[0])
+    found = share((own, judged.problems, judged.failed))
+    rows = sorted((row for rows, _, _ in found for row in rows), key=lambda row: row[0])
     entry: dict[str, Any] = _mean_and_spread("reward", [reward for _, _, reward, _ in rows])
     for name in rows[0][3]:
         numbers = [parts[name] for _, _, _, parts in rows if parts[name] is not None]
@@ -93,9 +95,11 @@ def summary(
             groups.setdefault(group, []).append(reward >= pass_at)
         entry["passed"] = sum(map(sum, groups.values())) / len(rows)
         entry |= {f"passed/{name}": sum(passed) / len(passed) for name, passed in sorted(groups.items())}
-    if problems := list(dict.fromkeys(problem for _, problems in found for problem in problems)):
+    if problems := list(dict.fromkeys(problem for _, problems, _ in found for problem in problems)):
         more = len(problems) - MAX_PROBLEMS
         entry["problems"] = problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+    if failed := sorted({name for _, _, names in found for name in names}):
+        entry["failed"] = failed
     return entry
 
 

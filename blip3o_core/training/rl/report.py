@@ -130,13 +130,18 @@ def _warnings(entries: Sequence[Mapping]) -> str:
     found = []
     for kind in ("alarms", "problems", "held_out_problems"):
         marked = [entry for entry in entries if entry.get(kind)]
-        heads = dict.fromkeys(str(words).split(" ")[0] for entry in marked for words in entry[kind])
+        heads = dict.fromkeys(_head(words) for entry in marked for words in entry[kind])
         for head in heads:
-            of_head = [(e["step"], w) for e in marked for w in e[kind] if str(w).split(" ")[0] == head]
+            of_head = [(e["step"], w) for e in marked for w in e[kind] if _head(w) == head]
             (first, words), last = of_head[0], of_head[-1][0]
             when = f"update {first}" if first == last else f"{len(of_head)} times, updates {first} to {last}"
             found.append(f'<p class="alarm"><b>{when}</b>: {html.escape(str(words))}</p>')
     return f"<h2>Alarms and problems</h2>{''.join(found)}" if found else ""
+
+
+def _head(words: object) -> tuple[str, ...]:
+    """What sentences of one kind have in common: "KL is", "Reward 'text'"."""
+    return tuple(str(words).split(" ")[:2])
 
 
 def _section(title: str, charts: Sequence[str]) -> str:
