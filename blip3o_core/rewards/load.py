@@ -1,5 +1,6 @@
 """From the names of rewards to rewards. A reward's module is imported when it is asked for, and not before."""
 
+import contextlib
 import hashlib
 import inspect
 import math
@@ -104,7 +105,8 @@ def _own(settings: RewardSettings, own_code: bool) -> OwnReward:
         )
     module, _, name = place.rpartition(":")
     about = f"Reward {settings.name!r} uses {shown(place)}"
-    found = _attribute(own_module(module, about), name, settings)
+    code = own_module(module, about)
+    found = _attribute(code, name, settings)
     if inspect.isclass(found):
         try:
             found = _make(found, settings)
@@ -119,7 +121,9 @@ def _own(settings: RewardSettings, own_code: bool) -> OwnReward:
             f"__init__ takes them; {_GUIDE} has an example."
         )
     _check_call(found, settings)
-    return OwnReward(settings.name, str(getattr(found, "version", "own")), _range_of(found, settings), found)
+    version = getattr(found, "version", None)
+    said = version_of(code) if version is None else str(version)
+    return OwnReward(settings.name, said, _range_of(found, settings), found)
 
 
 def own_module(module: str, about: str) -> Any:
@@ -140,6 +144,16 @@ def own_module(module: str, about: str) -> Any:
     except Exception as error:
         reason = f"{type(error).__name__}: {shown(first_line(error))}"
         raise Blip3oError(f"{about}, which cannot be imported: {reason}. Correct that module.") from error
+
+
+def version_of(code: Any) -> str:
+    """What tells a module from its later state: the version of its package, and a digest of its own file."""
+    package = sys.modules.get(code.__name__.partition(".")[0], code)
+    said = getattr(code, "__version__", getattr(package, "__version__", None))
+    found = [] if said is None else [str(said)]
+    with contextlib.suppress(OSError, TypeError):  # a module need not have a file
+        found.append(f"source {hashlib.sha256(Path(getattr(code, '__file__', None)).read_bytes()).hexdigest()[:12]}")
+    return ", ".join(found) or "own"
 
 
 def _import_file(path: Path) -> Any:

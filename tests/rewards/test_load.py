@@ -11,7 +11,7 @@ import torch
 
 from blip3o_core.errors import Blip3oError
 from blip3o_core.rewards.interface import Candidates
-from blip3o_core.rewards.load import BUILT_IN, load_rewards
+from blip3o_core.rewards.load import BUILT_IN, load_rewards, version_of
 from blip3o_core.rewards.settings import RewardList, RewardSettings
 from blip3o_core.settings import load_settings
 from tests.support.paths import TOP
@@ -34,6 +34,21 @@ def test_own_code_is_used():
     scaled = own("Scaled", options={"factor": 2})
     assert scaled.score(IMAGES).parts == {"mine": [0, 2]}
     assert scaled.parts[0].reward.range == (0, 2) and scaled.versions == {"mine": "2"}
+
+
+def test_own_code_that_changed_has_another_version(tmp_path):
+    """Catches a resumed run that learns from other numbers than before, and a version that was given and is lost."""
+    file = tmp_path / "mine.py"
+
+    def version(code):
+        file.write_text(f"def judge(images, prompts, references, masks, meta):\n    return [{code}] * len(images)\n")
+        (found,) = load_rewards([{"name": "mine", "use": f"{file}:judge"}], own_code=True).versions.values()
+        return found
+
+    assert version(0.5) == version(0.5) != version(0.25)
+    assert version(0.5).startswith("source ") and own("Scaled", options={"factor": 2}).versions == {"mine": "2"}
+    assert version_of(pytest).startswith(f"{pytest.__version__}, source ")
+    assert version_of(sys) == "own"  # it has no file
 
 
 def test_a_module_is_found_by_its_name():

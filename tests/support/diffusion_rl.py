@@ -23,10 +23,6 @@ def brightness(images) -> list[float]:
     return [float(image.mean()) for image in images]
 
 
-def bright_reward(images, prompts, references, masks, meta) -> list[float]:
-    return brightness(images)
-
-
 def rising():
     """A reward whose mean is larger at every call, so that the last checkpoint is the best."""
     calls = itertools.count()

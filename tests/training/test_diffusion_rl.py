@@ -211,9 +211,11 @@ def test_a_gradient_that_is_not_finite_saves_nothing(settings, monkeypatch):
 def test_the_command_trains_and_writes_its_report(source, tmp_path, capsys):
     """Catches settings that do not reach the run, an own reward that is refused, and a checkpoint that nobody finds."""
     (tmp_path / "prompts.txt").write_text("a cat\na tree\ntwo owls\n")
+    judge = "def bright(images, *_):\n    return [float(image.mean()) for image in images]\n"
+    (tmp_path / "judge.py").write_text(judge)
     (tmp_path / "rl.yaml").write_text(
         f"checkpoint: {source}\nout: {tmp_path / 'run'}\ntasks: {tmp_path / 'prompts.txt'}\nheld_out: 1\n"
-        "rewards: {name: bright, use: 'tests.support.diffusion_rl:bright_reward'}\ndevice: cpu\n"
+        f"rewards: {{name: bright, use: '{tmp_path / 'judge.py'}:bright'}}\ndevice: cpu\n"
     )
     small = "updates=1 prompts=2 group=2 steps=2 held_out_steps=1 method=flow_grpo".split()
     assert main(["diffusion-rl", str(tmp_path / "rl.yaml"), *small]) == 0
@@ -223,6 +225,9 @@ def test_the_command_trains_and_writes_its_report(source, tmp_path, capsys):
     assert {"report.html", "seconds.jsonl", "state.pt", "samples"} < {one.name for one in (tmp_path / "run").iterdir()}
     assert main(["diffusion-rl", str(tmp_path / "rl.yaml"), *small]) == 1
     assert "--resume" in capsys.readouterr().err
+    (tmp_path / "judge.py").write_text(f"{judge}\n# another\n")
+    assert main(["diffusion-rl", str(tmp_path / "rl.yaml"), *small, "--resume"]) == 1
+    assert "Restore the version of reward 'bright'" in capsys.readouterr().err
 
 
 def test_an_alarm_is_told_once_and_can_stop_a_run(settings):

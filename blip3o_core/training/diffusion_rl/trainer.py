@@ -55,7 +55,7 @@ class Trainer:
         self._check_processes()
         self.own_prompts = settings.prompts // self.processes
         self.folder = RunFolder(Path(settings.out))
-        self.fingerprint = {**settings.resume_fingerprint, "reward versions": mix.versions}
+        self.fingerprint = settings.fingerprint_with(mix.versions)
         source = self.folder.resume_point(resume, self.fingerprint)
         checkpoint = self.checkpoint = open_checkpoint(
             resolve_checkpoint(settings.checkpoint), settings.diffusion_folder

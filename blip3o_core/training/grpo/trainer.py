@@ -59,7 +59,7 @@ def run(settings: GrpoSettings, tasks: TaskSet, mix: RewardMix, resume: bool, wa
 def _run(settings: GrpoSettings, tasks: TaskSet, mix: RewardMix, resume: bool, watch: Watch) -> Path | None:
     folder = RunFolder(Path(settings.out))
     states = folder.path / "trainer"
-    fingerprint = {**settings.resume_fingerprint, "reward versions": mix.versions}
+    fingerprint = settings.fingerprint_with(mix.versions)
     source = folder.resume_point(resume, fingerprint)
     state = newest_state(states) if resume else None
     done = step_of(state) if state else 0

@@ -1,6 +1,7 @@
 """The settings that every run of reinforcement learning has."""
 
 import os
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
@@ -78,3 +79,7 @@ class RlSettings(Settings):
         rewards = [{name: one[name] for name in ("name", "use", "weight")} for one in kept["rewards"]]
         own = {one["name"]: one["options"] for one in kept["rewards"] if ":" in (one["use"] or "") and one["options"]}
         return {**kept, "rewards": rewards, "options of own rewards": own}
+
+    def fingerprint_with(self, versions: Mapping[str, str]) -> dict:
+        """`resume_fingerprint` with the versions of the rewards by their names, so that an error says which changed."""
+        return {**self.resume_fingerprint, **{f"the version of reward {n!r}": one for n, one in versions.items()}}
