@@ -62,7 +62,7 @@ class RlSettings(Settings):
     held_out_steps: Steps = 12  # for held-out images
     samples: Annotated[Whole, Field(le=256)] = 8  # images of each look that are written to look at
     save_every: Number = 20  # updates between the states that an interrupted run resumes from
-    kl_alarm: NotNegative = 0.2  # warn when the KL, in nats per token, is above this; 0: never
+    kl_alarm: NotNegative = 0.025  # warn when the KL, in nats per token, is above this; 0: never
     stop_on_alarm: Flag = False
     seed: Annotated[Whole, Field(le=2**32 - 1)] = 0
     device: Literal["auto", "cpu"] = "auto"
