@@ -7,7 +7,7 @@ from tools.comfyui.frontend import TWO_FRAMES, Frontend
 from tools.comfyui.graphs import node, text_to_image
 
 GRID = 8
-RENDERERS = [pytest.param(False, id="classic"), pytest.param(True, id="Nodes 2.0")]
+RENDERERS = [pytest.param(False, id="classic"), pytest.param(True, id="Nodes 2.0", marks=pytest.mark.long)]
 FIND = """() => {
     const node = window.app.graph._nodes.find(node => node.type === "BLIP3oResampleTokens");
     const widget = name => node.widgets.find(widget => widget.name === name);
@@ -44,6 +44,14 @@ def graph(marks: str = "") -> dict:
     made["condition"]["inputs"]["tokens"] = ["again", 0]
     del made["latents"]
     return made
+
+
+HANG = """() => {
+    const node = window.LiteGraph.createNode("SaveImage");
+    window.app.graph.add(node);
+    window.app.canvas.startGhostPlacement(node);
+}"""
+HANGS = "() => window.app.canvas.state.ghostNodeId !== null"
 
 
 class Canvas:
@@ -92,7 +100,7 @@ def renderer(frontend):
     frontend.page.evaluate(USE, False)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("vue", RENDERERS)
 def test_cells_are_brushed_undone_run_saved_and_found_again(frontend, server, renderer, vue):
     """Catches a brush beside the cell, a step that is not undone, marks that Run or the saved file does not have."""
@@ -185,3 +193,21 @@ def test_the_keyboard_marks_and_foreign_marks_are_told(frontend, renderer, vue):
     assert ended == "execution_error" and "grid of 27x27" in " ".join(frontend.toasts())
     canvas.press("Clear the marks")
     assert canvas.see("marks") == ""
+
+
+def test_a_click_puts_a_new_node_down(frontend, renderer):
+    """Catches a click that brushes while a new node hangs on the pointer: the node would hang on, and the one below be
+    dragged along by every later stroke. Catches a page that keeps such a node for the next test, too."""
+    renderer(False)
+    frontend.load_prompt(graph("8x8: 3"))
+    canvas, page = Canvas(frontend), frontend.page
+    page.evaluate(HANG)
+    assert page.evaluate(HANGS)
+    page.mouse.move(*canvas.place(4, 4))
+    page.mouse.down()
+    page.mouse.up()
+    assert not page.evaluate(HANGS) and canvas.see("marks") == "8x8: 3"
+    assert [each["type"] for each in frontend.save()[0]["nodes"]].count("SaveImage") == 2
+    page.evaluate(HANG)
+    frontend.reset()
+    assert not page.evaluate(HANGS)

@@ -28,7 +28,9 @@ WATCH = """kinds => {
 
 
 SIZE = {"width": 1600, "height": 900}  # pixels of the page
+# A node that still hangs on the pointer would let it move what the next graph has selected.
 RESET = """() => {
+    window.app.canvas.finalizeGhostPlacement?.(true);
     window.app.clean();
     window.app.extensionManager.toast.removeAll();
     window.__events = [];

@@ -232,7 +232,8 @@ class TokenCanvas {
   }
 
   press(event) {
-    if (event.button === 1) return app.canvas.processMouseDown(event)
+    const isPlacing = app.canvas.state?.ghostNodeId != null // a new node hangs on the pointer: a click puts it down
+    if (event.button === 1 || isPlacing) return app.canvas.processMouseDown(event)
     event.stopPropagation()
     const cell = this.cellAt(event)
     if (!cell || event.button > 2 || this.linked || this.foreign) return
