@@ -37,8 +37,10 @@ class TrainLora(Node):
                     display_name="lm",
                     tooltip="The language model with the new LoRA. Connect it to both Token Generator and Conditioner.",
                 ),
-                io.String.Output(
-                    "lora_name", display_name="lora_name", tooltip="The LoRA as BLIP3o LoRA Loader names it."
+                io.Combo.Output(
+                    "lora_name",
+                    display_name="lora_name",
+                    tooltip="The new LoRA. Connect it to lora_name of BLIP3o LoRA Loader to choose its strength.",
                 ),
             ],
         )
@@ -54,11 +56,12 @@ class TrainLora(Node):
 
     @classmethod
     def run(
-        cls, lm, prompts, reward, file_name, seed=0, updates=100, group=8, learning_rate=1e-4, rank=16, kl=0.04
+        cls, lm, prompts, reward, file_name, seed=0, updates=100, group=8, learning_rate=1e-4, rank=16, kl=0.04,
+        reference=None, mask=None,
     ):  # fmt: skip
         from .host.training import Request, train
 
-        wanted = Request(prompts, reward, file_name, updates, group, learning_rate, rank, kl, seed)
+        wanted = Request(prompts, reward, file_name, updates, group, learning_rate, rank, kl, seed, reference, mask)
         tuned, name, shown = train(lm, wanted)
         return io.NodeOutput(tuned, name, ui=shown)
 
@@ -75,9 +78,9 @@ def _inputs():
         ),
         io.Combo.Input(
             "reward",
-            options=[name for name in reward_files.names() if name != "consistency"],  # of edits
-            tooltip="What judges the images. text reads the words in quotes, tiny knows the bundled model; others are "
-            "files of yours in models/blip3o_rewards.",
+            options=reward_files.names(),
+            tooltip="What judges the images: text reads words in quotes, consistency compares an edit with its "
+            "reference, tiny knows the bundled model. Others are in models/blip3o_rewards.",
         ),
         io.String.Input(
             "file_name",
@@ -135,5 +138,16 @@ def _inputs():
             "Holds the LoRA near the checkpoint. Raise it if the reward rises and the images get worse; 0 lets go.",
             optional=True,
             advanced=True,
+        ),
+        io.Image.Input(
+            "reference",
+            optional=True,
+            tooltip="To practise edits: the images that prompts change. Image k belongs to line k; a single image to "
+            "all lines.",
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="With reference: white where the edit may change it. Only rewards use it; consistency needs it.",
         ),
     ]

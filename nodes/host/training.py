@@ -13,6 +13,7 @@ from typing import Any
 
 import comfy.model_management as mm
 import folder_paths
+import torch
 import yaml
 
 from ...blip3o_core.errors import Blip3oError
@@ -23,9 +24,9 @@ from . import lora_files, notes, reward_files
 from .language import Language
 from .lora import add_lora
 from .training_run import Run
+from .training_tasks import read_tasks
 
 PACKAGES = ("accelerate", "datasets", "peft", "pydantic", "scipy", "tensorboard", "trl", "yaml")  # of train and rl
-MOST_PROMPTS = 10_000
 MEASURABLE = 16  # prompts, from which on some are left out of training
 SAMPLES = 4  # images that the node shows
 PROMPTS = 8  # in an update
@@ -47,6 +48,8 @@ class Request:
     rank: int
     kl: float
     seed: int
+    reference: torch.Tensor | None
+    mask: torch.Tensor | None
 
 
 def train(lm: Language, request: Request) -> tuple[Language, str, dict]:
@@ -61,15 +64,13 @@ def train(lm: Language, request: Request) -> tuple[Language, str, dict]:
             "lm has a LoRA or another change, but training starts from the checkpoint alone. Connect lm of BLIP3o "
             "Loader directly."
         )
-    prompts = _prompts(request.prompts)
+    tasks = read_tasks(request.prompts, request.reference, request.mask)
     rewards = _rewards(request.reward)
     lora_files.check_new(request.file_name)
     temporary = Path(folder_paths.get_temp_directory()).absolute()
     temporary.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="blip3o_train_", dir=temporary))
-    # No newline of Unicode can be left in a prompt, and a half character becomes "?".
-    (folder / "prompts.txt").write_bytes("\n".join(prompts).encode("utf-8", "replace"))
-    settings = _settings(lm, request, len(prompts), folder) | {"rewards": rewards}
+    settings = _settings(lm, request, len(tasks.prompts), tasks.write(folder)) | {"rewards": rewards}
     (folder / "grpo.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
     if mm.get_torch_device().type != "cpu":
         mm.unload_all_models()
@@ -100,18 +101,6 @@ def _require_packages() -> None:
         )
 
 
-def _prompts(text: str) -> list[str]:
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
-    if not prompts:
-        raise Blip3oError("prompts is empty. Write what the images should show, a prompt on each line.")
-    if len(prompts) > MOST_PROMPTS:
-        raise Blip3oError(
-            f"prompts has {len(prompts):,} lines, more than {MOST_PROMPTS:,}. Leave some out, or train with "
-            "`blip3o grpo` on the command line."
-        )
-    return prompts
-
-
 def _rewards(name: str) -> list[dict[str, Any]]:
     """The settings of a reward from the list. Raises Blip3oError for one that a workflow may not use."""
     entry: Any = reward_files.entry(name)
@@ -123,15 +112,14 @@ def _rewards(name: str) -> list[dict[str, Any]]:
     return [one.model_dump() for one in listed]
 
 
-def _settings(lm: Language, request: Request, prompts: int, folder: Path) -> dict[str, Any]:
+def _settings(lm: Language, request: Request, prompts: int, listed: Path) -> dict[str, Any]:
     on_card = mm.get_torch_device().type != "cpu"
     held_out = min(32, prompts // 4) if prompts >= MEASURABLE else 0
     each = min(PROMPTS, prompts - held_out)
     images = each * request.group
-    listed = str(folder / "prompts.txt")
     return {
-        "checkpoint": str(lm.folder), "diffusion_folder": str(lm.diffusion_folder), "out": str(folder / "run"),
-        "tasks": listed, "held_out": held_out or listed,
+        "checkpoint": str(lm.folder), "diffusion_folder": str(lm.diffusion_folder), "out": str(listed.parent / "run"),
+        "tasks": str(listed), "held_out": held_out or str(listed),
         "updates": request.updates, "prompts": each, "group": request.group, "lr": request.learning_rate,
         "warmup": min(10, request.updates // 10), "kl": request.kl, "seed": request.seed,
         "lora": {"rank": request.rank, "alpha": request.rank, "save": "adapter"}, "adapter_only": True,

@@ -101,7 +101,7 @@ class Run:
                         raise Blip3oError(
                             "The reward has no number for any image, so nothing can be learnt. text needs words in "
                             "quotation marks in the prompts, tiny a description of the bundled model's shapes, and "
-                            "consistency an edit. Change prompts, or choose another reward."
+                            "consistency an edit with its mask. Change prompts, or choose another reward."
                         )
                     self._show(bar, cancelled is not None)
         self.log.read()

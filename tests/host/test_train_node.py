@@ -1,6 +1,7 @@
 """A LoRA is trained by reward in a graph."""
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,25 @@ pytest.importorskip("trl", reason="the `rl` extra is not installed")
 
 SMALL = {"prompts": "a red circle left of a blue star", "reward": "tiny", "updates": 2, "group": 2, "rank": 2}
 
+NUMBERS = {"one": 1, "two": 2}
+
 
 def training(**changes) -> dict:
     widgets = {**SMALL, "file_name": "small", "seed": 1, "learning_rate": 1e-3, "kl": 0.04, **changes}
     return {
         "load": node("BLIP3oLoader", checkpoint=NAME, dtype="auto"),
         "train": node("BLIP3oTrainLoRA", **{"lm": ["load", 0], **widgets}),
+    }
+
+
+def using(name) -> dict:
+    """Tokens with the LoRA that BLIP3o LoRA Loader has from its list, or from the training node."""
+    return {
+        "lora": node("BLIP3oLoraLoader", lm=["load", 0], lora_name=name, strength=1.0),
+        "write": node(
+            "BLIP3oTokenGenerator", lm=["lora", 0], prompt="a red circle", seed=1, batch_size=1, sampling="greedy"
+        ),
+        "info": node("PreviewAny", source=["write", 1]),
     }
 
 
@@ -37,6 +51,7 @@ def test_a_lora_is_trained_and_loads_wherever_loras_load(client, server, tmp_pat
     name = "small_00002/adapter_model.safetensors"
     graph = training()
     graph["name"] = node("PreviewAny", source=["train", 1])
+    graph |= using(["train", 1])
     result = client.run(graph, timeout=300)
     assert result.status == "success", result.error["exception_message"]
     assert result.outputs["name"]["text"] == [name] and not list(taken.iterdir())
@@ -47,15 +62,7 @@ def test_a_lora_is_trained_and_loads_wherever_loras_load(client, server, tmp_pat
         assert shown.width == one.width == 512 and shown.height > 200
     run = Path(server.base, "temp", place["subfolder"], "run")
     assert (run / "report.html").is_file() and not list(run.glob("step-*")) and not (run / "trainer").exists()
-    use = {
-        "load": node("BLIP3oLoader", checkpoint=NAME, dtype="auto"),
-        "lora": node("BLIP3oLoraLoader", lm=["load", 0], lora_name=name, strength=1.0),
-        "write": node(
-            "BLIP3oTokenGenerator", lm=["lora", 0], prompt="a red circle", seed=1, batch_size=1, sampling="greedy"
-        ),
-        "info": node("PreviewAny", source=["write", 1]),
-    }
-    assert client.run(use).status == "success"
+    assert client.run({"load": graph["load"], **using(name)}).status == "success"
     assert loaded_by_the_cli(server, name, tmp_path / "a.png") == 0
 
 
@@ -84,8 +91,11 @@ def test_a_cancelled_training_keeps_what_was_learnt(client, server, tmp_path):
         ({"reward": "../secret.yaml"}, "Cannot find the reward '../secret.yaml'"),
         ({"file_name": "../above"}, "file_name is '../above'. It must name a new folder in models/loras"),
         ({"lm": ["lora", 0]}, "lm has a LoRA or another change"),
+        ({"reference": ["two", 0]}, "There are 2 reference images for 1 prompts. Connect one for each line"),
+        ({"mask": ["white", 0]}, "mask belongs to an edit, but no reference is connected."),
+        ({"reference": ["one", 0], "mask": ["white", 0]}, "The mask is 32x64 and the image is 64x64."),
     ],
-    ids=["empty", "many", "code", "elsewhere", "name", "lora"],
+    ids=["empty", "many", "code", "elsewhere", "name", "lora", "references", "mask", "size"],
 )
 def test_what_cannot_be_trained_is_told_before_anything_starts(client, server, changes, sentence):
     """Catches a workflow that runs code or writes elsewhere, and a mistake that is found after minutes of loading."""
@@ -98,11 +108,42 @@ def test_what_cannot_be_trained_is_told_before_anything_starts(client, server, c
         graph["lora"] = node(
             "BLIP3oLoraLoader", lm=["load", 0], lora_name="before/adapter_model.safetensors", strength=1.0
         )
+    graph |= {
+        name: node("EmptyImage", width=64, height=64, batch_size=count, color=0) for name, count in NUMBERS.items()
+    }
+    graph["white"] = node("SolidMask", value=1.0, width=32, height=64)
     before = set(Path(server.base).glob("temp/blip3o_train_*"))
     result = client.run(graph)
     assert result.status == "error" and result.error["node_id"] == "train"
     assert sentence in result.error["exception_message"]
     assert set(Path(server.base).glob("temp/blip3o_train_*")) == before
+
+
+@pytest.mark.long
+def test_edits_are_trained_with_their_references(client, server):
+    """Catches references that the training does not see, or that belong to other prompts."""
+    graph = training(
+        prompts="make the circle blue\n\nmake the background green", reward="consistency", file_name="edit"
+    )
+    graph["first"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0xFF0000)
+    graph["second"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0x0000FF)
+    graph["both"] = node("ImageBatch", image1=["first", 0], image2=["second", 0])
+    graph["left"] = node("SolidMask", value=1.0, width=32, height=64)
+    graph["black"] = node("SolidMask", value=0.0, width=64, height=64)
+    graph["mask"] = node("MaskComposite", destination=["black", 0], source=["left", 0], x=0, y=0, operation="add")
+    graph["train"]["inputs"] |= {"reference": ["both", 0], "mask": ["mask", 0]}
+    before = set(Path(server.base).glob("temp/blip3o_train_*"))
+    result = client.run(graph, timeout=300)
+    assert result.status == "success", result.error["exception_message"]
+    [folder] = set(Path(server.base).glob("temp/blip3o_train_*")) - before
+    lines = [json.loads(line) for line in (folder / "tasks.jsonl").read_text().splitlines()]
+    pixels = [Image.open(folder / line["references"][0]).getpixel((9, 9)) for line in lines]
+    assert pixels == [(255, 0, 0), (0, 0, 255)]
+    assert [line["mask"] for line in lines] == ["mask-00001.png"] * 2
+    with Image.open(folder / "mask-00001.png") as mask:
+        assert (mask.getpixel((9, 9)), mask.getpixel((50, 9))) == (255, 0)
+    assert [line["prompt"] for line in lines] == ["make the circle blue", "make the background green"]
+    assert "held_out_reward/consistency" in (folder / "run/log.jsonl").read_text()
 
 
 def test_a_training_that_fails_says_why_in_its_own_words(in_host):
