@@ -16,6 +16,7 @@ from tools.samples.parts import BRUSHED, EDIT, START, TO_BRUSH, TO_EDIT
 
 SEEDS = range(1, 6)
 TINY = [sample.name for sample in SAMPLES if sample.tiny]
+TRAINING = {sample.name for sample in SAMPLES if sample.trains}
 PUBLISHED = [sample for sample in SAMPLES if not sample.tiny]
 STAR = Spec((Expected("circle", "red"), Expected("star", "blue")), "grey", (0, "left of", 1))
 GREEN = Spec((Expected("circle", "red"), Expected("square", "green")), "yellow", (0, "left of", 1))
@@ -35,6 +36,7 @@ PROMISED = {
     "BLIP3o-15-Two-Prompts-in-One-Image": [
         Spec((Expected("circle", "red"),), "grey"), Spec((Expected("star", "blue"),), "grey")
     ],
+    "BLIP3o-19-Train-a-LoRA-by-Reward": [YELLOW_RING],
     "BLIP3o-18-Best-of-Eight": [Spec((Expected("star", "green"),) * 4, "yellow")],
     "BLIP3o-17-A-Folder-of-Images": [
         EDITED, Spec((Expected("star", "green"),), "yellow"), Spec((Expected("triangle", "purple"),), "yellow")
@@ -133,7 +135,9 @@ def test_the_judge_finds_every_image_right(client, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TINY[FIRST:])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name in TRAINING)) for name in TINY[FIRST:]]
+)
 def test_the_other_samples_are_right_with_their_own_seed(client, name):
     """Catches a sample that shows another image than it promises."""
     found = judged(client, name, [1])

@@ -46,6 +46,7 @@ class Sample:
     name: str
     note: str = ""
     tiny: bool = True
+    trains: bool = False  # and so takes much longer than the others
     note_height: int = 330
     prompt: dict[str, dict] = field(default_factory=dict)
     columns: list[Column] = field(default_factory=list)
@@ -72,7 +73,7 @@ class Sample:
 # The image that these show after a run has room from the start.
 HEIGHTS = {
     SAMPLER: 480, "SaveImage": 520, "PreviewImage": 300, "PreviewAny": 150, "BLIP3oViewTokens": 310,
-    "BLIP3oResampleTokens": 780,
+    "BLIP3oResampleTokens": 780, "BLIP3oTrainLoRA": 740,
 }  # fmt: skip
 # These grow by a text or an image when they run, or are higher in Nodes 2.0: what the higher renderer needs.
 ROOM = {
@@ -80,7 +81,7 @@ ROOM = {
     "EmptyLatentImage": 118, "VAEDecode": 54, "ImageScaleBy": 90, "BLIP3oSaveTokens": 130, "BLIP3oCompareTokens": 130,
     "BLIP3oTextToImage": 730, "BLIP3oImageEdit": 710, "BLIP3oChooseDraft": 580, "BLIP3oSpliceTokens": 80,
     "BLIP3oResampleTokens": 860, "LatentFromBatch": 90, "LatentUpscaleBy": 90, "BLIP3oHiddenStateConditioner": 180,
-    "BLIP3oScoreImages": 380, "BLIP3oPickBest": 150,
+    "BLIP3oScoreImages": 380, "BLIP3oPickBest": 150, "BLIP3oTrainLoRA": 860, "BLIP3oLoraLoader": 160,
 }  # fmt: skip
 
 
