@@ -16,6 +16,7 @@ from pathlib import Path
 from ..errors import Blip3oError, first_line, is_out_of_memory, shown
 from . import (
     bench,
+    curate,
     diffusion_rl,
     download,
     edit,
@@ -53,6 +54,7 @@ def build_parser() -> Parser:
     inspect.add_command(commands)
     download.add_command(commands)
     queue.add_command(commands)
+    curate.add_command(commands)
     train.add_commands(commands)
     grpo.add_command(commands)
     diffusion_rl.add_command(commands)

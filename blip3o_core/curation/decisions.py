@@ -68,7 +68,7 @@ def decide(table: "Table", settings: CurationSettings) -> Verdicts:
         if kind is not None and kind not in HELD:
             notes.add(row, Drop("format", kind, ", ".join(HELD)))
     keep = list(bounds_of(settings.keep))
-    for bound in [*keep, *_judged(settings)]:
+    for bound in [*keep, *judged(settings)]:
         if bound.feature not in TEXT_FEATURES:
             notes.check(bound)
     for kind, limits in (("edit", settings.edits), ("composition", settings.compositions)):
@@ -78,7 +78,7 @@ def decide(table: "Table", settings: CurationSettings) -> Verdicts:
     return Verdicts(notes.drops, {row: left for row, left in texts.items() if row not in notes.drops})
 
 
-def _judged(settings: CurationSettings) -> Iterator[Bound]:
+def judged(settings: CurationSettings) -> Iterator[Bound]:
     for judge in settings.judges:
         for value, least in ((judge.min, True), (judge.max, False)):
             if value is not None:

@@ -149,6 +149,9 @@ class CurationSettings(Settings):
         for judge in self.judges:
             if judge.min is not None and judge.max is not None and judge.min > judge.max:
                 yield f"judge {judge.name!r} has min {judge.min:g}; it must not exceed max ({judge.max:g})."
+        unweighted = [source.path for source in self.sources if source.weight is None]
+        if 0 < len(unweighted) < len(self.sources):
+            yield f"source {unweighted[0]!r} has no weight, and others have one. Give each source a weight, or none."
         for what, names in (
             ("judges", [judge.name for judge in self.judges]),
             ("sources", [source.name for source in self.sources if source.name]),

@@ -1,6 +1,6 @@
 """The files of a curation, and how it is known whether one of them is still right.
 
-out/shards/             what the trainer reads
+out/shards/             what training reads; a folder for each source where these have weights
 out/report.html         for a person
 out/dropped.jsonl       every drop with its reason
 out/work/features/      a table for each piece: what was measured
@@ -13,13 +13,14 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Blip3oError, first_line, shown
-from ..files import atomic_write, naming_failures, remove_abandoned
+from ..files import atomic_write, naming_failures, remove_abandoned, write_json
+from ..shards.manifest import MANIFEST
 from .features import VERSION
 from .settings import CurationSettings
 
@@ -49,9 +50,6 @@ class Work:
     def report(self) -> Path:
         return self.out / "report.html"
 
-    def shard(self, piece: str) -> Path:
-        return self.shards / f"{piece}.tar"
-
     def features(self, piece: str) -> Path:
         return self.out / "work" / "features" / f"{piece}.parquet"
 
@@ -65,22 +63,43 @@ class Work:
         return self.out / "work" / "thumbnails" / f"{piece}.parquet"
 
     def make_folders(self) -> None:
-        for path in (self.shard("x"), self.features("x"), self.decisions("x"), self.written("x"), self.thumbnails("x")):
-            with naming_failures(path.parent):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            remove_abandoned(path.parent)
-        remove_abandoned(self.out)
+        """Raises Blip3oError for a folder that has other things in it: files are replaced and removed here."""
+        if not self._mark.is_file() and self.out.is_dir() and any(self.out.iterdir()):
+            raise Blip3oError(
+                f"out is {shown(self.out)}, a folder with other files in it. Choose a new folder, or the one of an "
+                "earlier `blip3o curate`."
+            )
+        for folder in (self.shards, *(path.parent for path in self._tables("x"))):
+            with naming_failures(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        if not self._mark.is_file():
+            write_json(self._mark, {"format": "blip3o curation", "version": 1})
+        for folder in (self.out, *(path.parent for path in self._tables("x")), *_folders(self.shards)):
+            remove_abandoned(folder)
 
-    def forget_others(self, pieces: Iterable[str]) -> None:
-        """Remove what was made of pieces that the sources no longer have."""
-        known = set(pieces)
-        for path in (self.features("x"), self.decisions("x"), self.written("x"), self.thumbnails("x"), self.shard("x")):
+    def forget_others(self, shards: Mapping[str, Path]) -> None:
+        """Remove what was made of pieces that the sources no longer have. `shards`: piece -> its shard."""
+        for path in self._tables("x"):
             for file in path.parent.glob(f"*{path.suffix}"):
-                if file.stem not in known:
+                if file.stem not in shards:
                     file.unlink(missing_ok=True)
-        for file in self.shards.glob("*.index"):
-            if file.stem not in known:
-                file.unlink(missing_ok=True)
+        wanted = {path.with_suffix(ending) for path in shards.values() for ending in (".tar", ".index")}
+        wanted |= {path.with_name(MANIFEST) for path in shards.values()}
+        for folder in _folders(self.shards):
+            for file in folder.iterdir():
+                if file not in wanted and (file.suffix in (".tar", ".index") or file.name == MANIFEST):
+                    file.unlink(missing_ok=True)
+
+    @property
+    def _mark(self) -> Path:
+        return self.out / "work" / "curation.json"
+
+    def _tables(self, piece: str) -> tuple[Path, ...]:
+        return self.features(piece), self.decisions(piece), self.written(piece), self.thumbnails(piece)
+
+
+def _folders(shards: Path) -> list[Path]:
+    return [shards, *(one for one in shards.iterdir() if one.is_dir())]
 
 
 def digest(content: Any) -> str:

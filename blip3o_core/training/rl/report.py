@@ -3,7 +3,6 @@
 It holds everything it shows. It is made from the run's log and samples alone, also while the run still works.
 """
 
-import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
@@ -11,30 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import Blip3oError, shown
-from ...files import atomic_write, naming_failures, parse_json, read_lines
+from ...files import parse_json, read_lines
 from ...images.png import read_settings
 from ...images.reader import open_image
+from ...reports.charts import Line, chart
+from ...reports.page import FILE, image_tag, section, write_page
 from ..watch import Watch
-from .charts import Line, chart
 from .held_out import GAP
 
-FILE = "report.html"
 _SIDE = 320  # pixels; larger images are made smaller
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1c1917;--soft:#78716c;--line:#e7e5e4;--paper:#fff}
-@media(prefers-color-scheme:dark){:root{--ink:#f5f5f4;--soft:#a8a29e;--line:#44403c;--paper:#1c1917}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:1100px;
-margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}.charts{display:flex;flex-wrap:wrap;gap:1rem}
-figure{margin:0;flex:0 1 350px}figcaption{font-weight:600}svg{width:100%;height:auto}
-svg text{font-size:10px;fill:var(--soft)}.grid{stroke:var(--line)}.limit{stroke:#dc2626;stroke-dasharray:5 4}
-.legend,.soft{color:var(--soft);font-size:.85rem;margin:.2rem 0}table{border-collapse:collapse}
-td,th{border-bottom:1px solid var(--line);padding:.3rem .7rem;text-align:right}
-td:first-child,th:first-child{text-align:left}
-.scroll{overflow-x:auto}.seeds td{text-align:left;vertical-align:top;border:0;width:180px}
-.seeds img{width:170px;height:auto;display:block}.seeds img.small{image-rendering:pixelated}
-.alarm{border-left:4px solid #dc2626;padding:.2rem .8rem;margin:.4rem 0}
-"""
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
@@ -53,22 +37,15 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     parts = [
         f"<h1>{html.escape(run.resolve().name)}</h1>{_overview(steps, looks)}",
         _warnings(entries),
-        _section("Rewards while training", _reward_charts(steps)),
-        _section("Held-out tasks", _held_out_charts(looks)),
+        section("Rewards while training", _reward_charts(steps)),
+        section("Held-out tasks", _held_out_charts(looks)),
         _table(looks),
-        _section("How the model moves", _movement_charts(steps)),
-        _section("Time", [_time_chart(seconds)]),
+        section("How the model moves", _movement_charts(steps)),
+        section("Time", [_time_chart(seconds)]),
         _seeds(run, looks),
     ]
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
-        f'content="{policy}"><meta name="viewport" content="width=device-width"><title>'
-        f"{html.escape(run.resolve().name)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
     path = out or run / FILE
-    with naming_failures(path), atomic_write(path) as scratch:
-        scratch.write_text(page, encoding="utf-8")
+    write_page(path, run.resolve().name, parts)
     return path
 
 
@@ -142,11 +119,6 @@ def _warnings(entries: Sequence[Mapping]) -> str:
 def _head(words: object) -> tuple[str, ...]:
     """What sentences of one kind have in common: "KL is", "Reward 'text'"."""
     return tuple(str(words).split(" ")[:2])
-
-
-def _section(title: str, charts: Sequence[str]) -> str:
-    drawn = "".join(charts)
-    return f'<h2>{title}</h2><div class="charts">{drawn}</div>' if drawn else ""
 
 
 def _reward_charts(steps: Sequence[Mapping]) -> list[str]:
@@ -244,9 +216,6 @@ def _tiles(path: Path, facts: dict) -> list[str]:
         image.thumbnail((_SIDE, _SIDE))
         small, data = max(image.size) <= 128, io.BytesIO()
         image.save(data, "PNG" if small else "JPEG", quality=90)
-        text = base64.b64encode(data.getvalue()).decode()
-        tiles.append(
-            f'<img class="{"small" if small else "large"}" alt="" src="data:image/{"png" if small else "jpeg"};base64,'
-            f'{text}"><span class="soft">reward {reward:.3g}</span>'
-        )
+        tag = image_tag(data.getvalue(), "png" if small else "jpeg", "small" if small else "large")
+        tiles.append(f'{tag}<span class="soft">reward {reward:.3g}</span>')
     return tiles

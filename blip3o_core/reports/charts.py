@@ -1,4 +1,4 @@
-"""Line charts as SVG text: no script, no font and nothing from elsewhere, so that a page with them is one file."""
+"""Line charts and histograms as SVG text: no script, no font, nothing from elsewhere, so that a page is one file."""
 
 import html
 import math
@@ -56,15 +56,78 @@ def chart(title: str, lines: Sequence[Line], limit: float | None = None, note: s
     words = ", ".join(
         f"{line.name} from {_number(line.points[0][1])} to {_number(line.points[-1][1])}" for line in lines
     )
+    return _figure(title, words, drawn, [line.name for line in lines], note)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The values of a histogram, from `low` to `high`; those beyond are counted in the first and last bar."""
+
+    low: float
+    high: float
+    bars: int = 40
+    log: bool = False
+
+    def bar_of(self, value: float) -> int:
+        """The bar that counts a value."""
+        return min(max(int(self.share(value) * self.bars), 0), self.bars - 1)
+
+    def share(self, value: float) -> float:
+        """Where a value stands between the ends, from 0 to 1."""
+        if self.log:
+            low, high = math.log(self.low), math.log(self.high)
+            return (math.log(max(value, self.low)) - low) / (high - low)
+        return (value - self.low) / (self.high - self.low)
+
+    def value_at(self, share: float) -> float:
+        if self.log:
+            return self.low * (self.high / self.low) ** share
+        return self.low + (self.high - self.low) * share
+
+
+def histogram(
+    title: str, axis: Axis, groups: Sequence[tuple[str, Sequence[int]]], limits: Sequence[float] = (), note: str = ""
+) -> str:
+    """A figure of counts, one group on the other; '' where there is nothing to count. `limits`: dashed lines."""
+    heights = [sum(counts) for counts in zip(*(counts for _, counts in groups), strict=True)]
+    highest = max(heights, default=0)
+    if not highest:
+        return ""
+    across, down, width = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM, (WIDTH - _LEFT - _RIGHT) / axis.bars
+    drawn = [_grid(0, highest, lambda value: _TOP + down * (1 - value / highest))]
+    below = [0] * axis.bars
+    for number, (_, counts) in enumerate(groups):
+        for bar, count in enumerate(counts):
+            top = _TOP + down * (1 - (below[bar] + count) / highest)
+            if count:
+                drawn.append(
+                    f'<rect x="{_LEFT + bar * width + 0.5:.1f}" y="{top:.1f}" width="{width - 1:.1f}" '
+                    f'height="{down * count / highest:.1f}" fill="{COLOURS[number % len(COLOURS)]}"/>'
+                )
+            below[bar] += count
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        anchor = {0: "start", 1: "end"}.get(share, "middle")
+        drawn.append(
+            f'<text x="{_LEFT + across * share:.1f}" y="{HEIGHT - 6}" text-anchor="{anchor}">'
+            f"{_number(axis.value_at(share))}</text>"
+        )
+    for limit in limits:
+        place = _LEFT + across * min(max(axis.share(limit), 0), 1)
+        drawn.append(f'<path class="limit" d="M{place:.1f} {_TOP}V{HEIGHT - _BOTTOM}"/>')
+    words = ", ".join(f"{sum(counts)} {name}" for name, counts in groups)
+    return _figure(title, words, drawn, [name for name, _ in groups], note)
+
+
+def _figure(title: str, words: str, drawn: Sequence[str], names: Sequence[str], note: str) -> str:
+    """A drawing with its title above and its legend below. `words`: for who cannot see it."""
     drawing = (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(f"{title}: {words}")}">'
         f"{''.join(drawn)}</svg>"
     )
     legend = "".join(
-        f'<span style="color:{COLOURS[k % len(COLOURS)]}">■</span> {html.escape(line.name)} '
-        for k, line in enumerate(lines)
+        f'<span style="color:{COLOURS[k % len(COLOURS)]}">■</span> {html.escape(name)} ' for k, name in enumerate(names)
     )
-    below = f'<p class="legend">{legend if len(lines) > 1 else ""}{html.escape(note)}</p>'
+    below = f'<p class="legend">{legend if len(names) > 1 else ""}{html.escape(note)}</p>'
     return f"<figure><figcaption>{html.escape(title)}</figcaption>{drawing}{below}</figure>"
 
 

@@ -1,0 +1,1 @@
+"""Who runs the passes over pieces: processes of this machine, or a cluster. Each gives the same files."""

@@ -1,0 +1,199 @@
+"""A curation from start to end: pieces, three passes over them, the manifest and the report.
+
+Every pass writes one file for each piece, under its name only when it is whole. What a file was made from stands in it,
+so a run that was stopped, at any moment, goes on where it was, and a run with other settings redoes what these touch.
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import Blip3oError, shown
+from ..shards.layout import ShardFacts
+from ..shards.manifest import MANIFEST, write_manifest
+from .measure import measure
+from .select import Selection, select
+from .settings import CurationSettings, SourceSettings
+from .work import Work, made_from, measured_from, source_state
+from .write import Order, is_written, write
+
+if TYPE_CHECKING:
+    from .readers.pieces import Piece
+
+
+class Backend(Protocol):
+    """Calls a function for every task -> (number of the task, what it returns), in any order."""
+
+    def __call__(
+        self, function: Callable[..., Any], tasks: Sequence[tuple], workers: int
+    ) -> Iterator[tuple[int, Any]]: ...
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a curation is followed."""
+
+    tell: Callable[[str], None] = lambda line: None
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a curation gave."""
+
+    work: Work
+    reasons: Counter  # reason, or kept -> samples
+    data: tuple[tuple[Path, float | None], ...]  # what training reads, with its weight
+    unchanged: int  # samples that were also written as reconstructions
+
+    def data_lines(self) -> list[str]:
+        """The lines of a training's settings that name what was written."""
+        return ["data:", *(f"  - {_line(path, weight)}" for path, weight in self.data)]
+
+
+def _line(path: Path, weight: float | None) -> str:
+    name = json.dumps(str(path))
+    return name if weight is None else f"{{path: {name}, weight: {weight:g}}}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece with what the passes must know of it."""
+
+    piece: "Piece"
+    source: str
+    wanted: str  # what its features depend on
+    folder: Path  # of its shard
+
+    @property
+    def shard(self) -> Path:
+        return self.folder / f"{self.piece.name}.tar"
+
+
+def curate(settings: CurationSettings, watch: Watch = Watch()) -> Outcome:
+    """Do what is left to do. Raises Blip3oError, with all that is finished kept."""
+    from .report import write_report
+
+    work = Work(Path(settings.out))
+    parts = find_parts(settings)
+    work.make_folders()
+    work.forget_others({part.piece.name: part.shard for part in parts})
+    backend, workers = _backend(settings)
+    _measure(parts, settings, (backend, workers), watch)
+    selection = _select(parts, settings, watch)
+    shards = _write(parts, settings, selection, (backend, workers), watch)
+    write_report(work, settings, {part.piece.name: part.source for part in parts}, selection)
+    totals = sum(selection.reasons.values(), Counter())
+    weights = {part.folder: weight for part, weight in _weights(parts, settings)}
+    data = tuple((folder, weights[folder]) for folder, some in shards.items() if some)
+    return Outcome(work, totals, data, selection.unchanged)
+
+
+def find_parts(settings: CurationSettings) -> list[Part]:
+    """All pieces of all sources, in their order, each with a name of its own."""
+    from .readers.find import find_pieces
+
+    parts: list[Part] = []
+    shards = Work(Path(settings.out)).shards
+    for source, name in zip(settings.sources, source_names(settings.sources), strict=True):
+        states: dict[str, str] = {}
+        for piece in find_pieces(source.path, source.options):
+            state = states.setdefault(piece.path, "") or source_state(Path(piece.path))
+            states[piece.path] = state
+            own = dataclasses.replace(piece, name=f"{name}-{piece.name}")
+            folder = shards / name if source.weight else shards
+            parts.append(Part(own, name, measured_from(own, settings, state), folder))
+    if not parts:
+        raise Blip3oError("The sources have nothing to read. Check the paths in `sources`.")
+    return parts
+
+
+def _weights(parts: Sequence[Part], settings: CurationSettings) -> Iterator[tuple[Part, float | None]]:
+    weights = dict(zip(source_names(settings.sources), (source.weight for source in settings.sources), strict=True))
+    for part in parts:
+        yield part, weights[part.source]
+
+
+def source_names(sources: Sequence[SourceSettings]) -> list[str]:
+    """A name for each source: its own, or its path's last part, with a number where two would be the same."""
+    from .readers.pieces import safe_name
+
+    names: list[str] = []
+    taken = {source.name for source in sources if source.name}
+    for source in sources:
+        name = source.name
+        if name is None:
+            stem = name = safe_name(Path(source.path).resolve().stem or "source")
+            number = 1
+            while name in taken:
+                number += 1
+                name = f"{stem}-{number}"
+            taken.add(name)
+        names.append(name)
+    return names
+
+
+def _backend(settings: CurationSettings) -> tuple[Backend, int]:
+    from .backends.local import processes, run
+
+    if settings.backend == "ray":
+        from .backends.cluster import run as run_on_cluster
+
+        return run_on_cluster, processes(settings.workers)
+    return run, processes(settings.workers)
+
+
+def _measure(parts: Sequence[Part], settings: CurationSettings, how: tuple[Backend, int], watch: Watch) -> None:
+    work = Work(Path(settings.out))
+    left = [part for part in parts if made_from(work.features(part.piece.name))[0] != part.wanted]
+    if len(left) < len(parts):
+        watch.tell(f"measured before: {len(parts) - len(left)} of {len(parts)} pieces")
+    tasks = [(part.piece, settings, part.wanted) for part in left]
+    for done, _ in enumerate(how[0](measure, tasks, how[1]), 1):
+        watch.progress("measure", done, len(tasks))
+
+
+def _select(parts: Sequence[Part], settings: CurationSettings, watch: Watch) -> Selection:
+    done = 0
+
+    def told() -> None:
+        nonlocal done
+        done += 1
+        watch.progress("select", done, 2 * len(parts))
+
+    return select({part.piece.name: part.source for part in parts}, settings, told)
+
+
+def _write(
+    parts: Sequence[Part], settings: CurationSettings, selection: Selection, how: tuple[Backend, int], watch: Watch
+) -> dict[Path, list[ShardFacts]]:
+    shown_keys: dict[str, list[str]] = {}
+    for row in selection.shown:
+        if row.key is not None:
+            shown_keys.setdefault(row.piece, []).append(row.key)
+    work, orders = Work(Path(settings.out)), []
+    for part in parts:
+        name = part.piece.name
+        orders.append(Order(part.source, part.shard, selection.wanted[name], tuple(shown_keys.get(name, ()))))
+        if is_written(work, name, orders[-1]) is None:
+            # Nobody takes shards of which some are old and some are new for a whole folder.
+            (part.folder / MANIFEST).unlink(missing_ok=True)
+    tasks = [(part.piece, settings, order) for part, order in zip(parts, orders, strict=True)]
+    found: dict[int, Any] = {}
+    for number, facts in how[0](write, tasks, how[1]):
+        found[number] = facts
+        watch.progress("write", len(found), len(tasks))
+    shards: dict[Path, list[ShardFacts]] = {part.folder: [] for part in parts}
+    for number, facts in sorted(found.items()):
+        if facts is not None:
+            shards[parts[number].folder].append(facts)
+    for folder, some in shards.items():
+        folder.mkdir(exist_ok=True)
+        write_manifest(folder, some)
+        if not some:
+            watch.tell(f"warning: nothing was kept for {shown(folder)}; {shown(work.report)} says why")
+    return shards
