@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from .arguments import setting
 from .common import needs_extra, report, say
@@ -58,7 +59,8 @@ class _Bars:
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
-        self._what, self._bar = "", None
+        self._what = ""
+        self._bar: Any = None
 
     def __enter__(self) -> "_Bars":
         return self

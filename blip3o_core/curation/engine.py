@@ -16,6 +16,7 @@ from ..errors import Blip3oError, shown
 from ..shards.layout import ShardFacts
 from ..shards.manifest import MANIFEST, write_manifest
 from .measure import measure
+from .report import write_report
 from .select import Selection, select
 from .settings import CurationSettings, SourceSettings
 from .work import Work, made_from, measured_from, source_state
@@ -76,17 +77,19 @@ class Part:
 
 def curate(settings: CurationSettings, watch: Watch = Watch()) -> Outcome:
     """Do what is left to do. Raises Blip3oError, with all that is finished kept."""
-    from .report import write_report
-
+    for name in ("judges", "captions"):
+        if getattr(settings, name):
+            raise Blip3oError(f"{name} cannot be used in this version. Leave it out.")
     work = Work(Path(settings.out))
     parts = find_parts(settings)
     work.make_folders()
-    work.forget_others({part.piece.name: part.shard for part in parts})
-    backend, workers = _backend(settings)
-    _measure(parts, settings, (backend, workers), watch)
-    selection = _select(parts, settings, watch)
-    shards = _write(parts, settings, selection, (backend, workers), watch)
-    write_report(work, settings, {part.piece.name: part.source for part in parts}, selection)
+    with work.held():
+        work.forget_others({part.piece.name: part.shard for part in parts})
+        how = _backend(settings)
+        _measure(parts, settings, how, watch)
+        selection = _select(parts, settings, watch)
+        shards = _write(parts, settings, selection, how, watch)
+        write_report(work, settings, {part.piece.name: part.source for part in parts}, selection)
     totals = sum(selection.reasons.values(), Counter())
     weights = {part.folder: weight for part, weight in _weights(parts, settings)}
     data = tuple((folder, weights[folder]) for folder, some in shards.items() if some)

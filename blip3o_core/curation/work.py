@@ -9,11 +9,12 @@ out/work/written/       for each piece: what its shard was made from
 out/work/thumbnails/    for each piece: small images for the report
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,11 @@ from ..files import atomic_write, naming_failures, remove_abandoned, write_json
 from ..shards.manifest import MANIFEST
 from .features import VERSION
 from .settings import CurationSettings
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from pyarrow import Array, Schema, Table
@@ -76,6 +82,23 @@ class Work:
             write_json(self._mark, {"format": "blip3o curation", "version": 1})
         for folder in (self.out, *(path.parent for path in self._tables("x")), *_folders(self.shards)):
             remove_abandoned(folder)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else works in this folder while the block runs. Raises Blip3oError where somebody does."""
+        if fcntl is None:
+            yield
+            return
+        with open(self._mark, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Blip3oError(
+                    f"Another `blip3o curate` works in {shown(self.out)}. Wait until it ends, or choose another `out`."
+                ) from None
+            except OSError:  # a share without locks
+                pass
+            yield
 
     def forget_others(self, shards: Mapping[str, Path]) -> None:
         """Remove what was made of pieces that the sources no longer have. `shards`: piece -> its shard."""

@@ -105,8 +105,7 @@ def histogram(
                     f'height="{down * count / highest:.1f}" fill="{COLOURS[number % len(COLOURS)]}"/>'
                 )
             below[bar] += count
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        anchor = {0: "start", 1: "end"}.get(share, "middle")
+    for share, anchor in (0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1, "end"):
         drawn.append(
             f'<text x="{_LEFT + across * share:.1f}" y="{HEIGHT - 6}" text-anchor="{anchor}">'
             f"{_number(axis.value_at(share))}</text>"

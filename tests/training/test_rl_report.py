@@ -9,7 +9,7 @@ import torch
 
 from blip3o_core.cli.main import main
 from blip3o_core.errors import Blip3oError
-from blip3o_core.training.rl.charts import Line, chart
+from blip3o_core.reports.charts import Line, chart
 from blip3o_core.training.rl.held_out import HeldOut, Look, save_samples
 from blip3o_core.training.rl.report import write_report
 from blip3o_core.training.rl.tasks import Task
