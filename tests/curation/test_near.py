@@ -9,7 +9,7 @@ from blip3o_core.curation.near import Columns, duplicates, near_pairs, nearest
 def hashes(random: np.random.Generator, count: int, distance: int) -> np.ndarray:
     """Half of them near others, at about the distance that is looked for."""
     found = random.integers(0, 2**64, count, np.uint64)
-    for place in range(count // 2, count):
+    for place in range(max(1, count // 2), count):
         bits = random.choice(64, int(random.integers(0, distance + 3)), replace=False)
         found[place] = found[random.integers(0, place)] ^ np.bitwise_or.reduce(
             np.uint64(1) << bits.astype(np.uint64), initial=0
