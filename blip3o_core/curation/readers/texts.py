@@ -8,7 +8,7 @@ from ...errors import Blip3oError, shown
 from ...files import decode_text
 
 TEXT_LIMIT = 2**18  # bytes of one caption; the longest prompt that a checkpoint reads is a hundredth of it
-JSON_LIMIT = 2**22  # bytes of a JSON file beside an image
+JSON_LIMIT = 2**22  # bytes of a JSON file with facts, or of an entry of a list
 _FACT = 1000  # characters of a fact
 # A mark at the start makes these certain. The longer ones first: UTF-32's begins with UTF-16's.
 _MARKS = (

@@ -3,15 +3,22 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+from ...errors import first_line
 from .naming import is_hidden
 
 
-def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """(folder, names of its files), the files of a folder before the folders in it, both sorted by name.
+class Folder(NamedTuple):
+    path: Path
+    files: list[str]  # their names, sorted
+    fault: str = ""  # why it cannot be listed
 
-    Links are followed, and a folder that two names lead to is read under the first. A folder that cannot be listed
-    has no files.
+
+def walk(folder: Path) -> Iterator[Folder]:
+    """A folder before those in it, sorted by name.
+
+    Links are followed, and a folder that several links lead to is read once, under the first.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
@@ -19,12 +26,21 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
         current = waiting.pop()
         try:
             facts = current.stat()
-            entries = sorted(os.scandir(current), key=lambda entry: entry.name)
-        except OSError:
+            if (facts.st_dev, facts.st_ino) in seen:
+                continue
+            seen.add((facts.st_dev, facts.st_ino))
+            with os.scandir(current) as found:
+                entries = sorted((one for one in found if not is_hidden(one.name)), key=lambda one: one.name)
+        except OSError as error:
+            yield Folder(current, [], first_line(error))
             continue
-        if (facts.st_dev, facts.st_ino) in seen:
-            continue
-        seen.add((facts.st_dev, facts.st_ino))
-        entries = [entry for entry in entries if not is_hidden(entry.name)]
-        yield current, [entry.name for entry in entries if not entry.is_dir()]
-        waiting += [current / entry.name for entry in reversed(entries) if entry.is_dir()]
+        inner = {one.name for one in entries if _is_folder(one)}
+        yield Folder(current, [one.name for one in entries if one.name not in inner])
+        waiting += [current / one.name for one in reversed(entries) if one.name in inner]
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
