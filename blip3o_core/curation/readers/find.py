@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import Blip3oError, first_line, shown
+from ...shards.naming import IMAGE_SUFFIXES
 from ..sample import Broken, Sample
 from .folder import folder_pieces, read_folder
 from .lists import is_list, list_pieces, read_list
-from .naming import IMAGE_SUFFIXES
 from .options import Options
 from .pieces import Piece, safe_name
 from .table import read_table, table_pieces

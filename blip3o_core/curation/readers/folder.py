@@ -1,6 +1,6 @@
 """Samples from a folder of images with texts beside them: 0001.jpg and 0001.txt, .caption or .json.
 
-Names mean what they mean in a shard, see `naming.py`; so an unpacked shard reads as the shard does.
+Names mean what they mean in a shard, see `shards/naming.py`; so an unpacked shard reads as the shard does.
 """
 
 import os

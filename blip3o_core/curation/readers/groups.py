@@ -6,8 +6,8 @@ from typing import Any, Protocol
 from ...errors import Blip3oError, shown
 from ...files import parse_json
 from ...images.reader import MAX_BYTES
+from ...shards.naming import IMAGE_SUFFIXES, TEXT_SUFFIXES, role_of
 from ..sample import Broken, Sample
-from .naming import IMAGE_SUFFIXES, TEXT_SUFFIXES, role_of
 from .options import Options
 from .texts import JSON_LIMIT, TEXT_LIMIT, decoded, facts_of, texts_in, texts_of
 

@@ -1,7 +1,7 @@
 """Samples from a webdataset-style tar, in one pass: whatever can be read of it is read, and the rest is reported.
 
-- Members whose names are equal up to their last dot are one sample, see `naming.py`. They may stand in any order, at
-  most `NEIGHBOURHOOD` other members apart: so much is remembered, by name and place, and not by content.
+- Members whose names are equal up to their last dot are one sample, see `shards/naming.py`. They may stand in any
+  order, at most `NEIGHBOURHOOD` other members apart: so much is remembered, by name and place, not by content.
 - What stands before a cut is kept. The sample at the cut is kept if it has all that the others of the tar have.
 - A name that comes again beyond the neighbourhood, as in tars that were joined, is a sample of its own.
 - Links are followed inside the tar, never out of it.
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from ...errors import Blip3oError, first_line, shown
 from ...files import open_regular
+from ...shards.naming import is_hidden
 from ..sample import Broken, Sample
 from .groups import Group, reason_of
-from .naming import is_hidden
 from .options import Options
 from .pieces import Piece, safe_name
 from .tar_members import Gap, Opened, members_of, open_tar, packing_of

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import first_line
-from .naming import is_hidden
+from ...shards.naming import is_hidden
 
 
 class Folder(NamedTuple):

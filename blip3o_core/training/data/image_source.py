@@ -9,8 +9,6 @@ from ...images.reader import MAX_BYTES, image_bytes
 
 REMEDY = "Restore it, or remove it from the data."
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
-
 
 @dataclass(frozen=True)
 class ImageSource:

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from ...errors import Blip3oError, first_line, shown
-from .image_source import IMAGE_SUFFIXES, ImageSource
+from ...shards.naming import IMAGE_SUFFIXES
+from .image_source import ImageSource
 from .item_table import Item, ItemTable
 from .listed import LIST, read_list
 from .notes import Notes, counted

@@ -7,7 +7,6 @@
 """
 
 import posixpath
-import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,14 +15,12 @@ from typing import BinaryIO, NamedTuple
 
 from ...errors import Blip3oError, first_line, shown
 from ...files import LINE_LIMIT, decode_text, open_regular, parse_json
+from ...shards.naming import IMAGE_SUFFIXES, TEXT_SUFFIXES, is_hidden, role_of
 from .captions import Captions, texts_of
-from .image_source import IMAGE_SUFFIXES
 from .item_table import ItemTable
 from .notes import Notes
 
-TEXT_SUFFIXES = (".txt", ".caption", ".json")  # the first that an item has is its text
 _REMEDY = "Make the shard again."
-_REFERENCE = re.compile(r"(.+)\.reference([0-9]{0,9})")
 _MOST_HOPS = 16  # of links that lead to links
 
 
@@ -70,7 +67,7 @@ def _members(stream: BinaryIO, file: Path, notes: Notes) -> Iterator[_Member]:
             if member.size < 0 or (member.isreg() and member.offset_data + member.size > size):
                 raise tarfile.ReadError(f"{shown(member.name)} is cut short")
             name = posixpath.normpath(member.name)
-            if member.isdir() or _is_hidden(name):
+            if member.isdir() or is_hidden(name):
                 continue
             if found.pop(name, None) is not None:
                 notes.unused["replaced by a later file of the same name"] += 1
@@ -85,11 +82,6 @@ def _members(stream: BinaryIO, file: Path, notes: Notes) -> Iterator[_Member]:
             yield _Member(name, target.offset_data, target.size)
         else:
             notes.unused["devices and pipes"] += 1
-
-
-def _is_hidden(name: str) -> bool:
-    """macOS adds ._0001.jpg and .DS_Store to what it packs."""
-    return any(part.startswith(".") and part != ".." for part in name.split("/"))
 
 
 def _check_end(stream: BinaryIO, end: int, size: int, file: Path, notes: Notes) -> None:
@@ -117,19 +109,17 @@ def _follow(name: str, found: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | N
 def _groups(members: Iterator[_Member], notes: Notes) -> dict[str, _Group]:
     groups: dict[str, _Group] = {}
     for member in members:
-        stem, kind = posixpath.splitext(member.name)
-        kind = kind.lower()
-        reference = _REFERENCE.fullmatch(stem) if kind in IMAGE_SUFFIXES else None
-        if reference:
-            references, number = groups.setdefault(reference[1], _Group()).references, int(reference[2] or 0)
-            if references.setdefault(number, member) is not member:
-                notes.unused["references of the same number"] += 1
-        elif kind in IMAGE_SUFFIXES:
-            groups.setdefault(stem, _Group()).images[kind] = member
-        elif kind in TEXT_SUFFIXES:
-            groups.setdefault(stem, _Group()).texts[kind] = member
-        else:
-            notes.unused[shown(kind, 20) or "names without an ending"] += 1
+        role = role_of(member.name)
+        if role.kind == "other":
+            notes.unused[shown(role.suffix, 20) or "names without an ending"] += 1
+            continue
+        group = groups.setdefault(role.stem, _Group())
+        if role.kind == "image":
+            group.images[role.suffix] = member
+        elif role.kind == "text":
+            group.texts[role.suffix] = member
+        elif group.references.setdefault(role.number, member) is not member:
+            notes.unused["references of the same number"] += 1
     return groups
 
 

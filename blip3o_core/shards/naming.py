@@ -1,11 +1,11 @@
-"""Which members or files belong to one sample, by their names alone: the same rules as for training from shards."""
+"""Which members of a shard, or files of a folder, belong to one item, by their names alone."""
 
 import posixpath
 import re
 from typing import Literal, NamedTuple
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
-TEXT_SUFFIXES = (".txt", ".caption", ".json")  # the first that a sample has is its text
+TEXT_SUFFIXES = (".txt", ".caption", ".json")  # the first that an item has is its text
 _REFERENCE = re.compile(r"(.+)\.reference([0-9]{0,9})")
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # of Windows and macOS
 
