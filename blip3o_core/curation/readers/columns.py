@@ -12,24 +12,19 @@ from dataclasses import dataclass
 from ...errors import Blip3oError, did_you_mean, shown
 from .options import Options
 
-_TARGETS = ("output_image", "target_image", "target_img", "target", "edited_image", "edited_img", "output")
+_TARGETS = ("output_image", "target_image", "target_img", "edited_image", "edited_img")
 _IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img", "image_path", "file_name", "filename", "file", "path")
 _REFERENCES = (
     *("input_images", "input_image", "references", "reference", "reference_images", "reference_image"),
-    *("source_image", "source_img", "source_images", "source", "original_image", "conditioning_image", "input"),
+    *("source_image", "source_img", "source_images", "original_image", "conditioning_image"),
     "images",  # of items.jsonl, beside `image`
 )
+# Alone they may be anything, such as the site that an image is from: only both of a pair are images.
+_PAIRS = (("target", "source"), ("output", "input"))
 ONLY_EDITS = ("instruction", "instructions", "edit_instruction", "edit_prompt")
 _CAPTIONS = (
-    "caption",
-    "captions",
-    "text",
-    "txt",
-    "prompt",
-    "input_prompt",
-    "description",
-    "long_caption",
-    "short_caption",
+    *("caption", "captions", "text", "txt", "prompt", "input_prompt", "description"),
+    *("long_caption", "short_caption"),
 )
 
 
@@ -48,20 +43,26 @@ def choose(names: Iterable[str], options: Options) -> Columns:
     def first(*known: str) -> tuple[str, ...]:
         return next(((existing[name],) for name in known if name in existing), ())
 
-    for wanted in (*options.image, *options.references, *options.text):
-        if wanted not in names:
-            hint = did_you_mean(wanted, names)
-            raise Blip3oError(f"It has no column {shown(repr(wanted))}. {hint} Its columns: {_listed(names)}.")
-    image = options.image[:1] or first(*_TARGETS) or first(*(one for one in _IMAGES if one not in options.references))
+    for wanted in filter(None, (options.image, options.references, options.text)):
+        if not set(wanted) & set(names):
+            hint = f" {did_you_mean(wanted[0], names)}".rstrip()
+            raise Blip3oError(f"It has no column {shown(repr(wanted[0]))}.{hint} Its columns: {_listed(names)}.")
+    pair = next((pair for pair in _PAIRS if existing.keys() >= set(pair)), ())
+    image = options.image or first(*_TARGETS, *pair[:1])
+    image = image or first(*(one for one in _IMAGES if existing.get(one) not in options.references))
     if not image:
         raise Blip3oError(
             f"None of its columns is known to have the image. Its columns: {_listed(names)}. Name the one with the "
             "image in the source's options, as `image: COLUMN`."
         )
-    references = options.references or tuple(one for one in first(*_REFERENCES) if one != image[0])
-    if not references and image[0].lower() in _TARGETS and not options.image:
+    references = tuple(one for one in options.references if one in names) or tuple(
+        one for one in first(*_REFERENCES, *pair[1:]) if one != image[0]
+    )
+    if not references and image[0].lower() in _TARGETS:
         references = first("image", "img")
-    texts = options.text or (first(*ONLY_EDITS, *_CAPTIONS) if references else first(*_CAPTIONS, *ONLY_EDITS))
+    texts = tuple(one for one in options.text if one in names) or (
+        first(*ONLY_EDITS, *_CAPTIONS) if references else first(*_CAPTIONS, *ONLY_EDITS)
+    )
     return Columns(image[0], references, texts)
 
 

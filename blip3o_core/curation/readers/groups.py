@@ -118,7 +118,7 @@ class Group:
                 f"it has no {' or '.join(options.text) or wanted!r}; its keys: {shown(', '.join(entry) or 'none')}. "
                 "Name the key of the text in the source's options, as `text: KEY`."
             )
-        return found, facts_of(entry, tuple(named))
+        return found, facts_of(entry, (wanted,) if wanted in named else tuple(named))
 
     def _beside(self, options: Options) -> dict[str, Any]:
         """Facts in a JSON object beside a text."""

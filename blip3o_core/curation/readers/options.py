@@ -39,12 +39,12 @@ class Options:
                 raise Blip3oError(
                     f"The option {name!r} of a source is {shown(repr(value))}. It must be text: {NAMES[name]}."
                 )
-            if name not in ("images", "encoding"):
+            if name in ("references", "text"):
                 checked[name] = tuple(several)
             elif len(several) > 1:
                 raise Blip3oError(f"The option {name!r} of a source must be one text, not {len(several)}.")
             else:
-                checked[name] = several[0]
+                checked[name] = tuple(several) if name == "image" else several[0]
         if "encoding" in checked:
             _check_encoding(checked["encoding"])
         return cls(**checked)

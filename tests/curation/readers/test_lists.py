@@ -125,6 +125,8 @@ def test_lists_of_other_programs(folder):
         ({"image": "a.jpg", "images": ["b.jpg"], "instruction": "i"}, ("edit", b"a", (b"b",), ("i",))),
         ({"image": "b.jpg", "edited_image": "a.jpg", "edit_prompt": "i"}, ("edit", b"a", (b"b",), ("i",))),
         ({"input_image": "b.jpg", "output_image": "a.jpg", "instruction": "i"}, ("edit", b"a", (b"b",), ("i",))),
+        ({"source": "b.jpg", "target": "a.jpg", "instruction": "i"}, ("edit", b"a", (b"b",), ("i",))),
+        ({"image": "a.jpg", "text": "t", "source": "web", "output": "x"}, ("image", b"a", (), ("t",))),
         ({"image": "a.jpg"}, ("reconstruction", b"a", (), ())),
     ]
     for row, expected in rows:
