@@ -78,7 +78,7 @@ def _entry(record: Record, form: Form, options: Options) -> dict[str, Any]:
     if record.data is None:
         raise Blip3oError(f"it has more than {JSON_LIMIT:,} bytes.")
     if record.is_cut:
-        raise Blip3oError("the list is cut short in it. Copy the list again from where it came from.")
+        raise Blip3oError("the list is cut short here. Copy it again from where it came from.")
     encoding = "utf-8" if form.encoding else options.encoding or "utf-8"
     try:
         text = record.data.decode(encoding)

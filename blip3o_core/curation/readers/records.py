@@ -17,7 +17,7 @@ _QUOTE, _MARK = re.compile(rb'["\\]'), re.compile(rb'["{}\[\],]')
 class Record(NamedTuple):
     start: int  # a byte of the list as UTF-8, where reading may begin again
     data: bytes | None  # without ends of lines or commas; None: longer than JSON_LIMIT
-    is_cut: bool = False  # the list ends in it
+    is_cut: bool = False  # the list ends in it, or before it
 
 
 class Form(NamedTuple):
@@ -74,16 +74,20 @@ def _lines(chunks: Iterator[bytes], at: int) -> Iterator[Record]:
     for chunk in chunks:
         for line in chunk.splitlines(keepends=True):
             if held.endswith(b"\r") and line != b"\n":
-                yield Record(at, None if dropped else bytes(held[:-1]))
+                yield _record(at, held, dropped)
                 at, held, dropped = at + dropped + len(held), bytearray(), 0
             held += line
             if line.endswith(b"\n"):
-                yield Record(at, None if dropped else bytes(held.rstrip(b"\r\n")))
+                yield _record(at, held, dropped)
                 at, held, dropped = at + dropped + len(held), bytearray(), 0
             if len(held) > JSON_LIMIT:
                 dropped, held = dropped + len(held) - 1, held[-1:]
     if held:
-        yield Record(at, None if dropped else bytes(held.rstrip(b"\r")))
+        yield _record(at, held, dropped)
+
+
+def _record(start: int, held: bytearray, dropped: int) -> Record:
+    return Record(start, None if dropped or len(held) > JSON_LIMIT else bytes(held.strip(b" \t\r\n")))
 
 
 def _elements(chunks: Iterator[bytes], at: int) -> Iterator[Record]:
@@ -92,7 +96,7 @@ def _elements(chunks: Iterator[bytes], at: int) -> Iterator[Record]:
     `at` 0: the list's own bracket is still to come.
     """
     depth, marks = int(at > 0), _Marks()
-    held, dropped, begin = bytearray(), False, at
+    held, dropped, begin = bytearray(), 0, at
     for chunk in chunks:
         taken = 0
         for mark, place in marks.of(chunk):
@@ -102,16 +106,19 @@ def _elements(chunks: Iterator[bytes], at: int) -> Iterator[Record]:
             elif depth == 0 or (depth == 1 and mark == b","):
                 held += chunk[taken : place - 1]
                 if dropped or held.strip():
-                    yield Record(begin, None if dropped else bytes(held.strip()))
+                    yield _record(begin, held, dropped)
                 if depth == 0:
                     return
-                held, dropped, taken, begin = bytearray(), False, place, at + place
+                held, dropped, taken, begin = bytearray(), 0, place, at + place
         held += chunk[taken:]
         at += len(chunk)
         if len(held) > JSON_LIMIT:
-            held, dropped = bytearray(), True
+            held, dropped = bytearray(), 1
+    if depth == 1 and held.strip():  # the last element is whole; its comma or bracket is missing
+        yield _record(begin, held, dropped)
+        held, begin = bytearray(), at
     if depth:
-        yield Record(begin, None if dropped else bytes(held.strip()), is_cut=True)
+        yield Record(begin, bytes(held.strip()), is_cut=True)
 
 
 class _Marks:
