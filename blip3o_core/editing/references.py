@@ -8,7 +8,8 @@ import torch
 from ..diffusion.reference_mode import ReferenceMode, Strengths
 from ..diffusion.sampler import Inpaint
 from ..errors import Blip3oError
-from ..images.preprocess import MAX_SIDE, tokenizer_input, vae_input
+from ..images.limits import MAX_SIDE
+from ..images.preprocess import tokenizer_input, vae_input
 from ..models.image_tokenizer import ImageTokenizer, encode_images
 from ..prompts.vocabulary import CodesId
 from .masks import check_fit, check_mask, latent_mask

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from ..errors import Blip3oError
-from .reader import MAX_PIXELS, MAX_SIDE
+from .limits import MAX_SIDE
+from .reader import MAX_PIXELS
 
 SMALL = 256  # pixels
 

@@ -13,9 +13,9 @@ import torch
 
 from ..checks import require_finite
 from ..errors import Blip3oError
+from .limits import MAX_SIDE
 
 FITS = ("stretch", "pad", "crop", "authors")
-MAX_SIDE = 16384  # pixels
 MAX_ASPECT = 8.0
 _PAD_COLOR = (128, 128, 128)  # nearest to the 0 of both encoders
 

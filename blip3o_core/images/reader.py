@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from ..errors import Blip3oError, first_line, shown
 from ..files import read_bytes
+from .limits import MAX_SIDE
 from .png_rows import lacks_rows
-from .preprocess import MAX_SIDE, to_tensor
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image as PillowImage
 
 # Raise it with every change to the pixels that some file gives: it is in the keys of caches of what was made from them.
@@ -75,7 +74,7 @@ def open_image(path: Path):
     return read_image(image_bytes(path), str(path)).on_white()
 
 
-def open_mask(path: Path) -> torch.Tensor:
+def open_mask(path: Path) -> "torch.Tensor":
     """(H, W) float32 in [0, 1] from a file, see `read_mask`."""
     return read_mask(image_bytes(path), str(path))
 
@@ -85,8 +84,10 @@ def image_bytes(path: Path, remedy: str = REMEDY) -> bytes:
     return read_bytes(Path(path), remedy, MAX_BYTES)
 
 
-def read_mask(data: bytes, name: str) -> torch.Tensor:
+def read_mask(data: bytes, name: str) -> "torch.Tensor":
     """(H, W) float32 in [0, 1] from a file without transparency: white is where to change, greys are in between."""
+    from .preprocess import to_tensor
+
     # Its numbers are weights, not colours: a profile says nothing about them.
     image = read_image(data, name, colours=False).pixels
     if image.mode == "RGBA" and image.getchannel("A").getextrema()[0] < 255:

@@ -7,14 +7,12 @@ asked at the start and answer meanwhile. What is found never depends on who answ
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import Blip3oError, shown
 from .asking import Answer, Question, check_images, not_asked
 from .interface import Candidates, Reward
-
-OnError = Literal["stop", "skip"]
-TIMEOUT = 300.0  # seconds
+from .settings import TIMEOUT, OnError
 
 
 @dataclass(frozen=True, eq=False)  # each is itself only: a user's reward need not have a hash

@@ -1,13 +1,15 @@
 """Rewards as they are named in settings: a list of names, or of mappings with a weight and options."""
 
 import re
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
 from ..settings import Finite, Positive, Settings, Strict
-from .mix import TIMEOUT, OnError
+
+OnError = Literal["stop", "skip"]
+TIMEOUT = 300.0  # seconds
 
 
 def _name(value: str) -> str:

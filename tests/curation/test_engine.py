@@ -242,3 +242,12 @@ def test_ten_kills_change_nothing(uncut, source, tmp_path):
     assert run_and_kill(as_file(tmp_path / "first.yaml", source, tmp_path / "first" / "out", 2), 600)
     killed_until_done(config, 10, 1.2 * (time.monotonic() - started))
     assert files_of(tmp_path / "out") == uncut[1]
+
+
+def test_processes_start_without_torch():
+    """Catches an import that makes each worker start seconds later and take hundreds of megabytes."""
+    rooms = "engine, measure, write, backends.local, readers.find".split(", ")
+    code = "; ".join(f"import blip3o_core.curation.{room}" for room in rooms)
+    code += "; import sys; print(sorted({'torch', 'transformers', 'scipy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

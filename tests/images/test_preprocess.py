@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from blip3o_core.errors import Blip3oError
+from blip3o_core.images.limits import MAX_SIDE
 from blip3o_core.images.preprocess import (
     FITS,
-    MAX_SIDE,
     fit_size,
     to_images,
     tokenizer_input,

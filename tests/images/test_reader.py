@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageCms
 
 from blip3o_core.errors import Blip3oError
-from blip3o_core.images.preprocess import MAX_SIDE
+from blip3o_core.images.limits import MAX_SIDE
 from blip3o_core.images.reader import open_image, open_mask, read_image
 from tests.support.image_files import ADOBE_RGB, DISPLAY_P3, SRGB, chunk, icc_profile, png, tiff
 from tests.support.pictures import noise

@@ -1,0 +1,3 @@
+"""How large an image may be anywhere here."""
+
+MAX_SIDE = 16384  # pixels
