@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import numpy as np
     from pyarrow import Table
 
-# Kinds of image files that a shard holds, by Pillow's names.
-HELD = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
 UNREADABLE, WITHOUT_TEXT, DUPLICATE, EVALUATION = "unreadable", "without_text", "duplicate", "evaluation"
 
 
@@ -64,9 +62,6 @@ def decide(table: "Table", settings: CurationSettings) -> Verdicts:
     for row, reason in enumerate(table["broken"].to_pylist()):
         if reason is not None:
             notes.add(row, Drop(UNREADABLE, reason, None))
-    for row, kind in enumerate(table["format"].to_pylist()):
-        if kind is not None and kind not in HELD:
-            notes.add(row, Drop("format", kind, ", ".join(HELD)))
     keep = list(bounds_of(settings.keep))
     for bound in [*keep, *judged(settings)]:
         if bound.feature not in TEXT_FEATURES:

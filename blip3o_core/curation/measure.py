@@ -1,10 +1,12 @@
 """Pass 1: a piece -> the table of its features, a row for every sample and every broken member."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Blip3oError
+from ..shards.write import ending_of
 from .decisions import judge_column
 from .features import measure_sample
 from .sample import Broken, Sample
@@ -80,9 +82,12 @@ def rows_of(piece: "Piece", settings: CurationSettings) -> Iterator[dict[str, An
 
 
 def _row(sample: Sample) -> dict[str, Any]:
+    sample = dataclasses.replace(sample, texts=tuple(text.strip() for text in sample.texts if text.strip()))
     head = {"key": sample.key, "place": sample.place, "kind": sample.kind}
     try:
         _check_texts(sample)
+        for data in (sample.image, *sample.references):
+            ending_of(data, sample.place)
         return {**head, "texts": list(sample.texts), **measure_sample(sample)}
     except Blip3oError as error:
         return {**head, "broken": str(error)}

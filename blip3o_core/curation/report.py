@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _TITLES = {
     "unreadable": "cannot be read", "without_text": "has no text", "duplicate": "near-duplicate",
-    "evaluation": "is in the evaluation", "format": "in a format that shards do not hold", "language": "other language",
+    "evaluation": "is in the evaluation", "language": "other language",
 }  # fmt: skip
 
 

@@ -72,7 +72,7 @@ class ReferenceSettings(Strict):
     """Limits on the target beside the reference that is nearest to it."""
 
     min_reference_side: Amount | None = 256  # pixels
-    max_references: Annotated[Count, Field(le=99)] | None = 8
+    max_references: Annotated[Count, Field(le=99)] = 8
     min_distance: Bits | None = None
     max_distance: Bits | None = None
     min_changed: Fraction | None = 0.001

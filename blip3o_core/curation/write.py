@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,8 @@ def _records(
         if sample.key not in left:
             continue
         left.discard(sample.key)
-        facts = {"source": source, **({"meta": dict(sample.meta)} if sample.meta else {})}
+        meta = {name: value for name, value in sample.meta.items() if _is_json([name, value])}
+        facts = {"source": source, **({"meta": meta} if meta else {})}
         yield Record(sample.key, sample.image, sample.references, tuple(texts[sample.key]), facts)
         if kept[sample.key]["unchanged"]:
             key = _new_key(f"{sample.key}-unchanged", kept)
@@ -108,6 +110,14 @@ def _records(
             f"{shown(samples.path)} has changed while it was read: the sample {shown(min(left))} is gone. Run the same "
             "command again."
         )
+
+
+def _is_json(value: Any) -> bool:
+    """Whether JSON holds a value: a number that is none, or half a character, is left out of the facts."""
+    try:
+        return bool(json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8"))
+    except (TypeError, ValueError):
+        return False
 
 
 def _new_key(key: str, taken: Mapping[str, Any]) -> str:

@@ -139,9 +139,9 @@ def _texts(record: Record, where: str) -> tuple[str, ...]:
 
 def _members(key: str, record: Record, texts: tuple[str, ...], where: str) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of the image, its references and the text."""
-    yield f"{key}.{_format(record.image, where)}", record.image
+    yield f"{key}.{ending_of(record.image, where)}", record.image
     for number, image in enumerate(record.references, 1):
-        yield f"{key}.reference{number}.{_format(image, where)}", image
+        yield f"{key}.reference{number}.{ending_of(image, where)}", image
     content: dict[str, Any] = {"instruction" if record.references else "caption": list(texts) or None}
     if record.facts:
         content["facts"] = dict(record.facts)
@@ -158,7 +158,7 @@ def _members(key: str, record: Record, texts: tuple[str, ...], where: str) -> It
     yield f"{key}.json", text
 
 
-def _format(image: bytes, where: str) -> str:
+def ending_of(image: bytes, where: str) -> str:
     """The ending of an image file's name, from its first bytes."""
     if len(image) > MAX_BYTES:
         raise Blip3oError(f"{where} has an image of {len(image):,} bytes; at most {MAX_BYTES:,} fit. Leave it out.")

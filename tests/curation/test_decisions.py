@@ -31,7 +31,6 @@ def samples():
         Sample("pair", "pair", plain, (other, plain), ("put both into one image",)),
         Sample("lost", "lost", plain, (other,)),
         Sample("french", "french", plain, texts=("Un cercle rouge à côté d'un carré bleu dans le jardin",)),
-        Sample("old", "old", encoded(texture(1), "PPM"), texts=(CAPTION,)),
     ]
 
 
@@ -48,7 +47,6 @@ def test_each_limit_drops_what_breaks_it(samples, tmp_path):
         "pair": ["reference_side", "changed"],
         "lost": ["without_text"],
         "french": ["language"],
-        "old": ["format"],
         "bad": ["unreadable"],
     }
     assert said["tiny"] == [Drop("side", 40, 48), Drop("aspect", 5, 4.0)]
@@ -72,11 +70,11 @@ def test_limits_that_are_off_drop_nothing(samples, tmp_path):
         "max_repetition",
     )
     off = dict.fromkeys(names) | {"without_text": True}
-    free = dict.fromkeys(("min_reference_side", "max_references", "min_changed"))
+    free = dict.fromkeys(("min_reference_side", "min_changed"))
     edits = free | dict.fromkeys(("max_distance", "max_changed", "max_aspect_difference"))
     chosen = settings("a", tmp_path, keep=off, edits=edits, compositions=free)
     dropped = decide(table_of(samples, chosen), chosen).drops
-    assert sorted(samples[row].key for row in dropped if row < len(samples)) == ["lost", "old"]
+    assert sorted(samples[row].key for row in dropped if row < len(samples)) == ["lost"]
 
 
 def test_judges_have_limits(samples, tmp_path):

@@ -251,3 +251,21 @@ def test_processes_start_without_torch():
     code += "; import sys; print(sorted({'torch', 'transformers', 'scipy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_no_shard_holds_is_dropped_with_a_reason(tmp_path):
+    """Catches one odd sample that ends the whole run: an odd format, an empty instruction, half a character, NaN."""
+    plain, odd = encoded(texture(1)), encoded(texture(2), "PPM")
+    members = [
+        ("a.png", odd),
+        ("a.txt", CAPTION.encode()),
+        *pair("b", plain, " "),
+        ("b.reference.png", encoded(texture(3))),
+    ]
+    members += [("c.png", encoded(texture(4))), ("c.json", b'{"caption": "half \\ud800 of it"}')]
+    members += [*pair("d", encoded(texture(5))), ("d.json", b'{"score": NaN, "licence": "CC0"}')]
+    source = write_tar(tmp_path / "x.tar", members)
+    outcome = curate(settings([str(source)], tmp_path / "out", keep={"min_words": None}))
+    assert outcome.reasons["kept"] == 1 and outcome.reasons.total() == 4
+    record = ShardFolder(tmp_path / "out" / "shards").read(0, 0).record
+    assert record.key == "d" and record.facts["meta"] == {"licence": "CC0"}
