@@ -268,4 +268,4 @@ def test_what_no_shard_holds_is_dropped_with_a_reason(tmp_path):
     outcome = curate(settings([str(source)], tmp_path / "out", keep={"min_words": None}))
     assert outcome.reasons["kept"] == 1 and outcome.reasons.total() == 4
     record = ShardFolder(tmp_path / "out" / "shards").read(0, 0).record
-    assert record.key == "d" and record.facts["meta"] == {"licence": "CC0"}
+    assert record.key == "d" and record.facts["meta"]["licence"] == "CC0" and "score" not in record.facts["meta"]
