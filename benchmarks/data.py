@@ -17,7 +17,7 @@ from PIL import Image
 
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
-from blip3o_core.training.config import TrainingConfig
+from blip3o_core.training.config import Source, TrainingConfig
 from blip3o_core.training.data.ahead import Ahead
 from blip3o_core.training.data.batches import Batches
 from blip3o_core.training.data.item_table import Item, ItemTable
@@ -111,12 +111,12 @@ def _photographs(place: Path, count: int) -> Batches:
     config = TrainingConfig(
         checkpoint=str(BUNDLED),
         out=str(place / "run"),
-        data=(str(place),),
+        data=(Source(path=str(place)),),
         steps=1,
         train={"connector": 1.0},
         batch=BATCH,
     )
-    checkpoint, items = open_checkpoint(BUNDLED), find_items(config.data)
+    checkpoint, items = open_checkpoint(BUNDLED), find_items(config.paths)
     encoder = ImageEncoder(checkpoint, place / "cache", checkpoint.trained_side, config.fit, torch.device("cpu"))
     return Batches(config, items, checkpoint.prompt_encoder, encoder)
 

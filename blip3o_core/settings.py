@@ -81,7 +81,6 @@ BelowOne = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)]
 Whole = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 Folder = Annotated[Text, AfterValidator(_expanded)]  # or a file
-Folders = Annotated[tuple[Folder, ...], BeforeValidator(_sequence)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_sequence)]
 
 

@@ -16,7 +16,7 @@ from .layout import BLOCK, REMEDY, ShardFacts, ends_of, index_of, member_starts,
 from .manifest import MANIFEST, Manifest, read_manifest
 from .write import Record
 
-_OPEN = 32  # shards
+_OPEN = 64  # shards
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ Settings that change the losses are compared on resume (`resume_fingerprint`); f
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from ..compat import TrainingQuirks
@@ -16,7 +16,6 @@ from ..settings import (
     Count,
     Flag,
     Folder,
-    Folders,
     Fraction,
     NotNegative,
     Positive,
@@ -27,6 +26,7 @@ from ..settings import (
     Whole,
     load_settings,
 )
+from .data.order import ROWS
 from .joint_model import PARTS
 
 
@@ -55,6 +55,19 @@ class Lora(Strict):
     save: Literal["merged", "adapter"] = "merged"  # into the language model's weights, or apart from them, for peft
 
 
+class Source(Strict):
+    """Where images are, and how often they are used beside those of other sources."""
+
+    path: Folder  # or a file
+    weight: Rate | None = None  # its share of the rows is this over the sum of all weights; None: by its size
+
+
+def _sources(value: Any) -> Any:
+    """A path stands for a source without a weight."""
+    several = value if isinstance(value, list | tuple) else [value]
+    return [{"path": one} if isinstance(one, str) else one for one in several]
+
+
 class TrainingConfig(Settings):
     guide: ClassVar[str] = "docs/training.md"
     advice: ClassVar[dict[str, str]] = {
@@ -64,8 +77,8 @@ class TrainingConfig(Settings):
 
     checkpoint: Folder  # the folder to start from
     out: Folder  # the run's folder: checkpoints, log, samples
-    # Folders with items.jsonl, .tar shards, or folders of shards. One that is named twice counts twice.
-    data: Annotated[Folders, Field(min_length=1)]
+    # Folders with items.jsonl, shard folders, .tar shards, or folders of these. One that is named twice counts twice.
+    data: Annotated[tuple[Source, ...], BeforeValidator(_sources), Field(min_length=1, max_length=ROWS)]
     # Part -> peak learning rate. Other parts keep their weights.
     train: Annotated[dict[Part, Rate], Field(min_length=1)]
     steps: Number  # optimizer steps
@@ -94,6 +107,7 @@ class TrainingConfig(Settings):
     fit: Literal["crop", "stretch"] = "crop"  # images that are not square: crop to the middle, or stretch
     cache: Folder | None = None  # folder of encoded images; None: <out>/cache
     device: Literal["auto", "cpu"] = "auto"
+    workers: Annotated[Count, Field(le=256)] = 2  # threads that read and decode the images of the next steps
     log_every: Number = 1
     save_every: Number = 1000
     keep: Number = 2  # checkpoints that are kept, the newest ones
@@ -109,6 +123,9 @@ class TrainingConfig(Settings):
                 f"batch x accumulation is {self.batch * self.accumulation:,} images for each step; it must be "
                 f"{MOST_IMAGES:,} or less."
             )
+        if len({one.weight is None for one in self.data}) > 1:
+            one = next(one for one in self.data if one.weight is None)
+            yield f"data gives weights, but {one.path} has none. Give every source a weight, or none of them."
         if self.warmup > self.steps:
             yield f"warmup is {self.warmup}; it must not exceed steps ({self.steps})."
         if self.lora is not None and "language" not in self.train:
@@ -121,6 +138,17 @@ class TrainingConfig(Settings):
         return TrainingQuirks(self.all_text, self.last_positions, self.zero_null, self.parse_special)
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """Of the sources of `data`."""
+        return tuple(one.path for one in self.data)
+
+    @property
+    def weights(self) -> list[float] | None:
+        """Of the sources of `data`; None where they are mixed by their sizes."""
+        found = [one.weight for one in self.data if one.weight is not None]
+        return found or None
+
+    @property
     def cache_folder(self) -> Path:
         return Path(self.cache) if self.cache else Path(self.out) / "cache"
 
@@ -128,14 +156,14 @@ class TrainingConfig(Settings):
         """All settings that decide the losses. A batch may be divided otherwise between processes and microbatches."""
         free = (
             "checkpoint", "diffusion_folder", "out", "data", "steps", "batch", "accumulation", "cache", "device",
-            "log_every", "save_every", "keep", "shard_gb", "gradient_checkpointing",
+            "workers", "log_every", "save_every", "keep", "shard_gb", "gradient_checkpointing",
         )  # fmt: skip
         kept = {
             name: value
             for name, value in self.model_dump().items()
             if name not in free and not name.startswith("sample")
         }
-        return {**kept, "images per step": self.batch * self.accumulation * processes}
+        return {**kept, "weights": self.weights, "images per step": self.batch * self.accumulation * processes}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:

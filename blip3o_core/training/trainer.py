@@ -79,30 +79,35 @@ class Trainer:
             self.folder.prepare(self.state.step)
             self.writer = _tensorboard(self.folder.path / "tensorboard", self.state.step)
         self.saved = self.state.step  # the step of the newest checkpoint
-        self.ahead = Ahead(self.batches.prepare, config.steps)
+        self.ahead = Ahead(self.batches.prepare, config.steps, config.workers)
 
     def _load_data(self) -> tuple[ImageEncoder, Batches]:
         """Raises Blip3oError for data and prompts that do not fit the checkpoint, before its networks load."""
         config, checkpoint, accelerator = self.config, self.checkpoint, self.accelerator
-        items = find_items(config.data)
+        items = find_items(config.paths)
         side = config.image_size or checkpoint.trained_side
         images = ImageEncoder(checkpoint, config.cache_folder, side, config.fit, accelerator.device)
         check_edits(checkpoint, items, config.train, self.sharded)
         prompts = checkpoint.prompt_encoder
         for prompt in config.sample_prompts:
             prompts.encode(prompt)
-        check_captions(items, prompts, math.prod(checkpoint.grid), config.parse_special)
         return images, Batches(config, items, prompts, images, accelerator.process_index, accelerator.num_processes)
 
     def _look_at_inputs(self) -> Inputs:
-        """Identity of checkpoint and data. Raises Blip3oError, in every process, for images that cannot be read."""
+        """Identity of checkpoint and data.
+
+        Raises Blip3oError, in every process, for images that cannot be read and captions that are too long.
+        """
         accelerator, items = self.accelerator, self.batches.items
         found = [survey(items, accelerator.process_index, accelerator.num_processes)]
         if accelerator.num_processes > 1:
             from accelerate.utils import gather_object
 
             found = gather_object(found)
-        return Inputs(self.checkpoint.identity, combine(items, found), len(items))
+        data = combine(items, found)
+        checkpoint = self.checkpoint
+        check_captions(items, checkpoint.prompt_encoder, math.prod(checkpoint.grid), self.config.parse_special)
+        return Inputs(checkpoint.identity, data, len(items))
 
     def _load_network(self) -> JointModel:
         config, checkpoint = self.config, self.checkpoint

@@ -280,4 +280,4 @@ def test_threads_read_and_few_files_are_open(tmp_path):
         thread.join()
     assert not wrong
     if before:
-        assert len(os.listdir("/proc/self/fd")) - before <= 2 * 32 + 4
+        assert len(os.listdir("/proc/self/fd")) - before <= 2 * 64 + 4

@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.shards.manifest import write_manifest
+from blip3o_core.shards.write import Record, write_shard
 from blip3o_core.training.config import TrainingConfig
 from blip3o_core.training.data.batches import Batches
 from blip3o_core.training.data.items import find_items
@@ -77,6 +79,23 @@ def make_shard(folder: Path, shard: Path) -> Path:
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     return shard
+
+
+def make_shards(folder: Path, out: Path, size: int = 4) -> Path:
+    """The items of a folder as a shard folder."""
+    entries = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    records = [
+        Record(
+            f"{k:03d}",
+            (folder / entry["image"]).read_bytes(),
+            tuple((folder / image).read_bytes() for image in entry.get("images", [])),
+            tuple(entry[name] for name in ("caption", "instruction") if name in entry),
+        )
+        for k, entry in enumerate(entries)
+    ]
+    parts = [records[first : first + size] for first in range(0, len(records), size)]
+    write_manifest(out, [write_shard(out / f"{k:03d}.tar", part) for k, part in enumerate(parts)])
+    return out
 
 
 class World:
@@ -157,7 +176,7 @@ def encoder(world, cache=None, side=64, fit="crop") -> ImageEncoder:
 def batches(world, cache=None, **changes) -> Batches:
     config = world.config(**changes)
     images = encoder(world, cache)
-    return Batches(config, find_items(config.data), images.checkpoint.prompt_encoder, images)
+    return Batches(config, find_items(config.paths), images.checkpoint.prompt_encoder, images)
 
 
 def assert_same_microbatches(one, other) -> None:

@@ -56,6 +56,12 @@ REFUSED = {
     "seed beyond 63 bits": ({"seed": 2**70}, "seed is .* or less"),
     "images that no memory holds": ({"batch": 2**11, "accumulation": 2**10}, "2,097,152 images for each step"),
     "rank of a billion": ({"lora": {"rank": 10**9}, **ADAPTED}, "lora.rank is 1000000000; it must be 4,096 or less"),
+    "data of a number": ({"data": [3]}, r"data\[0\] is 3; it must be"),
+    "a source without a path": ({"data": [{"weight": 2}]}, r"data\[0\].path is missing"),
+    "a weight of zero": ({"data": [{"path": "a", "weight": 0}]}, r"data\[0\].weight is 0; it must be above 0"),
+    "a misspelt weight": ({"data": {"path": "a", "wight": 2}}, "wight is not a known setting. Did you mean weight"),
+    "half of the weights": ({"data": [{"path": "a", "weight": 2}, "b"]}, "data gives weights, but b has none"),
+    "no workers": ({"workers": 0}, "workers is 0; it must be 1 or more"),
     "zero byte in a path": ({"out": "a\0b"}, "must not have a zero byte"),
 }
 
@@ -77,7 +83,7 @@ def test_words_on_the_command_line_go_over_the_file(tmp_path):
         "lora: {rank: 4}\n"
     )
     config = load_config(path, ["steps=20", "train.connector=1e-4", "lora.alpha=8", "bf16=true", "ema_decay=null"])
-    assert (config.steps, config.bf16, config.ema_decay, config.data) == (20, True, None, ("a", "b.tar"))
+    assert (config.steps, config.bf16, config.ema_decay, config.paths) == (20, True, None, ("a", "b.tar"))
     assert config.train == {"connector": 1e-4, "language": 2e-4}
     assert config.lora == Lora(rank=4, alpha=8.0)
 
@@ -87,7 +93,7 @@ def test_paths_may_begin_with_the_users_folder():
     paths = {name: "~/x" for name in ("checkpoint", "out", "cache", "diffusion_folder")}
     config = TrainingConfig(**{**LEAST, **paths, "data": ["~/x", "./~"]})
     assert {getattr(config, name) for name in paths} == {os.path.expanduser("~/x")}
-    assert config.data == (os.path.expanduser("~/x"), "./~")
+    assert config.paths == (os.path.expanduser("~/x"), "./~")
 
 
 def test_every_quirk_has_a_setting():

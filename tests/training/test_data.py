@@ -13,8 +13,9 @@ from blip3o_core.images import reader
 from blip3o_core.models import autoencoder
 from blip3o_core.training.data.collate import IGNORED
 from blip3o_core.training.data.image_source import ImageSource
-from blip3o_core.training.data.items import ShuffledOrder, find_items
+from blip3o_core.training.data.items import find_items
 from blip3o_core.training.data.latent_cache import ImageEncoder
+from blip3o_core.training.data.order import ShuffledOrder
 from tests.support.training_world import assert_same_microbatches, batches, encoder, make_data, make_shard
 
 

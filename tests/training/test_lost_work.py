@@ -137,7 +137,7 @@ def test_the_encoders_leave_when_everything_is_encoded(world, monkeypatch, tmp_p
     from blip3o_core.training.data import latent_cache
 
     monkeypatch.setattr(latent_cache, "_IDLE_STEPS", 2)
-    trainer = Trainer(world.config(batch=6, steps=9, cache=str(tmp_path / "cache")))
+    trainer = Trainer(world.config(batch=6, steps=9, cache=str(tmp_path / "cache"), workers=1))
     trainer.train_step()
     assert trainer.images._tokenizer is not None
     trainer.train_step()

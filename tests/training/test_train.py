@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.training.data.items import ShuffledOrder
 from blip3o_core.training.data.latent_cache import ImageEncoder
+from blip3o_core.training.data.order import ShuffledOrder
 from blip3o_core.training.joint_model import JointModel
 from blip3o_core.training.train_state import read_state
 from blip3o_core.training.trainer import Trainer

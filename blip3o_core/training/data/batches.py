@@ -15,8 +15,9 @@ from ..losses import Noising, timesteps_from
 from .collate import IGNORED, Batch, collate
 from .encoded import EncodedItem
 from .item_table import Item, Pending
-from .items import Items, ShuffledOrder
+from .items import Items
 from .latent_cache import ImageEncoder
+from .order import order_of
 from .packed import PackedItem
 from .row_randomness import RowRandomness, row_randomness
 
@@ -51,7 +52,7 @@ class Batches:
     ):
         self.config, self.items, self.prompts, self.images = config, items, prompts, images
         self.process, self.processes = process, processes
-        self.order = ShuffledOrder(len(items), config.seed)
+        self.order = order_of(items.parts, config.weights, config.seed)
         self.rows = config.batch * config.accumulation * processes  # of one optimizer step
         for pack in items.packs:
             pack.check(images.checkpoint, images.shape)

@@ -11,6 +11,18 @@ REMEDY = "Restore it, or remove it from the data."
 
 
 @dataclass(frozen=True)
+class HeldImage:
+    """An image whose bytes are here already."""
+
+    name: str  # for messages
+    data: bytes
+    number: int | None = None  # none: nothing of it is remembered
+
+    def read(self) -> bytes:
+        return self.data
+
+
+@dataclass(frozen=True)
 class ImageSource:
     file: Path
     name: str  # for messages

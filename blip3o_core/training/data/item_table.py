@@ -7,15 +7,15 @@ from pathlib import Path
 
 from .captions import Captions, Groups, Texts
 from .encoded import EncodedItem, assemble
-from .image_source import ImageSource
+from .image_source import HeldImage, ImageSource
 from .latent_cache import Pixels
 
 
 @dataclass(frozen=True)
 class Item:
     captions: Captions  # empty for a reconstruction
-    image: ImageSource
-    references: tuple[ImageSource, ...] = ()
+    image: ImageSource | HeldImage
+    references: tuple[ImageSource | HeldImage, ...] = ()
 
     @property
     def name(self) -> str:
@@ -48,6 +48,8 @@ class Pending:
 
 class ItemTable(Sequence[Item]):
     """The items of folders and shards. An `Item` is made when it is asked for."""
+
+    units: list[int] | None = None  # items may be read in any order
 
     def __init__(self) -> None:
         self.captions = Groups()
@@ -87,6 +89,11 @@ class ItemTable(Sequence[Item]):
         first = self._last_image[number - 1] if number else 0
         found = tuple(self._image(k) for k in range(first, self._last_image[number]))
         return Item(self.captions[number], found[0], found[1:])
+
+    @property
+    def filled(self) -> int:
+        """Items with texts."""
+        return self.captions.filled
 
     @property
     def num_images(self) -> int:

@@ -1,9 +1,9 @@
-"""Training items by position: folders with `items.jsonl`, webdataset-style .tar shards, packed files.
+"""Training items by position: folders with `items.jsonl`, shard folders, webdataset-style .tar shards, packed files.
 
 - An item without a caption is a reconstruction: the image is learnt from its own image tokens, which are not labels.
 - An item with references is an edit: the target image follows from them and an instruction.
 - Several captions or instructions of one item mean the same. One of them is chosen each time the item is used.
-- A shard's index is read once and its members are read in place, so a shard can be read in any order.
+- The members of a plain shard are listed once and read in place. A shard folder has such lists: it is only opened.
 """
 
 import itertools
@@ -11,9 +11,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-
 from ...errors import Blip3oError, first_line, shown
+from ...shards.manifest import has_manifest
 from ...shards.naming import IMAGE_SUFFIXES
 from .image_source import ImageSource
 from .item_table import Item, ItemTable
@@ -21,17 +20,21 @@ from .listed import LIST, read_list
 from .notes import Notes, counted
 from .packed import Pack, PackedItem, open_pack
 from .shard import read_shard
+from .streamed import StreamedItems
 
 _SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2", ".safetensors")
+
+
+Part = ItemTable | Pack | StreamedItems
 
 
 class Items(Sequence[Item | PackedItem]):
     """The items of all sources, in the order of the sources and of their lines or members."""
 
-    def __init__(self, parts: Sequence[ItemTable | Pack], notes: Sequence[str] = ()):
+    def __init__(self, parts: Sequence[Part], notes: Sequence[str] = ()):
         self.parts, self.notes = list(parts), list(notes)
         self._ends = list(itertools.accumulate(map(len, self.parts)))
-        self.num_images = 0  # that are not packed, references too
+        self.num_images = 0  # of the item tables, references too
         for part in self.parts:
             if isinstance(part, ItemTable):
                 part.first_image = self.num_images
@@ -50,8 +53,12 @@ class Items(Sequence[Item | PackedItem]):
     def packs(self) -> list[Pack]:
         return [part for part in self.parts if isinstance(part, Pack)]
 
+    @property
+    def streamed(self) -> list[StreamedItems]:
+        return [part for part in self.parts if isinstance(part, StreamedItems)]
+
     def images(self) -> Iterator[ImageSource]:
-        """The images that are not packed, references too."""
+        """The images of the item tables, references too."""
         return itertools.chain.from_iterable(part.images() for part in self.parts if isinstance(part, ItemTable))
 
     @property
@@ -66,7 +73,7 @@ class Items(Sequence[Item | PackedItem]):
 
     def summary(self) -> list[str]:
         """What will be trained on, in numbers, and what of the data will not be used."""
-        texts, edits = sum(part.captions.filled for part in self.parts), self.edits
+        texts, edits = sum(part.filled for part in self.parts), self.edits
         return [
             f"{counted(len(self), 'image')}: {texts - edits:,} with captions, "
             f"{counted(len(self) - texts, 'reconstruction')}, {counted(edits, 'edit')}",
@@ -90,7 +97,7 @@ def find_items(sources: Sequence[str]) -> Items:
     return Items(parts, lines)
 
 
-def _read(source: Path, notes: Notes) -> ItemTable | Pack:
+def _read(source: Path, notes: Notes) -> Part:
     try:
         return _read_source(source, notes)
     except (OSError, ValueError) as error:
@@ -101,12 +108,14 @@ def _read(source: Path, notes: Notes) -> ItemTable | Pack:
         ) from error
 
 
-def _read_source(source: Path, notes: Notes) -> ItemTable | Pack:
+def _read_source(source: Path, notes: Notes) -> Part:
     table = ItemTable()
     if source.is_file() and source.suffix == ".tar":
         read_shard(source, table, notes)
     elif source.is_file() and source.suffix == ".safetensors":
         return open_pack(source)
+    elif source.is_dir() and has_manifest(source):
+        return StreamedItems(source, notes)
     elif source.is_dir():
         files = sorted(path for path in source.iterdir() if not path.name.startswith("."))
         listed = (source / LIST).exists()
@@ -129,24 +138,3 @@ def _read_source(source: Path, notes: Notes) -> ItemTable | Pack:
 def _instead(source: Path, notes: Notes) -> str:
     """What a source without items has in their place."""
     return "".join(f"; {line.removeprefix(f'{source}: ')}" for line in notes.lines(str(source)))
-
-
-class ShuffledOrder:
-    """Which item each row of each step uses. Every epoch has its own permutation, a function of the position alone."""
-
-    def __init__(self, count: int, seed: int):
-        self.count, self.seed = count, seed
-        self._epoch: int | None = None  # of which `_permutation` is
-        self._permutation = torch.empty(0, dtype=torch.int64)
-
-    def index(self, position: int) -> int:
-        """The item of a row; `position` counts rows from the beginning of the run."""
-        epoch, place = divmod(position, self.count)
-        if epoch != self._epoch:
-            # A generator takes 64 bits; seeds beyond them would be an error of torch's.
-            seed = (self.seed * 1_000_003 + epoch) % 2**63
-            self._epoch, self._permutation = (
-                epoch,
-                torch.randperm(self.count, generator=torch.Generator("cpu").manual_seed(seed)),
-            )
-        return int(self._permutation[place])

@@ -7,6 +7,7 @@
 
 import hashlib
 import json
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from ...images import reader
 from ...images.preprocess import center_crop, resize_to_tensor
 from ...models import autoencoder
 from ...weights.digest import digest_of
-from .image_source import REMEDY, ImageSource
+from .image_source import REMEDY, HeldImage, ImageSource
 
 _KEY = 32  # bytes
 _IDLE_STEPS = 200  # without an image to encode, until the networks leave the device
@@ -64,10 +65,10 @@ class ImageEncoder:
         self._tokenizer = self._autoencoder = None
         self._idle = 0  # steps in a row that encoded nothing
 
-    def encode(self, image: ImageSource) -> Encoded:
+    def encode(self, image: ImageSource | HeldImage) -> Encoded:
         return self.finish(self.look(image))
 
-    def look(self, image: ImageSource) -> Encoded | Pixels:
+    def look(self, image: ImageSource | HeldImage) -> Encoded | Pixels:
         """What the cache has of an image, or its pixels."""
         data, key = None, self._keys.get(image.number)
         if key is None:
@@ -162,7 +163,7 @@ class _Keys:
     """The keys of images by their number: a file is read once to be found in the cache, not at every use."""
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        self._data, self._lock = bytearray(), threading.Lock()
 
     def get(self, number: int | None) -> bytes | None:
         if number is None:
@@ -171,6 +172,8 @@ class _Keys:
         return key if any(key) else None
 
     def set(self, number: int | None, key: bytes) -> None:
-        if number is not None:
+        if number is None:
+            return
+        with self._lock:
             self._data += bytes(max(0, _KEY * (number + 1) - len(self._data)))
             self._data[_KEY * number : _KEY * (number + 1)] = key

@@ -59,6 +59,8 @@ def open_pack(path: Path) -> "Pack":
 class Pack(Sequence["PackedItem"]):
     """The rows of one file. Its tensors fit each other; `check` compares them with a checkpoint."""
 
+    units: list[int] | None = None  # rows may be read in any order
+
     def __init__(self, path: Path, tensors: dict[str, torch.Tensor]):
         self.path = path
         self._check_tensors(tensors)
@@ -82,6 +84,11 @@ class Pack(Sequence["PackedItem"]):
         if not 0 <= row < len(self):
             raise IndexError(row)
         return PackedItem(self, row)
+
+    @property
+    def filled(self) -> int:
+        """Rows with texts."""
+        return self.captions.filled
 
     def num_references(self, row: int) -> int:
         return int(self.counts[row])

@@ -7,17 +7,19 @@ damaged in between stops the run at the step that decodes it.
 import hashlib
 import io
 import itertools
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
-from ...errors import Blip3oError
+from ...errors import Blip3oError, bullet_list
 from ...images import reader
 from ...prompts.encoder import PromptEncoder
 from .image_source import REMEDY, ImageSource
-from .items import Items
-from .packed import Pack
+from .item_table import ItemTable
+from .items import Items, Part
+from .streamed import StreamedItems
 
 _ENDS = 4096  # bytes
 _READERS = 8  # threads, which wait for the disk or the network most of the time
@@ -28,15 +30,16 @@ _GROWTH = 3  # a normaliser makes at most so many bytes of one
 
 @dataclass(frozen=True)
 class Survey:
-    """What one process found in its share of the images; the shares of all processes add up."""
+    """What one process found in its share of images and shards; the shares of all processes add up."""
 
     content: int  # a sum of digests: equal for the same images in the same order
     faulty: int
     faults: tuple[str, ...]  # the first of them
+    shards: tuple[str, ...] = ()  # what is wrong with shards of shard folders
 
 
 def survey(items: Items, process: int = 0, processes: int = 1) -> Survey:
-    """Look at this process's share of the images."""
+    """Look at this process's share of the images, and of the shards of shard folders, whose images are not read."""
     share = itertools.islice(items.images(), process, None, processes)
     content, faulty, faults = 0, 0, []
     with ThreadPoolExecutor(_READERS) as pool:
@@ -47,14 +50,23 @@ def survey(items: Items, process: int = 0, processes: int = 1) -> Survey:
                     faults += [found] * (len(faults) < _MOST_FAULTS)
                 else:
                     content += found
-    return Survey(content % 2**128, faulty, tuple(faults))
+        broken = [
+            fault
+            for part in items.streamed
+            for fault in pool.map(part.shards.fault, range(process, len(part.facts), processes))
+            if fault
+        ]
+    return Survey(content % 2**128, faulty, tuple(faults), tuple(broken))
 
 
 def combine(items: Items, found: list[Survey]) -> str:
     """The identity of all data: equal for the same images and texts in the same order, whatever they are called.
 
-    Raises Blip3oError that lists the images that cannot be read.
+    Raises Blip3oError that lists the images that cannot be read, and the shards that are not what their folder says.
     """
+    if shards := [fault for one in found for fault in one.shards]:
+        head = f"{len(shards):,} shards have changed since their manifest was written:\n"
+        raise Blip3oError(shards[0] if len(shards) == 1 else head + bullet_list(shards, _MOST_FAULTS))
     faults, faulty = [fault for one in found for fault in one.faults], sum(one.faulty for one in found)
     if faulty == 1:
         raise Blip3oError(faults[0])
@@ -64,7 +76,7 @@ def combine(items: Items, found: list[Survey]) -> str:
         raise Blip3oError(f"{faulty:,} images cannot be read:\n{lines}{more}")
     digest = hashlib.sha256(str(sum(one.content for one in found) % 2**128).encode())
     for part in items.parts:
-        digest.update((part.identity() if isinstance(part, Pack) else part.captions.identity()).encode())
+        digest.update((part.captions.identity() if isinstance(part, ItemTable) else part.identity()).encode())
     return digest.hexdigest()
 
 
@@ -129,17 +141,28 @@ def _webp_size(head: bytes) -> tuple[int, int]:
 def check_captions(items: Items, prompts: PromptEncoder, num_tokens: int, parse_special: bool) -> None:
     """Raise Blip3oError for a caption or instruction that is longer than the checkpoint's prompts may be."""
     frame = len(prompts.encode("")) + 64  # the template of edits is a little longer
+
+    def fits(longest: int, references: int) -> bool:
+        """No tokenizer makes more tokens than there are bytes."""
+        return _GROWTH * longest + frame + references * num_tokens <= prompts.limit
+
     for part in items.parts:
-        if _GROWTH * part.captions.longest + frame + part.most_references * num_tokens <= prompts.limit:
-            continue
-        for number, text in part.captions.encoded():
+        for number, text in _long_texts(part, fits):
             references = part.num_references(number)
-            if _GROWTH * len(text) + frame + references * num_tokens <= prompts.limit:
-                continue  # no tokenizer makes more tokens than there are bytes
+            if fits(len(text), references):
+                continue
             try:
                 _encode(prompts, text.decode("utf-8"), references, num_tokens, parse_special)
             except Blip3oError as error:
                 raise Blip3oError(f"{part[number].name}: {error}") from error
+
+
+def _long_texts(part: Part, fits: Callable[[int, int], bool]) -> Iterator[tuple[int, bytes]]:
+    """(item, UTF-8 bytes) of all texts among which one may be too long. The manifest of a shard folder knows."""
+    if not isinstance(part, StreamedItems):
+        return iter(()) if fits(part.captions.longest, part.most_references) else part.captions.encoded()
+    shards = (k for k, facts in enumerate(part.facts) if not fits(facts.longest_text, facts.most_references))
+    return itertools.chain.from_iterable(map(part.texts_in, shards))
 
 
 def _encode(prompts: PromptEncoder, text: str, references: int, num_tokens: int, parse_special: bool) -> None:
