@@ -1,4 +1,4 @@
-"""Training data: memory of many items in columns and as an object each, and steps whose data is read ahead or not.
+"""Training data: memory of many items in columns and as an object each, steps whose data is read ahead or not, shards.
 
 The device is a wait of the time that preparing a step takes: it needs no CPU, as an accelerator does not. Both sides
 prepare the same steps; `ratio` is the time, or memory, of the simple way over ours.
@@ -25,12 +25,19 @@ from blip3o_core.training.data.items import find_items
 from blip3o_core.training.data.latent_cache import ImageEncoder
 from blip3o_core.training.data.survey import survey
 
+from . import stream
+
 ITEMS, STEPS, BATCH, SIDE = 200_000, 20, 8, 1024
 
 
 def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
     with tempfile.TemporaryDirectory() as place:
-        return [_items(ITEMS // 50 if quick else ITEMS), *_steps(Path(place), 3 if quick else STEPS, max(1, runs // 2))]
+        steps, turns, small = 3 if quick else STEPS, max(1, runs // 2), 50 if quick else 1
+        return [
+            _items(ITEMS // small),
+            *_steps(Path(place), steps, turns),
+            *stream.memory(Path(place), stream.REAL // small, stream.SIMULATED // small, stream.SHARD // small),
+        ]
 
 
 def _items(count: int) -> dict:
@@ -84,6 +91,7 @@ def _steps(place: Path, steps: int, runs: int) -> list[dict]:
     ours, theirs = (min(times) / steps for times in zip(*pairs, strict=True))
     images = batches.items.num_images
     return [
+        stream.throughput(place / "shards", batches, steps, runs),
         {
             "what": "steps",
             "count": steps,

@@ -20,7 +20,7 @@ PARTS = {
     "host": "what ComfyUI adds; needs ComfyUI",
     "shortcuts": "fewer diffusion steps, and guidance in some of them",
     "speculative": "image tokens guessed several at a time",
-    "data": "training data: memory of its items, and steps whose data is read ahead",
+    "data": "training data: memory of its items, steps whose data is read ahead, and shard folders",
     "diffusion_rl": "both methods of RL on the bundled model's diffusion; about ten CPU minutes",
     "drafts": "finishing a chosen draft, and rough renders while tokens are written; needs ComfyUI",
     "best_of": "how often the best of several images is right, by rewards",

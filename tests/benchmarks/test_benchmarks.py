@@ -177,6 +177,10 @@ def test_training_data_is_measured_both_ways(monkeypatch):
     """Catches a ratio of different items or steps, and one that is upside down."""
     for name, value in (("ITEMS", 5000), ("SIDE", 64), ("BATCH", 2)):
         monkeypatch.setattr(data, name, value)
-    items, steps, survey = data.run(CPU, 1, True)
+    for name, value in (("REAL", 6000), ("SIMULATED", 60_000), ("SHARD", 1000)):
+        monkeypatch.setattr(data.stream, name, value)
+    items, shards, steps, survey, plain, real, large = data.run(CPU, 1, True)
+    assert shards["ratio"] == pytest.approx(shards["theirs_s"] / shards["ours_s"])
+    assert [(row["count"], row["read"]) for row in (plain, real, large)] == [(120, 0), (120, 120), (1200, 120)]
     assert items["count"] == 100 and items["ratio"] > 1 and items["theirs_bytes"] > items["ours_bytes"] > 60
     assert steps["ratio"] == pytest.approx(steps["theirs_s"] / steps["ours_s"]) and survey["count"] == 8
