@@ -74,6 +74,7 @@ def _work(copy: float) -> dict[str, Callable[..., list[dict]]]:
         "drafts": drafts.run,
         "rewards": rewards.run,
         "best_of": best_of.run,
+        "best_of_edits": best_of.run_edits,
         "rl_memory": lambda device, runs, quick: [*rl_memory.run(), *rl_memory.run(batch=16), *rl_memory.operations()],
     }
 

@@ -23,12 +23,24 @@ PARTS = {
     "data": "training data: memory of its items, steps whose data is read ahead, and shard folders",
     "diffusion_rl": "both methods of RL on the bundled model's diffusion; about ten CPU minutes",
     "drafts": "finishing a chosen draft, and rough renders while tokens are written; needs ComfyUI",
-    "best_of": "how often the best of several images is right, by rewards",
+    "best_of": "how often the best of several images is right, by rewards; about 20 CPU minutes",
+    "best_of_edits": "the same of edits",
     "rl_memory": "what reinforcement learning of the published shapes needs; computed, not measured",
     "rewards": "what the built-in rewards give to images of known worth, and how long they take; needs the extra ocr",
 }
 # Not part of "all": they need ComfyUI, compare the bundled model with itself, or are about training.
-APART = ("host", "shortcuts", "speculative", "data", "diffusion_rl", "drafts", "best_of", "rewards", "rl_memory")
+APART = (
+    "host",
+    "shortcuts",
+    "speculative",
+    "data",
+    "diffusion_rl",
+    "drafts",
+    "best_of",
+    "best_of_edits",
+    "rewards",
+    "rl_memory",
+)
 TOP = Path(__file__).parents[2]
 
 
@@ -39,7 +51,7 @@ def add_command(commands) -> None:
         description="Measure speed and memory on this machine and print the numbers as Markdown tables.\nRun it in a "
         "checkout of this project: an installed package does not have the benchmarks.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="parts:\n" + "\n".join(f"  {name:12} {what}" for name, what in PARTS.items()),
+        epilog="parts:\n" + "\n".join(f"  {name:13} {what}" for name, what in PARTS.items()),
     )
     parser.add_argument(
         "part",
