@@ -37,6 +37,7 @@ class Log:
         self.looks: list[tuple[int, float]] = []  # of the images that are measured with
         self.samples: str | None = None  # the newest file of samples, in the folder of the run
         self.warnings: list[str] = []
+        self.has_looked = False
         self.is_judged = True  # whether the rewards gave any image of the first look a number
 
     def read(self) -> bool:
@@ -53,7 +54,8 @@ class Log:
         return bool(lines)
 
     def _take(self, entry: dict) -> None:
-        if "held_out_reward" in entry and not self.looks:
+        if not self.has_looked and any(name.startswith("held_out_") for name in entry):
+            self.has_looked = True
             # A reward that failed, which its settings allow, has numbers another time.
             self.is_judged = any(name.startswith(("held_out_reward/", "held_out_problems")) for name in entry)
             for name, share in entry.items():

@@ -15,8 +15,9 @@ from blip3o_core.training.grpo import train as grpo
 from blip3o_core.training.grpo.rollout import Roller
 from blip3o_core.training.grpo.settings import GrpoSettings
 from blip3o_core.training.rl.held_out import HeldOut
+from blip3o_core.training.rl.looks import Looks
 from blip3o_core.training.rl.tasks import Task, TaskSet, identity_of
-from blip3o_core.training.run_folder import RunFolder
+from blip3o_core.training.run_folder import Inputs, RunFolder
 from blip3o_core.training.watch import Watch
 
 from .tiny_checkpoint import Sizes, make_checkpoint
@@ -100,7 +101,8 @@ def make_trainer(settings, tasks=TASKS, judge=low_codes):
     mix, folder = mix_of(judge), RunFolder(Path(settings.out))
     exchange = Exchange(settings, tasks, mix, Roller(pipeline, settings))
     held_out = HeldOut(tasks, mix, exchange.roller.open_task)
-    callback = GrpoCallback(settings, folder, exchange, held_out, Watch())
+    inputs = Inputs("checkpoint", "data", len(tasks))
+    callback = GrpoCallback(exchange, Looks(settings, held_out, folder, {}, inputs, Watch()))
     arguments = trl_arguments(settings, folder.path / "trainer", pipeline.language.num_tokens)
     return make_trainer(settings, arguments, exchange, callback)
 

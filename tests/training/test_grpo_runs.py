@@ -18,6 +18,7 @@ from blip3o_core.rewards.mix import Part, RewardMix
 from blip3o_core.training.grpo import train as grpo
 from blip3o_core.training.grpo.rollout import Roller
 from blip3o_core.training.rl.clock import Clock
+from blip3o_core.training.rl.looks import Looks
 from blip3o_core.training.rl.tasks import Task
 from blip3o_core.training.run_folder import RunFolder
 from blip3o_core.training.watch import Watch
@@ -206,8 +207,8 @@ def test_one_process_that_fails_stops_all(settings, monkeypatch, tmp_path):
     """Catches a process whose disk is full, which no longer asks the others whether to stop: they wait for ever."""
     asked = []
     monkeypatch.setattr(grpo_callback, "share", lambda value: asked.append(value) or [value])
-    exchange = SimpleNamespace(clock=Clock())
-    callback = GrpoCallback(settings, RunFolder(tmp_path), exchange, None, Watch())
+    exchange = SimpleNamespace(clock=Clock(), settings=settings)
+    callback = GrpoCallback(exchange, Looks(settings, None, RunFolder(tmp_path), {}, None, Watch()))
 
     def full(state, policy):
         raise Blip3oError("The disk is full.")

@@ -26,9 +26,11 @@ def run(tmp_path) -> Path:
         if step % 20 == 0:
             images = [torch.full((20, 30, 3), 0.2), torch.full((10, 12, 3), step / 40)]
             held_out = HeldOut(tasks, None, None, samples=2)
-            samples = save_samples(folder, step, held_out, Look({}, images, [0.25, step / 40]))
+            samples = save_samples(folder, step, held_out, Look({}, images, [0.25 if step else None, step / 40]))
             entries.append({"step": step, "held_out_reward": step / 50, "held_out_passed": step / 40,
                             "held_out_passed/a": 0.5, "held_out_passed/b": 0.1, "samples": samples})  # fmt: skip
+        if step == 10:
+            entries.append({"step": step, "held_out_unjudged": 2})
         if step:
             entry = {"step": step, "reward": step / 40, "reward_spread": 0.1, "reward/text": 0.5, "reward/<b>": 1.0,
                      "passed": 0.5, "kl": 0.01 * step, "entropy": 2.0, "equal_groups": 0.0}  # fmt: skip
@@ -49,6 +51,7 @@ def test_a_report_is_one_page_with_everything_in_it(run, capsys):
         page.count("<svg") >= 10 and page.count('src="data:image/png;base64,') == 4
     )  # two looks: the best is the last
     assert not re.search(r"https?://|<script|<link|@import|url\(", page)
+    assert "no reward" in page and "reward 0.25" in page
     assert "&lt;script&gt;" in page and "Reward &#x27;x&#x27; &lt;failed&gt;" in page
     assert "10 times, updates 31 to 40" in page
     assert "was best at update 40: 1" in page and "run&lt;1&gt;" in page

@@ -4,7 +4,6 @@
 - `state.pt` is what a run resumes from; the best checkpoint so far is in `step-*`, with the LoRA merged and apart.
 """
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +22,9 @@ from ...rewards.mix import RewardMix
 from ...seeds import seed_of, seeded
 from ..optimizer import adamw_and_muon, group
 from ..rl.clock import Clock
-from ..rl.held_out import HeldOut, is_better, look, save_samples, was_seen
+from ..rl.held_out import HeldOut
 from ..rl.judging import Judged, candidates_of, judge, summary
+from ..rl.looks import Looks
 from ..rl.processes import rank_and_count, refuse_sharding, share, together
 from ..rl.report import finish
 from ..rl.tasks import Task, TaskSet
@@ -55,19 +55,20 @@ class Trainer:
         self._check_processes()
         self.own_prompts = settings.prompts // self.processes
         self.folder = RunFolder(Path(settings.out))
-        self.fingerprint = settings.fingerprint_with(mix.versions)
-        source = self.folder.resume_point(resume, self.fingerprint)
+        fingerprint = settings.fingerprint_with(mix.versions)
+        source = self.folder.resume_point(resume, fingerprint)
         checkpoint = self.checkpoint = open_checkpoint(
             resolve_checkpoint(settings.checkpoint), settings.diffusion_folder
         )
-        self.inputs = Inputs(checkpoint.identity, tasks.identity, len(tasks.held_out))
+        inputs = Inputs(checkpoint.identity, tasks.identity, len(tasks.held_out))
         if source is not None:
-            self.folder.require_inputs(source, self.inputs)
+            self.folder.require_inputs(source, inputs)
         check_tasks([*tasks.train, *tasks.held_out], checkpoint)
         dtype = torch.bfloat16 if settings.bf16 else torch.float32
         self.pipeline = Pipeline(checkpoint, self.launched.device, dtype)
         self.imaging = Imaging(self.pipeline, settings, tasks.train, self.own_prompts)
-        self.held_out = HeldOut(tasks.held_out, mix, self.imaging.open_task, settings.pass_at, settings.samples)
+        held_out = HeldOut(tasks.held_out, mix, self.imaging.open_task, settings.pass_at, settings.samples)
+        self.looks = Looks(settings, held_out, self.folder, fingerprint, inputs, watch)
         self.velocity = Velocity(self._prepare_network(), settings.guidance, settings.bf16)
         self.state = self._new_state()
         self.learner = Learner(self.velocity, settings, self.state.ema)
@@ -121,13 +122,13 @@ class Trainer:
 
     def _run(self) -> Path | None:
         settings = self.settings
-        if self._is_due() and not share(was_seen(self.folder.log, self.update))[0]:
+        if self.looks.is_missing(self.update):
             self._saving(self._look)
         while self.update < settings.updates and not self._stops():
             self._log(self.train_step(), self.clock.take())
             if self.update % settings.save_every == 0 or self.update == settings.updates:
                 self._save_state()
-            if self._is_due():
+            if self.looks.is_due(self.update):
                 self._saving(self._look)
         self._save_state()
         return self.folder.last
@@ -248,29 +249,15 @@ class Trainer:
 
     # ---- looking and saving
 
-    def _is_due(self) -> bool:
-        return self.update % self.settings.held_out_every == 0 or self.update == self.settings.updates
-
     def _look(self) -> None:
-        """Look at held-out tasks, log it, and keep the checkpoint when it is the best so far."""
-        seen, step = look(self.held_out, self.imaging.held_out), self.update
-        if self.rank == 0:
-            entry = {"step": step, **{f"held_out_{name}": value for name, value in seen.entry.items()}}
-            samples = save_samples(self.folder.path, step, self.held_out, seen)
-            if samples is not None:
-                entry["samples"] = samples
-            if is_better(seen, self.folder.last):
-                self._save_best({**entry, "score": seen.score})
-            self._log(entry)
+        self.looks.take(self.update, self.imaging.held_out, self._save_weights)
         self.launched.wait_for_everyone()
 
-    def _save_best(self, entry: dict) -> None:
+    def _save_weights(self, staging: Path) -> None:
         lora, transformer = self.settings.lora, self.pipeline.transformer
         merged = adapter.merged_tensors(transformer, lora.alpha / lora.rank)
-        with self.folder.new_checkpoint(self.update, self.fingerprint, self.inputs, keep=1) as staging:
-            save_checkpoint(staging, self.checkpoint, merged, int(self.settings.shard_gb * 1e9))
-            adapter.save_adapters(staging / "adapter", transformer, lora.alpha)
-            (staging / "training" / "held_out.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
+        save_checkpoint(staging, self.checkpoint, merged, int(self.settings.shard_gb * 1e9))
+        adapter.save_adapters(staging / "adapter", transformer, lora.alpha)
 
     def _save_state(self) -> None:
         if self.rank == 0 and self.update > self.saved:

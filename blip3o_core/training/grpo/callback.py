@@ -1,7 +1,7 @@
 """What happens around TRL's updates: the log, the look at held-out tasks, the best checkpoint, alarms and stopping."""
 
-import json
 import time
+from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
@@ -9,14 +9,11 @@ from transformers import TrainerCallback
 from ...checks import is_finite
 from ...errors import Blip3oError
 from ..rl.alarms import alarms, first_value
-from ..rl.held_out import HeldOut, is_better, look, save_samples, was_seen
+from ..rl.looks import Looks
 from ..rl.processes import share
-from ..run_folder import Inputs, RunFolder
 from ..save import save_adapter, save_checkpoint
-from ..watch import Watch
 from .exchange import BetweenUpdates, Exchange
 from .policy import adapter_tensors, checkpoint_tensors
-from .settings import GrpoSettings
 
 # TRL's name -> ours, of the metrics that are logged. `kl` and `entropy` are in nats per token.
 LOGGED = {
@@ -34,11 +31,9 @@ LOGGED = {
 class GrpoCallback(TrainerCallback):
     """Between the trainer and the run's folder. All processes have one; the main one writes."""
 
-    def __init__(self, settings: GrpoSettings, folder: RunFolder, exchange: Exchange, held_out: HeldOut, watch: Watch):
-        self.settings, self.folder, self.exchange = settings, folder, exchange
-        self.held_out, self.watch = held_out, watch
-        self.inputs: Inputs | None = None  # of the run, stored with the best checkpoint
-        self.fingerprint = settings.resume_fingerprint
+    def __init__(self, exchange: Exchange, looks: Looks):
+        self.settings, self.exchange, self.looks = exchange.settings, exchange, looks
+        self.folder, self.watch = looks.folder, looks.watch
         self.failure: Blip3oError | None = None  # that ends the run behind a saved state
         self.first_entropy: float | None = None
         self.alarmed = self.must_stop = False
@@ -46,11 +41,7 @@ class GrpoCallback(TrainerCallback):
         self.began, self.seconds = 0.0, {}
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        if (
-            state.global_step == 0
-            or self._is_due(state)
-            and not any(share(was_seen(self.folder.log, state.global_step)))
-        ):
+        if self.looks.is_missing(state.global_step):
             try:
                 self._look(state, model)
             except Blip3oError as error:
@@ -70,7 +61,7 @@ class GrpoCallback(TrainerCallback):
         spent = self.exchange.clock.take()
         whole = time.perf_counter() - self.began
         self.seconds = {**spent, "update": whole - sum(spent.values())}
-        if self._is_due(state):
+        if self.looks.is_due(state.global_step):
             try:
                 self._look(state, model)
             except Blip3oError as error:
@@ -99,7 +90,9 @@ class GrpoCallback(TrainerCallback):
         if state.is_world_process_zero:
             seconds = {name: round(value, 4) for name, value in self.seconds.items()}
             self.folder.append_seconds({"step": state.global_step, **seconds})
-            self._log(entry, seconds=sum(seconds.values()), **{f"seconds/{name}": one for name, one in seconds.items()})
+            self.folder.append_log(entry)
+            timed = {"seconds": sum(seconds.values()), **{f"seconds/{name}": one for name, one in seconds.items()}}
+            self.watch.report({**entry, **timed})
 
     def _sound_alarms(self, entry: dict, state) -> None:
         if self.settings.entropy_alarm and self.first_entropy is None:
@@ -121,34 +114,16 @@ class GrpoCallback(TrainerCallback):
         """Between two rollouts: TRL does not save the images that it still has to learn from."""
         return state.global_step % self.settings.iterations == 0
 
-    def _is_due(self, state) -> bool:
-        return state.global_step % self.settings.held_out_every == 0 or state.global_step == self.settings.updates
-
     def _look(self, state, policy) -> None:
-        """All processes make a share of the images and wait for the others: none waits alone for the next update."""
-        step = state.global_step
-        seen = look(self.held_out, self.exchange.roller.held_out)
+        self.looks.take(
+            state.global_step, self.exchange.roller.held_out, lambda staging: self._save_weights(staging, policy)
+        )
         self.exchange.clock.take()
-        if not state.is_world_process_zero:
-            return
-        entry = {"step": step, **{f"held_out_{name}": value for name, value in seen.entry.items()}}
-        samples = save_samples(self.folder.path, step, self.held_out, seen)
-        if samples is not None:
-            entry["samples"] = samples
-        if is_better(seen, self.folder.last):
-            self._save_best(step, policy, {**entry, "score": seen.score})
-        self._log(entry)
 
-    def _save_best(self, step: int, policy, entry: dict) -> None:
+    def _save_weights(self, staging: Path, policy) -> None:
         lora, checkpoint = self.settings.lora, self.exchange.roller.pipeline.checkpoint
-        with self.folder.new_checkpoint(step, self.fingerprint, self.inputs, keep=1) as staging:
-            if not self.settings.adapter_only:
-                size = int(self.settings.shard_gb * 1e9)
-                save_checkpoint(staging, checkpoint, checkpoint_tensors(policy, lora), size)
-            if lora is not None and (lora.save == "adapter" or self.settings.adapter_only):
-                save_adapter(staging / "adapter", adapter_tensors(policy), lora)
-            (staging / "training" / "held_out.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
-
-    def _log(self, entry: dict, **timed) -> None:
-        self.folder.append_log(entry)
-        self.watch.report({**entry, **timed})
+        if not self.settings.adapter_only:
+            size = int(self.settings.shard_gb * 1e9)
+            save_checkpoint(staging, checkpoint, checkpoint_tensors(policy, lora), size)
+        if lora is not None and (lora.save == "adapter" or self.settings.adapter_only):
+            save_adapter(staging / "adapter", adapter_tensors(policy), lora)

@@ -28,6 +28,7 @@ from ...errors import Blip3oError
 from ...pipeline import Pipeline
 from ...rewards.mix import RewardMix
 from ..rl.held_out import HeldOut
+from ..rl.looks import Looks
 from ..rl.processes import refuse_sharding
 from ..rl.report import finish
 from ..rl.tasks import TaskSet
@@ -77,9 +78,8 @@ def _run(settings: GrpoSettings, tasks: TaskSet, mix: RewardMix, resume: bool, w
     arguments = trl_arguments(settings, states, checkpoint.grid[0] * checkpoint.grid[1])
     pipeline = Pipeline(checkpoint, arguments.device, torch.float32)
     exchange = Exchange(settings, tasks.train, mix, Roller(pipeline, settings))
-    seen = HeldOut(tasks.held_out, mix, exchange.roller.open_task, settings.pass_at, settings.samples)
-    callback = GrpoCallback(settings, folder, exchange, seen, watch)
-    callback.inputs, callback.fingerprint = inputs, fingerprint
+    held_out = HeldOut(tasks.held_out, mix, exchange.roller.open_task, settings.pass_at, settings.samples)
+    callback = GrpoCallback(exchange, Looks(settings, held_out, folder, fingerprint, inputs, watch))
     with saving(folder.path):
         if int(os.environ.get("RANK", 0)) == 0:
             folder.prepare(done if state else -1)

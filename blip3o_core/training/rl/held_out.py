@@ -11,7 +11,7 @@ from ...files import read_json
 from ...images.png import save_png
 from ...seeds import seed_of
 from ..run_folder import saving
-from .judging import OpenTask, candidates_of, judge, summary
+from .judging import OpenTask, candidates_of, judge_each, summary
 from .processes import rank_and_count, share, together
 from .tasks import Task
 
@@ -40,12 +40,15 @@ class Look:
 
     entry: dict[str, Any]
     images: list[torch.Tensor]
-    rewards: list[float]
+    rewards: list[float | None]
 
     @property
-    def score(self) -> float:
-        """What checkpoints are compared by: the share that passed, or without `pass_at` the mean reward."""
-        return self.entry.get("passed", self.entry["reward"])
+    def score(self) -> float | None:
+        """What checkpoints are compared by: the share that passed, or without `pass_at` the mean reward.
+
+        None where no reward gave any image a number.
+        """
+        return self.entry.get("passed", self.entry.get("reward"))
 
 
 def look(held_out: HeldOut, make: MakeImages) -> Look:
@@ -57,9 +60,10 @@ def look(held_out: HeldOut, make: MakeImages) -> Look:
     mine = range(rank, len(held_out.tasks), count)
     own = [held_out.tasks[row] for row in mine]
     images = together(lambda: list(make(own, [seed_of("held out", row) for row in mine])) if own else [])
-    judged = judge(held_out.mix, candidates_of(own, images, held_out.open_task), group=1)
+    judged = judge_each(held_out.mix, candidates_of(own, images, held_out.open_task))
     entry = summary(own, judged, held_out.pass_at, mine)
-    kept = share([(row, images[k], judged.rewards[k]) for k, row in enumerate(mine) if row < held_out.samples])
+    rewards = [reward if judged.is_judged(k) else None for k, reward in enumerate(judged.rewards)]
+    kept = share([(row, images[k], rewards[k]) for k, row in enumerate(mine) if row < held_out.samples])
     first = sorted((one for some in kept for one in some), key=lambda one: one[0])
     return Look(entry, [image for _, image, _ in first], [reward for _, _, reward in first])
 
@@ -67,22 +71,23 @@ def look(held_out: HeldOut, make: MakeImages) -> Look:
 def was_seen(log: Path, step: int) -> bool:
     """Whether a run's log has a look behind update `step`: one that failed is made again by a resumed run."""
     return log.is_file() and any(
-        f'{{"step": {step},' in line and '"held_out_reward"' in line
-        for line in log.read_text(encoding="utf-8").splitlines()
+        f'{{"step": {step},' in line and '"held_out_' in line for line in log.read_text(encoding="utf-8").splitlines()
     )
 
 
 def is_better(seen: Look, best: Path | None) -> bool:
     """Whether a checkpoint with this look takes the place of the best one so far.
 
-    A look in which a reward failed lacks its numbers and cannot be compared: it is kept only until there is another.
+    A look in which a reward failed, or none gave a number, cannot be compared: it is kept only until there is another.
     """
     if best is None:
         return True
     before = read_json(best / "training" / "held_out.json")
-    if "failed" in seen.entry or "held_out_failed" in before:
-        return "failed" not in seen.entry
-    return seen.score > before["score"]
+    now, then = seen.score, before["score"]
+    is_whole = now is not None and "failed" not in seen.entry
+    if not is_whole or then is None or "held_out_failed" in before:
+        return is_whole
+    return now > then
 
 
 def save_samples(folder: Path, step: int, held_out: HeldOut, seen: Look) -> str | None:

@@ -33,7 +33,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
             "rewards. Give the folder that `out` names in the settings of the run."
         )
     looks = [entry for entry in entries if "held_out_reward" in entry]
-    steps = [entry for entry in entries if "held_out_reward" not in entry]
+    steps = [entry for entry in entries if not any(name.startswith("held_out_") for name in entry)]
     parts = [
         f"<h1>{html.escape(run.resolve().name)}</h1>{_overview(steps, looks)}",
         _warnings(entries),
@@ -217,5 +217,5 @@ def _tiles(path: Path, facts: dict) -> list[str]:
         small, data = max(image.size) <= 128, io.BytesIO()
         image.save(data, "PNG" if small else "JPEG", quality=90)
         tag = image_tag(data.getvalue(), "png" if small else "jpeg", "small" if small else "large")
-        tiles.append(f'{tag}<span class="soft">reward {reward:.3g}</span>')
+        tiles.append(f'{tag}<span class="soft">{"no reward" if reward is None else f"reward {reward:.3g}"}</span>')
     return tiles
