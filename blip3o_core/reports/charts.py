@@ -126,7 +126,8 @@ def _figure(title: str, words: str, drawn: Sequence[str], names: Sequence[str], 
     legend = "".join(
         f'<span style="color:{COLOURS[k % len(COLOURS)]}">■</span> {html.escape(name)} ' for k, name in enumerate(names)
     )
-    below = f'<p class="legend">{legend if len(names) > 1 else ""}{html.escape(note)}</p>'
+    shown = f"{legend}<br>" if len(names) > 1 else ""
+    below = f'<p class="legend">{shown}{html.escape(note)}</p>'
     return f"<figure><figcaption>{html.escape(title)}</figcaption>{drawing}{below}</figure>"
 
 
@@ -164,6 +165,8 @@ def _spacing(wanted: float) -> float:
 
 
 def _number(value: float) -> str:
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
     return f"{value:.3g}" if value else "0"
 
 
