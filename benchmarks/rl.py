@@ -31,11 +31,11 @@ from blip3o_core.tiny import edit_evaluation, evaluation
 from blip3o_core.tiny.judge.judge import detect, judge_image, to_pixels
 from blip3o_core.tiny.recipe.grpo import TinyEditGrpoSettings, TinyGrpoSettings
 from blip3o_core.tiny.scenes.captions import caption
-from blip3o_core.tiny.scenes.edits import may_change
+from blip3o_core.tiny.scenes.edits import EDIT_KINDS, may_change
 from blip3o_core.tiny.scenes.rasterize import rasterize
 from blip3o_core.tiny.scenes.spec import spec_of
 from blip3o_core.tiny.scenes.world import CATEGORIES, SPLITS, make_scene
-from blip3o_core.tiny.tasks import HELD_OUT_SEED, SEED, WORLD
+from blip3o_core.tiny.tasks import HELD_OUT_SEED, SEED, WORLD, edit_tasks
 from blip3o_core.training.grpo.settings import GrpoSettings
 from blip3o_core.training.grpo.train import train
 from blip3o_core.training.rl.tasks import Task
@@ -45,6 +45,7 @@ STEPS, GUIDANCE, BATCH = 5, 1.0, 50  # of the images that are measured
 LARGEST = 28.0  # radius, in units, of the largest shape of the world
 WEAK = ("background", "color_attr", "counting")  # the weakest categories have three quarters of the prompts
 OTHERS = ("position", "two_object", "size")
+WEAK_EDITS = ("recolour", "remove", "replace")
 BEFORE = "before"
 
 Numbers = dict[str, float]
@@ -63,6 +64,19 @@ def weak_tasks(count: int, split: str, seed: int) -> Sequence[Task]:
         scene = make_scene(SEED + seed if train else HELD_OUT_SEED, SPLITS[not train], index, WORLD, category)
         tasks.append(Task(caption(scene, index, not train), category, meta={"spec": spec_of(scene)}))
     return tasks
+
+
+def weak_edit_tasks(count: int, split: str, seed: int) -> Sequence[Task]:
+    """The world's edits, in training mostly of the weakest kinds."""
+    if split != "train":
+        return edit_tasks(count, split, seed)
+    by_kind: dict[str, list[Task]] = {kind: [] for kind in EDIT_KINDS}
+    order = (*WEAK_EDITS * 3, *(kind for kind in EDIT_KINDS if kind not in WEAK_EDITS))
+    rounds = -(-count // len(order))
+    for task in edit_tasks(3 * rounds * len(EDIT_KINDS), split, seed):
+        by_kind[task.group].append(task)
+    given = {kind: iter(tasks) for kind, tasks in by_kind.items()}
+    return [next(given[order[index % len(order)]]) for index in range(count)]
 
 
 class Largeness:
@@ -120,9 +134,13 @@ _COMMON: dict[str, Any] = {
     "steps": 3, "held_out_steps": 5, "samples": 0, "updates": 20, "warmup": 4, "held_out_every": 10, "save_every": 10,
 }  # fmt: skip
 _WIDE = {"prompts": 12, "batch": 96, "tasks": "benchmarks.rl:weak_tasks"}
-_EDITS = {"updates": 60, "held_out": 48, "held_out_every": 30, "save_every": 30, "pass_at": None}
-_SHORT = {"group": 6, "batch": 48, "updates": 10, "warmup": 1, "lr": 6e-4, "final_lr": 1.0, "kl": 0.01, "held_out": 24,
-          "held_out_every": 10, "save_every": 10, "pass_at": None}  # fmt: skip
+# With `scale_rewards: group` a group of right edits, whose consistency differs by thousandths, counts as much as one
+# where some are right: consistency rose, and fewer edits were right.
+_EDITS = {"prompts": 12, "batch": 96, "tasks": "benchmarks.rl:weak_edit_tasks", "lr": 3e-4, "updates": 30,
+          "scale_rewards": "batch", "held_out": 60, "held_out_every": 15, "save_every": 15,
+          "pass_at": None}  # fmt: skip
+_SHORT = {"group": 6, "batch": 48, "lr": 4e-4, "kl": 0.01, "held_out": 24, "held_out_every": 20, "save_every": 20,
+          "pass_at": None}  # fmt: skip
 _STRICT = {"name": "tiny", "options": {"strict": 1.0}}
 _NARROW = {"name": "largeness", "use": "benchmarks.rl:Largeness"}
 
@@ -146,7 +164,7 @@ STUDIES = {
         edit_numbers,
         300,
         TinyEditGrpoSettings,
-        {"consistency + judge": {"rewards": [_STRICT, "consistency"], **_EDITS}},
+        {"consistency + judge": {"rewards": [{**_STRICT, "weight": 2.0}, "consistency"], **_EDITS}},
     ),
     "mix": Study(
         image_numbers,
@@ -154,7 +172,7 @@ STUDIES = {
         TinyGrpoSettings,
         {
             "large": {"rewards": [_NARROW], **_SHORT},
-            "large + judge": {"rewards": [_NARROW, _STRICT], **_SHORT},
+            "large + judge": {"rewards": [_NARROW, {**_STRICT, "weight": 2.0}], **_SHORT},
         },
     ),
 }
