@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import Blip3oError, shown
 from ..shards.layout import ShardFacts
 from ..shards.manifest import MANIFEST, write_manifest
+from .faults import write_faults
 from .measure import measure
+from .models.stage import model_versions
 from .report import write_report
 from .select import Selection, select
 from .settings import CurationSettings, SourceSettings
@@ -77,9 +79,8 @@ class Part:
 
 def curate(settings: CurationSettings, watch: Watch = Watch()) -> Outcome:
     """Do what is left to do. Raises Blip3oError, with all that is finished kept."""
-    for name in ("judges", "captions"):
-        if getattr(settings, name):
-            raise Blip3oError(f"{name} cannot be used in this version. Leave it out.")
+    if settings.captions:
+        raise Blip3oError("captions cannot be used in this version. Leave it out.")
     work = Work(Path(settings.out))
     parts = find_parts(settings)
     work.make_folders()
@@ -87,6 +88,7 @@ def curate(settings: CurationSettings, watch: Watch = Watch()) -> Outcome:
         work.forget_others({part.piece.name: part.shard for part in parts})
         how = _backend(settings)
         _measure(parts, settings, how, watch)
+        write_faults(work, settings, [part.piece.name for part in parts], watch.tell)
         selection = _select(parts, settings, watch)
         shards = _write(parts, settings, selection, how, watch)
         write_report(work, settings, {part.piece.name: part.source for part in parts}, selection)
@@ -100,7 +102,7 @@ def find_parts(settings: CurationSettings) -> list[Part]:
     """All pieces of all sources, in their order, each with a name of its own."""
     from .readers.find import find_pieces
 
-    parts: list[Part] = []
+    parts, versions = list[Part](), model_versions(settings)
     shards = Work(Path(settings.out)).shards
     for source, name in zip(settings.sources, source_names(settings.sources), strict=True):
         states: dict[str, str] = {}
@@ -109,7 +111,7 @@ def find_parts(settings: CurationSettings) -> list[Part]:
             states[piece.path] = state
             own = dataclasses.replace(piece, name=f"{name}-{piece.name}")
             folder = shards / name if source.weight else shards
-            parts.append(Part(own, name, measured_from(own, settings, state), folder))
+            parts.append(Part(own, name, measured_from(own, settings, state, versions), folder))
     if not parts:
         raise Blip3oError("The sources have nothing to read. Check the paths in `sources`.")
     return parts

@@ -9,6 +9,7 @@ from ..errors import Blip3oError
 from ..shards.write import ending_of
 from .decisions import judge_column
 from .features import measure_sample
+from .models.stage import FAULTS, uses_models, with_models
 from .sample import Broken, Sample
 from .settings import MOST_CHARACTERS, CurationSettings
 from .work import Work, made_from, write_table
@@ -41,7 +42,8 @@ def schema(settings: CurationSettings) -> "Schema":
         pa.field(name, pa.list_(types[kind[5:-1]]) if kind.startswith("list<") else types[kind])
         for name, kind in COLUMNS.items()
     ]
-    return pa.schema([*fields, *(pa.field(judge_column(judge.name), pa.float64()) for judge in settings.judges)])
+    fields += [pa.field(judge_column(judge.name), pa.float64()) for judge in settings.judges]
+    return pa.schema([*fields, pa.field(FAULTS, pa.list_(pa.string()))] if uses_models(settings) else fields)
 
 
 def measure(piece: "Piece", settings: CurationSettings, wanted: str) -> Path:
@@ -68,6 +70,11 @@ def _tables(piece: "Piece", settings: CurationSettings) -> Iterator["Table"]:
 
 def rows_of(piece: "Piece", settings: CurationSettings) -> Iterator[dict[str, Any]]:
     """The rows of a piece, one after the other."""
+    yield from with_models(_measured(piece), settings)
+
+
+def _measured(piece: "Piece") -> Iterator[tuple[dict[str, Any], Sample | None]]:
+    """Rows with their samples; None where one cannot be read."""
     from .readers.find import read
 
     keys: set[str] = set()
@@ -75,10 +82,11 @@ def rows_of(piece: "Piece", settings: CurationSettings) -> Iterator[dict[str, An
         if isinstance(found, Sample) and found.key in keys:
             found = Broken(found.place, "An earlier sample of the same piece has its name. Rename one of them.")
         if isinstance(found, Broken):
-            yield {"place": found.place, "broken": found.reason}
+            yield {"place": found.place, "broken": found.reason}, None
             continue
         keys.add(found.key)
-        yield _row(found)
+        row = _row(found)
+        yield row, None if "broken" in row else found
 
 
 def _row(sample: Sample) -> dict[str, Any]:

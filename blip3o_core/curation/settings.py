@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ..rewards.settings import Name, RewardSettings
+from ..rewards.settings import Name, NamedReward, OnError
 from ..settings import (
     Count,
     Finite,
@@ -99,8 +99,10 @@ class DecontaminateSettings(Strict):
     similarity: Annotated[Fraction, Field(gt=0)] = 0.9  # shared words, from which a text counts as a prompt
 
 
-class JudgeSettings(RewardSettings):
+class JudgeSettings(NamedReward):
     """A reward that judges each sample. Its number is a feature of that name, with limits."""
+
+    on_error: OnError = "skip"  # a fault leaves samples without its number. stop: it ends the run
 
     min: Finite | None = None
     max: Finite | None = None

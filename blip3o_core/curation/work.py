@@ -3,6 +3,7 @@
 out/shards/             what training reads; a folder for each source where these have weights
 out/report.html         for a person
 out/dropped.jsonl       every drop with its reason
+out/faults.jsonl        what models could not say about a sample
 out/work/features/      a table for each piece: what was measured
 out/work/decisions/     a table for each piece: what is kept, and why the rest is not
 out/work/written/       for each piece: what its shard was made from
@@ -51,6 +52,10 @@ class Work:
     @property
     def dropped(self) -> Path:
         return self.out / "dropped.jsonl"
+
+    @property
+    def faults(self) -> Path:
+        return self.out / "faults.jsonl"
 
     @property
     def report(self) -> Path:
@@ -131,14 +136,14 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
 
 
-def measured_from(piece: "Piece", settings: CurationSettings, state: str) -> str:
-    """What the features of a piece depend on. `state`: of its source, see `source_state`."""
+def measured_from(piece: "Piece", settings: CurationSettings, state: str, versions: Mapping[str, str]) -> str:
+    """What the features of a piece depend on. `state`: of its source, see `source_state`; `versions`: of models."""
     judges = [
-        {name: value for name, value in judge.model_dump().items() if name not in ("min", "max", "weight", "timeout")}
+        {name: value for name, value in judge.model_dump().items() if name not in ("min", "max", "timeout")}
         for judge in settings.judges
     ]
     captions = settings.captions.model_dump() if settings.captions else None
-    return digest([VERSION, dataclasses.asdict(piece), state, judges, captions])
+    return digest([VERSION, dataclasses.asdict(piece), state, judges, captions, dict(versions)])
 
 
 def source_state(path: Path) -> str:

@@ -24,11 +24,19 @@ _LONGER = "Give it fewer images at once, or raise its timeout in a settings file
 
 @dataclass(frozen=True)
 class Answer:
-    """A number for each image or None. `failure`: what is wrong with the reward. `note`: why images have no number."""
+    """A number for each image or None. `failure`: what is wrong with the reward. `note`: why images have no number.
+
+    `why`: for each image what kept it from having a number, "" where nothing did.
+    """
 
     values: list[float | None]
     failure: str = ""
     note: str = ""
+    why: tuple[str, ...] = ()
+
+    def reasons(self) -> tuple[str, ...]:
+        """`why`; what is wrong with the whole call stands for each image."""
+        return self.why or (self.failure,) * len(self.values)
 
 
 class Question:
@@ -109,23 +117,28 @@ def _checked(answer: Any, limits: tuple[float, float], prompts: Sequence[str]) -
             "Correct the reward.",
         )
     values, faults, reasons = [], [], []
+    why = [""] * len(prompts)
     for place, (given, prompt) in enumerate(zip(answer, prompts, strict=True), 1):
         value, fault = (None, "") if isinstance(given, Exception) else _number(given, limits)
         values.append(value)
         which = f"image {place} with the prompt {_quoted(prompt)}"
         if isinstance(given, Exception):
-            reasons.append(f"{which}: {_reason(given)}")
+            why[place - 1] = _reason(given)
+            reasons.append(f"{which}: {why[place - 1]}")
         elif fault:
+            why[place - 1] = f"{shown(repr(given))} is no answer; {fault}"
             faults.append(f"{shown(repr(given))} for {which}; {fault}")
     note = _unjudged(reasons, len(prompts))
     if len(faults) == 1:
-        return Answer(values, f"gave {faults[0]} Correct the reward.", note)
+        return Answer(values, f"gave {faults[0]} Correct the reward.", note, tuple(why))
     if faults:
         listed = bullet_list(faults, 5)
-        return Answer(values, f"gave {len(faults)} values that cannot be used:\n{listed}\nCorrect the reward.", note)
+        return Answer(
+            values, f"gave {len(faults)} values that cannot be used:\n{listed}\nCorrect the reward.", note, tuple(why)
+        )
     if reasons and all(value is None for value in values):
-        return Answer(values, f"{note.rstrip('.')}. Check what judges them.")
-    return Answer(values, "", note)
+        return Answer(values, f"{note.rstrip('.')}. Check what judges them.", why=tuple(why))
+    return Answer(values, "", note, tuple(why))
 
 
 def _unjudged(reasons: list[str], count: int) -> str:

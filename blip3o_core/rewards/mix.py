@@ -35,12 +35,14 @@ class Part:
 class Scores:
     """What each reward gave each image, and what went wrong where a reward was skipped or could not judge an image.
 
-    `failed`: the names of those that were skipped. Numbers that they would have given are missing.
+    `failed`: the names of those that were skipped. Numbers that they would have given are missing. `why`: for each
+    reward and image what kept it from a number, "" where nothing did.
     """
 
     parts: dict[str, list[float | None]]
     problems: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    why: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class RewardMix:
@@ -81,6 +83,7 @@ class RewardMix:
             {part.name: answers[part].values for part in self.parts},
             [problem for part in self.parts for problem in _problems(part, answers[part])],
             [part.name for part in self.parts if answers[part].failure],
+            {part.name: answers[part].reasons() for part in self.parts},
         )
 
     def combine(self, scores: Scores, group: int) -> list[float]:

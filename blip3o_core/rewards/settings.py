@@ -21,12 +21,11 @@ def _name(value: str) -> str:
 Name = Annotated[StrictStr, AfterValidator(_name)]
 
 
-class RewardSettings(Strict):
-    """One reward. The word `text` alone is `{name: text}`."""
+class NamedReward(Strict):
+    """One reward, whatever its numbers are for. The word `text` alone is `{name: text}`."""
 
     name: Name  # of a built-in reward, and in logs
     use: Annotated[StrictStr, Field(min_length=1)] | None = None  # a built-in's name, or own code: "module:name"
-    weight: Annotated[Finite, Field(ge=-1e6, le=1e6)] = 1.0
     timeout: Annotated[Positive, Field(le=1e6)] = TIMEOUT  # seconds
     on_error: OnError = "stop"
     options: dict[str, Any] = Field(default_factory=dict)  # the reward's own
@@ -35,6 +34,12 @@ class RewardSettings(Strict):
     @classmethod
     def _from_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+
+class RewardSettings(NamedReward):
+    """A reward that counts with a weight among others."""
+
+    weight: Annotated[Finite, Field(ge=-1e6, le=1e6)] = 1.0
 
 
 def _listed(value: Any) -> Any:
