@@ -126,7 +126,7 @@ def _checked(answer: Any, limits: tuple[float, float], prompts: Sequence[str]) -
             why[place - 1] = _reason(given)
             reasons.append(f"{which}: {why[place - 1]}")
         elif fault:
-            why[place - 1] = f"{shown(repr(given))} is no answer; {fault}"
+            why[place - 1] = f"it gave {shown(repr(given))}; {fault}"
             faults.append(f"{shown(repr(given))} for {which}; {fault}")
     note = _unjudged(reasons, len(prompts))
     if len(faults) == 1:
