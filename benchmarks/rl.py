@@ -233,18 +233,18 @@ def table(found: dict[str, list[dict]]) -> list[str]:
     lines.append("|" + "---|" * (2 + 2 * len(after)))
     for row in rows:
         before = [each["numbers"][row] for each in found[BEFORE]]
-        cells = [_spread(before)]
+        cells = [spread(before)]
         for one in after:
             values = [each["numbers"][row] for each in found[one]]
-            cells += [_spread(values), _spread([b - a for a, b in zip(before, values, strict=True)], "+.1f")]
+            cells += [spread(values), spread([b - a for a, b in zip(before, values, strict=True)], "+.1f")]
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     for name in ("kl", "entropy", "entropy_before", "cpu_minutes"):
-        cells = [cell for one in after for cell in (_spread([each[name] for each in found[one]], ".4f"), "")]
+        cells = [cell for one in after for cell in (spread([each[name] for each in found[one]], ".4f"), "")]
         lines.append(f"| {name} | | " + " | ".join(cells) + " |")
     return lines
 
 
-def _spread(values: Sequence[float], style: str = ".1f") -> str:
+def spread(values: Sequence[float], style: str = ".1f") -> str:
     middle = format(mean(values), style)
     return middle if len(values) == 1 else f"{middle} ± {format(stdev(values), style.lstrip('+'))}"
 
