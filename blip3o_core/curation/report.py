@@ -2,7 +2,7 @@
 
 import html
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 from ..errors import shown
@@ -125,14 +125,17 @@ def _limits(settings: CurationSettings) -> dict[str, list[float]]:
 
 def _tiles(work: Work, rows: Sequence[Decided]) -> Iterator[str]:
     """Images of what was kept and dropped, by reason; those that a person should look at."""
-    images = {piece: dict(_thumbnails(work, piece)) for piece in dict.fromkeys(row.piece for row in rows)}
+    pieces = dict.fromkeys(row.piece for row in rows)
+    images = {piece: dict(_thumbnails(work, piece)) for piece in pieces}
+    texts = {piece: dict(_texts(work, piece, {row.key for row in rows if row.piece == piece})) for piece in pieces}
     for reason in [KEPT, *dict.fromkeys(row.reason for row in rows if row.reason != KEPT)]:
         tiles = []
         for row in rows:
             if row.reason == reason:
                 data = images[row.piece].get(row.key or "", b"")
                 tag = image_tag(data, "jpeg") if data else ""
-                tiles.append(f'<div>{tag}<p class="soft">{html.escape(_said(row))}</p></div>')
+                text = html.escape(texts[row.piece].get(row.key or "", ""))
+                tiles.append(f'<div>{tag}<p class="text">{text}</p><p class="soft">{html.escape(_said(row))}</p></div>')
         if tiles:
             title = "Some that are kept" if reason == KEPT else f"Some that are dropped: {_title(reason)}"
             yield f'<h2>{html.escape(title)}</h2><div class="tiles">{"".join(tiles)}</div>'
@@ -141,6 +144,13 @@ def _tiles(work: Work, rows: Sequence[Decided]) -> Iterator[str]:
 def _thumbnails(work: Work, piece: str) -> Iterator[tuple[str, bytes]]:
     for row in read_table(work.thumbnails(piece)).to_pylist():
         yield row["key"], row["image"]
+
+
+def _texts(work: Work, piece: str, keys: Set[str | None]) -> Iterator[tuple[str, str]]:
+    """(key, the beginning of its first text) of some samples of a piece."""
+    for row in read_table(work.features(piece)).select(["key", "texts"]).to_pylist():
+        if row["texts"] and row["key"] in keys:
+            yield row["key"], shown(row["texts"][0], 160)
 
 
 def _said(row: Decided) -> str:

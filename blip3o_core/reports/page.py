@@ -23,7 +23,7 @@ td:first-child,th:first-child{text-align:left}
 .seeds img{width:170px;height:auto;display:block}.seeds img.small{image-rendering:pixelated}
 .alarm{border-left:4px solid #dc2626;padding:.2rem .8rem;margin:.4rem 0}
 .tiles{display:flex;flex-wrap:wrap;gap:.8rem}.tiles div{max-width:340px;overflow-wrap:anywhere}
-.tiles img{display:block;max-width:100%}.tiles .soft{max-width:180px}
+.tiles img{display:block;max-width:100%}.tiles p{max-width:180px}.tiles .text{font-size:.85rem;margin:.2rem 0}
 """
 
 

@@ -177,6 +177,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path, source):
 def test_the_page_shows_limits_and_loads_nothing(uncut):
     """Catches a histogram without its limit, a reason without images, and a page that needs the network."""
     page = uncut[1]["report.html"].decode()
+    assert f"{CAPTION}, number " in page and "@@@@ 1234" in page  # a caption is judged beside its image
     assert 'class="limit"' in page and "45 are kept (75.0%)" in page.replace("&#x27;", "'")
     for words in ("Some that are kept", "near-duplicate", "cannot be read", "sharpness"):
         assert words in page
