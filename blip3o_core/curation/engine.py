@@ -4,11 +4,13 @@ Every pass writes one file for each piece, under its name only when it is whole.
 so a run that was stopped, at any moment, goes on where it was, and a run with other settings redoes what these touch.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,9 +33,7 @@ if TYPE_CHECKING:
 class Backend(Protocol):
     """Calls a function for every task -> (number of the task, what it returns), in any order."""
 
-    def __call__(
-        self, function: Callable[..., Any], tasks: Sequence[tuple], workers: int
-    ) -> Iterator[tuple[int, Any]]: ...
+    def __call__(self, function: Callable[..., Any], tasks: Sequence[tuple]) -> Iterator[tuple[int, Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,8 @@ def curate(settings: CurationSettings, watch: Watch = Watch()) -> Outcome:
     work = Work(Path(settings.out))
     parts = find_parts(settings)
     work.make_folders()
-    with work.held():
+    with work.held(), _backend(settings) as how:
         work.forget_others({part.piece.name: part.shard for part in parts})
-        how = _backend(settings)
         _measure(parts, settings, how, watch)
         write_faults(work, settings, [part.piece.name for part in parts], watch.tell)
         selection = _select(parts, settings, watch)
@@ -142,23 +141,27 @@ def source_names(sources: Sequence[SourceSettings]) -> list[str]:
     return names
 
 
-def _backend(settings: CurationSettings) -> tuple[Backend, int]:
-    from .backends.local import processes, run
+@contextlib.contextmanager
+def _backend(settings: CurationSettings) -> Iterator[Backend]:
+    """What runs the passes while the block does."""
+    from .backends import local
 
     if settings.backend == "ray":
-        from .backends.cluster import run as run_on_cluster
+        from .backends import cluster
 
-        return run_on_cluster, processes(settings.workers)
-    return run, processes(settings.workers)
+        with cluster.connected(local.processes(settings.workers)):
+            yield partial(cluster.run, workers=settings.workers)
+    else:
+        yield partial(local.run, workers=local.processes(settings.workers))
 
 
-def _measure(parts: Sequence[Part], settings: CurationSettings, how: tuple[Backend, int], watch: Watch) -> None:
+def _measure(parts: Sequence[Part], settings: CurationSettings, how: Backend, watch: Watch) -> None:
     work = Work(Path(settings.out))
     left = [part for part in parts if made_from(work.features(part.piece.name))[0] != part.wanted]
     if len(left) < len(parts):
         watch.tell(f"measured before: {len(parts) - len(left)} of {len(parts)} pieces")
     tasks = [(part.piece, settings, part.wanted) for part in left]
-    for done, _ in enumerate(how[0](measure, tasks, how[1]), 1):
+    for done, _ in enumerate(how(measure, tasks), 1):
         watch.progress("measure", done, len(tasks))
 
 
@@ -174,7 +177,7 @@ def _select(parts: Sequence[Part], settings: CurationSettings, watch: Watch) -> 
 
 
 def _write(
-    parts: Sequence[Part], settings: CurationSettings, selection: Selection, how: tuple[Backend, int], watch: Watch
+    parts: Sequence[Part], settings: CurationSettings, selection: Selection, how: Backend, watch: Watch
 ) -> dict[Path, list[ShardFacts]]:
     shown_keys: dict[str, list[str]] = {}
     for row in selection.shown:
@@ -189,7 +192,7 @@ def _write(
             (part.folder / MANIFEST).unlink(missing_ok=True)
     tasks = [(part.piece, settings, order) for part, order in zip(parts, orders, strict=True)]
     found: dict[int, Any] = {}
-    for number, facts in how[0](write, tasks, how[1]):
+    for number, facts in how(write, tasks):
         found[number] = facts
         watch.progress("write", len(found), len(tasks))
     shards: dict[Path, list[ShardFacts]] = {part.folder: [] for part in parts}

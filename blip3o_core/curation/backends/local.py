@@ -12,6 +12,11 @@ from typing import Any
 
 from ...errors import Blip3oError
 
+WORKER_ENDED = (
+    "A worker process ended without an answer, perhaps because memory is full. Choose fewer `workers`, and run the "
+    "same command again: what is finished is kept."
+)
+
 
 def run(function: Callable[..., Any], tasks: Sequence[tuple], workers: int) -> Iterator[tuple[int, Any]]:
     """(number of the task, what `function(*task)` returns) as they are done, by `workers` processes.
@@ -29,10 +34,7 @@ def run(function: Callable[..., Any], tasks: Sequence[tuple], workers: int) -> I
         for done in as_completed(numbers):
             yield numbers[done], done.result()
     except BrokenProcessPool:
-        raise Blip3oError(
-            "A worker process ended without an answer, perhaps because memory is full. Choose fewer `workers`, and run "
-            "the same command again: what is finished is kept."
-        ) from None
+        raise Blip3oError(WORKER_ENDED) from None
     finally:
         _end(pool, all(one.done() for one in numbers))
 
