@@ -6,8 +6,9 @@ and a worker that imports no more than the pass needs starts seconds sooner.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from ...errors import Blip3oError, first_line
 from .local import WORKER_ENDED
@@ -30,7 +31,8 @@ def connected(workers: int) -> Iterator[None]:
 
     Raises Blip3oError where Ray is missing or the cluster cannot be reached.
     """
-    with _environment({} if os.environ.get(ADDRESS) else _ALONE):
+    # Variables that nobody but Ray reads, and that it takes from nowhere else, while it is imported and started.
+    with patch.dict(os.environ, {} if os.environ.get(ADDRESS) else _ALONE):
         try:
             import ray
         except ImportError as error:
@@ -111,18 +113,3 @@ def _start(ray: Any, workers: int) -> None:
             ) from error
     else:
         ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=_STORE, **how)
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables that Ray reads when it is imported, and gives to what it starts."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
