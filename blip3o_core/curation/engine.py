@@ -79,8 +79,6 @@ class Part:
 
 def curate(settings: CurationSettings, watch: Watch = Watch()) -> Outcome:
     """Do what is left to do. Raises Blip3oError, with all that is finished kept."""
-    if settings.captions:
-        raise Blip3oError("captions cannot be used in this version. Leave it out.")
     work = Work(Path(settings.out))
     parts = find_parts(settings)
     work.make_folders()

@@ -63,18 +63,23 @@ class Looked:
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
-def measure_sample(sample: Sample, texts: Sequence[str] | None = None) -> dict[str, Any]:
-    """A row of features. `texts`: those that models wrote, in place of the sample's. Raises Blip3oError, see `look`."""
+def measure_sample(sample: Sample) -> dict[str, Any]:
+    """A row of features. Raises Blip3oError, see `look`."""
     target = look(sample.image, sample.place)
     references = [look(one, f"{sample.place}, reference {k}") for k, one in enumerate(sample.references, 1)]
-    measured = [measure_text(text) for text in (sample.texts if texts is None else texts)]
     row = {
         **target.numbers,
-        **{name: [one[name] for one in measured] for name in TEXT_FEATURES},
+        **text_features(sample.texts),
         "references": len(references),
         "reference_hashes": [one.numbers["hash"] for one in references],
     }
     return row | (compare(target, references) if references else {})
+
+
+def text_features(texts: Sequence[str]) -> dict[str, list]:
+    """What is measured of texts: a list with one entry for each."""
+    measured = [measure_text(text) for text in texts]
+    return {name: [one[name] for one in measured] for name in TEXT_FEATURES}
 
 
 def look(data: bytes, place: str) -> Looked:

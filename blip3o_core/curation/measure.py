@@ -70,7 +70,7 @@ def _tables(piece: "Piece", settings: CurationSettings) -> Iterator["Table"]:
 
 def rows_of(piece: "Piece", settings: CurationSettings) -> Iterator[dict[str, Any]]:
     """The rows of a piece, one after the other."""
-    yield from with_models(_measured(piece), settings)
+    yield from with_models(_measured(piece), settings, piece.name)
 
 
 def _measured(piece: "Piece") -> Iterator[tuple[dict[str, Any], Sample | None]]:

@@ -20,17 +20,21 @@ from ..settings import (
     Positive,
     Settings,
     Strict,
-    Text,
     Texts,
     Whole,
     load_settings,
 )
 
+Written = Literal["long", "short", "instruction"]  # captions of an image; an instruction of a sample with references
 MOST_CHARACTERS = 2**20  # of a text that a shard may hold
 Bits = Annotated[Whole, Field(le=64)]  # a distance of two perceptual hashes
 NearBits = Annotated[Whole, Field(le=16)]  # beyond it, images of other things come near
 Limit = Annotated[NotNegative, Field(le=1e9)]
 Amount = Annotated[Whole, Field(le=10**9)]
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
 
 
 class SourceSettings(Strict):
@@ -109,14 +113,12 @@ class JudgeSettings(NamedReward):
 
 
 class CaptionSettings(Strict):
-    """A model that writes texts for images."""
+    """A model that writes texts for samples."""
 
-    use: Text = "chat"
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else [value]
+    use: Literal["chat", "local"] = "chat"  # a server, or a model of this machine
+    write: Annotated[tuple[Written, ...], Field(min_length=1, max_length=3), BeforeValidator(_listed)] = ("long",)
+    mode: Literal["replace", "join", "missing"] = "replace"  # what becomes of the texts that a sample has
+    options: dict[str, Any] = Field(default_factory=dict)  # of the server or the model
 
 
 class CurationSettings(Settings):
@@ -151,6 +153,8 @@ class CurationSettings(Settings):
         for judge in self.judges:
             if judge.min is not None and judge.max is not None and judge.min > judge.max:
                 yield f"judge {judge.name!r} has min {judge.min:g}; it must not exceed max ({judge.max:g})."
+        if self.captions and self.captions.use == "local" and "instruction" in self.captions.write:
+            yield 'captions.write has "instruction", which only `use: chat` writes. Leave it out.'
         unweighted = [source.path for source in self.sources if source.weight is None]
         if 0 < len(unweighted) < len(self.sources):
             yield f"source {unweighted[0]!r} has no weight, and others have one. Give each source a weight, or none."

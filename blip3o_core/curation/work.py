@@ -6,6 +6,7 @@ out/dropped.jsonl       every drop with its reason
 out/faults.jsonl        what models could not say about a sample
 out/work/features/      a table for each piece: what was measured
 out/work/decisions/     a table for each piece: what is kept, and why the rest is not
+out/work/answers/       for each piece: the texts that a model wrote, as they came
 out/work/written/       for each piece: what its shard was made from
 out/work/thumbnails/    for each piece: small images for the report
 """
@@ -69,6 +70,10 @@ class Work:
 
     def written(self, piece: str) -> Path:
         return self.out / "work" / "written" / f"{piece}.json"
+
+    def answers(self, piece: str) -> Path:
+        """What a model wrote, as it came. It stays when its piece is gone: answers may have cost money."""
+        return self.out / "work" / "answers" / f"{piece}.jsonl"
 
     def thumbnails(self, piece: str) -> Path:
         return self.out / "work" / "thumbnails" / f"{piece}.parquet"

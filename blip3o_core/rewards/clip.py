@@ -3,7 +3,6 @@
 transformers' own classes on a folder of this machine: no download, no code from the folder, no pickles.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import Any
 import torch
 
 from ..errors import Blip3oError, did_you_mean, first_line, shown
+from .folders import folder_identity, model_folder, torch_device
 
 # What is made of the cosine: its range, and a name.
 SCORES = {"cosine": (-1.0, 1.0), "clipscore": (0.0, 2.5), "logit": (-float("inf"), float("inf"))}
 CLIPSCORE = 2.5  # Hessel et al. 2021, CLIPScore
-_CONFIG = "config.json"
-_SAMPLE = 2**20  # bytes
+_WHAT = "a CLIP or SigLIP model"
 
 
 class ClipReward:
@@ -33,9 +32,10 @@ class ClipReward:
             raise Blip3oError(f"score is {shown(repr(score))}. {hint or 'Use cosine, clipscore or logit.'}")
         if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= 4096:
             raise Blip3oError(f"batch is {shown(repr(batch))}. Give a whole number from 1 to 4096, in images.")
-        self.folder, self.score, self.device, self.batch = _folder(model), score, _device(device), batch
+        self.folder, self.device = model_folder(model, _WHAT), torch_device(device)
+        self.score, self.batch = score, batch
         self.range = SCORES[score]
-        self.version = f"1 ({score}, {_identity(self.folder)})"
+        self.version = f"1 ({score}, {folder_identity(self.folder)})"
         self._loaded: _Loaded | None = None
 
     def __getstate__(self) -> dict:  # for other processes, each of which loads the model itself
@@ -84,45 +84,6 @@ class _Loaded:
     network: Any
     processor: Any
     longest: int  # tokens of a prompt; what follows is cut off
-
-
-def _folder(model: Any) -> Path:
-    """The folder of a model that is there. Raises Blip3oError for a name on a hub: nothing is downloaded."""
-    path = Path(model).expanduser() if isinstance(model, str) and model and "\0" not in model else None
-    if path is None or not (path / _CONFIG).is_file():
-        raise Blip3oError(
-            f"model is {shown(repr(model))}, which is not a folder with a {_CONFIG}. Nothing is downloaded: give the "
-            "folder of a CLIP or SigLIP model that transformers saved or that was fetched from a hub."
-        )
-    if not list(path.glob("*.safetensors")):
-        raise Blip3oError(
-            f"{shown(str(path))} has no *.safetensors file, and other formats can run code when they are read. "
-            "Fetch the model's safetensors file into that folder."
-        )
-    return path
-
-
-def _device(device: Any) -> torch.device:
-    try:
-        found = torch.device(device) if isinstance(device, str) else None
-        if found is not None:
-            torch.empty(0, device=found)
-            return found
-    except (RuntimeError, AssertionError):  # torch without CUDA asserts
-        pass
-    raise Blip3oError(f"device is {shown(repr(device))}, which torch cannot use here. Use cpu, or cuda with a GPU.")
-
-
-def _identity(folder: Path) -> str:
-    """A name for the model in a folder: of its configuration, and of the sizes, beginnings and ends of its weights."""
-    digest = hashlib.sha256((folder / _CONFIG).read_bytes())
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as content:
-            digest.update(f"{file.name} {file.stat().st_size}".encode())
-            digest.update(content.read(_SAMPLE))
-            content.seek(max(0, file.stat().st_size - _SAMPLE))
-            digest.update(content.read(_SAMPLE))
-    return digest.hexdigest()[:12]
 
 
 def _load(folder: Path, device: torch.device) -> _Loaded:

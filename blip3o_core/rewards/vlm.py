@@ -73,7 +73,7 @@ class VlmReward:
         key = key_from_environment(o.key_variable)
         web = Web(o.timeout, o.retries, o.wait, o.most_bytes, key)
         sent = {"temperature": o.temperature, "seed": o.seed, "max_tokens": o.most_tokens}
-        fields = {name: value for name, value in sent.items() if value is not None} | _sendable(o.fields)
+        fields = {name: value for name, value in sent.items() if value is not None} | sendable(o.fields)
         self._chat = Chat(o.url, o.model, web, fields)
         self._answers = AnswerFile(None if o.answers is None else Path(o.answers))
         self._decides = [o.model, self.rubric.identity, fields]
@@ -179,7 +179,7 @@ class VlmReward:
         return text
 
 
-def _sendable(fields: dict[str, Any]) -> dict[str, Any]:
+def sendable(fields: dict[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(fields, allow_nan=False, sort_keys=True)
     except (TypeError, ValueError) as error:

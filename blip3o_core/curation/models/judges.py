@@ -41,6 +41,8 @@ class Judges:
     def __call__(self, samples: Sequence[Sample]) -> list[Judged]:
         """What each judge says about each of these samples, all of which can be read."""
         found = [Judged() for _ in samples]
+        if not self._settings:
+            return found
         candidates = _candidates(samples)
         for judge in self._settings:
             for one, (number, why) in zip(found, self._ask(judge, candidates), strict=True):
@@ -54,12 +56,14 @@ class Judges:
         if self._failures[judge.name] >= PATIENCE:
             why = f"it was not asked, because it failed {PATIENCE} times in a row before."
             return [(None, why)] * len(candidates.images)
+        failed = False
         try:
             mix = loaded(judge)
         except Blip3oError as error:
             if judge.on_error == "stop":
                 raise
-            answers, failed = [(None, str(error))] * len(candidates.images), True
+            why, failed = str(error), True
+            answers: list[tuple[float | None, str]] = [(None, why)] * len(candidates.images)
         else:
             answers, failed = _asked(mix, candidates)
         self._failures[judge.name] = self._failures[judge.name] + 1 if failed else 0

@@ -57,10 +57,10 @@ def texts_of(value: Any, what: str = "caption") -> tuple[str, ...]:
 
 
 def texts_in(entry: Mapping, references: int) -> tuple[str, ...]:
-    """The captions of an image, or the instructions of an edit, which has references."""
+    """The captions of an image, or the instructions of an edit, which has references; none where a model may write."""
     captions, instructions = texts_of(entry.get("caption")), texts_of(entry.get("instruction"), "instruction")
-    if references and not instructions:
-        raise Blip3oError(f"an edit with {references} reference images has no 'instruction'.")
+    if references and captions and not instructions:
+        raise Blip3oError(f"an edit with {references} reference images has a 'caption' and no 'instruction'.")
     if instructions and not references:
         raise Blip3oError("it has an 'instruction' and no reference image.")
     return instructions or captions

@@ -227,7 +227,7 @@ def test_names_roles_and_texts_are_those_of_training(tmp_path):
         ({"1.jpg": b"x", "1.json": b'{"caption": 3}'}, "1.json", "must be text"),
         ({"1.jpg": b"x", "1.json": b'{"caption": "\\ud800"}'}, "1.json", "half a character"),
         ({"1.jpg": b"x", "1.json": b'{"instruction": "i"}'}, "1.json", "reference"),
-        ({"1.jpg": b"x", "1.reference.png": b"y"}, "1.jpg", "instruction"),
+        ({"1.jpg": b"x", "1.reference.png": b"y", "1.json": b'{"caption": "c"}'}, "1.json", "no 'instruction'"),
         ({"1.jpg": b"", "1.txt": b"t"}, "1.jpg", "empty"),
         ({"1.txt": b"t"}, "1.txt", "No image has the name 1."),
         ({"README.md": b"t"}, "README.md", "not an image"),

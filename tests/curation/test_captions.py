@@ -1,0 +1,203 @@
+"""Texts that models write: what they are asked, what becomes of the old texts, and what their faults cost."""
+
+import base64
+import io
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from blip3o_core.curation.engine import Watch, curate
+from blip3o_core.curation.models.writers import PROMPTS
+from blip3o_core.curation.work import Work, read_table
+from blip3o_core.errors import Blip3oError
+from blip3o_core.shards.read import ShardFolder
+from tests.support.curation import CAPTION, encoded, pair, settings, texture, write_tar
+from tests.support.stand_in import ENOUGH, StandIn, cut, hangs, says
+
+NEW = "A small tree stands beside a house on a green hill."
+FREE = {"min_reference_side": 48, "max_distance": 64, "max_changed": 1}
+
+
+def chat(text, ended="stop"):
+    """A step: a chat completion with this text."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": ended}
+    return says({"object": "chat.completion", "model": "seer-1", "choices": [choice]})
+
+
+def by_question(handler) -> None:
+    """A step: each kind of question has an answer of its own."""
+    asked = json.loads(handler.body)["messages"][0]["content"][0]["text"]
+    kind = next(kind for kind, prompt in PROMPTS.items() if prompt == asked)
+    chat(f"This is the {kind} text of an image.")(handler)
+
+
+def source(tmp_path, count=1, caption=CAPTION):
+    members = [one for number in range(count) for one in pair(f"{number:04d}", encoded(texture(number)), caption)]
+    return str(write_tar(tmp_path / "data.tar", members))
+
+
+def run(path, out, server, told=None, options=(), **captions):
+    how = {
+        "url": server.url,
+        "model": "seer",
+        "retries": 1,
+        "wait": 0,
+        "timeout": ENOUGH,
+        "at_once": 1,
+        **dict(options),
+    }
+    given = settings([path], out, captions={"options": how, **captions}, edits=FREE)
+    return curate(given, Watch(tell=(told if told is not None else []).append))
+
+
+def texts(outcome) -> list[tuple[str, ...]]:
+    """Of all samples in the shard."""
+    folder = ShardFolder(outcome.work.shards)
+    return [folder.read(0, number).record.texts for number in range(len(folder))]
+
+
+def faults(outcome) -> list[str]:
+    return [json.loads(line)["reason"] for line in outcome.work.faults.read_text().splitlines()]
+
+
+def test_new_texts_replace_join_or_fill(tmp_path):
+    """Catches an old text that is lost or stays against the setting, and a text that is measured as the old one."""
+    path = source(tmp_path)
+    with StandIn(by_question) as server:
+        both = {"write": ["long", "short"]}
+        new = tuple(f"This is the {kind} text of an image." for kind in both["write"])
+        outcome = run(path, tmp_path / "replace", server, **both)
+        assert texts(outcome) == [new]
+        assert read_table(outcome.work.features("data-data"))["words"].to_pylist() == [[8, 8]]
+        assert texts(run(path, tmp_path / "join", server, mode="join", **both)) == [(CAPTION, *new)]
+        assert texts(run(path, tmp_path / "missing", server, mode="missing", **both)) == [(CAPTION,)]
+        assert len(server.asked) == 4
+        bare = write_tar(tmp_path / "bare.tar", [("a.png", encoded(texture(0)))])
+        assert texts(run(str(bare), tmp_path / "bare", server, mode="missing")) == [new[:1]]
+
+
+def test_an_instruction_is_written_from_source_and_target(tmp_path):
+    """Catches an edit whose images are asked about in the wrong order, or that gets a caption for its instruction."""
+    plain, other = encoded(texture(0)), encoded(texture(1))
+    path = str(write_tar(tmp_path / "data.tar", [("a.png", plain), ("a.reference.png", other)]))
+    with StandIn(by_question) as server:
+        outcome = run(path, tmp_path / "out", server, write=["long", "instruction"])
+        ((message,),) = (body["messages"] for body in server.bodies)
+    record = ShardFolder(outcome.work.shards).read(0, 0).record
+    assert record.texts == ("This is the instruction text of an image.",) and record.references == (other,)
+    sent = [part["image_url"]["url"].partition(",")[2] for part in message["content"][1:]]
+    seen = [Image.open(io.BytesIO(base64.b64decode(data))).tobytes() for data in sent]
+    assert seen == [texture(1).tobytes(), texture(0).tobytes()]
+
+
+FAULTS = {
+    "html": (says("<html>"), "not JSON|JSON"),
+    "status 429": (says({"error": "slow down"}, 429), "429"),
+    "status 500": (says({"error": "full"}, 500), "500"),
+    "wrong key": (says({"error": "who"}, 401), "401"),
+    "other shape": (says({"text": NEW}), "choices"),
+    "cut connection": (cut, "broke off|complete|JSON"),
+    "no words": (chat(" ... "), "without a word"),
+    "used up": (chat("A small tree stands", "length"), "used up its tokens"),
+    "control characters": (chat("A tree\0\x1b[2J"), "readable"),
+}
+
+
+def test_faults_of_a_server_keep_the_old_text(tmp_path):
+    """Catches an answer that is no text and becomes one, a fault that ends the run, and one that nobody is told of."""
+    path = source(tmp_path)
+    for number, (name, (step, words)) in enumerate(FAULTS.items()):
+        told: list[str] = []
+        with StandIn(step) as server:
+            outcome = run(path, tmp_path / str(number), server, told)
+        assert texts(outcome) == [(CAPTION,)], name
+        assert any(word in faults(outcome)[0] for word in words.split("|")), (name, faults(outcome))
+        assert any("captions failed for 1 samples" in line for line in told), name
+
+
+def test_a_server_that_never_answers_is_given_up(tmp_path):
+    """Catches a curation that waits for a dead server at every sample."""
+    with StandIn(hangs) as server:
+        quick = {"timeout": 0.02, "retries": 0, "at_once": 8}
+        outcome = run(source(tmp_path, 33), tmp_path / "out", server, options=quick)
+        assert len(server.asked) <= 24
+    assert outcome.reasons["kept"] == 33 and len(faults(outcome)) == 33
+    assert "within" in faults(outcome)[0] and "3 times in a row" in faults(outcome)[-1]
+
+
+def test_nothing_is_asked_twice(tmp_path):
+    """Catches answers that are paid for again after a kill, or when only a judge was added."""
+    path, out = source(tmp_path, 2), tmp_path / "out"
+    with StandIn(chat(NEW), chat("!!"), chat("never asked for")) as server:
+        outcome = run(path, out, server)
+        before = outcome.work.shards.joinpath("data-data.tar").read_bytes()
+        outcome.work.features("data-data").unlink()
+        outcome = run(path, out, server)
+        assert len(server.asked) == 2
+    assert texts(outcome) == [(NEW,), (CAPTION,)]
+    assert outcome.work.shards.joinpath("data-data.tar").read_bytes() == before
+    lines = [json.loads(line) for line in Work(out).answers("data-data").read_text().splitlines()]
+    assert [line["text"] for line in lines] == [NEW, "!!"]
+
+
+def save_blip(folder):
+    """A tiny random BLIP with its processor -> its folder, and what it says about the first image."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]", "red", "hill", "tree", "house"]
+    own = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    marks = {"bos_token": "[DEC]", "eos_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=own, cls_token="[CLS]", **marks)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"bos_token_id": 4, "eos_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
+    text = {**size, **ids, "vocab_size": len(words), "max_position_embeddings": 32, "encoder_hidden_size": 16}
+    vision = {**size, "image_size": 32, "patch_size": 16}
+    config = transformers.BlipConfig(text_config=text, vision_config=vision, projection_dim=8)
+    network = transformers.BlipForConditionalGeneration(config).eval()
+    images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
+    processor = transformers.BlipProcessor(images, tokenizer)
+    inputs = processor(images=texture(0), return_tensors="pt")
+    for seed in range(200):  # until it ends a text by itself
+        noise = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.copy_(torch.randn(weight.shape, generator=noise))
+            ids = network.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=9)[0]
+        text = processor.decode(ids, skip_special_tokens=True)
+        if ids[-1] == 3 and len(text.split()) > 1:
+            break
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder), text
+
+
+def test_a_model_of_this_machine_writes(tmp_path):
+    """Catches a folder of transformers that is read or asked otherwise than by transformers, and a text that is cut."""
+    path, (folder, text) = source(tmp_path), save_blip(tmp_path / "blip")
+    free = {"max_repetition": None}
+    local = {"use": "local", "options": {"model": folder, "most_tokens": 9}}
+    assert texts(curate(settings([path], tmp_path / "out", captions=local, keep=free))) == [(text,)]
+    local["options"]["most_tokens"] = 1
+    outcome = curate(settings([path], tmp_path / "out", captions=local, keep=free))
+    assert texts(outcome) == [(CAPTION,)] and "used up its tokens" in faults(outcome)[0]
+
+
+def test_a_model_that_does_not_fit_is_told_before_anything_is_read(tmp_path):
+    """Catches a wrong folder or option that costs every sample its text."""
+    path, folder = source(tmp_path), str(tmp_path / "blip")
+    (tmp_path / "blip").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "blip" / name).write_text("{}")
+    for model, write, words in (
+        (folder, ["long", "short"], "no chat template"),
+        ("Salesforce/blip", ["long"], "is not a folder"),
+        (folder, ["instruction"], "only `use: chat`"),
+    ):
+        captions = {"use": "local", "write": write, "options": {"model": model}}
+        with pytest.raises(Blip3oError, match=words):
+            curate(settings([path], tmp_path / "out", captions=captions))
+    assert not (tmp_path / "out").exists()
