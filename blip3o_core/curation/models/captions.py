@@ -16,7 +16,7 @@ from ..sample import Sample
 from ..settings import CaptionSettings, CurationSettings
 from ..work import Work
 from .judges import PATIENCE
-from .writers import Ask, Writer, Written, load_writer, usable
+from .writers import Ask, Writer, Written, usable
 
 _CUT = " cut"  # ends the key of an answer for which a model used up its tokens
 
@@ -124,8 +124,15 @@ def forget_writer() -> None:
 
 
 @lru_cache(maxsize=4)
-def _load(captions: str) -> Writer:
-    return load_writer(CaptionSettings.model_validate_json(captions))
+def _load(settings: str) -> Writer:
+    captions = CaptionSettings.model_validate_json(settings)
+    if captions.use == "chat":
+        from .chat import ChatWriter
+
+        return ChatWriter(**captions.options)
+    from .local import LocalWriter
+
+    return LocalWriter(captions.write, **captions.options)
 
 
 def _reason(error: Exception) -> str:

@@ -4,11 +4,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ...errors import Blip3oError
 from ..sample import Sample
-from ..settings import MOST_CHARACTERS, CaptionSettings
+from ..settings import MOST_CHARACTERS
 from .judges import seen
 
 if TYPE_CHECKING:
@@ -60,18 +60,6 @@ class Writer(Protocol):
     def __call__(self, asks: Sequence[Ask]) -> Sequence[Written | Exception]:
         """For each question the answer, or what kept it from one."""
         ...
-
-
-def load_writer(captions: CaptionSettings) -> Writer:
-    """Raises Blip3oError for a model that cannot be made."""
-    options: dict[str, Any] = {**captions.options}
-    if captions.use == "chat":
-        from .chat import ChatWriter
-
-        return ChatWriter(**options)
-    from .local import LocalWriter
-
-    return LocalWriter(captions.write, **options)
 
 
 def usable(answer: Written) -> str:
