@@ -11,6 +11,7 @@ from blip3o_core.cli.bench import APART
 
 from . import (
     best_of,
+    curation,
     curves,
     data,
     decode,
@@ -70,6 +71,7 @@ def _work(copy: float) -> dict[str, Callable[..., list[dict]]]:
         "shortcuts": shortcuts.run,
         "speculative": speculative.run,
         "data": data.run,
+        "curation": curation.run,
         "diffusion_rl": diffusion_rl.run,
         "drafts": drafts.run,
         "rewards": rewards.run,
