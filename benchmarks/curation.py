@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -135,7 +136,7 @@ def by_engine(backend: str, source: Path, out: Path) -> int:
     from blip3o_core.curation.engine import curate
     from blip3o_core.curation.settings import CurationSettings
 
-    values = {"sources": [str(source)], "out": str(out), "backend": backend, "workers": WORKERS}
+    values: dict[str, Any] = {"sources": [str(source)], "out": str(out), "backend": backend, "workers": WORKERS}
     return curate(CurationSettings(**values)).reasons["kept"]
 
 
