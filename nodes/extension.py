@@ -6,6 +6,7 @@ from . import requirements
 from .comfy_api import ComfyExtension
 from .condition import HiddenStateConditioner
 from .conditioning_files import LoadConditioning, SaveConditioning
+from .curate import CurateImages
 from .draft import ChooseDraft
 from .generate import TokenGenerator
 from .host import folders, reward_files
@@ -34,6 +35,6 @@ class Extension(ComfyExtension):
             Loader, ImageTokenizerLoader, TokenGenerator, ResampleTokens, EditReferenceEncoder, HiddenStateConditioner,
             DiffusionSampler, Scheduler, MaskedEdit, LoraLoader,
             SaveTokens, LoadTokens, SpliceTokens, CompareTokens, ViewTokens, ChooseDraft,
-            ScoreImages, PickBest, TrainLora,
+            ScoreImages, PickBest, TrainLora, CurateImages,
             SaveConditioning, LoadConditioning, TextToImage, ImageEdit,
         ]  # fmt: skip

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -53,3 +54,13 @@ def check() -> None:
 def explained(error: ImportError) -> Blip3oError:
     """For a library that is installed and cannot be imported."""
     return Blip3oError(_with_remedy(f"A library that BLIP3o-NEXT needs cannot be imported: {first_line(error)}."))
+
+
+def check_extras(doing: str, packages: Iterable[str], extras: str) -> None:
+    """Raise Blip3oError if a package is missing that only some nodes need. `extras`: those of the project with them."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise Blip3oError(
+            f"{doing} needs more packages: {', '.join(missing)}. Install them with this command, then restart "
+            f'ComfyUI: "{sys.executable}" -m pip install "{FILE.parent}[{extras}]"'
+        )

@@ -32,6 +32,7 @@ LISTED = {
     ("BLIP3oImageEdit", "checkpoint"),
     ("BLIP3oScoreImages", "reward"),
     ("BLIP3oTrainLoRA", "reward"),
+    ("BLIP3oCurateImages", "folder"),
 }
 # Of an input's options, those that decide whether a saved value is still accepted, and how many widgets it has.
 KEPT = ("default", "min", "max", "step", "options", "control_after_generate")

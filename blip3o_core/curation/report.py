@@ -54,7 +54,7 @@ def _table(selection: Selection, sources: Mapping[str, str], totals: Counter) ->
     reasons = [KEPT, *(reason for reason, _ in totals.most_common() if reason != KEPT)]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     rows = "".join(
-        f"<tr><td>{html.escape(_title(reason))}</td><td>{totals[reason]:,}</td>"
+        f"<tr><td>{html.escape(title_of(reason))}</td><td>{totals[reason]:,}</td>"
         + "".join(f"<td>{by_source[name][reason]:,}</td>" for name in names)
         + "</tr>"
         for reason in reasons
@@ -62,7 +62,8 @@ def _table(selection: Selection, sources: Mapping[str, str], totals: Counter) ->
     return f'<div class="scroll"><table><tr><th></th><th>all</th>{head}</tr>{rows}</table></div>'
 
 
-def _title(reason: str) -> str:
+def title_of(reason: str) -> str:
+    """A reason in the words of a reader."""
     return _TITLES.get(reason, reason.removeprefix("judge.").replace("_", " "))
 
 
@@ -82,7 +83,7 @@ def _histograms(work: Work, settings: CurationSettings, pieces: Sequence[str]) -
     limits = _limits(settings)
     return [
         histogram(
-            f"{_title(name)}{f', {one.unit}' if one.unit else ''}",
+            f"{title_of(name)}{f', {one.unit}' if one.unit else ''}",
             axes[name],
             [(KEPT, counts[name][True]), ("dropped", counts[name][False])],
             limits.get(name, ()),
@@ -137,7 +138,7 @@ def _tiles(work: Work, rows: Sequence[Decided]) -> Iterator[str]:
                 text = html.escape(texts[row.piece].get(row.key or "", ""))
                 tiles.append(f'<div>{tag}<p class="text">{text}</p><p class="soft">{html.escape(_said(row))}</p></div>')
         if tiles:
-            title = "Some that are kept" if reason == KEPT else f"Some that are dropped: {_title(reason)}"
+            title = "Some that are kept" if reason == KEPT else f"Some that are dropped: {title_of(reason)}"
             yield f'<h2>{html.escape(title)}</h2><div class="tiles">{"".join(tiles)}</div>'
 
 
@@ -160,5 +161,5 @@ def _said(row: Decided) -> str:
     for drop in row.drops:
         limit = "" if drop.limit is None else f" (limit {drop.limit})"
         near = "" if drop.of is None else f" of {drop.of.rsplit('/', 1)[-1]}"
-        words.append(f"{_title(drop.reason)}{near}: {shown(drop.value, 120)}{limit}")
+        words.append(f"{title_of(drop.reason)}{near}: {shown(drop.value, 120)}{limit}")
     return "; ".join(words)

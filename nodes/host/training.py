@@ -3,9 +3,7 @@
 TRL seeds and changes the whole process that it runs in, and that must not be ComfyUI's.
 """
 
-import importlib.util
 import logging
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.rewards.load import load_rewards
 from ...blip3o_core.rewards.settings import RewardList
 from ...blip3o_core.settings import load_settings
+from .. import requirements
 from . import lora_files, notes, reward_files
 from .language import Language
 from .lora import add_lora
@@ -32,7 +31,6 @@ SAMPLES = 4  # images that the node shows
 PROMPTS = 8  # in an update
 TOGETHER = {True: 64, False: 16}  # images in a pass; True: of the bundled model
 LOOKS = 5  # at the prompts that are measured with, at least where there are as many updates
-_PACK = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -93,12 +91,7 @@ def train(lm: Language, request: Request) -> tuple[Language, str, dict]:
 
 
 def _require_packages() -> None:
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise Blip3oError(
-            f"Training needs more packages: {', '.join(missing)}. Install them with this command, then restart "
-            f'ComfyUI: "{sys.executable}" -m pip install "{_PACK}[train,rl]"'
-        )
+    requirements.check_extras("Training", PACKAGES, "train,rl")
 
 
 def _rewards(name: str) -> list[dict[str, Any]]:

@@ -1,27 +1,20 @@
 """One run of `blip3o grpo` in a process of its own: followed, cancelled, and what it leaves behind."""
 
-import contextlib
 import json
-import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import comfy.model_management as mm
 import comfy.utils
 from PIL import Image
 
-from ...blip3o_core.cli.ending import GRACE
-from ...blip3o_core.cli.processes import start
-from ...blip3o_core.errors import Blip3oError, first_line, shown
+from ...blip3o_core.errors import Blip3oError
 from ...blip3o_core.files import naming_failures
 from ...blip3o_core.training.grpo.states import newest_state
 from ...blip3o_core.training.run_folder import RunFolder, step_of
-from . import notes
+from . import child, notes
 from .training_image import WIDTH, draw
 
-POLL = 0.2  # seconds
-MOST_SHOWN = 600  # characters of an error
 MOST_WARNINGS = 4
 CURVE = "curve.png"
 _WARNINGS = ("alarms", "problems", "held_out_problems")  # lists in the log
@@ -86,8 +79,9 @@ class Run:
         bar = comfy.utils.ProgressBar(self.updates)
         bar.update_absolute(0)
         cancelled: BaseException | None = None
-        with open(self._output, "wb") as output, self._started(output) as process:
-            while (status := _status(process)) is None:
+        words = ["grpo", str(self.folder / "grpo.yaml")]
+        with child.started("The training", words, self._output, _OFFLINE) as process:
+            while (status := child.status_of(process)) is None:
                 try:
                     mm.throw_exception_if_processing_interrupted()
                 except mm.InterruptProcessingException as interrupt:
@@ -110,26 +104,7 @@ class Run:
         if cancelled is not None:
             raise cancelled
         if status:
-            raise Blip3oError(self._failure(status))
-
-    @contextlib.contextmanager
-    def _started(self, output):
-        words = ["grpo", str(self.folder / "grpo.yaml")]
-        try:
-            process = start(words, _OFFLINE, stdout=output, stderr=subprocess.STDOUT)
-        except OSError as error:
-            raise Blip3oError(f"The training cannot be started: {first_line(error)}. Close other programs.") from error
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(GRACE)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-            process.stdin.close()
-            process.wait()
+            raise Blip3oError(child.failure("The training", status, self._output, "set group lower"))
 
     def _show(self, bar, cancelled: bool) -> None:
         done = self.log.rewards[-1][0] if self.log.rewards else 0
@@ -143,19 +118,6 @@ class Run:
             return None
         with Image.open(self.folder / "run" / self.log.samples) as image:
             return image.convert("RGB")
-
-    def _failure(self, status: int) -> str:
-        if status < 0:
-            return (
-                f"The training process was ended by signal {-status}. The system does that when memory is full: close "
-                "other programs, or set group lower."
-            )
-        text = self._output.read_text(encoding="utf-8", errors="replace").strip()
-        told = list(re.finditer(r"^error: ", text, re.MULTILINE))
-        text = text[told[-1].end() :] if told else text.rpartition("\n")[2]
-        # Only the command line can continue a run.
-        text = re.sub(r"[^.!?\n]*--resume[^.!?\n]*[.!?]?", "", text).strip()
-        return f"The training failed: {shown(text, MOST_SHOWN)}"
 
     @property
     def best(self) -> int:
@@ -184,11 +146,3 @@ class Run:
         run = self.folder / "run"
         for path in (run / "trainer", *run.glob("step-*")):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _status(process: subprocess.Popen) -> int | None:
-    """The exit status, None while the process runs; waits a moment for it."""
-    try:
-        return process.wait(POLL)
-    except subprocess.TimeoutExpired:
-        return None

@@ -1,5 +1,6 @@
 """A curation from start to end: what is kept, what a second run does again, what a killed one leaves."""
 
+import io
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from blip3o_core.curation.engine import Watch, curate
+from blip3o_core.curation.results import read_results
 from blip3o_core.errors import Blip3oError
 from blip3o_core.shards.read import ShardFolder
 from blip3o_core.training.data.items import find_items
@@ -81,6 +83,16 @@ def test_training_reads_what_is_written(uncut, source):
     first = folder.read(0, 0).record
     assert first.image == encoded(texture(0)) and first.texts == (f"{CAPTION}, number 0",)
     assert len(find_items([str(outcome.work.shards)])) == 45
+
+
+def test_the_folder_tells_what_the_run_did(uncut):
+    """Catches counts that differ from the run's, and a drop that is shown as kept or without its image or value."""
+    outcome, _ = uncut
+    results = read_results(outcome.work)
+    assert results.reasons == outcome.reasons and (results.kept, results.dropped) == (45, 15)
+    assert {one.reason for one in results.examples} == set(outcome.reasons)
+    tiny = next(one for one in results.examples if one.reason == "side")
+    assert (tiny.value, tiny.limit) == (30, 48) and Image.open(io.BytesIO(tiny.image)).size == (30, 30)
 
 
 def test_a_second_run_measures_and_writes_nothing(uncut, source, monkeypatch):

@@ -82,6 +82,7 @@ SEARCHES = {
     "load tokens": "BLIP3oLoadTokens",
     "lora": "BLIP3oLoraLoader",
     "train lora": "BLIP3oTrainLoRA",
+    "training data": "BLIP3oCurateImages",
 }
 
 

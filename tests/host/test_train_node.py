@@ -157,6 +157,7 @@ def test_a_training_that_fails_says_why_in_its_own_words(in_host):
         from pathlib import Path
 
         training, runs = module(".nodes.host.training"), module(".nodes.host.training_run")
+        child = module(".nodes.host.child")
         said = []
 
         def says(call):
@@ -171,7 +172,7 @@ def test_a_training_that_fails_says_why_in_its_own_words(in_host):
             (folder / "run/log.jsonl").write_text(log)
             run = runs.Run(folder, 2)
             command = [sys.executable, "-c", code]
-            runs.start = lambda *_, **streams: subprocess.Popen(command, stdin=subprocess.PIPE, **streams)
+            child.start = lambda *_, **streams: subprocess.Popen(command, stdin=subprocess.PIPE, **streams)
             says(run.follow)
             return run
 
@@ -202,7 +203,7 @@ def test_a_second_cancel_ends_a_training_that_does_not_listen(in_host):
 
         import comfy.model_management as mm
 
-        runs, processes = module(".nodes.host.training_run"), []
+        runs, child, processes = module(".nodes.host.training_run"), module(".nodes.host.child"), []
         folder = Path(tempfile.mkdtemp())
         (folder / "run").mkdir()
         deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
@@ -216,7 +217,7 @@ def test_a_second_cancel_ends_a_training_that_does_not_listen(in_host):
                 mm.interrupt_current_processing()
                 throw()
 
-        throw, mm.throw_exception_if_processing_interrupted, runs.start = (
+        throw, mm.throw_exception_if_processing_interrupted, child.start = (
             mm.throw_exception_if_processing_interrupted, cancel, start
         )  # fmt: skip
         try:

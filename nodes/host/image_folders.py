@@ -1,0 +1,57 @@
+"""The folders in ComfyUI's input folder, from which a node may read images. Imported at ComfyUI's door.
+
+A workflow names a folder of this list and no other place. A link counts: only the user can have made it.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import folder_paths
+
+from ...blip3o_core.errors import Blip3oError, shown
+from . import folders
+
+LEVELS, MOST = 2, 1000  # folders below the input folder, and how many of them are listed
+EXAMPLE = "my-images"
+
+
+def names() -> list[str]:
+    """Paths in the input folder, with '/'. Without any an example, so that a run can say what is missing."""
+    return [name for name, _ in zip(_below(_root(), "", LEVELS), range(MOST), strict=False)] or [EXAMPLE]
+
+
+def resolve(name: str) -> Path:
+    """A name from the list -> its path. Raises Blip3oError for any other."""
+    path = _root() / name if name in names() else None
+    if path is None or not path.is_dir():
+        raise Blip3oError(
+            f"Cannot find the folder {shown(repr(name))} in {_root()}. Make it there and put images and their captions "
+            "into it, or link a folder from elsewhere there. Press R to refresh the list, and choose it again."
+        )
+    return path
+
+
+def fingerprint(name: str) -> str:
+    """Of the names, sizes and times of all files in the folder: the node runs again if one changes."""
+    from ...blip3o_core.curation.work import source_state
+
+    try:
+        return source_state(resolve(name))
+    except (ImportError, Blip3oError):  # the node says what is wrong
+        return folders.fingerprint_of(lambda: str(_root() / name), name)
+
+
+def _root() -> Path:
+    return Path(folder_paths.get_input_directory())
+
+
+def _below(folder: Path, before: str, levels: int) -> Iterator[str]:
+    try:
+        found = sorted(one.name for one in os.scandir(folder) if not one.name.startswith(".") and one.is_dir())
+    except OSError:
+        return
+    for name in found:
+        yield before + name
+        if levels > 1:
+            yield from _below(folder / name, f"{before}{name}/", levels - 1)
