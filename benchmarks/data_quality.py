@@ -89,8 +89,8 @@ def make_data(folder: Path, seed: int) -> dict[str, Any]:
     for name in (RAW, GOOD):
         if not (folder / name / "manifest.json").is_file():
             write_manifest(folder / name, [write_shard(folder / name / "pairs.tar", pairs(seed, name == RAW))])
-    settings = CurationSettings(sources=(str(folder / RAW / "pairs.tar"),), out=str(folder / KEPT), **CURATION)
-    curate(settings)
+    own: dict[str, Any] = {"sources": str(folder / RAW / "pairs.tar"), "out": str(folder / KEPT), **CURATION}
+    curate(CurationSettings(**own))
     kinds = plan(seed)
     lines = (folder / KEPT / "dropped.jsonl").read_text(encoding="utf-8").splitlines()
     dropped = Counter(kinds[int(json.loads(line)["key"])] for line in lines)
@@ -102,16 +102,10 @@ def measure(folder: Path, variant: str, seed: int, steps: int, count: int) -> di
     checkpoint, facts = SHORT_NAME, dict[str, Any]()
     if variant != rl.BEFORE:
         data = folder / "data" / (f"{KEPT}/shards" if variant == KEPT else variant)
-        own = {
-            **TRAINING,
-            "warmup": min(TRAINING["warmup"], steps),
-            "steps": steps,
-            "save_every": steps,
-            "cache": str(folder / "cache"),
-        }
-        out = folder / variant / "run"
+        own = {**TRAINING, "warmup": min(TRAINING["warmup"], steps), "steps": steps, "save_every": steps, "seed": seed}
+        own |= {"data": str(data), "out": str(folder / variant / "run"), "cache": str(folder / "cache")}
         began = time.process_time()
-        checkpoint = str(train(TrainingConfig(out=str(out), data=(str(data),), seed=seed, **own), out.is_dir()))
+        checkpoint = str(train(TrainingConfig(**own), Path(own["out"]).is_dir()))
         facts = {"cpu_minutes": (time.process_time() - began) / 60}
     pipeline = Pipeline.load(resolve_checkpoint(checkpoint), "cpu", torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
