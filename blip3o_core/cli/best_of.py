@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import IMAGE, whole
+from .arguments import whole
 from .common import report, say
 from .output import save_image
 from .parser import Parser, UsageError
@@ -21,7 +21,7 @@ FOUND = ("seed", "noise_seed", "choice")
 
 
 def add_best_of_options(parser: Parser) -> None:
-    group = parser.group(IMAGE)
+    group = parser.group("Best of several")
     group.add_argument(
         "--best-of",
         type=whole(1, MOST),

@@ -56,7 +56,8 @@ def test_importing_the_pack_loads_nothing_else_and_changes_nothing(in_host):
     assert seen["nodes"] == len(json.loads(CONTRACT.read_text(encoding="utf-8"))) and seen["same"]
     strangers = [name for name in seen["loaded"] if not name.startswith(".") and name]
     light = tuple(
-        f".nodes.host.{name}" for name in ("folders", "lora_files", "reward_files", "saved_files", "token_folder")
+        f".nodes.host.{name}"
+        for name in ("folders", "image_folders", "lora_files", "reward_files", "saved_files", "token_folder")
     )
     heavy = [name for name in seen["loaded"] if name.startswith(".nodes.host.") and name not in light]
     assert strangers == heavy == [] and len(seen["loaded"]) < 60, seen["loaded"]
