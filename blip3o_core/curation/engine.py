@@ -1,7 +1,7 @@
 """A curation from start to end: pieces, three passes over them, the manifest and the report.
 
 Every pass writes one file for each piece, under its name only when it is whole. What a file was made from stands in it,
-so a run that was stopped, at any moment, goes on where it was, and a run with other settings redoes what these touch.
+so a run that was stopped continues where it was, and a run with other settings does again only what they touch.
 """
 
 import contextlib

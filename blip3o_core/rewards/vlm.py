@@ -12,45 +12,29 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 
 from ..errors import Blip3oError, shown
 from ..images.preprocess import to_images
-from ..settings import Count, Folder, NotNegative, Positive, Settings, Text, Whole
+from ..settings import Folder, Text
 from .answers import AnswerFile
-from .chat import Chat, assistant, image_part, key_from_environment, text_part, user
+from .chat import assistant, image_part, text_part, user
+from .chat_options import ChatOptions
 from .rubric import load_rubric
-from .web import Refused, Web
+from .web import Refused
 from .wire import png_of
 
 _ABOUT_THE_IMAGE = (400, 413, 415, 422)  # statuses of a request that this image makes impossible; others may work
 _TRIES = 2  # for an answer in the form that the rubric asks for
 
 
-class VlmOptions(Settings):
+class VlmOptions(ChatOptions):
     guide: ClassVar[str] = "docs/reward_servers.md"
-    advice: ClassVar[dict[str, str]] = {
-        "url": "It is the address before /chat/completions, like http://127.0.0.1:8000/v1.",
-        "model": "It is the name that the server gives the model.",
-    }
 
-    url: Text
-    model: Text
     rubric: Text = "alignment"  # or "edit", or a JSON file
-    key_variable: Text | None = None  # the environment variable that holds the server's key
     answers: Folder | None = None  # a JSON lines file
-    at_once: Annotated[Count, Field(le=256)] = 4  # questions
-    temperature: NotNegative | None = 0.0  # None: not sent, for models that refuse it
-    seed: Whole | None = 0  # None: not sent
-    most_tokens: Annotated[Count, Field(le=1_000_000)] | None = 512  # of an answer, as max_tokens. None: not sent
-    fields: dict[str, Any] = Field(default_factory=dict)  # further ones of every request
-    timeout: Annotated[Positive, Field(le=86_400)] = 120.0  # seconds for one answer
-    retries: Annotated[Whole, Field(le=100)] = 4
-    wait: Annotated[NotNegative, Field(le=300)] = 2.0  # seconds before the first new try; doubled each time
-    most_bytes: Annotated[Count, Field(le=2**30)] = 2**20  # of an answer
 
 
 @dataclass(frozen=True)
@@ -70,13 +54,9 @@ class VlmReward:
     def __init__(self, **options: Any):
         o = self.options = VlmOptions(**options)
         self.rubric = load_rubric(o.rubric)
-        key = key_from_environment(o.key_variable)
-        web = Web(o.timeout, o.retries, o.wait, o.most_bytes, key)
-        sent = {"temperature": o.temperature, "seed": o.seed, "max_tokens": o.most_tokens}
-        fields = {name: value for name, value in sent.items() if value is not None} | sendable(o.fields)
-        self._chat = Chat(o.url, o.model, web, fields)
+        self._chat = o.connect()
         self._answers = AnswerFile(None if o.answers is None else Path(o.answers))
-        self._decides = [o.model, self.rubric.identity, fields]
+        self._decides = [o.model, self.rubric.identity, self._chat.fields]
         self.version = f"{o.model} {_hash(json.dumps(self._decides, sort_keys=True).encode())[:12]}"
 
     def __call__(
@@ -177,14 +157,6 @@ class VlmReward:
         text = self._chat.web.cleaned(answer.text)
         self._answers.add(question.key, text, {**question.facts, **facts, "ended": answer.ended, "time": when})
         return text
-
-
-def sendable(fields: dict[str, Any]) -> dict[str, Any]:
-    try:
-        json.dumps(fields, allow_nan=False, sort_keys=True)
-    except (TypeError, ValueError) as error:
-        raise Blip3oError(f"fields cannot be sent as JSON: {shown(error)}. Use text, numbers and lists.") from error
-    return fields
 
 
 def _hash(data: bytes) -> str:

@@ -64,7 +64,7 @@ def _root() -> Path:
 
 
 def _free(name: str) -> Path:
-    """The first path for a name at which nothing is. Raises Blip3oError for what is no name in the folder."""
+    """The first free path for a name. Raises Blip3oError for a name that leads out of the folder."""
     plain = name.strip().removesuffix(".safetensors").strip("/")
     target, number = _root() / plain, 1
     inside = "\0" not in plain and folder_paths.is_within_directory(str(_root()), str(target))

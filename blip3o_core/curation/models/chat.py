@@ -5,16 +5,13 @@ import json
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
-
-from pydantic import Field
+from typing import Any, ClassVar
 
 from ...errors import Blip3oError
-from ...rewards.chat import Chat, image_part, key_from_environment, text_part, user
-from ...rewards.vlm import sendable
-from ...rewards.web import Web
+from ...rewards.chat import image_part, text_part, user
+from ...rewards.chat_options import ChatOptions
 from ...rewards.wire import png_of
-from ...settings import Count, NotNegative, Positive, Settings, Strict, Text, Whole
+from ...settings import Strict, Text
 from .writers import PROMPTS, Ask, Written
 
 
@@ -26,38 +23,19 @@ class Prompts(Strict):
     instruction: Text = PROMPTS["instruction"]
 
 
-class ChatOptions(Settings):
+class WriterOptions(ChatOptions):
     guide: ClassVar[str] = "docs/curation_models.md"
-    advice: ClassVar[dict[str, str]] = {
-        "url": "It is the address before /chat/completions, like http://127.0.0.1:8000/v1.",
-        "model": "It is the name that the server gives the model.",
-    }
 
-    url: Text
-    model: Text
     prompts: Prompts = Prompts()
-    key_variable: Text | None = None  # the environment variable that holds the server's key
-    at_once: Annotated[Count, Field(le=256)] = 4  # questions
-    temperature: NotNegative | None = 0.0  # None: not sent, for models that refuse it
-    seed: Whole | None = 0  # None: not sent
-    most_tokens: Annotated[Count, Field(le=1_000_000)] | None = 512  # of an answer, as max_tokens. None: not sent
-    fields: dict[str, Any] = Field(default_factory=dict)  # further ones of every request
-    timeout: Annotated[Positive, Field(le=86_400)] = 120.0  # seconds for one answer
-    retries: Annotated[Whole, Field(le=100)] = 4
-    wait: Annotated[NotNegative, Field(le=300)] = 2.0  # seconds before the first new try; doubled each time
-    most_bytes: Annotated[Count, Field(le=2**30)] = 2**20  # of an answer
 
 
 class ChatWriter:
     """Asks several questions at a time. A fault of one is that one's alone."""
 
     def __init__(self, **options: Any):
-        o = self.options = ChatOptions(**options)
-        web = Web(o.timeout, o.retries, o.wait, o.most_bytes, key_from_environment(o.key_variable))
-        sent = {"temperature": o.temperature, "seed": o.seed, "max_tokens": o.most_tokens}
-        fields = {name: value for name, value in sent.items() if value is not None} | sendable(o.fields)
-        self._chat = Chat(o.url, o.model, web, fields)
-        decides = json.dumps([o.model, o.prompts.model_dump(), fields], sort_keys=True).encode()
+        o = self.options = WriterOptions(**options)
+        self._chat = o.connect()
+        decides = json.dumps([o.model, o.prompts.model_dump(), self._chat.fields], sort_keys=True).encode()
         self.version = f"{o.model} {hashlib.sha256(decides).hexdigest()[:12]}"
 
     def __call__(self, asks: Sequence[Ask]) -> list[Written | Exception]:

@@ -66,7 +66,7 @@ class Group:
         return self.is_bare and bool(other.images) and self.stem.startswith(other.stem + ".")
 
     def absorb(self, other: "Group") -> None:
-        """`other` only belongs to this one: it is named with it, and is no sample of its own."""
+        """Take over `other`, such as 0001.seg beside 0001: it is reported with this sample and is none of its own."""
         self.unused += [*other.images.values(), *other.unused]
 
     def sample(self, key: str, options: Options) -> Sample | Broken:
