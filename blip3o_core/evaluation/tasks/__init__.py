@@ -1,0 +1,1 @@
+"""The benchmarks that `blip3o evaluate` knows, a module each."""
