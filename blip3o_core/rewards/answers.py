@@ -7,6 +7,7 @@ is asked again; every other answer is asked for once.
 import json
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import Blip3oError
@@ -31,6 +32,18 @@ class AnswerFile:
         """The answers to one question, in their order."""
         with self._lock:
             return list(self._texts.get(key, ()))
+
+    def text(self, key: str, number: int, ask: Callable[[], tuple[str, dict]]) -> str:
+        """Answer `number` to a question, counted from 0: the one that is kept, or else what `ask` gives, which is kept.
+
+        `ask` gives a text and the facts of `add`.
+        """
+        texts = self.texts(key)
+        if number < len(texts):
+            return texts[number]
+        text, facts = ask()
+        self.add(key, text, facts)
+        return text
 
     def add(self, key: str, text: str, facts: dict) -> None:
         """Keep an answer. `facts`: what else its line says. It is in the file when this returns."""

@@ -5,6 +5,7 @@ vLLM, llama.cpp, Ollama, SGLang and hosted services speak it. Nothing here knows
 
 import base64
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from ..errors import Blip3oError, shown
 from .web import BadAnswer, Web, check_url
 
+# Statuses of a request that one image makes impossible; others may work.
+ABOUT_THE_IMAGE = (400, 413, 415, 422)
 _PATH = "/chat/completions"
 
 
@@ -26,9 +29,9 @@ def text_part(text: str) -> dict:
     return {"type": "text", "text": text}
 
 
-def image_part(png: bytes) -> dict:
-    """A PNG inside the message itself, as a data URL."""
-    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(png).decode()}"}}
+def image_part(data: bytes, kind: str = "image/png") -> dict:
+    """An image file inside the message itself, as a data URL."""
+    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{base64.b64encode(data).decode()}"}}
 
 
 def user(*parts: dict) -> dict:
@@ -85,6 +88,11 @@ class Chat:
             ) from None
         ended, model = choice.get("finish_reason"), content.get("model")
         return Answer(text, ended if isinstance(ended, str) else "", model if isinstance(model, str) else self.model)
+
+    def facts(self, answer: Answer) -> dict:
+        """What a kept answer says of where it is from."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return {"model": self.model, "answered_by": answer.model, "ended": answer.ended, "time": when}
 
 
 def _joined(content: Any) -> Any:

@@ -6,9 +6,6 @@ one. An answer that is not what the rubric asks for is asked for once more; then
 
 import hashlib
 import json
-import threading
-import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +17,13 @@ from ..errors import Blip3oError, shown
 from ..images.preprocess import to_images
 from ..settings import Folder, Text
 from .answers import AnswerFile
-from .chat import assistant, image_part, text_part, user
+from .at_once import each_at_once
+from .chat import ABOUT_THE_IMAGE, assistant, image_part, text_part, user
 from .chat_options import ChatOptions
 from .rubric import load_rubric
 from .web import Refused
 from .wire import png_of
 
-_ABOUT_THE_IMAGE = (400, 413, 415, 422)  # statuses of a request that this image makes impossible; others may work
 _TRIES = 2  # for an answer in the form that the rubric asks for
 
 
@@ -76,7 +73,9 @@ class VlmReward:
             keys.append(None if question is None else question.key)
             if question is not None:
                 questions[question.key] = question
-        found = self._judge_all(list(questions.values()))
+        asked = list(questions.values())
+        # What ends the whole call ends it after the answers on their way, which are kept.
+        found = dict(zip(questions, each_at_once(self._judge, asked, self.options.at_once), strict=True))
         return [None if key is None else found[key] for key in keys]
 
     def _ask_about(self, image: torch.Tensor, prompt: str, given: Sequence[torch.Tensor], place: int) -> _Question:
@@ -92,52 +91,22 @@ class VlmReward:
         key = _hash(json.dumps([*self._decides, facts], sort_keys=True).encode())
         return _Question(prompt, tuple(map(png_of, seen)), facts, key)
 
-    def _judge_all(self, questions: list[_Question]) -> dict[str, float | Blip3oError]:
-        """Key -> number, or why there is none. Raises what ends the whole call, after the answers on their way."""
-        waiting = deque(questions)
-        found: dict[str, float | Blip3oError] = {}
-        faults: list[BaseException] = []
-
-        def work() -> None:
-            while waiting and not faults:
-                try:
-                    question = waiting.popleft()
-                    found[question.key] = self._judge(question)
-                except IndexError:  # another thread took the last
-                    return
-                except BaseException as error:
-                    faults.append(error)
-
-        # Daemons: a server that never answers must not keep the process from ending, as a pool's threads would.
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self.options.at_once, len(questions)))]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
-        if faults:
-            raise faults[0]
-        return found
-
     def _judge(self, question: _Question) -> float | Blip3oError:
         messages = [user(*self._parts(question))]
         fault = ""
         for tried in range(_TRIES):
-            texts = self._answers.texts(question.key)
-            if tried < len(texts):
-                text = texts[tried]
-            else:
-                try:
-                    text = self._asked(question, messages)
-                except Refused as refused:
-                    if refused.status not in _ABOUT_THE_IMAGE:
-                        raise
-                    return refused
+            try:
+                text = self._answers.text(question.key, tried, lambda: self._asked(question, messages))
+            except Refused as refused:
+                if refused.status not in ABOUT_THE_IMAGE:
+                    raise
+                return refused
             try:
                 return self.rubric.value(text)
             except Blip3oError as error:
                 fault = str(error)
             again = f"That cannot be used: {fault} Answer with the JSON object alone."
-            messages += [assistant(text), user(text_part(again))]
+            messages.extend([assistant(text), user(text_part(again))])
         return Blip3oError(
             f"{self._chat.url} gave no usable answer. {fault.strip()} It was: {shown(text, 300)} "
             "Check the model and the rubric."
@@ -150,13 +119,10 @@ class VlmReward:
         parts += [text_part("The image to judge:"), image_part(question.images[-1])]
         return [*parts, text_part(f"The text, as a JSON string: {json.dumps(question.prompt, ensure_ascii=False)}")]
 
-    def _asked(self, question: _Question, messages: list[dict]) -> str:
+    def _asked(self, question: _Question, messages: list[dict]) -> tuple[str, dict]:
         answer = self._chat.ask(messages)
-        facts = {"model": self._chat.model, "answered_by": answer.model, "rubric": self.rubric.identity}
-        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        text = self._chat.web.cleaned(answer.text)
-        self._answers.add(question.key, text, {**question.facts, **facts, "ended": answer.ended, "time": when})
-        return text
+        facts = {**question.facts, **self._chat.facts(answer), "rubric": self.rubric.identity}
+        return self._chat.web.cleaned(answer.text), facts
 
 
 def _hash(data: bytes) -> str:

@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import threading
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from ...errors import Blip3oError
+from ...rewards.at_once import each_at_once
 from ...rewards.chat import image_part, text_part, user
 from ...rewards.chat_options import ChatOptions
 from ...rewards.wire import png_of
@@ -39,27 +37,13 @@ class ChatWriter:
         self.version = f"{o.model} {hashlib.sha256(decides).hexdigest()[:12]}"
 
     def __call__(self, asks: Sequence[Ask]) -> list[Written | Exception]:
-        waiting = deque(enumerate(asks))
-        found: list[Written | Exception] = [Blip3oError("It was not asked.")] * len(asks)
+        return each_at_once(self._tried, asks, self.options.at_once)
 
-        def work() -> None:
-            while True:
-                try:
-                    place, ask = waiting.popleft()
-                except IndexError:  # another thread took the last
-                    return
-                try:
-                    found[place] = self._ask(ask)
-                except Exception as error:
-                    found[place] = error
-
-        # Daemons: a server that never answers must not keep the process from ending, as a pool's threads would.
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self.options.at_once, len(asks)))]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
-        return found
+    def _tried(self, ask: Ask) -> Written | Exception:
+        try:
+            return self._ask(ask)
+        except Exception as error:
+            return error
 
     def _ask(self, ask: Ask) -> Written:
         question = text_part(getattr(self.options.prompts, ask.kind))
