@@ -88,6 +88,25 @@ def _locked(scratch: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def held(path: Path, refusal: str) -> Iterator[None]:
+    """Nobody else holds the file `path` while the block runs; the hold ends with the process, however that ends.
+
+    Raises Blip3oError, which says `refusal`, where somebody does. Windows and shares without locks hold nothing.
+    """
+    if fcntl is None:
+        yield
+        return
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Blip3oError(refusal) from None
+        except OSError:  # a share without locks
+            pass
+        yield
+
+
 def remove_abandoned(folder: Path) -> None:
     """Remove the scratch files in `folder` whose writers were killed."""
     for scratch in folder.glob(".*.part"):
