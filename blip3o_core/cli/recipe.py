@@ -152,7 +152,8 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 def run_sheet(arguments: argparse.Namespace) -> None:
     with needs_extra("train"):
-        from ..tiny.judge.contact_sheet import examples, make_contact_sheet
+        from ..reports.contact_sheet import make_contact_sheet
+        from ..tiny.judge.examples import examples
 
     check_writable([arguments.out])
     page = make_contact_sheet(*examples(arguments.what, arguments.side, arguments.seed, _world(arguments)))

@@ -28,6 +28,7 @@ def summarise(task: Task, folder: RunFolder, rows: Sequence[Row], scored: Sequen
     return {
         "task": task.name,
         "task_version": task.version,
+        "weights": None if task.weights is None else dict(task.weights),
         "run": folder.run,
         "images": {
             "wanted": len(rows),
@@ -59,7 +60,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         "Settings: " + ", ".join(f"{name} {value}" for name, value in run["settings"].items()) + ".",
     ]
     for scorer in results["scorers"]:
-        lines += ["", f"## {scorer['name']}", "", *_table(scorer), "", _counts(scorer)]
+        lines += ["", f"## {scorer['name']}", "", *table(scorer["measures"]), "", _counts(scorer)]
     if not results["scorers"]:
         lines += ["", "No scorer ran here."]
     if images["failed"]:
@@ -70,9 +71,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(scorer: Mapping[str, Any]) -> list[str]:
+def table(measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A row for each category, and columns for the measures: the mean, its 95 % interval, and the number of items."""
-    measures = scorer["measures"]
     rows = [f"| category | {' | '.join(measures)} | items |", "|---|" + "---|" * (len(measures) + 1)]
     names = list(dict.fromkeys(name for one in measures.values() for name in one["categories"]))
     for name in names if len(names) > 1 or names[:1] != [""] else []:
@@ -83,9 +83,13 @@ def _table(scorer: Mapping[str, Any]) -> list[str]:
 
 
 def _row(title: str, cells: Sequence[Mapping[str, Any] | None]) -> str:
-    shown = ["-" if one is None else f"{one['mean']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for one in cells]
+    shown = [with_interval(one) for one in cells]
     items = max((one["n"] for one in cells if one is not None), default=0)
     return f"| {title} | {' | '.join(shown)} | {items:,} |"
+
+
+def with_interval(one: Mapping[str, Any] | None) -> str:
+    return "-" if one is None else f"{one['mean']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
 
 
 def _counts(scorer: Mapping[str, Any]) -> str:
@@ -109,26 +113,37 @@ def _scorer(task: Task, rows: Sequence[Row], scored: Scored) -> dict[str, Any]:
 
 
 def _measure(task: Task, rows: Sequence[Row], judged: Sequence[Judged], name: str) -> dict[str, Any]:
-    """Overall and by category. An item's number is the mean of its samples; items without one are left out.
+    """An item's number is the mean of its samples; items without one are left out."""
+    values = item_means({one.key: (one.measures or {}).get(name) for one in judged})
+    return over_items(values, {row.item.id: row.item.category for row in rows}, task.weights)
+
+
+def item_means(values: Mapping[tuple[str, int], float | None]) -> dict[str, float]:
+    """(item, sample) -> number becomes item -> mean of its numbers, of items that have one."""
+    samples: dict[str, list[float]] = {}
+    for (item, _), value in values.items():
+        if value is not None:
+            samples.setdefault(item, []).append(value)
+    return {item: sum(found) / len(found) for item, found in samples.items()}
+
+
+def over_items(
+    values: Mapping[str, float], categories: Mapping[str, str], weights: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """Means of items' numbers, overall and by category. `categories`: of every item, in order.
 
     Where categories have weights, the items of one share its weight: the mean is that of the categories' means.
     """
-    samples: dict[str, list[float]] = {}
-    for one in judged:
-        value = (one.measures or {}).get(name)
-        if value is not None:
-            samples.setdefault(one.item, []).append(value)
-    groups: dict[str, list[float]] = {}
-    for item in {row.item.id: row.item for row in rows}.values():
-        values = groups.setdefault(item.category, [])
-        if item.id in samples:
-            values.append(sum(samples[item.id]) / len(samples[item.id]))
-    numbers = [(category, value) for category, values in groups.items() for value in values]
-    shares = None if task.weights is None else [task.weights.get(one, 0) / len(groups[one]) for one, _ in numbers]
+    groups: dict[str, list[float]] = {category: [] for category in categories.values()}
+    for item, category in categories.items():
+        if item in values:
+            groups[category].append(values[item])
+    numbers = [(category, value) for category, found in groups.items() for value in found]
+    shares = None if weights is None else [weights.get(one, 0) / len(groups[one]) for one, _ in numbers]
     counted = any(shares) if shares is not None else bool(numbers)
     return {
         "overall": asdict(mean_of([value for _, value in numbers], shares)) if counted else None,
-        "categories": {category: asdict(mean_of(values)) for category, values in groups.items() if values},
+        "categories": {category: asdict(mean_of(found)) for category, found in groups.items() if found},
     }
 
 
