@@ -10,6 +10,8 @@ from ..settings import Count, NotNegative, Positive, Settings, Text, Whole
 from .chat import Chat, key_from_environment
 from .web import Web
 
+Tokens = Annotated[Count, Field(le=1_000_000)]
+
 
 class ChatOptions(Settings):
     advice: ClassVar[dict[str, str]] = {
@@ -23,7 +25,7 @@ class ChatOptions(Settings):
     at_once: Annotated[Count, Field(le=256)] = 4  # questions
     temperature: NotNegative | None = 0.0  # None: not sent, for models that refuse it
     seed: Whole | None = 0  # None: not sent
-    most_tokens: Annotated[Count, Field(le=1_000_000)] | None = 512  # of an answer, as max_tokens. None: not sent
+    most_tokens: Tokens | None = 512  # of an answer, as max_tokens. None: not sent
     fields: dict[str, Any] = Field(default_factory=dict)  # further ones of every request
     timeout: Annotated[Positive, Field(le=86_400)] = 120.0  # seconds for one answer
     retries: Annotated[Whole, Field(le=100)] = 4

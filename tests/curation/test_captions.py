@@ -14,16 +14,10 @@ from blip3o_core.curation.work import Work, read_table
 from blip3o_core.errors import Blip3oError
 from blip3o_core.shards.read import ShardFolder
 from tests.support.curation import CAPTION, encoded, pair, settings, texture, write_tar
-from tests.support.stand_in import ENOUGH, StandIn, cut, hangs, says
+from tests.support.stand_in import ENOUGH, StandIn, chat, cut, hangs, says
 
 NEW = "A small tree stands beside a house on a green hill."
 FREE = {"min_reference_side": 48, "max_distance": 64, "max_changed": 1}
-
-
-def chat(text, ended="stop"):
-    """A step: a chat completion with this text."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": ended}
-    return says({"object": "chat.completion", "model": "seer-1", "choices": [choice]})
 
 
 def by_question(handler) -> None:

@@ -17,7 +17,7 @@ from blip3o_core.rewards.mix import Part, RewardMix
 from blip3o_core.rewards.rubric import BUILT_IN, Rubric, load_rubric
 from blip3o_core.rewards.vlm import VlmReward
 from blip3o_core.rewards.web import BadAnswer, NoAnswer, Refused
-from tests.support.stand_in import ENOUGH, StandIn, cut, hangs, says
+from tests.support.stand_in import ENOUGH, StandIn, chat, cut, hangs, says
 
 RUBRIC = {
     "instruction": "Judge it.",
@@ -34,12 +34,6 @@ def rubric(tmp_path):
     path = tmp_path / "rubric.json"
     path.write_text(json.dumps(RUBRIC))
     return str(path)
-
-
-def chat(text, **more):
-    """A step: a chat completion with this text."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    return says({"object": "chat.completion", "model": "seer-1", "choices": [choice], **more})
 
 
 def numbers(good, clean=1.0) -> str:

@@ -76,6 +76,12 @@ def says(content, status: int = 200, **headers):
     return step
 
 
+def chat(text, ended="stop", **more):
+    """A step: a chat completion with this text."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": ended}
+    return says({"object": "chat.completion", "model": "seer-1", "choices": [choice], **more})
+
+
 def hangs(handler) -> None:
     """Never answers."""
     handler.server.ended.wait(ENOUGH)
