@@ -3,6 +3,7 @@
 import pytest
 
 from blip3o_core.checkpoint.bundled import NAME
+from tests.support.undo import changed_nodes, hold
 from tools.comfyui.frontend import TWO_FRAMES, Frontend
 from tools.comfyui.graphs import node, text_to_image
 
@@ -135,13 +136,10 @@ def test_cells_are_brushed_undone_run_saved_and_found_again(frontend, server, re
     assert canvas.see("marks") == "8x8: 45-47, 53-55, 61-63"
     frontend.page.mouse.move(5, 5)
     assert canvas.colour(6, 6) != plain
-    frontend.page.keyboard.press("Control+z")  # ComfyUI's own undo
-    frontend.page.wait_for_function(f"() => ({FIND})().marks === ''")
-    for _ in range(10):  # keys are lost while ComfyUI still loads the state before
-        frontend.page.keyboard.press("Control+y")
-        frontend.page.wait_for_timeout(1000)
-        if canvas.see("marks"):
-            break
+    hold(frontend.page, "Control", "z")  # ComfyUI's own undo
+    assert canvas.see("marks") == "" and changed_nodes(frontend.page) == []
+    hold(frontend.page, "Control", "y")
+    assert canvas.see("marks") == "8x8: 45-47, 53-55, 61-63"
 
     _, prompt = frontend.save()
     [node_id] = [id for id, part in prompt.items() if part["class_type"] == "BLIP3oResampleTokens"]

@@ -100,10 +100,36 @@ function keepHeight(node) {
   }
 }
 
+/**
+ * A node must be the same after an undo has loaded it again: ComfyUI takes any difference for the user's next change, which
+ * ends redo. Three things of its own would differ. A new node without widgets has no list of their values, but a loaded one
+ * an empty list. A new node has the inputs of a choice above the choice, a loaded one below. And free height is shared out in
+ * fractions, whose sum can be a hair more than the node, which then grows by it.
+ */
+function staySame(node) {
+  node.widgets ??= []
+  for (const choice of [...(node.inputs ?? [])]) {
+    const [at, first] = [node.inputs.indexOf(choice), node.inputs.findIndex(({ name }) => name.startsWith(`${choice.name}.`))]
+    if (first >= 0 && first < at) node.inputs.splice(first, 0, ...node.inputs.splice(at, 1))
+  }
+  for (const widget of node.widgets.filter((one) => one.computeLayoutSize)) {
+    let height = widget.computedHeight
+    Object.defineProperty(widget, "computedHeight", {
+      get: () => height,
+      set: (share) => (height = share && Math.floor(share)),
+      configurable: true,
+      enumerable: true,
+    })
+  }
+}
+
 app.registerExtension({
   name: "BLIP3o-NEXT",
   nodeCreated(node) {
-    if (node.comfyClass?.startsWith("BLIP3o")) showNotes(node)
+    if (node.comfyClass?.startsWith("BLIP3o")) {
+      showNotes(node)
+      staySame(node)
+    }
     if (WRITING.includes(node.comfyClass)) keepHeight(node)
   },
   setup() {

@@ -35,17 +35,22 @@ function addGrid(node) {
     serialize: false,
   })
   widget.serialize = false // neither in the workflow nor, by the option, in the prompt
+  makeRoom(node) // as when it is loaded: another size then would be a change that ends ComfyUI's redo
   return widget
+}
+
+function makeRoom(node) {
+  node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])])
 }
 
 const columnsOf = (count) => Math.ceil(Math.sqrt(count))
 
-/** Square cells, as wide as the node lets them be. */
+/** Square cells, as wide as the node lets them be; a whole number, which sums keep exactly. */
 function heightOf(node, element) {
   const count = element.children.length
   if (!count) return 0
   const columns = columnsOf(count)
-  return (Math.ceil(count / columns) * (node.size[0] - 2 * MARGIN)) / columns + 2 * MARGIN
+  return Math.ceil((Math.ceil(count / columns) * (node.size[0] - 2 * MARGIN)) / columns) + 2 * MARGIN
 }
 
 /** Arrow keys go from draft to draft, as in any group of choices; Enter and the space bar choose. */
@@ -92,8 +97,7 @@ function show(node, element, output) {
     })
   )
   mark(element, output[CHOICE]?.[0] ?? 0)
-  const needed = node.computeSize()
-  node.setSize([node.size[0], Math.max(node.size[1], needed[1])])
+  makeRoom(node)
   node.setDirtyCanvas(true, true)
 }
 

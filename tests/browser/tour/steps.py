@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.undo import hold
 from tools.comfyui.client import Client
 from tools.comfyui.frontend import ENDS, TWO_FRAMES, Frontend
 from tools.comfyui.workflow import load_workflow
@@ -127,8 +128,7 @@ class Tour:
     def keys(self, *keys: str) -> None:
         """Pressed over the empty canvas, one after the other."""
         for key in keys:
-            self.page.keyboard.press(key)
-            self.page.evaluate(TWO_FRAMES)
+            hold(self.page, *key.split("+"))
 
     def start(self) -> None:
         self.page.evaluate("() => { window.__events = [] }")
