@@ -147,8 +147,8 @@ def _backend(settings: CurationSettings) -> Iterator[Backend]:
     if settings.backend == "ray":
         from .backends import cluster
 
-        with cluster.connected(local.processes(settings.workers)):
-            yield partial(cluster.run, workers=settings.workers)
+        with cluster.connected(local.processes(settings.workers)) as ray:
+            yield partial(ray.run, workers=settings.workers)
     else:
         yield partial(local.run, workers=local.processes(settings.workers))
 
