@@ -15,7 +15,7 @@ demo: environment  ## render three prompts with the bundled model, through the s
 	$(VENV) -m tools.demo --out $(DEMO)
 
 evaluate: environment  ## how often the bundled model does what it is told, and which of its parts errs
-	$(VENV) -m blip3o_core evaluate tiny --from all --speed --json output/tiny.json --grid output/tiny.png
+	$(VENV) -m blip3o_core recipe parts --speed --json output/tiny.json --grid output/tiny.png
 
 serve: environment  ## ComfyUI with this pack, for a human; images stay in COMFY, MODELS is a models folder of yours
 	$(VENV) -m tools.serve --base "$(COMFY)" --port $(PORT) $(if $(MODELS),--models "$(MODELS)")

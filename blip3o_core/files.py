@@ -5,6 +5,8 @@ none waits for a pipe, reads a device or believes a file of any size.
 """
 
 import contextlib
+import csv
+import io
 import json
 import os
 import re
@@ -84,6 +86,25 @@ def _locked(scratch: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def held(path: Path, refusal: str) -> Iterator[None]:
+    """Nobody else holds the file `path` while the block runs; the hold ends with the process, however that ends.
+
+    Raises Blip3oError, which says `refusal`, where somebody does. Windows and shares without locks hold nothing.
+    """
+    if fcntl is None:
+        yield
+        return
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Blip3oError(refusal) from None
+        except OSError:  # a share without locks
+            pass
+        yield
 
 
 def remove_abandoned(folder: Path) -> None:
@@ -256,6 +277,25 @@ def read_lines(path: Path, remedy: str = "Save it again as UTF-8 text.") -> list
                 f"{shown(path)}, line {number}, has {len(line):,} characters; a line may have {LINE_LIMIT:,}. {remedy}"
             )
     return lines
+
+
+def read_csv(path: Path) -> list[tuple[int, list[str]]]:
+    """(line number, cells) of each row of a CSV file in UTF-8, the names of its columns first; empty rows are left out.
+
+    A row whose cells hold several lines has the number of its first. Raises Blip3oError for what is not CSV.
+    """
+    text = "\n".join(split_lines(read_text(path, "Save it again as CSV with the encoding UTF-8.")))
+    lines, rows, first = csv.reader(io.StringIO(text), strict=True), [], 1
+    try:
+        for cells in lines:
+            if any(cell.strip() for cell in cells):
+                rows.append((first, cells))
+            first = lines.line_num + 1
+    except csv.Error as error:
+        raise Blip3oError(
+            f"{shown(path)}, line {lines.line_num}, is not CSV: {error}. Put texts with quotes or commas in quotes."
+        ) from error
+    return rows
 
 
 def parse_json(text: str, source: str, remedy: str) -> Any:

@@ -18,8 +18,8 @@ HOST = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "nodes", "folde
 # From the ground up. A room imports rooms before it in this list, never those behind it.
 ROOMS = """
     errors checks files settings seeds weights download images prompts models memory decoding
-    diffusion checkpoint editing tokens pipeline compat reports rewards shards curation training tiny evaluation cli
-    __main__
+    diffusion checkpoint editing tokens pipeline compat reports rewards shards curation training tiny
+    evaluation cli __main__
 """.split()
 
 # Calls that change the environment as an assignment to it does.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from blip3o_core.tiny.judge.contact_sheet import make_contact_sheet
+from blip3o_core.reports.contact_sheet import make_contact_sheet
 from tools.comfyui.client import Client
 from tools.comfyui.server import Server
 from tools.comfyui.workflow import load_workflow, node_of, to_prompt

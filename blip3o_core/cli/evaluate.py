@@ -1,179 +1,321 @@
-"""`blip3o evaluate tiny` and `blip3o evaluate tiny-edits`: how often a model does what it is told."""
+"""`blip3o evaluate`: the images of a benchmark, made, scored and summed up in one folder."""
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..files import check_writable, write_json
+from ..errors import bullet_list
+from ..evaluation.tasks.find import TASKS, known
 from .arguments import (
-    DIFFUSION,
+    FITS,
+    MACHINE,
+    REFERENCE_MODES,
+    REFERENCES,
+    add_interval_option,
+    add_lora_option,
     add_model_options,
+    add_rendering_options,
     add_sampling_options,
-    not_negative,
-    png_file,
+    add_token_guidance_options,
     positive,
-    seed,
-    steps,
+    processes,
+    setting,
     whole,
 )
-from .common import Bar, load_pipeline, needs_extra, open_checkpoint, report, sampling_of
+from .common import (
+    Bar,
+    generation_settings,
+    load_pipeline,
+    needs_extra,
+    open_checkpoint,
+    option_words,
+    read_loras,
+    report,
+    sampling_of,
+    say,
+    stored_settings,
+)
 from .device import device_of
-from .parser import Parser
+from .output import FOLDER
+from .parser import UsageError
+from .summary import Summary
 
-TEST = "Test"  # its group of options
-FILES = "Cancelled. Only the files listed above are complete."
-SPLITS = ("train", "held_back")
-SOURCES = ("codes", "true-codes", "autoencoder")
+if TYPE_CHECKING:
+    from ..evaluation.interface import Scorer, Task
+    from ..evaluation.making import Sampler, SettingsOf
+    from ..evaluation.plan import Row
+    from ..evaluation.run_folder import RunFolder
+
+CANCELLED = "Cancelled. What was made and scored is kept. Run the same command again to continue."
 
 
 def add_command(commands) -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="measure how often a model does what it is told",
-        description="Make images, judge them, and print the shares that are right.",
-        needs="evaluate needs the name of a test: tiny or tiny-edits.",
-        example="blip3o evaluate tiny --count 80",
+        help="make the images of a benchmark and score them",
+        description="Make the images of a benchmark in its own layout, score them, and write a table with 95 % "
+        "intervals. The same command resumes an interrupted run. docs/evaluation.md says more.",
+        needs=f"evaluate needs the name of a task. {known()}",
+        example="blip3o evaluate tiny --out output/tiny",
     )
-    parser.set_defaults(parser=parser)
-    worlds = parser.add_subparsers(dest="world", required=True, metavar="WHAT")
-    tiny = worlds.add_parser(
-        "tiny",
-        help="images from text in the tiny world",
-        description="Make images from unseen prompts of the tiny world, judge each exactly, and show which part of the "
-        "model makes the mistakes.",
-        example="blip3o evaluate tiny --from all --json tiny.json --grid tiny.png",
-    )
-    group = tiny.group(TEST)
+    parser.add_argument("task", metavar="TASK", help="; ".join(f"{name}: {says}" for name, (_, says) in TASKS.items()))
+    group = parser.group("Task")
+    group.add_argument("--data", type=Path, metavar="PATH", help="the benchmark's files, for tasks that have some")
     group.add_argument(
-        "--count",
-        type=whole(8, 2**20),
-        default=1000,
-        help="prompts, the same number of each category (default: %(default)s)",
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"folder of this evaluation: images, scores, results (default: {FOLDER.as_posix()}/evaluate/TASK)",
     )
     group.add_argument(
-        "--seeds",
+        "--samples",
         type=whole(1, 1000),
-        default=3,
-        help="runs over all prompts, with different seeds (default: %(default)s)",
+        metavar="N",
+        help="images for each item (default: what the benchmark asks for)",
+    )
+    part = group.add_mutually_exclusive_group()
+    part.add_argument("--limit", type=positive, metavar="N", help="only the first N items")
+    part.add_argument("--only", metavar="CATEGORY", help="only the items of a category")
+    group.add_argument(
+        "--reward",
+        action="append",
+        default=[],
+        metavar="NAME_OR_FILE.yaml",
+        help="also score by a built-in reward, such as text, or by those in a YAML file; give it again for each",
     )
     group.add_argument(
-        "--split",
-        choices=SPLITS,
-        default="held_back",
-        help="unseen prompts (held_back), or some of those the model was trained on (train; default: %(default)s)",
+        "--option",
+        type=setting,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the task, such as count=1000 of tiny; give it again for each",
     )
-    group.add_argument("--any-phrasing", action="store_true", help="use all phrasings, not only the plain one")
-    group.add_argument("--low-contrast", action="store_true", help="also ask for colour pairs like purple on blue")
-    group.add_argument(
-        "--from",
-        dest="source",
-        choices=(*SOURCES, "all"),
-        default="codes",
-        help="what to make images from: image tokens that the model writes (codes), image tokens of the true image "
-        "(true-codes), the true image through the autoencoder alone (autoencoder), or all (default: %(default)s)",
+    references = parser.group(REFERENCES)
+    references.add_argument(
+        "--fit", choices=FITS, default="stretch", help="how references are made square for the image tokens "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    references.add_argument(
+        "--reference-mode",
+        choices=REFERENCE_MODES,
+        default="auto",
+        help="how the diffusion model sees references; auto: all that the checkpoint supports (default: %(default)s)",
     )
-    group.add_argument("--batch", type=positive, default=50, help="prompts processed together (default: %(default)s)")
-    _add_json_option(tiny)
-    group.add_argument(
-        "--grid", type=png_file, metavar="FILE.png", help="write a grid of images with their verdicts to this file"
+    add_sampling_options(parser)
+    add_token_guidance_options(parser)
+    add_rendering_options(parser, "the model's, for an edit its first reference's shape")
+    add_interval_option(parser)
+    add_model_options(parser)
+    add_lora_option(parser)
+    machine = parser.group(MACHINE)
+    machine.add_argument(
+        "--batch", type=positive, default=8, metavar="N",
+        help="prompts that are processed together; edits are made one at a time (default: %(default)s)",
+    )  # fmt: skip
+    machine.add_argument(
+        "--num-processes",
+        type=processes,
+        default=1,
+        metavar="N",
+        help="share the images among N processes on this machine (default: %(default)s). torchrun does it on several "
+        "machines: then run the command once more without it, to score",
     )
-    group.add_argument("--speed", action="store_true", help="also measure the time of an image made alone")
-    add_sampling_options(tiny)
-    _add_diffusion_options(tiny)
-    add_model_options(tiny, dtype="fp32")
-    tiny.set_defaults(run=run_tiny, parser=tiny, cancelled=FILES)
-
-    edits = worlds.add_parser(
-        "tiny-edits",
-        help="edits in the tiny world, in every reference mode",
-        description="Edit unseen images of the tiny world in every reference mode that the checkpoint supports, and "
-        "judge the results.",
-        example="blip3o evaluate tiny-edits --json edits.json",
-    )
-    group = edits.group(TEST)
-    group.add_argument(
-        "--count",
-        type=whole(6, 2**20),
-        default=300,
-        help="edits, the same number of each kind (default: %(default)s)",
-    )
-    group.add_argument("--seed", type=seed, default=0, help="seed; edit k uses seed + k (default: %(default)s)")
-    group.add_argument("--batch", type=positive, default=50, help="edits processed together (default: %(default)s)")
-    _add_json_option(edits)
-    _add_diffusion_options(edits)
-    add_model_options(edits, dtype="fp32")
-    edits.set_defaults(run=run_edits, parser=edits, cancelled=FILES)
+    parser.set_defaults(run=run, parser=parser, cancelled=CANCELLED, enlarge=1)
 
 
-def _add_diffusion_options(parser: Parser) -> None:
-    group = parser.group(DIFFUSION)
-    group.add_argument("--steps", type=steps, default=20, metavar="N", help="diffusion steps (default: %(default)s)")
-    group.add_argument(
-        "--guidance",
-        type=not_negative,
-        default=2.0,
-        metavar="X",
-        help="diffusion guidance; 1 turns it off (default: %(default)s)",
-    )
+def run(arguments: argparse.Namespace) -> int:
+    """Status 1: something could not be made or judged; all the rest is there, and the results say what."""
+    from ..evaluation.plan import batches, chosen_items, rows_of
+    from ..evaluation.run_folder import RunFolder
+    from ..evaluation.tasks.find import open_task
+    from .processes import is_mine, launch, own_device, rank_and_count
 
-
-def _add_json_option(parser: Parser) -> None:
-    parser.group(TEST).add_argument(
-        "--json", type=Path, metavar="FILE", help="write the settings and all numbers to this file"
-    )
-
-
-def run_tiny(arguments: argparse.Namespace) -> None:
     with needs_extra("train"):
-        from ..tiny import evaluation, evaluation_report
-    settings = evaluation.Settings(
-        sampling=sampling_of(arguments),
-        **_given(arguments, "count", "seeds", "split", "steps", "guidance", "any_phrasing", "low_contrast", "batch"),
-    )
-    for option, path in (("--json", arguments.json), ("--grid", arguments.grid)):
-        if path is not None:
-            check_writable([path], option)
-    pipeline = _load(arguments)
-    results = []
-    for source in SOURCES if arguments.source == "all" else (arguments.source,):
-        with Bar(source) as bar:
-            results.append(evaluation.evaluate(pipeline, settings, source, bar))
-    print(evaluation_report.table(results))
-    speed = evaluation.measure_speed(pipeline, settings) if arguments.speed else None
-    if speed:
-        print(evaluation_report.speed_line(speed, evaluation_report.device_of(pipeline)))
-    if arguments.json is not None:
-        _save(arguments.json, evaluation_report.to_json(results, pipeline, speed))
-    if arguments.grid is not None:
-        evaluation_report.save_grid(arguments.grid, results)
-        report(arguments.grid)
+        task = open_task(arguments.task, arguments.data, _options(arguments.option))
+    items = chosen_items(task, arguments.limit, arguments.only)
+    scorers = _scorers(task, arguments.reward)
+    samples = arguments.samples or task.samples
+    rows = rows_of(task, items, samples)
+    device, checkpoint = own_device(device_of(arguments.device)), open_checkpoint(arguments)
+    read_loras(arguments, checkpoint)
+    sampler = _sampler(arguments, checkpoint, device, rows)
+    facts = _facts(arguments, task, checkpoint, device, samples)
+    folder = RunFolder(arguments.out or FOLDER / "evaluate" / arguments.task)
+    folder.begin(facts, items)
+    count = rank_and_count()[1]
+    if count == 1 and arguments.num_processes > 1:
+        if status := launch(arguments.num_processes, arguments.words):
+            return status
+    else:
+        settings_of = _settings_of(arguments, task, checkpoint, device)
+        plan = [
+            batch
+            for batch in batches(rows, arguments.batch, lambda item: _is_readable(checkpoint, item.prompt))
+            if is_mine(f"{batch[0].item.id} {batch[0].sample}")
+        ]
+        _make(arguments, folder, plan, settings_of, (checkpoint, device, sampler, facts))
+    if count > 1:
+        return 0
+    return _finish(folder, task, rows, scorers)
 
 
-def run_edits(arguments: argparse.Namespace) -> None:
-    with needs_extra("train"):
-        from ..tiny import edit_evaluation
-    settings = edit_evaluation.Settings(**_given(arguments, "count", "seed", "steps", "guidance", "batch"))
-    if arguments.json is not None:
-        check_writable([arguments.json], "--json")
-    pipeline = _load(arguments)
-    results = []
-    for mode in edit_evaluation.supported_modes(pipeline.reference_mode):
-        with Bar(mode) as bar:
-            results.append(edit_evaluation.evaluate(pipeline, settings, mode, bar))
-    print(edit_evaluation.table(results))
-    if arguments.json is not None:
-        _save(arguments.json, edit_evaluation.to_json(results))
+def _options(words: list[str]) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name in given:
+            raise UsageError(f"--option {name} is given twice. Give it once.")
+        given[name] = value
+    return given
 
 
-def _given(arguments: argparse.Namespace, *names: str) -> dict:
-    return {name: getattr(arguments, name) for name in names}
+def _scorers(task: "Task", words: list[str]) -> list["Scorer"]:
+    """Those of the task, and the rewards that --reward names."""
+    scorers = list(task.scorers())
+    if words:
+        from ..evaluation.reward_scorer import RewardScorer
+        from ..rewards.best_of import read_rewards
+
+        scorers += [RewardScorer(part) for part in read_rewards(words, own_code=True).parts]
+    names = [scorer.name for scorer in scorers]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(
+            f"{task.name} has a scorer of its own with the name {twice[0]!r}. Give the reward another name in a YAML "
+            "file: {name: other, use: " + twice[0] + "}."
+        )
+    return scorers
 
 
-def _load(arguments: argparse.Namespace):
-    device = device_of(arguments.device)
-    checkpoint = open_checkpoint(arguments)
-    return load_pipeline(arguments, checkpoint, device, arguments.batch)
+def _sampler(arguments: argparse.Namespace, checkpoint, device, rows: list["Row"]) -> "Sampler":
+    """How images are made, checked before any weight is loaded."""
+    from ..decoding.interface import Compute
+    from ..diffusion.reference_mode import Strengths
+    from ..diffusion.sampler import GuidanceSchedule
+    from ..editing.jobs import require_image_tokenizer
+    from ..evaluation.making import Sampler
+    from ..pipeline import check_rendering
+
+    guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
+    edits = any(row.item.references for row in rows)
+    mode = None
+    if edits:
+        require_image_tokenizer(checkpoint)
+        arguments.reference_mode, mode = checkpoint.reference_mode.select(
+            arguments.reference_mode, Strengths(), str(checkpoint.folder)
+        )
+    together = 1 if edits else min(arguments.batch, len(rows))
+    check_rendering(checkpoint, arguments.size, arguments.steps, guidance, together, Compute(device))
+    sampling = sampling_of(arguments, arguments.token_guidance)
+    negative = (arguments.negative_prompt or "") if sampling.guidance > 1 else None
+    return Sampler(sampling, negative, arguments.size, arguments.steps, guidance, arguments.fit, mode=mode)
 
 
-def _save(path: Path, content: dict) -> None:
-    write_json(path, content)
-    report(path)
+def _facts(arguments: argparse.Namespace, task: "Task", checkpoint, device, samples: int) -> dict[str, Any]:
+    """What decides the images of a run, for run.json."""
+    from ..checkpoint.bundled import display_name
+    from .common import IMAGE_VERSION
+    from .versions import version_numbers
+
+    size = {"size": "x".join(map(str, arguments.size))} if arguments.size else {}
+    return {
+        "task": {"name": task.name, "version": task.version},
+        "checkpoint": {
+            "name": display_name(checkpoint.folder),
+            "identity": checkpoint.identity,
+            "loras": [lora.identity(strength) for lora, strength in arguments.loras],
+        },
+        "settings": {
+            "samples": samples,
+            "batch": arguments.batch,
+            **size,
+            **_edit_settings(arguments),
+            **generation_settings(arguments, device),
+        },
+        "versions": {"images": IMAGE_VERSION, **version_numbers()},
+    }
+
+
+def _edit_settings(arguments: argparse.Namespace) -> dict[str, str]:
+    return {"fit": arguments.fit, "reference_mode": arguments.reference_mode}
+
+
+def _settings_of(arguments: argparse.Namespace, task: "Task", checkpoint, device) -> "SettingsOf":
+    """What is stored with an image: all that decides it, and for an image from text the command that makes it again."""
+
+    def settings(row: "Row", together: int) -> dict:
+        item = row.item
+        about = {"task": task.name, "task_version": task.version, "item": item.id, "sample": row.sample}
+        own: dict[str, Any] = {"seed": row.seed, "noise_seed": row.seed, **generation_settings(arguments, device)}
+        own |= {"size": "x".join(map(str, arguments.size))} if arguments.size else {}
+        if item.references:
+            own = {"instruction": item.prompt, **own, **_edit_settings(arguments)}
+            words = ["edit", *(f"--image=IMAGE{k}" for k in range(1, len(item.references) + 1)), *option_words(own)]
+        else:
+            own = {"prompt": item.prompt, **own}
+            words = ["generate", *option_words(own)]
+        batch = {"batch": together} if together > 1 else {}
+        return stored_settings(arguments, checkpoint, own, {"evaluation": about, **batch}, words)
+
+    return settings
+
+
+def _is_readable(checkpoint, prompt: str) -> bool:
+    from ..errors import Blip3oError
+
+    try:
+        checkpoint.prompt_encoder.encode(prompt)
+    except Blip3oError:
+        return False
+    return bool(prompt.strip())
+
+
+def _make(arguments, folder: "RunFolder", plan: list[list["Row"]], settings_of: "SettingsOf", made_with: tuple) -> None:
+    """The images of a plan that are not there yet."""
+    from ..evaluation import making
+
+    checkpoint, device, sampler, facts = made_with
+    todo = [batch for batch in plan if not making.is_done(folder, batch, settings_of)]
+    if not todo:
+        return
+    folder.require_versions(facts)
+    summary = Summary()
+    pipeline = load_pipeline(arguments, checkpoint, device, arguments.batch)
+    summary.loaded()
+    done, total = 0, sum(map(len, todo))
+    with summary.part("making"), Bar("images") as bar:
+        for batch in todo:
+            made = making.make(pipeline, sampler, batch)
+            making.save(folder, batch, made, settings_of)
+            done += len(batch)
+            summary.images += sum(not isinstance(one, Exception) for one in made)
+            bar(done, total, None)
+    say(str(summary))
+
+
+def _finish(folder: "RunFolder", task: "Task", rows: list["Row"], scorers: list["Scorer"]) -> int:
+    """Score what was made, write the results, and say what is missing."""
+    from ..evaluation import layout, results, scoring
+
+    with folder.held():
+        folder.tidy()
+        complete = layout.write(folder, task, rows)
+        scored = []
+        for scorer in scorers:
+            with Bar(scorer.name) as bar:
+                scored.append(results.Scored(scorer, scoring.score(folder, scorer, rows, bar)))
+        found = results.summarise(task, folder, rows, scored)
+        results.write(folder, found)
+    print(results.markdown(found), end="", flush=True)
+    report(folder.results)
+    if official := task.official(folder.images):
+        say(f"The benchmark's own scorer:\n{official}")
+    failed = [f"{one['item']}, sample {one['sample']}: {one['reason']}" for one in found["images"]["failed"]]
+    if failed:
+        say(f"{len(failed)} of {len(rows)} images could not be made:\n{bullet_list(failed, 5)}")
+    unscored = sum(one["failures"] for one in found["scorers"])
+    if unscored:
+        say(f"{unscored} scores are missing, because a scorer failed; scores/ says why.")
+    if failed or unscored:
+        say("Run the same command again to try these once more.")
+    return int(bool(failed or unscored or not complete))

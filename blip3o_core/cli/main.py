@@ -6,12 +6,8 @@
 """
 
 import argparse
-import platform
-import re
 import sys
 import warnings
-from importlib import metadata
-from pathlib import Path
 
 from ..errors import Blip3oError, first_line, is_out_of_memory, shown
 from . import (
@@ -34,8 +30,7 @@ from . import (
 )
 from .ending import Ended, drop_output, end_with_parent, is_worker, signals_raise
 from .parser import Parser, UsageError, program, quoted
-
-PACKAGE = "comfyui-blip3o-next"
+from .versions import versions
 
 
 def build_parser() -> Parser:
@@ -132,22 +127,6 @@ def _parse(words: list[str]) -> argparse.Namespace:
         arguments.parser.error(f"unexpected {quoted(' '.join(others))}; write a text of several words in quotes")
     arguments.words = words
     return arguments
-
-
-def versions() -> str:
-    """This program and what it stands on, in a line for a report. A checkout says its own version."""
-    project = Path(__file__).parents[2] / "pyproject.toml"
-    own = re.search(r'^version = "(.+)"$', project.read_text("utf-8"), re.MULTILINE) if project.is_file() else None
-    libraries = [f"{name} {_version(name)}" for name in ("torch", "transformers", "diffusers")]
-    version = own[1] if own else _version(PACKAGE)
-    return f"blip3o {version} (Python {platform.python_version()}, {', '.join(libraries)})"
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _fail(error: Blip3oError | str, status: int) -> int:

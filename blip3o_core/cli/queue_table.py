@@ -4,9 +4,7 @@ A column is an input of the workflow: `prompt`, or `6.prompt` (the node's number
 have an input of that name. `name` names the image. An empty cell keeps the workflow's own value.
 """
 
-import csv
 import hashlib
-import io
 import json
 import re
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Blip3oError, did_you_mean, shown
-from ..files import read_bytes, read_json, read_text
+from ..files import read_bytes, read_csv, read_json
 from .queue_server import SUBFOLDER
 
 MAX_ROWS = 100_000
@@ -51,15 +49,7 @@ def read_workflow(path: Path) -> dict:
 
 def read_rows(table: Path, workflow: dict) -> list[Row]:
     """Raises Blip3oError, which names line and column, before anything is queued."""
-    text = read_text(table, "Save it again as CSV with the encoding UTF-8.")
-    lines = csv.reader(io.StringIO(text), strict=True)
-    try:
-        columns = next(lines, [])
-        rows = [(lines.line_num, cells) for cells in lines if any(cell.strip() for cell in cells)]
-    except csv.Error as error:
-        raise Blip3oError(
-            f"{table}, line {lines.line_num}, is not CSV: {error}. Put texts that have quotes or commas in quotes."
-        ) from error
+    (_, columns), *rows = read_csv(table) or [(1, [])]
     if not rows or len(rows) > MAX_ROWS:
         raise Blip3oError(
             f"{table} has {len(rows):,} images. Write the names of inputs in the first line, and an image in each "

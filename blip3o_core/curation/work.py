@@ -21,15 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Blip3oError, shown
-from ..files import atomic_write, naming_failures, remove_abandoned, write_json
+from ..files import atomic_write, held, naming_failures, remove_abandoned, write_json
 from ..shards.manifest import MANIFEST
 from .features import VERSION
 from .settings import CurationSettings
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from pyarrow import Array, Schema, Table
@@ -95,18 +90,10 @@ class Work:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Nobody else works in this folder while the block runs. Raises Blip3oError where somebody does."""
-        if fcntl is None:
-            yield
-            return
-        with open(self._mark, "rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Blip3oError(
-                    f"Another `blip3o curate` works in {shown(self.out)}. Wait until it ends, or choose another `out`."
-                ) from None
-            except OSError:  # a share without locks
-                pass
+        with held(
+            self._mark,
+            f"Another `blip3o curate` works in {shown(self.out)}. Wait until it ends, or choose another `out`.",
+        ):
             yield
 
     def forget_others(self, shards: Mapping[str, Path]) -> None:

@@ -41,16 +41,27 @@ class Task(Protocol):
     - `version`: another one when the same files give other items or another layout.
     - `samples`: the images of each item that the benchmark asks for.
     - `weights`: of the categories in the overall number. None: every item counts the same.
+    - A task whose layout has no file for each image, such as a grid of four, has `apart = True`: then `file` is where
+      the image lies below the folder `samples` of a run, and `finish` writes what lies below `images`.
     """
 
-    name: str
-    version: str
-    items: Sequence[Item]
-    samples: int
-    weights: Mapping[str, float] | None
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def items(self) -> Sequence[Item]: ...
+
+    @property
+    def samples(self) -> int: ...
+
+    @property
+    def weights(self) -> Mapping[str, float] | None: ...
 
     def file(self, item: Item, sample: int) -> PurePosixPath:
-        """Where an image lies below the folder `images` of a run, as the official scorer expects it: a PNG."""
+        """Where an image, a PNG, lies below the folder `images` of a run, as the official scorer expects it."""
 
     def others(self, item: Item) -> Mapping[PurePosixPath, bytes]:
         """Further files of the layout that belong to an item, below `images`, such as GenEval's metadata.jsonl."""
@@ -71,12 +82,21 @@ class Scorer(Protocol):
     - `version`: another one when the same image may get another number.
     - `measures`: each number's name and its least and largest value, the one that counts most first.
     - `decisive`: what its numbers mean for an image, such as a judge's model and prompts, as JSON, for results.json.
+    - A scorer that keeps more than numbers, such as a judge's raw answers, has `keep_in(folder)`. It is called before
+      the first question with a folder of the scorer's own in the run, `scores/NAME`, which need not exist yet.
     """
 
-    name: str
-    version: str
-    measures: Mapping[str, tuple[float, float]]
-    decisive: Mapping[str, Any]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def measures(self) -> Mapping[str, tuple[float, float]]: ...
+
+    @property
+    def decisive(self) -> Mapping[str, Any]: ...
 
     def __call__(
         self, items: Sequence[Item], candidates: "Candidates"

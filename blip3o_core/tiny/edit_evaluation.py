@@ -15,7 +15,7 @@ from ..decoding.prefill import Prompts
 from ..decoding.sampling import Sampling
 from ..diffusion import sampler as diffusion
 from ..diffusion.reference_conditioning import ReferenceConditioning
-from ..diffusion.reference_mode import REFERENCE_MODES, ReferenceMode, Strengths
+from ..diffusion.reference_mode import ReferenceMode, Strengths
 from ..errors import Blip3oError
 from ..models import autoencoder, image_tokenizer
 from ..pipeline import Pipeline, condition
@@ -29,19 +29,8 @@ from .scenes.spec import Verdict
 from .scenes.world import World, check_choice
 
 EDIT_SEED = 71  # no stage of the training uses it
-# References are always in the prompt as tokens; the titles say where else they go in each mode.
-TITLES = {"tokens": "tokens", "cross": "+ cross-attention", "noise": "+ noise", "both": "+ both"}
+MODES = ("tokens", "cross", "noise", "both")  # of the references
 _HIDDEN_SOURCE = "this call"  # the hidden states of the tokens are those of the same weights
-
-
-def supported_modes(reference_mode: ReferenceMode) -> list[str]:
-    """The names in TITLES that a checkpoint with this reference mode supports."""
-    modes = {name: REFERENCE_MODES[name] for name in TITLES}
-    return [
-        name
-        for name, mode in modes.items()
-        if mode.cross <= reference_mode.cross and mode.noise <= reference_mode.noise
-    ]
 
 
 @dataclass(frozen=True)
@@ -62,7 +51,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    mode: str  # of the references: a name in TITLES
+    mode: str  # of the references: one of MODES
     settings: Settings
     edits: tuple[Edit, ...]
     verdicts: tuple[Verdict, ...]
@@ -105,7 +94,7 @@ def evaluate(
 
     Raises Blip3oError for a reference mode that the checkpoint does not support.
     """
-    check_choice("reference mode", mode, TITLES)
+    check_choice("reference mode", mode, MODES)
     _, reference_mode = pipeline.reference_mode.select(mode, Strengths(), str(pipeline.checkpoint.folder))
     pairs, images = make_edits(settings), []
     for first in range(0, len(pairs), settings.batch):
@@ -154,33 +143,3 @@ def run_edits(
         diffusion.GuidanceSchedule(settings.guidance),
     )
     return pipeline.decode(edited).cpu()
-
-
-def table(results: list[Result]) -> str:
-    """The results as text, a pair of columns for each reference mode: edits that are right in %, error outside."""
-    settings, width = results[0].settings, 24
-    lines = [
-        f"{settings.count} held-back edits, top-k {settings.sampling.top_k}, top-p {settings.sampling.top_p:g}, "
-        f"{settings.steps} steps, guidance {settings.guidance:g}",
-        "",
-        f"{'reference as':16}" + "".join(f"{TITLES[result.mode]:>{width}}" for result in results),
-        f"{'':16}" + f"{'% right   outside':>{width}}" * len(results),
-    ]
-    for kind in (*EDIT_KINDS, "mean"):
-        cells = (f"{100 * result.right[kind]:.1f}   {result.outside[kind]:7.2f}" for result in results)
-        lines.append(f"{kind:16}" + "".join(f"{cell:>{width}}" for cell in cells))
-    return "\n".join(lines)
-
-
-def to_json(results: list[Result]) -> dict:
-    settings = results[0].settings
-    return {
-        "edits": settings.count,
-        "steps": settings.steps,
-        "guidance": settings.guidance,
-        "seed": settings.seed,
-        "reference_modes": {
-            result.mode: {"right": result.right, "objects": result.objects, "outside": result.outside}
-            for result in results
-        },
-    }

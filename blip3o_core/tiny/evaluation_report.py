@@ -11,8 +11,8 @@ import torch
 from ..checkpoint.bundled import display_name
 from ..images.png import save_png
 from ..pipeline import Pipeline
+from ..reports.contact_sheet import make_contact_sheet
 from .evaluation import AUTOENCODER, CODES, SOURCES, TRUE_CODES, Result, Settings, failure_kind
-from .judge.contact_sheet import make_contact_sheet
 from .scenes.rasterize import rasterize
 from .scenes.spec import Verdict
 from .scenes.world import CATEGORIES

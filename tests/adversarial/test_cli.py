@@ -22,18 +22,18 @@ def prompts(*more: str, content: bytes = b"a red circle\n", out: str = "out") ->
     return prepare
 
 
-def evaluate(*more: str, world: str = "tiny", folder: str | None = None) -> Callable[[Path], list[str]]:
+def parts(*more: str, folder: str | None = None) -> Callable[[Path], list[str]]:
     def prepare(place: Path) -> list[str]:
         if folder:
             (place / folder).mkdir()
-        return ["evaluate", world, "--count=8", "--steps=1", *more]
+        return ["recipe", "parts", "--count=8", "--steps=1", *more]
 
     return prepare
 
 
 def at_a_pipe(place: Path) -> list[str]:
     os.mkfifo(place / "x")
-    return evaluate("--json=x")(place)
+    return parts("--json=x")(place)
 
 
 def prompts_at_a_pipe(place: Path) -> list[str]:
@@ -104,14 +104,13 @@ PLACES = [
     Attack("--prompts into /proc", prompts(out="/proc/self/task"), CANNOT),
     Attack("--out of 250 characters", generate(out="x" * 246 + ".png"), None),
     Attack("--out with half a character", generate(out="\udcff.png"), None),
-    Attack("evaluate --json a folder", evaluate("--json=."), r"Cannot write .*it is a folder\. Choose another --json"),
-    Attack("evaluate --json in /proc", evaluate("--json=/proc/x.json"), r"Cannot write .*Choose another --json"),
-    Attack("evaluate --json at a pipe", at_a_pipe, r"Cannot write x: it is a pipe\. Choose another --json\."),
-    Attack("evaluate --grid a folder", evaluate("--grid=x.png", folder="x.png"), r"argument --grid: x\.png must be"),
-    Attack(
-        "evaluate --grid no image", evaluate("--grid=x.txt"), r"argument --grid: x\.txt must be the name of a \.png"
-    ),
-    Attack("tiny-edits --json a folder", evaluate("--json=.", world="tiny-edits"), r"Choose another --json"),
+    Attack("parts --json a folder", parts("--json=."), r"Cannot write .*it is a folder\. Choose another --json"),
+    Attack("parts --json in /proc", parts("--json=/proc/x.json"), r"Cannot write .*Choose another --json"),
+    Attack("parts --json at a pipe", at_a_pipe, r"Cannot write x: it is a pipe\. Choose another --json\."),
+    Attack("parts --grid a folder", parts("--grid=x.png", folder="x.png"), r"argument --grid: x\.png must be"),
+    Attack("parts --grid no image", parts("--grid=x.txt"), r"argument --grid: x\.txt must be the name of a \.png"),
+    Attack("evaluate into a file", lambda _: ["evaluate", "tiny", "--out=/etc/passwd/x"], CANNOT),
+    Attack("evaluate into /proc", lambda _: ["evaluate", "tiny", "--out=/proc/x"], CANNOT),
     Attack("sheet into a file", lambda _: ["recipe", "sheet", "--out=/etc/passwd/x.png"], CANNOT),
     Attack("bench --json a folder", lambda _: ["bench", "memory", "--json=."], r"Choose another --json"),
     Attack("reconstruct into /proc", lambda _: ["reconstruct", "--image=a.png", "--out=/proc/x.png"], r"^error: .*"),

@@ -146,7 +146,7 @@ def test_two_runs_into_one_folder_end_with_the_same_files(prompts, tmp_path):
 
 
 def numbers(path: Path) -> dict:
-    """What an evaluation found, without its times."""
+    """What a measurement of the parts found, without its times."""
     report = json.loads(path.read_text())
     for source in report["sources"].values():
         del source["seconds_in_batches"]
@@ -154,12 +154,13 @@ def numbers(path: Path) -> dict:
 
 
 @pytest.mark.parametrize("kills", [pytest.param(20, marks=pytest.mark.long)])
-def test_an_evaluation_that_is_killed_writes_whole_files_or_none(kills, chance, tmp_path):
+def test_a_measurement_that_is_killed_writes_whole_files_or_none(kills, chance, tmp_path):
     """Catches half a report, and a report or a grid that differs because another run was killed."""
 
     def words(name: str) -> list[str]:
         here = tmp_path / name
-        return ["evaluate", "tiny", "--count=8", "--seeds=1", "--steps=2", f"--json={here}.json", f"--grid={here}.png"]
+        more = ["--from=codes", f"--json={here}.json", f"--grid={here}.png"]
+        return ["recipe", "parts", "--count=8", "--seeds=1", "--steps=2", *more]
 
     begin = time.monotonic()
     [running] = ranks.start(words("sure"), 1)

@@ -289,7 +289,7 @@ def test_without_a_model_the_bundled_one_draws(tiny, tmp_path, capsys, monkeypat
 
 
 @pytest.mark.parametrize(
-    "command", [["generate", "--prompt=a", "--out={tmp}/a.png"], ["inspect"], ["evaluate", "tiny", "--count=8"]]
+    "command", [["generate", "--prompt=a", "--out={tmp}/a.png"], ["inspect"], ["evaluate", "tiny", "--out={tmp}/e"]]
 )
 def test_a_copy_without_the_bundled_model_says_so(command, tmp_path, capsys, monkeypatch):
     """Catches a traceback where files were left out of an installation."""

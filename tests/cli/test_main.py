@@ -11,12 +11,12 @@ import tomllib
 
 from benchmarks import parts
 from blip3o_core.cli import arguments as words
-from blip3o_core.cli import bench, evaluate, main, recipe, train
+from blip3o_core.cli import bench, main, recipe, recipe_parts, train, versions
 from blip3o_core.decoding.sampling import MAX_GUIDANCE, Sampling
 from blip3o_core.diffusion.reference_mode import REFERENCE_MODES
 from blip3o_core.editing.masks import MAX_FEATHER
 from blip3o_core.images.preprocess import FITS
-from blip3o_core.tiny import CATEGORIES, DEFAULT_SIDE, EDIT_KINDS, SPLITS, edit_evaluation, evaluation
+from blip3o_core.tiny import CATEGORIES, DEFAULT_SIDE, SPLITS, evaluation
 from blip3o_core.tiny.recipe.stages import STAGES
 from tests.support.paths import TOP
 
@@ -105,8 +105,11 @@ SENTENCES = {
     "": 'The command is missing: say what to do. Example: blip3o generate --prompt "a red circle above a blue star"',
     "genrate": "unknown command 'genrate'. Did you mean generate?",
     "paint": "unknown command 'paint'. Write one of generate, edit,",
-    "evaluate": "evaluate needs the name of a test: tiny or tiny-edits. Example: blip3o evaluate tiny",
-    "evaluate tny": "unknown word 'tny'. Did you mean tiny?",
+    "evaluate": "evaluate needs the name of a task. Tasks are tiny, tiny-edits",
+    "evaluate tny": "There is no task 'tny'. Did you mean tiny?",
+    "evaluate tiny --only sise --out x": "tiny has no category 'sise'. Did you mean size?",
+    "evaluate tiny --option count=7": "tiny: the option count is '7'. Give a whole number from 8 to 1,048,576.",
+    "evaluate tiny --option cuont=80": "tiny has no option 'cuont'. Did you mean count?",
     "train": "train needs a YAML file with the settings of the run. Example: blip3o train recipe.yaml",
     "diffusion-rl": "diffusion-rl needs a YAML file with the settings of the run. Example: blip3o",
     "grpo": "grpo needs a YAML file with the settings of the run. Example: blip3o grpo grpo.yaml",
@@ -132,7 +135,7 @@ def test_a_mistake_is_one_line_that_knows_the_next_word(words, capsys):
 def test_the_version_is_the_projects(capsys):
     """Catches a version that is written down twice and differs, and a report without the versions of the libraries."""
     project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert main.PACKAGE == project["name"] and main.main(["--version"]) == 0
+    assert versions.PACKAGE == project["name"] and main.main(["--version"]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"blip3o {project['version']} (Python ") and all(
         f"{name} " in said for name in ("torch", "transformers", "diffusers")
@@ -158,7 +161,7 @@ def test_choices_and_defaults_are_the_librarys():
     """Catches a command line that offers what the library lacks, hides what it has, or has other defaults."""
     assert words.FITS == FITS and words.REFERENCE_MODES == tuple(REFERENCE_MODES)
     sampling = Sampling()
-    for command in ("generate", "edit", "evaluate tiny"):
+    for command in ("generate", "edit", "evaluate", "recipe parts"):
         for name in ("top_k", "top_p", "temperature"):
             assert default(command, name) == getattr(sampling, name)
     for command in ("generate", "edit"):
@@ -169,18 +172,13 @@ def test_choices_and_defaults_are_the_librarys():
         assert value(f"{most:g}") == most
         with pytest.raises(argparse.ArgumentTypeError):
             value(f"{most + 1:g}")
-    assert evaluate.SPLITS == SPLITS and evaluate.SOURCES == evaluation.SOURCES
-    for command, settings, least in (
-        ("evaluate tiny", evaluation.Settings(), len(CATEGORIES)),
-        ("evaluate tiny-edits", edit_evaluation.Settings(), len(EDIT_KINDS)),
-    ):
-        for name in ("count", "steps", "guidance", "batch"):
-            assert default(command, name) == getattr(settings, name)
-        value = COMMANDS[tuple(command.split())]._option_string_actions["--count"].type
-        assert value(str(least)) == least
-        with pytest.raises(argparse.ArgumentTypeError):
-            value(str(least - 1))
-    assert default("evaluate tiny", "seeds") == evaluation.Settings().seeds
+    assert recipe_parts.SPLITS == SPLITS and recipe_parts.SOURCES == evaluation.SOURCES
+    for name in ("count", "seeds", "steps", "guidance", "batch"):
+        assert default("recipe parts", name) == getattr(evaluation.Settings(), name)
+    value = COMMANDS["recipe", "parts"]._option_string_actions["--count"].type
+    assert value(str(len(CATEGORIES))) == len(CATEGORIES)
+    with pytest.raises(argparse.ArgumentTypeError):
+        value(str(len(CATEGORIES) - 1))
     assert recipe.STAGES == tuple(STAGES) and recipe.SIDE == DEFAULT_SIDE
     assert set(bench.PARTS) == set(parts._work(1.0))
 

@@ -1,6 +1,5 @@
 """The evaluation of edits: what is asked for, what is judged, and in which reference modes."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
-from blip3o_core.cli.main import main
 from blip3o_core.diffusion.reference_mode import ReferenceMode
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
@@ -52,10 +50,8 @@ def test_true_targets_are_right_and_sources_are_not(pairs):
     assert unchanged.right["keep"] == 1.0 and unchanged.right["mean"] < 0.2 and unchanged.outside["remove"] == 0
 
 
-def test_the_reference_modes_are_those_of_the_checkpoint(tmp_path):
+def test_a_reference_mode_that_the_checkpoint_lacks(tmp_path):
     """Catches a mode that is measured although the checkpoint lacks it: two columns would hold the same numbers."""
-    assert edits.supported_modes(ReferenceMode()) == ["tokens"]
-    assert edits.supported_modes(ReferenceMode(cross=True, noise=True)) == list(edits.TITLES)
     add_references(open_checkpoint(BUNDLED), tmp_path / "cross", cross=True, noise=False)
     checkpoint = open_checkpoint(tmp_path / "cross")
     pipeline = SimpleNamespace(checkpoint=checkpoint, reference_mode=checkpoint.reference_mode)
@@ -71,20 +67,3 @@ def test_batches_do_not_change_an_image(pipeline, pairs):
         together = edits.run_edits(pipeline, pairs[:3], seeds, FEW, mode)
         alone = edits.run_edits(pipeline, pairs[1:2], seeds[1:2], FEW, mode)
     assert (together[1] - alone[0]).abs().max() < 1e-3
-
-
-@pytest.mark.slow
-def test_the_command_prints_a_table_and_writes_numbers(tmp_path, capsys, monkeypatch):
-    """Catches numbers in the file that are not those of the table."""
-    monkeypatch.setattr(edits, "supported_modes", lambda mode: ["tokens", "both"])
-    path = tmp_path / "edits.json"
-    assert main(["evaluate", "tiny-edits", "--count", "6", "--steps", "2", "--json", str(path)]) == 0
-    found = json.loads(path.read_text(encoding="utf-8"))
-    printed = capsys.readouterr().out
-    assert found["edits"] == 6 and "+ both" in printed
-    mean = printed.splitlines()[-2].split()
-    numbers = [
-        found["reference_modes"][mode][what]["mean"] for mode in ("tokens", "both") for what in ("right", "outside")
-    ]
-    assert mean == ["mean", *(f"{100 * numbers[k]:.1f}" if k % 2 == 0 else f"{numbers[k]:.2f}" for k in range(4))]
-    assert main(["evaluate", "tiny-edits", "--count", "2"]) == 2

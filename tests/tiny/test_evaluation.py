@@ -250,7 +250,7 @@ def command(tiny, tmp_path_factory):
     with contextlib.redirect_stdout(said):
         options = "--device=cpu --count=16 --seeds=2 --steps=2 --from=all --speed".split()
         files = [f"--json={folder / 'new' / 'numbers.json'}", f"--grid={folder / 'grid.png'}"]
-        status = main(["evaluate", "tiny", f"--checkpoint={tiny}", *options, *files])
+        status = main(["recipe", "parts", f"--checkpoint={tiny}", *options, *files])
     assert status == 0
     return folder, said.getvalue()
 
@@ -294,8 +294,8 @@ def test_options_reach_the_settings(tiny, tmp_path):
         for name, value in (options | sampling).items()
     ]
     out = tmp_path / "a.json"
-    words += [f"--checkpoint={tiny}", "--device=cpu", "--dtype=bf16", f"--json={out}"]
-    assert main(["evaluate", "tiny", *words]) == 0
+    words += ["--from=codes", f"--checkpoint={tiny}", "--device=cpu", "--dtype=bf16", f"--json={out}"]
+    assert main(["recipe", "parts", *words]) == 0
     report = json.loads(out.read_text())
     asked = report["settings"].pop("sampling")
     assert report["settings"] == options and {name: asked[name] for name in sampling} == sampling
@@ -336,7 +336,7 @@ def test_frames_tell_right_from_wrong(pipeline, replace_images):
 def test_a_mistake_is_said(arguments, message, tiny, capsys, monkeypatch):
     """Catches a traceback, and minutes of work before the refusal."""
     monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("it makes images before it refuses"))
-    status = main(["evaluate", "tiny", f"--checkpoint={tiny}", "--count=8", *arguments])
+    status = main(["recipe", "parts", f"--checkpoint={tiny}", "--count=8", *arguments])
     assert status == (1 if message == "--json" else 2)
     said = capsys.readouterr()
     assert said.out == "" and message in said.err

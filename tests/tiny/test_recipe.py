@@ -296,7 +296,7 @@ def test_every_reference_mode_changes_the_edited_image(start, tmp_path):
     with torch.no_grad():
         images = [
             edit_evaluation.run_edits(pipeline, edit, [0], settings, REFERENCE_MODES[name])
-            for name in edit_evaluation.TITLES
+            for name in edit_evaluation.MODES
         ]
     assert all(image.shape == (1, model_config.SIDE, model_config.SIDE, 3) for image in images)
     for image, other in combinations(images, 2):

@@ -14,6 +14,7 @@ import pytest
 from scipy.ndimage import label
 
 from blip3o_core import Blip3oError
+from blip3o_core.reports.contact_sheet import make_contact_sheet
 from blip3o_core.tiny import (
     CATEGORIES,
     EDIT,
@@ -29,7 +30,7 @@ from blip3o_core.tiny import (
     rasterize,
     spec_of,
 )
-from blip3o_core.tiny.judge.contact_sheet import examples, make_contact_sheet
+from blip3o_core.tiny.judge.examples import examples
 from blip3o_core.tiny.scenes.captions import phrasings
 from blip3o_core.tiny.scenes.font import CHARACTERS, GLYPHS
 from blip3o_core.tiny.scenes.rasterize import footprint
@@ -373,7 +374,7 @@ def test_a_contact_sheet_shows_every_image(what):
 
 def test_the_world_and_its_judge_need_no_torch():
     """Catches an import that makes every data worker and reward process load torch."""
-    modules = "blip3o_core.tiny.judge.contact_sheet, blip3o_core.tiny.judge.report"
+    modules = "blip3o_core.tiny.judge.examples, blip3o_core.tiny.judge.report"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     done = python(code)
     assert done.returncode == 0, done.stderr

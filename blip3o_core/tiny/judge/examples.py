@@ -1,9 +1,6 @@
-"""Contact sheets: grids of images with their captions, to look at."""
-
-import textwrap
+"""Examples of the world with their captions, to look at on a contact sheet."""
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from ...errors import Blip3oError
 from ..scenes.captions import caption
@@ -17,24 +14,6 @@ from .judge import judge_image
 from .report import degradations
 
 EXAMPLES = 36  # on a sheet
-
-
-def make_contact_sheet(images, captions, columns: int = 6, width: int = 192, letters: int = 10) -> np.ndarray:
-    """(H, W, 3) uint8 images of any size -> one image, each `width` px wide over its caption of `letters` px height."""
-    images, line_height = list(images), round(1.1 * letters)
-    texts = [textwrap.wrap(text, int((width - 4) / (0.6 * letters))) for text in captions]
-    lines = max(len(text) for text in texts)
-    heights = [round(width * image.shape[0] / image.shape[1]) for image in images]
-    cell = width + 8, max(heights) + line_height * lines + letters
-    rows = -(-len(images) // columns)
-    page = Image.new("RGB", (cell[0] * min(columns, len(images)), cell[1] * rows), "white")
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(letters)
-    for index, (image, text, height) in enumerate(zip(images, texts, heights, strict=True)):
-        left, top = cell[0] * (index % columns) + 4, cell[1] * (index // columns) + 4
-        page.paste(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST), (left, top))
-        for number, line in enumerate(text):
-            pen.text((left, top + height + 2 + line_height * number), line, "black", font)
-    return np.asarray(page)
 
 
 def examples(what: str, side: int = DEFAULT_SIDE, seed: int = 0, world: World | None = None):

@@ -1,0 +1,100 @@
+"""Which images a run makes, with which seeds, and which of them are computed together.
+
+An image depends on its task, item and sample alone, and in its last bit on its neighbours in a batch. So batches are
+planned over all images of a run in order, and processes share whole batches.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from ..errors import Blip3oError, did_you_mean, shown
+from ..seeds import seed_of
+from .interface import Item, Task
+
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a run."""
+
+    item: Item
+    sample: int
+    seed: int  # of its tokens and its noise
+    file: PurePosixPath  # below the run's folder
+
+
+def chosen_items(task: Task, limit: int | None, category: str | None) -> list[Item]:
+    """The items of a run: all, the first `limit`, or those of a category.
+
+    Raises Blip3oError for no items, ids that cannot be used, and a category that the task lacks.
+    """
+    taken: dict[str, Item] = {}
+    for item in task.items:
+        if not _ID.fullmatch(item.id):
+            raise Blip3oError(
+                f"{task.name}: the id {shown(repr(item.id), 80)} cannot be a file's name. Use 1 to 100 letters, "
+                "digits, '_', '-' or '.'."
+            )
+        # Names that differ only in case are one file on some systems.
+        if taken.setdefault(item.id.casefold(), item) is not item:
+            raise Blip3oError(f"{task.name}: two items have the id {item.id!r}. Give each an id of its own.")
+    items = list(task.items)
+    if category is not None:
+        known = list(dict.fromkeys(item.category for item in items))
+        if category not in known:
+            hint = did_you_mean(category, known) or f"It has {', '.join(map(repr, known[:20]))}."
+            raise Blip3oError(f"{task.name} has no category {shown(repr(category), 80)}. {hint}")
+        items = [item for item in items if item.category == category]
+    if not items:
+        raise Blip3oError(f"{task.name} has no items. Check --data.")
+    return items[:limit]
+
+
+def rows_of(task: Task, items: Sequence[Item], samples: int) -> list[Row]:
+    """Every image, in order: all samples of an item, then the next item."""
+    folder = "samples" if getattr(task, "apart", False) else "images"
+    return [
+        Row(item, sample, seed_of("evaluation", task.name, item.id, sample), folder / task.file(item, sample))
+        for item in items
+        for sample in range(samples)
+    ]
+
+
+def batches(rows: Sequence[Row], together: int, fits: Callable[[Item], bool]) -> Iterator[list[Row]]:
+    """Rows that are computed together, at most `together`. Edits are made alone: each has references of its own.
+
+    `fits`: whether the model can read an item's prompt. Those that it cannot fail alone.
+    """
+    readable: dict[str, bool] = {}
+    batch: list[Row] = []
+    for row in rows:
+        item = row.item
+        if item.id not in readable:
+            readable[item.id] = not item.references and fits(item)
+        if not readable[item.id]:
+            yield [row]
+            continue
+        batch.append(row)
+        if len(batch) == together:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def digest_of(item: Item) -> str:
+    """32 hex digits: equal for items that ask for the same."""
+    seen = hashlib.sha256()
+    about = [item.id, item.prompt, item.category, dict(item.facts)]
+    seen.update(json.dumps(about, sort_keys=True, ensure_ascii=True).encode("ascii"))
+    for reference in item.references:
+        seen.update(hashlib.sha256(reference.read()).digest())
+    if item.mask is not None:
+        mask = item.mask()
+        seen.update(repr(tuple(mask.shape)).encode() + mask.numpy().tobytes())
+    return seen.hexdigest()[:32]

@@ -1,0 +1,29 @@
+"""From the name of a task to the task. Its module is imported when it is asked for, and not before."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+
+from ...errors import Blip3oError, did_you_mean, shown
+from ..interface import Task
+
+# Name -> (the module, seen from here, and the function in it that opens the task; what it asks for).
+TASKS: dict[str, tuple[str, str]] = {
+    "tiny": (".tiny:open_task", "images from text in the world of the bundled model"),
+    "tiny-edits": (".tiny_edits:open_task", "edits in the world of the bundled model"),
+}
+
+
+def open_task(name: str, data: Path | None = None, options: Mapping[str, str] = {}) -> Task:
+    """A task by its name. `data`: where the benchmark's files are; `options`: the task's own.
+
+    Raises Blip3oError for an unknown name, data that the task lacks or cannot read, and options that it does not have.
+    """
+    if name not in TASKS:
+        raise Blip3oError(f"There is no task {shown(name, 60)!r}. {did_you_mean(name, list(TASKS)) or known()}")
+    module, _, function = TASKS[name][0].partition(":")
+    return getattr(import_module(module, __package__), function)(data, options)
+
+
+def known() -> str:
+    return f"Tasks are {', '.join(TASKS)}."

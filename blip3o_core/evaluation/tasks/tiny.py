@@ -1,0 +1,86 @@
+"""The tiny world's own task: captions of unseen scenes, and a judge that knows exactly what is right."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ...rewards.interface import Candidates
+from ...tiny.evaluation import Settings, make_prompts
+from ...tiny.judge.reward import judged
+from ...tiny.scenes.spec import spec_of
+from ...tiny.scenes.world import CATEGORIES, SPLITS
+from ..interface import Item, Scorer
+from .options import one_of, read_options, refuse_data, whole, yes_or_no
+
+COUNT = 80  # ten of each category: a first answer in seconds
+_OPTIONS = {
+    "count": whole(len(CATEGORIES), 2**20),
+    "split": one_of(*SPLITS),
+    "any_phrasing": yes_or_no,
+    "low_contrast": yes_or_no,
+}
+
+
+@dataclass(frozen=True)
+class TinyTask:
+    """Items of the world, and its judge. Every category counts the same."""
+
+    name: str
+    items: Sequence[Item]
+    judge: Scorer
+    version: str = "1"
+    samples: int = 1
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return dict.fromkeys((item.category for item in self.items), 1.0)
+
+    def file(self, item: Item, sample: int) -> PurePosixPath:
+        return PurePosixPath(f"{item.id}-{sample}.png")
+
+    def others(self, item: Item) -> Mapping[PurePosixPath, bytes]:
+        return {}
+
+    def finish(self, images: Path) -> None:
+        pass
+
+    def official(self, images: Path) -> str:
+        return ""
+
+    def scorers(self) -> Sequence[Scorer]:
+        return [self.judge]
+
+
+@dataclass(frozen=True)
+class TinyJudge:
+    """The world's judge: measures by name, each the attribute of a verdict."""
+
+    measures: Mapping[str, tuple[float, float]]
+    attributes: Mapping[str, str]
+    name: str = "judge"
+    version: str = "1"
+    decisive: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, items: Sequence[Item], candidates: Candidates) -> list[Mapping[str, float | None] | None]:
+        verdicts = [judged(image, item.meta) for item, image in zip(items, candidates.images, strict=True)]
+        return [
+            None
+            if verdict is None
+            else {name: float(getattr(verdict, which)) for name, which in self.attributes.items()}
+            for verdict in verdicts
+        ]
+
+
+SCENE_JUDGE = TinyJudge({"right": (0, 1), "layout": (0, 1)}, {"right": "strict", "layout": "layout"})
+
+
+def open_task(data: Path | None, options: Mapping[str, str]) -> TinyTask:
+    """Options: `count` of prompts, `split`, `any_phrasing` and `low_contrast`, as for `blip3o recipe parts`."""
+    refuse_data("tiny", data)
+    given = {"count": COUNT, **read_options("tiny", options, _OPTIONS)}
+    items = [
+        Item(f"{number:04d}", prompt.text, prompt.category, meta={"spec": spec_of(prompt.scene)})
+        for number, prompt in enumerate(make_prompts(Settings(**given)))
+    ]
+    return TinyTask("tiny", items, SCENE_JUDGE)
