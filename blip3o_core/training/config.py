@@ -100,6 +100,7 @@ class TrainingConfig(Settings):
     gradient_checkpointing: Flag = False  # language layers and SANA blocks: a second forward pass instead of memory
     ema_decay: BelowOne | None = None  # when given, checkpoints hold the moving average of the weights
     lora: Lora | None = None
+    adapter_only: Flag = False  # checkpoints hold the LoRA alone and no copy of the model
     seed: Annotated[Whole, Field(le=2**63 - 1)] = 0
     image_size: Annotated[Count, Field(le=16384)] | None = (
         None  # side in pixels of the images that the latents are made from; None: the model's
@@ -130,6 +131,13 @@ class TrainingConfig(Settings):
             yield f"warmup is {self.warmup}; it must not exceed steps ({self.steps})."
         if self.lora is not None and "language" not in self.train:
             yield "lora adapts the language model, but train does not name language. Add train.language."
+        if self.adapter_only and self.lora is None:
+            yield "adapter_only is true, but there is no lora to save. Add lora, or set adapter_only to false."
+        elif self.adapter_only and (others := sorted(self.train.keys() - {"language"})):
+            yield (
+                f"adapter_only is true, but train names {others[0]}, which would not be saved. Leave it out, or set "
+                "adapter_only to false."
+            )
         if self.sample_every and not self.sample_prompts:
             yield f"sample_every is {self.sample_every}, but sample_prompts is empty. Add prompts, or set it to 0."
 
@@ -156,7 +164,7 @@ class TrainingConfig(Settings):
         """All settings that decide the losses. A batch may be divided otherwise between processes and microbatches."""
         free = (
             "checkpoint", "diffusion_folder", "out", "data", "steps", "batch", "accumulation", "cache", "device",
-            "workers", "log_every", "save_every", "keep", "shard_gb", "gradient_checkpointing",
+            "workers", "log_every", "save_every", "keep", "shard_gb", "adapter_only", "gradient_checkpointing",
         )  # fmt: skip
         kept = {
             name: value

@@ -252,11 +252,11 @@ class Trainer:
                 named = self.network.named_parameters()
                 trained = gather({n: p for n, p in named if n in self.state.parameters or ".base_layer." in n}, main)
                 # In one process these are the model's own tensors: they are written while they are the average.
-                if main:
+                if main and not config.adapter_only:
                     tensors = trained_tensors(trained, config.lora)
                     save_checkpoint(staging, self.checkpoint, tensors, int(config.shard_gb * 1e9))
-                    if config.lora is not None and config.lora.save == "adapter":
-                        save_adapter(staging / "adapter", trained, config.lora)
+                if main and config.lora is not None and (config.lora.save == "adapter" or config.adapter_only):
+                    save_adapter(staging / "adapter", trained, config.lora)
             # float32 weights are in the state, too: the checkpoint's own may be rounded.
             state = self.state.state_dict(main)
             if main:

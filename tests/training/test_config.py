@@ -46,6 +46,11 @@ REFUSED = {
         r"lora.targets\[0\] is 'q_prj'; it must be 'q_proj', ",
     ),
     "unknown adapter setting": ({"lora": {"rnk": 4}, **ADAPTED}, "lora.rnk is not a known setting. Did you mean rank"),
+    "an adapter alone without one": ({"adapter_only": True}, "adapter_only is true, but there is no lora to save"),
+    "an adapter alone beside the connector": (
+        {"adapter_only": True, "lora": {}, "train": {"language": 1, "connector": 1}},
+        "train names connector, which would not be saved",
+    ),
     "list as text": ({"out": ["a"]}, "must be text"),
     "steps that no one can count": ({"steps": 10**30}, "it must be 1,000,000,000 or less"),
     "batch beyond 64 bits": ({"batch": 2**70}, "batch is 1180591620717411303424; it must be 1,000,000,000 or less"),

@@ -1,6 +1,7 @@
 """What a run leaves behind: checkpoints in the published layout that differ from the source in what was trained."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,6 +145,18 @@ def test_an_adapter_in_files_of_its_own_is_the_merged_one(world, config):
     for name in names:
         assert (tuned[name] - merged[name]).abs().max() < 1e-6
         assert not torch.equal(tuned[name], bits(world.checkpoint)[name])
+
+
+def test_an_adapter_is_saved_without_the_model(world):
+    """Catches a copy of the whole model with each checkpoint, another adapter, and a run that cannot be continued."""
+    adapter = {"train": {"language": 1e-2}, "lora": {**LORA, "save": "adapter"}}
+    whole = world.train("whole", steps=3, **adapter)
+    alone = world.train("alone", steps=3, **adapter, adapter_only=True)
+    assert sorted(path.name for path in alone.iterdir()) == ["adapter", "training"]
+    file = Path("adapter", "adapter_model.safetensors")
+    assert (alone / file).read_bytes() == (whole / file).read_bytes()
+    again = world.train("alone", steps=4, resume=True, **adapter, adapter_only=True)
+    assert again != alone and (again / file).is_file()
 
 
 def test_adapters_resume(world):
