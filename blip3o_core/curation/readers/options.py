@@ -1,17 +1,20 @@
 """What a user can say about a source: the names of its columns, the folder of its images, its encoding."""
 
 import codecs
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import Blip3oError, did_you_mean, shown
 
+NAME = "%name%"  # in a caption
 NAMES = {
     "image": "the column or key of the target image",
     "references": "the columns or keys of the reference images of an edit",
     "text": "the columns or keys of the captions or instructions",
     "images": "the folder that the paths of a list or parquet file are relative to",
+    "caption": "the caption of images that have none; %name% in it is the name of the file",
     "encoding": "the encoding of texts and lists that are not UTF-8, such as latin-1",
 }
 
@@ -24,6 +27,7 @@ class Options:
     references: tuple[str, ...] = ()
     text: tuple[str, ...] = ()
     images: str = ""
+    caption: str = ""
     encoding: str = ""
 
     @classmethod
@@ -48,6 +52,18 @@ class Options:
         if "encoding" in checked:
             _check_encoding(checked["encoding"])
         return cls(**checked)
+
+    def default_texts(self, name: str) -> tuple[str, ...]:
+        """The texts of an image that has none. `name`: what its file is called, without the ending; '' for none.
+
+        Raises Blip3oError where the caption wants a name and there is none.
+        """
+        if NAME not in self.caption:
+            return (self.caption,) if self.caption else ()
+        words = re.sub(r"[\s_-]+", " ", name.rpartition("/")[2]).strip()
+        if not words:
+            raise Blip3oError(f"it has no text, and no name of a file for {NAME} in the option 'caption'.")
+        return (self.caption.replace(NAME, words),)
 
     def values(self) -> dict[str, Any]:
         """What was given, as plain values for JSON."""

@@ -61,6 +61,29 @@ def test_images_with_texts_beside_them(tmp_path):
     assert len({one.key for one in samples}) == 5
 
 
+def test_images_without_a_text_have_the_caption_of_their_source(tmp_path):
+    """Catches a caption in place of an image's own, an instruction that is guessed, and `%name%` that is not a name."""
+    files = {
+        "old_red-house.jpg": "1",
+        "in/two__cats.png": "2",
+        "own.jpg": "3",
+        "own.txt": "mine",
+        "edit.jpg": "t",
+        "edit.reference1.jpg": "r",
+    }
+    samples, _ = results(fill(tmp_path / "images", files), caption="%name%, a woodcut")
+    texts = {os.path.basename(one.place): one.texts for one in samples}
+    assert texts == {
+        "old_red-house.jpg": ("old red house, a woodcut",),
+        "two__cats.png": ("two cats, a woodcut",),
+        "own.jpg": ("mine",),
+        "edit.jpg": (),
+    }
+    listed = fill(tmp_path, {"all.jsonl": '{"image": "images/old_red-house.jpg"}\n'}) / "all.jsonl"
+    assert [one.texts for one in results(listed, caption="%name%")[0]] == [("old red house",)]
+    assert [one.texts for one in results(listed, caption="a woodcut")[0]] == [("a woodcut",)]
+
+
 def test_a_folder_with_lists_or_shards_is_read_from_these_alone(tmp_path):
     """Catches an image that is read twice, once by a list and once by itself, and files that nobody names."""
     fill(
