@@ -37,7 +37,7 @@ class CurateImages(Node):
                 io.String.Output(
                     "shards",
                     display_name="shards",
-                    tooltip="The folder of the shards: a source for `data` of training.",
+                    tooltip="The folder of the shards. Connect it to shards of BLIP3o Train LoRA on Images.",
                 ),
                 io.Int.Output("kept", display_name="kept", tooltip="How many images were kept."),
                 io.Int.Output("dropped", display_name="dropped", tooltip="How many images were dropped."),
@@ -54,10 +54,13 @@ class CurateImages(Node):
         return image_folders.fingerprint(folder)
 
     @classmethod
-    def run(cls, folder, output_name, min_side=256, min_sharpness=20.0, near_duplicates=DUPLICATES[0]):
+    def run(
+        cls, folder, output_name, min_side=256, min_sharpness=20.0, near_duplicates=DUPLICATES[0], default_caption="",
+    ):  # fmt: skip
         from .host.curation import Request, curate
 
-        wanted = Request(folder, output_name, min_side, min_sharpness, near_duplicates == DUPLICATES[0])
+        drop = near_duplicates == DUPLICATES[0]
+        wanted = Request(folder, output_name, min_side, min_sharpness, drop, default_caption)
         shards, kept, dropped, shown = curate(wanted)
         return io.NodeOutput(shards, kept, dropped, ui=shown)
 
@@ -95,5 +98,12 @@ def _inputs():
             "near_duplicates",
             options=list(DUPLICATES),
             tooltip="drop: of images that look almost the same only the largest stays. keep: all stay.",
+        ),
+        io.String.Input(
+            "default_caption",
+            default="",
+            optional=True,
+            tooltip="The caption of images that have no text beside them; %name% in it is the name of the file. Empty: "
+            "these images are dropped.",
         ),
     ]

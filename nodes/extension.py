@@ -19,7 +19,7 @@ from .sample import DiffusionSampler, Scheduler
 from .scores import PickBest, ScoreImages
 from .token_files import LoadTokens, SaveTokens
 from .tokens import CompareTokens, SpliceTokens, ViewTokens
-from .train import TrainLora
+from .train import TrainLora, TrainLoraOnImages
 
 
 class Extension(ComfyExtension):
@@ -35,6 +35,6 @@ class Extension(ComfyExtension):
             Loader, ImageTokenizerLoader, TokenGenerator, ResampleTokens, EditReferenceEncoder, HiddenStateConditioner,
             DiffusionSampler, Scheduler, MaskedEdit, LoraLoader,
             SaveTokens, LoadTokens, SpliceTokens, CompareTokens, ViewTokens, ChooseDraft,
-            ScoreImages, PickBest, TrainLora, CurateImages,
+            ScoreImages, PickBest, TrainLora, TrainLoraOnImages, CurateImages,
             SaveConditioning, LoadConditioning, TextToImage, ImageEdit,
         ]  # fmt: skip

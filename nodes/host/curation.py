@@ -18,10 +18,9 @@ import folder_paths
 from ...blip3o_core.errors import Blip3oError, shown
 from ...blip3o_core.files import atomic_write, naming_failures
 from .. import requirements
-from . import child, image_folders, notes
+from . import child, curated, image_folders, notes
 
 PACKAGES = ("imagehash", "numpy", "PIL", "py3langid", "pyarrow", "pydantic", "scipy", "yaml")  # of curate
-FOLDER = "curated"  # in the output folder
 PASSES = {"measure": "Measuring the images", "select": "Choosing", "write": "Writing the shards"}
 _BAR = re.compile(rb"(measure|select|write):[^\r\n]*?(\d+)/(\d+)")
 _TAIL = 4096  # bytes of what the process said last
@@ -37,6 +36,7 @@ class Request:
     min_side: int
     min_sharpness: float
     drop_duplicates: bool
+    default_caption: str  # of images without a text; "": they are dropped
 
 
 def curate(request: Request) -> tuple[str, int, int, dict]:
@@ -82,15 +82,14 @@ def _images_in(name: str) -> Path:
 
 def _place(name: str) -> Path:
     """The folder of a name in output/curated. Raises Blip3oError for what is no name."""
-    root = Path(folder_paths.get_output_directory()).absolute() / FOLDER
     plain = name.strip()
     simple = plain and plain.strip(".") and len(plain) <= 100 and plain.isprintable() and not set(plain) & set("/\\:")
-    if not simple or not folder_paths.is_within_directory(folder_paths.get_output_directory(), str(root / plain)):
+    if not simple or not curated.is_inside(curated.root() / plain):
         raise Blip3oError(
-            f"output_name is {shown(repr(name))}. It must name a folder in output/{FOLDER}, without / and \\, such as "
-            "'my-images'."
+            f"output_name is {shown(repr(name))}. It must name a folder in output/{curated.FOLDER}, without / and \\, "
+            "such as 'my-images'."
         )
-    return root / plain
+    return curated.root() / plain
 
 
 def _write_settings(request: Request, source: Path, out: Path) -> Path:
@@ -110,8 +109,10 @@ def _write_settings(request: Request, source: Path, out: Path) -> Path:
             f"output_name is {shown(repr(out.name))}, but {shown(out)} was made from other images. Choose a different "
             "name, or remove that folder and the .yaml file beside it."
         )
+    caption = request.default_caption.strip()
     settings = {
-        "sources": [str(source)], "out": str(out),
+        "sources": [{"path": str(source), "options": {"caption": caption}} if caption else str(source)],
+        "out": str(out),
         "keep": {"min_side": request.min_side, "min_sharpness": request.min_sharpness},
         **({} if request.drop_duplicates else {"duplicates": None}),
     }  # fmt: skip
@@ -157,11 +158,16 @@ def _tell(results, out: Path) -> None:
     ]
     reasons = f" Dropped: {', '.join(why)}." if why else ""
     count = results.kept + results.dropped
-    place = f"output/{FOLDER}/{out.name}"
+    place = f"output/{curated.FOLDER}/{out.name}"
     told = f"Kept {results.kept:,} of {count:,} images.{reasons} {place}/report.html shows more."
     notes.tell([told], logging.INFO)
     if results.reasons[WITHOUT_TEXT]:
-        notes.tell(["Images without a text cannot be trained with. Put one beside each: cat.txt beside cat.jpg."])
+        notes.tell(
+            [
+                "Images without a text cannot be trained with. Put one beside each, cat.txt beside cat.jpg, or write a "
+                "default_caption for all of them."
+            ]
+        )
     if not results.kept:
         notes.tell(["No image is left to train with. Loosen the limits, or choose another folder."])
 

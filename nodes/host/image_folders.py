@@ -1,4 +1,5 @@
-"""The folders in ComfyUI's input folder, from which a node may read images. Imported at ComfyUI's door.
+"""The folders in ComfyUI's input folder, from which a node may read images, and one of examples. Imported at
+ComfyUI's door.
 
 A workflow names a folder of this list and no other place. A link counts: only the user can have made it.
 """
@@ -13,16 +14,19 @@ from ...blip3o_core.errors import Blip3oError, shown
 from . import folders
 
 LEVELS, MOST = 2, 1000  # folders below the input folder, and how many of them are listed
-EXAMPLE = "my-images"
+EXAMPLE = "night (example images)"
+_EXAMPLE = Path(__file__).parents[1] / "example_images"  # written by tools/example_images.py
 
 
 def names() -> list[str]:
-    """Paths in the input folder, with '/'. Without any an example, so that a run can say what is missing."""
-    return [name for name, _ in zip(_below(_root(), "", LEVELS), range(MOST), strict=False)] or [EXAMPLE]
+    """Paths in the input folder, with '/', then the examples."""
+    return [*(name for name, _ in zip(_below(_root(), "", LEVELS), range(MOST), strict=False)), EXAMPLE]
 
 
 def resolve(name: str) -> Path:
     """A name from the list -> its path. Raises Blip3oError for any other."""
+    if name == EXAMPLE:
+        return _EXAMPLE
     path = _root() / name if name in names() else None
     if path is None or not path.is_dir():
         raise Blip3oError(
@@ -33,12 +37,11 @@ def resolve(name: str) -> Path:
 
 
 def fingerprint(name: str) -> str:
-    """Of what a curation would read, with sizes and times of its files: the node runs again if one changes."""
-    try:
-        from ...blip3o_core.curation.readers.find import find_pieces
-        from ...blip3o_core.curation.work import digest
+    """Of the names, sizes and times of all files in the folder: the node runs again if one changes."""
+    from ...blip3o_core.curation.work import source_state
 
-        return digest([vars(piece) for piece in find_pieces(str(resolve(name)))])
+    try:
+        return source_state(resolve(name))
     except (ImportError, Blip3oError):  # the node says what is wrong
         return folders.fingerprint_of(lambda: str(_root() / name), name)
 

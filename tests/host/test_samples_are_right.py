@@ -37,6 +37,7 @@ PROMISED = {
         Spec((Expected("circle", "red"),), "grey"), Spec((Expected("star", "blue"),), "grey")
     ],
     "BLIP3o-19-Train-a-LoRA-by-Reward": [YELLOW_RING],
+    "BLIP3o-20-From-a-Folder-to-a-LoRA": [Spec(YELLOW_RING.objects, "black", YELLOW_RING.relation)],
     "BLIP3o-18-Best-of-Eight": [Spec((Expected("star", "green"),) * 4, "yellow")],
     "BLIP3o-17-A-Folder-of-Images": [
         EDITED, Spec((Expected("star", "green"),), "yellow"), Spec((Expected("triangle", "purple"),), "yellow")

@@ -156,8 +156,8 @@ def test_a_training_that_fails_says_why_in_its_own_words(in_host):
         import tempfile
         from pathlib import Path
 
-        training, runs = module(".nodes.host.training"), module(".nodes.host.training_run")
-        child = module(".nodes.host.child")
+        training, child = module(".nodes.host.training"), module(".nodes.host.child")
+        logs = module(".nodes.host.training_log")
         said = []
 
         def says(call):
@@ -170,7 +170,7 @@ def test_a_training_that_fails_says_why_in_its_own_words(in_host):
             folder = Path(tempfile.mkdtemp())
             (folder / "run").mkdir()
             (folder / "run/log.jsonl").write_text(log)
-            run = runs.Run(folder, 2)
+            run = training.RewardRun(folder, logs.RewardLog(folder / "run", 2))
             command = [sys.executable, "-c", code]
             child.start = lambda *_, **streams: subprocess.Popen(command, stdin=subprocess.PIPE, **streams)
             says(run.follow)
@@ -203,7 +203,8 @@ def test_a_second_cancel_ends_a_training_that_does_not_listen(in_host):
 
         import comfy.model_management as mm
 
-        runs, child, processes = module(".nodes.host.training_run"), module(".nodes.host.child"), []
+        training, child, processes = module(".nodes.host.training"), module(".nodes.host.child"), []
+        logs = module(".nodes.host.training_log")
         folder = Path(tempfile.mkdtemp())
         (folder / "run").mkdir()
         deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
@@ -221,7 +222,7 @@ def test_a_second_cancel_ends_a_training_that_does_not_listen(in_host):
             mm.throw_exception_if_processing_interrupted, cancel, start
         )  # fmt: skip
         try:
-            runs.Run(folder, 2).follow()
+            training.RewardRun(folder, logs.RewardLog(folder / "run", 2)).follow()
         except mm.InterruptProcessingException:
             return processes[0].returncode
 
