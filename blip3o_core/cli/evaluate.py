@@ -84,6 +84,12 @@ def add_command(commands) -> None:
         help="also score by a built-in reward, such as text, or by those in a YAML file; give it again for each",
     )
     group.add_argument(
+        "--judge",
+        type=Path,
+        metavar="FILE.yaml",
+        help="let the benchmark's judge score the images: a model behind an address. docs/evaluation_judges.md says more",
+    )
+    group.add_argument(
         "--option",
         type=setting,
         action="append",
@@ -134,7 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
     with needs_extra("train"):
         task = open_task(arguments.task, arguments.data, _options(arguments.option))
     items = chosen_items(task, arguments.limit, arguments.only)
-    scorers = _scorers(task, arguments.reward)
+    scorers = _scorers(task, arguments.judge, arguments.reward)
     samples = arguments.samples or task.samples
     rows = rows_of(task, items, samples)
     device, checkpoint = own_device(device_of(arguments.device)), open_checkpoint(arguments)
@@ -170,9 +176,13 @@ def _options(words: list[str]) -> dict[str, str]:
     return given
 
 
-def _scorers(task: "Task", words: list[str]) -> list["Scorer"]:
-    """Those of the task, and the rewards that --reward names."""
+def _scorers(task: "Task", judge: Path | None, words: list[str]) -> list["Scorer"]:
+    """Those of the task, its judge, and the rewards that --reward names."""
     scorers = list(task.scorers())
+    if judge is not None:
+        from ..evaluation.judges.find import open_judge
+
+        scorers.append(open_judge(task.name, judge))
     if words:
         from ..evaluation.reward_scorer import RewardScorer
         from ..rewards.best_of import read_rewards

@@ -84,6 +84,8 @@ class Scorer(Protocol):
     - `decisive`: what its numbers mean for an image, such as a judge's model and prompts, as JSON, for results.json.
     - A scorer that keeps more than numbers, such as a judge's raw answers, has `keep_in(folder)`. It is called before
       the first question with a folder of the scorer's own in the run, `scores/NAME`, which need not exist yet.
+    - A scorer that works on many images at once may have `together`: the most images of a call.
+    - `notes` in `decisive`: sentences for the table, such as what keeps its numbers from being comparable.
     """
 
     @property

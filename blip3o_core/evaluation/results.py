@@ -61,6 +61,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     ]
     for scorer in results["scorers"]:
         lines += ["", f"## {scorer['name']}", "", *table(scorer["measures"]), "", _counts(scorer)]
+        lines += [f"Note: {note}." for note in scorer["decisive"].get("notes", [])]
     if not results["scorers"]:
         lines += ["", "No scorer ran here."]
     if images["failed"]:

@@ -74,9 +74,9 @@ def score(
             judged[key] = before
         elif key in digests:
             open_rows.append(row)
-    failed = 0
-    for first in range(0, len(open_rows), TOGETHER):
-        part = open_rows[first : first + TOGETHER]
+    failed, together = 0, getattr(scorer, "together", TOGETHER)
+    for first in range(0, len(open_rows), together):
+        part = open_rows[first : first + together]
         answers = [
             Judged(row.item.id, row.sample, digests[row.item.id, row.sample], version, *answer)
             for row, answer in zip(part, _asked(folder, scorer, part), strict=True)
@@ -87,7 +87,7 @@ def score(
         failed = failed + 1 if all(one.failure for one in answers) else 0
         if failed == _GIVE_UP:
             raise Blip3oError(
-                f"The scorer {scorer.name!r} failed for {failed * TOGETHER} images in a row; of the last one it says: "
+                f"The scorer {scorer.name!r} failed for {failed * together} images in a row; of the last one it says: "
                 f"{answers[-1].failure} Correct that and run the same command again: what was judged is kept."
             )
     ordered = [judged[key] for row in rows if (key := (row.item.id, row.sample)) in judged]

@@ -115,7 +115,7 @@ def _source(data: bytes, item: str) -> tuple["PillowImage", tuple[int, int]]:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=[each for each in FORMATS if each in Image.OPEN]) as image:
             check_size(image.width, image.height, f"the source of item {item}")
             return ImageOps.exif_transpose(image).convert("RGB"), image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

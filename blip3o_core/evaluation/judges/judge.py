@@ -60,6 +60,7 @@ class Judge:
         self._questions, o = questions, questions.options
         self.name = f"{questions.name}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', o.model)[:80]}"
         self.measures = questions.measures
+        self.together = 4 * questions.options.at_once  # few of them wait for the last ones of a call
         self._chat = o.connect()
         self.decisive: dict[str, Any] = {
             "judge": o.model,
