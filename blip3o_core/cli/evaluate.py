@@ -87,7 +87,7 @@ def add_command(commands) -> None:
         "--judge",
         type=Path,
         metavar="FILE.yaml",
-        help="let the benchmark's judge score the images: a model behind an address. docs/evaluation_judges.md says more",
+        help="let the benchmark's judge, a model behind an address, score the images; see docs/evaluation_judges.md",
     )
     group.add_argument(
         "--option",
