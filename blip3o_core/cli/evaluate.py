@@ -207,14 +207,14 @@ def _sampler(arguments: argparse.Namespace, checkpoint, device, rows: list["Row"
     from ..pipeline import check_rendering
 
     guidance = GuidanceSchedule(arguments.guidance, arguments.guidance_interval)
-    edits = any(row.item.references for row in rows)
+    plain = sum(not row.item.references for row in rows)
     mode = None
-    if edits:
+    if plain < len(rows):
         require_image_tokenizer(checkpoint)
         arguments.reference_mode, mode = checkpoint.reference_mode.select(
             arguments.reference_mode, Strengths(), str(checkpoint.folder)
         )
-    together = 1 if edits else min(arguments.batch, len(rows))
+    together = max(1, min(arguments.batch, plain))
     check_rendering(checkpoint, arguments.size, arguments.steps, guidance, together, Compute(device))
     sampling = sampling_of(arguments, arguments.token_guidance)
     negative = (arguments.negative_prompt or "") if sampling.guidance > 1 else None

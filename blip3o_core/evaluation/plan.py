@@ -6,7 +6,6 @@ planned over all images of a run in order, and processes share whole batches.
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -14,8 +13,6 @@ from pathlib import PurePosixPath
 from ..errors import Blip3oError, did_you_mean, shown
 from ..seeds import seed_of
 from .interface import Item, Task
-
-_ID = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
 @dataclass(frozen=True)
@@ -31,18 +28,8 @@ class Row:
 def chosen_items(task: Task, limit: int | None, category: str | None) -> list[Item]:
     """The items of a run: all, the first `limit`, or those of a category.
 
-    Raises Blip3oError for no items, ids that cannot be used, and a category that the task lacks.
+    Raises Blip3oError for a category that the task lacks.
     """
-    taken: dict[str, Item] = {}
-    for item in task.items:
-        if not _ID.fullmatch(item.id):
-            raise Blip3oError(
-                f"{task.name}: the id {shown(repr(item.id), 80)} cannot be a file's name. Use 1 to 100 letters, "
-                "digits, '_', '-' or '.'."
-            )
-        # Names that differ only in case are one file on some systems.
-        if taken.setdefault(item.id.casefold(), item) is not item:
-            raise Blip3oError(f"{task.name}: two items have the id {item.id!r}. Give each an id of its own.")
     items = list(task.items)
     if category is not None:
         known = list(dict.fromkeys(item.category for item in items))
@@ -50,8 +37,6 @@ def chosen_items(task: Task, limit: int | None, category: str | None) -> list[It
             hint = did_you_mean(category, known) or f"It has {', '.join(map(repr, known[:20]))}."
             raise Blip3oError(f"{task.name} has no category {shown(repr(category), 80)}. {hint}")
         items = [item for item in items if item.category == category]
-    if not items:
-        raise Blip3oError(f"{task.name} has no items. Check --data.")
     return items[:limit]
 
 

@@ -122,12 +122,12 @@ def _asked(
     folder: RunFolder, scorer: Scorer, rows: Sequence[Row]
 ) -> Iterator[tuple[Mapping[str, float | None] | None, str | None]]:
     """(measures, failure) of each image. What a scorer raises for all is the failure of each."""
-    items = [row.item for row in rows]
+    candidates = _candidates(folder, rows)
     try:
-        answers: Sequence[Any] = scorer(items, _candidates(folder, rows))
+        answers: Sequence[Any] = scorer([row.item for row in rows], candidates)
         if len(answers) != len(rows):
             raise Blip3oError(f"{scorer.name} gave {len(answers)} answers for {len(rows)} images.")
-    except Blip3oError as error:
+    except Exception as error:  # a reward may be anybody's code; what it could not do is in the file of scores
         answers = [error] * len(rows)
     for answer in answers:
         if isinstance(answer, Exception):

@@ -9,6 +9,7 @@ from ..interface import Task
 
 # Name -> (the module, seen from here, and the function in it that opens the task; what it asks for).
 TASKS: dict[str, tuple[str, str]] = {
+    "own": (".own:open_task", "a prompt file of yours"),
     "tiny": (".tiny:open_task", "images from text in the world of the bundled model"),
     "tiny-edits": (".tiny_edits:open_task", "edits in the world of the bundled model"),
 }
