@@ -34,6 +34,8 @@ def _sections(parser: Parser, name: str) -> Iterator[str]:
         title = group.title if options[0].option_strings else "Words"
         yield f"**{title[0].upper()}{title[1:]}**\n"
         yield "".join(f"- `{_name(each)}`: {_help(parser, each)}\n" for each in options)
+    for word, command in parser.inner.items():
+        yield from _sections(command, f"{name} {word}")
 
 
 def _name(action: argparse.Action) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import bullet_list
 from ..evaluation.tasks.find import TASKS, known
+from . import evaluate_compare
 from .arguments import (
     FITS,
     MACHINE,
@@ -54,10 +55,12 @@ def add_command(commands) -> None:
         "evaluate",
         help="make the images of a benchmark and score them",
         description="Make the images of a benchmark in its own layout, score them, and write a table with 95 % "
-        "intervals. The same command resumes an interrupted run. docs/evaluation.md says more.",
+        "intervals. The same command resumes an interrupted run. docs/evaluation.md says more. `evaluate compare RUN "
+        "RUN` compares finished runs.",
         needs=f"evaluate needs the name of a task. {known()}",
         example="blip3o evaluate tiny --out output/tiny",
     )
+    evaluate_compare.add_inner(parser)
     parser.add_argument("task", metavar="TASK", help="; ".join(f"{name}: {says}" for name, (_, says) in TASKS.items()))
     group = parser.group("Task")
     group.add_argument("--data", type=Path, metavar="PATH", help="the benchmark's files, for tasks that have some")

@@ -29,14 +29,22 @@ class Parser(argparse.ArgumentParser):
             settings.setdefault("epilog", f"example: {example}")
         super().__init__(allow_abbrev=False, **settings)
         self.needs, self.example = needs, example
+        self.inner: dict[str, Parser] = {}
 
     def group(self, title: str):
         """The group of options with this title, made on first use."""
         known = {group.title: group for group in self._action_groups}
         return known.get(title) or self.add_argument_group(title)
 
+    def add_inner(self, word: str, **settings) -> "Parser":
+        """A command of its own for who writes `word` first, where other first words are values, such as a task's."""
+        self.inner[word] = Parser(prog=f"{self.prog} {word}", **settings)
+        return self.inner[word]
+
     def parse_known_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else list(args)
+        if words and words[0] in self.inner:
+            return self.inner[words[0]].parse_known_args(words[1:], namespace)
         self._check_names(words)
         return super().parse_known_args(words, namespace)
 
@@ -79,7 +87,7 @@ class Parser(argparse.ArgumentParser):
 def _place(action: argparse.Action) -> str:
     """A word of a command that is no option, as the usage line shows it."""
     name = str(action.metavar or action.dest)
-    return {"*": f"[{name} ...]", "?": f"[{name}]"}.get(str(action.nargs), name)
+    return {"*": f"[{name} ...]", "+": f"{name} [{name} ...]", "?": f"[{name}]"}.get(str(action.nargs), name)
 
 
 def quoted(text: str) -> str:

@@ -56,6 +56,10 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "results.md"
 
+    @property
+    def items(self) -> Path:
+        return self.path / "items.jsonl"
+
     def scores(self, scorer: str) -> Path:
         return self.path / "scores" / f"{scorer}.jsonl"
 
@@ -80,7 +84,7 @@ class RunFolder:
         own = json.loads(json.dumps(_complete(facts, digests)))
         if not self._run.is_file():
             self._require_empty()
-            _write_lines(self._items, [_line(item, digests[item.id]) for item in items])
+            _write_lines(self.items, [_line(item, digests[item.id]) for item in items])
             try:
                 with naming_failures(self._run), atomic_write(self._run, replace=False) as scratch:
                     scratch.write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
@@ -133,10 +137,6 @@ class RunFolder:
     def _run(self) -> Path:
         return self.path / "run.json"
 
-    @property
-    def _items(self) -> Path:
-        return self.path / "items.jsonl"
-
     def _require_empty(self) -> None:
         others = [one.name for one in self.path.iterdir() if one.name != "items.jsonl" and not one.name.startswith(".")]
         if others and not self._run.is_file():
@@ -149,7 +149,7 @@ class RunFolder:
         """A line for each item that is new, gone or different."""
         before: dict[str, str] = {}
         with contextlib.suppress(Blip3oError):
-            for line in read_lines(self._items):
+            for line in read_lines(self.items):
                 entry = parse_json(line, "items.jsonl", "")
                 before[entry["id"]] = entry["digest"]
         lines = [f"item {one}: it asks for something else now" for one in before

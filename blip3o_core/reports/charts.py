@@ -117,10 +117,62 @@ def histogram(
     return _figure(title, words, drawn, [name for name, _ in groups], note)
 
 
-def _figure(title: str, words: str, drawn: Sequence[str], names: Sequence[str], note: str) -> str:
+@dataclass(frozen=True)
+class Interval:
+    """A number between its ends."""
+
+    value: float
+    low: float
+    high: float
+
+
+def intervals(
+    title: str,
+    rows: Sequence[str],
+    groups: Sequence[tuple[str, Sequence[Interval | None]]],
+    limit: float | None = None,
+    note: str = "",
+) -> str:
+    """A figure with a dot and a bar for each group in every row; '' without numbers. `limit`: a dashed line."""
+    found = [one for _, row in groups for one in row if one is not None]
+    if not found:
+        return ""
+    ends = [end for one in found for end in (one.low, one.high)] + ([] if limit is None else [limit])
+    room = 0.04 * (max(ends) - min(ends)) or 0.1 * abs(max(ends)) or 1.0
+    axis = Axis(min(ends) - room, max(ends) + room)
+    each, left = 8 * len(groups) + 10, 8 + 5.5 * min(max(map(len, rows)), 28)
+    height = _TOP + each * len(rows) + _BOTTOM
+
+    def x(value: float) -> float:
+        return left + (WIDTH - _RIGHT - left) * axis.share(value)
+
+    drawn = []
+    spacing = _spacing((axis.high - axis.low) / 4)
+    for number in range(math.ceil(axis.low / spacing), math.floor(axis.high / spacing) + 1):
+        place = x(number * spacing)
+        drawn.append(f'<path class="grid" d="M{place:.1f} {_TOP}V{height - _BOTTOM}"/>')
+        drawn.append(f'<text x="{place:.1f}" y="{height - 6}" text-anchor="middle">{_number(number * spacing)}</text>')
+    if limit is not None:
+        drawn.append(f'<path class="limit" d="M{x(limit):.1f} {_TOP}V{height - _BOTTOM}"/>')
+    for k, row in enumerate(rows):
+        top, name = _TOP + each * k, row if len(row) <= 28 else f"{row[:27]}…"
+        drawn.append(f'<text x="2" y="{top + each / 2 + 3.5:.1f}">{html.escape(name)}</text>')
+        for number, (_, values) in enumerate(groups):
+            one, y, colour = values[k], top + 9 + 8 * number, COLOURS[number % len(COLOURS)]
+            if one is not None:
+                drawn.append(f'<path d="M{x(one.low):.1f} {y}H{x(one.high):.1f}" stroke="{colour}" stroke-width="2"/>')
+                drawn.append(f'<circle cx="{x(one.value):.1f}" cy="{y}" r="3" fill="{colour}"/>')
+    words = "; ".join(
+        f"{name}: " + ", ".join(f"{row} {_number(v.value)}" for row, v in zip(rows, values, strict=True) if v)
+        for name, values in groups
+    )
+    return _figure(title, words, drawn, [name for name, _ in groups], note, height)
+
+
+def _figure(title: str, words: str, drawn: Sequence[str], names: Sequence[str], note: str, height=HEIGHT) -> str:
     """A drawing with its title above and its legend below. `words`: for who cannot see it."""
     drawing = (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(f"{title}: {words}")}">'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(f"{title}: {words}")}">'
         f"{''.join(drawn)}</svg>"
     )
     legend = "".join(

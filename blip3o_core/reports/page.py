@@ -2,12 +2,18 @@
 
 import base64
 import html
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..files import atomic_write, naming_failures
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 FILE = "report.html"
+_SIDE = 320  # pixels; larger images are made smaller
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c1917;--soft:#78716c;--line:#e7e5e4;--paper:#fff}
 @media(prefers-color-scheme:dark){:root{--ink:#f5f5f4;--soft:#a8a29e;--line:#44403c;--paper:#1c1917}}
@@ -49,3 +55,12 @@ def image_tag(data: bytes, kind: str, class_name: str = "") -> str:
     """An image inside the page. `kind`: png or jpeg."""
     style = f'class="{class_name}" ' if class_name else ""
     return f'<img {style}alt="" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+
+
+def thumbnail_tag(image: "Image") -> str:
+    """An RGB image inside the page, at most 320 pixels wide and high; a very small one keeps its exact pixels."""
+    small, data = image.copy(), io.BytesIO()
+    small.thumbnail((_SIDE, _SIDE))
+    exact = max(small.size) <= 128
+    small.save(data, "PNG" if exact else "JPEG", quality=90)
+    return image_tag(data.getvalue(), "png" if exact else "jpeg", "small" if exact else "large")

@@ -4,7 +4,6 @@ It holds everything it shows. It is made from the run's log and samples alone, a
 """
 
 import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,9 @@ from ...files import parse_json, read_lines
 from ...images.png import read_settings
 from ...images.reader import open_image
 from ...reports.charts import Line, chart
-from ...reports.page import FILE, image_tag, section, write_page
+from ...reports.page import FILE, section, thumbnail_tag, write_page
 from ..watch import Watch
 from .held_out import GAP
-
-_SIDE = 320  # pixels; larger images are made smaller
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
@@ -213,9 +210,6 @@ def _tiles(path: Path, facts: dict) -> list[str]:
     for (width, height), reward in zip(facts["sizes"], facts["rewards"], strict=True):
         image = row.crop((left, 0, left + width, height))
         left += width + GAP
-        image.thumbnail((_SIDE, _SIDE))
-        small, data = max(image.size) <= 128, io.BytesIO()
-        image.save(data, "PNG" if small else "JPEG", quality=90)
-        tag = image_tag(data.getvalue(), "png" if small else "jpeg", "small" if small else "large")
-        tiles.append(f'{tag}<span class="soft">{"no reward" if reward is None else f"reward {reward:.3g}"}</span>')
+        said = "no reward" if reward is None else f"reward {reward:.3g}"
+        tiles.append(f'{thumbnail_tag(image)}<span class="soft">{said}</span>')
     return tiles
