@@ -214,7 +214,8 @@ def _named(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 def _compared(runs: Sequence[Run], scorer: str, measure: str) -> Compared:
     numbers = [run.scorers.get(scorer, {}).get("measures", {}).get(measure) for run in runs]
-    first, found = runs[0], [None]
+    first = runs[0]
+    found: list[Mapping[str, Any] | None] = [None]
     before = first.values(scorer, measure) if numbers[0] else {}
     for run, number in zip(runs[1:], numbers[1:], strict=True):
         unlike = not number or not before or _unlike(first.scorers[scorer], run.scorers[scorer])

@@ -121,21 +121,24 @@ def _html_table(rows: Sequence[Sequence[Cell]]) -> str:
         tag = "td" if number else "th"
         cells = (f"<b>{html.escape(text)}</b>" if strong else html.escape(text) for text, strong in row)
         written.append("<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>")
-    return f'<div class="scroll"><table>{"".join(written)}</table></div>'
+    return f'<div class="scroll"><table class="numbers">{"".join(written)}</table></div>'
 
 
 def _means(comparison: Comparison, measure: Compared) -> str:
-    groups = [(run.name, one) for run, one in zip(comparison.runs, measure.numbers, strict=True) if one]
-    return _chart(measure.title, measure, groups, None)
+    named = [(run.name if one else "", one) for run, one in zip(comparison.runs, measure.numbers, strict=True)]
+    return _chart(measure.title, measure, named, None)
 
 
 def _differences(comparison: Comparison, measure: Compared) -> str:
     first = comparison.runs[0].name
     pairs = zip(comparison.runs, measure.differences, strict=True)
-    return _chart(measure.title, measure, [(f"{run.name} - {first}", one) for run, one in pairs if one], 0.0)
+    named = [(f"{run.name} - {first}" if one else "", one) for run, one in pairs]
+    return _chart(measure.title, measure, named, 0.0)
 
 
-def _chart(title: str, measure: Compared, groups: Sequence[tuple[str, Mapping[str, Any]]], limit: float | None) -> str:
+def _chart(
+    title: str, measure: Compared, groups: Sequence[tuple[str, Mapping[str, Any] | None]], limit: float | None
+) -> str:
     names = [*measure.categories, None]
     drawn = [(name, [_interval(_of(found, row)) for row in names]) for name, found in groups]
     return intervals(title, [row or "overall" for row in names], drawn, limit, _NOTE)
@@ -175,8 +178,8 @@ def _side_by_side(comparison: Comparison, count: int) -> str:
         return ""
     head = "".join(f"<td><b>{html.escape(run.name)}</b></td>" for run in runs)
     return (
-        '<h2>The same items and seeds</h2><p class="soft">The first half are the items whose numbers differ most, so '
-        "they are no fair sample. The others are spread evenly over all items.</p>"
+        '<h2>The same items and seeds</h2><p class="soft">The items whose numbers differ most come first: they are not '
+        "typical. The others are spread evenly over all items.</p>"
         f'<div class="scroll"><table class="seeds"><tr><td></td>{head}</tr>{"".join(rows)}</table></div>'
     )
 

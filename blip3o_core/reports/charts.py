@@ -133,7 +133,10 @@ def intervals(
     limit: float | None = None,
     note: str = "",
 ) -> str:
-    """A figure with a dot and a bar for each group in every row; '' without numbers. `limit`: a dashed line."""
+    """A figure with a dot and a bar for each group in every row; '' without numbers. `limit`: a dashed line.
+
+    A group without a name has no place in the legend, but a colour of its own, so that two figures agree.
+    """
     found = [one for _, row in groups for one in row if one is not None]
     if not found:
         return ""
@@ -176,7 +179,9 @@ def _figure(title: str, words: str, drawn: Sequence[str], names: Sequence[str], 
         f"{''.join(drawn)}</svg>"
     )
     legend = "".join(
-        f'<span style="color:{COLOURS[k % len(COLOURS)]}">■</span> {html.escape(name)} ' for k, name in enumerate(names)
+        f'<span style="color:{COLOURS[k % len(COLOURS)]}">■</span> {html.escape(name)} '
+        for k, name in enumerate(names)
+        if name
     )
     shown = f"{legend}<br>" if len(names) > 1 else ""
     below = f'<p class="legend">{shown}{html.escape(note)}</p>'

@@ -24,7 +24,7 @@ figure{margin:0;flex:0 1 350px}figcaption{font-weight:600}svg{width:100%;height:
 svg text{font-size:10px;fill:var(--soft)}.grid{stroke:var(--line)}.limit{stroke:#dc2626;stroke-dasharray:5 4}
 .legend,.soft{color:var(--soft);font-size:.85rem;margin:.2rem 0}table{border-collapse:collapse}
 td,th{border-bottom:1px solid var(--line);padding:.3rem .7rem;text-align:right}
-td:first-child,th:first-child{text-align:left}
+.numbers td{white-space:nowrap}td:first-child,th:first-child{text-align:left}
 .scroll{overflow-x:auto}.seeds td{text-align:left;vertical-align:top;border:0;width:180px}
 .seeds img{width:170px;height:auto;display:block}.seeds img.small{image-rendering:pixelated}
 .alarm{border-left:4px solid #dc2626;padding:.2rem .8rem;margin:.4rem 0}
