@@ -105,7 +105,7 @@ SENTENCES = {
     "": 'The command is missing: say what to do. Example: blip3o generate --prompt "a red circle above a blue star"',
     "genrate": "unknown command 'genrate'. Did you mean generate?",
     "paint": "unknown command 'paint'. Write one of generate, edit,",
-    "evaluate": "evaluate needs the name of a task. Tasks are tiny, tiny-edits",
+    "evaluate": "evaluate needs the name of a task. Tasks are ",
     "evaluate tny": "There is no task 'tny'. Did you mean tiny?",
     "evaluate tiny --only sise --out x": "tiny has no category 'sise'. Did you mean size?",
     "evaluate tiny --option count=7": "tiny: the option count is '7'. Give a whole number from 8 to 1,048,576.",
