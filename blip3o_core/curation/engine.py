@@ -18,12 +18,12 @@ from ..errors import Blip3oError, shown
 from ..shards.layout import ShardFacts
 from ..shards.manifest import MANIFEST, write_manifest
 from .faults import write_faults
-from .measure import measure
+from .measure import is_measured, measure
 from .models.stage import model_versions
 from .report import write_report
 from .select import Selection, select
 from .settings import CurationSettings, SourceSettings
-from .work import Work, made_from, measured_from, source_state
+from .work import Work, rules_of
 from .write import Order, is_written, write
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Part:
 
     piece: "Piece"
     source: str
-    wanted: str  # what its features depend on
+    rules: str  # what its features depend on beside itself
     folder: Path  # of its shard
 
     @property
@@ -85,10 +85,10 @@ def curate(settings: CurationSettings, watch: Watch = Watch()) -> Outcome:
     with work.held(), _backend(settings) as how:
         work.forget_others({part.piece.name: part.shard for part in parts})
         _measure(parts, settings, how, watch)
-        write_faults(work, settings, [part.piece.name for part in parts], watch.tell)
+        faults = write_faults(work, settings, [part.piece.name for part in parts], watch.tell)
         selection = _select(parts, settings, watch)
         shards = _write(parts, settings, selection, how, watch)
-        write_report(work, settings, {part.piece.name: part.source for part in parts}, selection)
+        write_report(work, settings, {part.piece.name: part.source for part in parts}, selection, faults)
     totals = sum(selection.reasons.values(), Counter())
     weights = {part.folder: weight for part, weight in _weights(parts, settings)}
     data = tuple((folder, weights[folder]) for folder, some in shards.items() if some)
@@ -98,17 +98,17 @@ def curate(settings: CurationSettings, watch: Watch = Watch()) -> Outcome:
 def find_parts(settings: CurationSettings) -> list[Part]:
     """All pieces of all sources, in their order, each with a name of its own."""
     from .readers.find import find_pieces
+    from .readers.pieces import safe_name
 
-    parts, versions = list[Part](), model_versions(settings)
+    parts, taken, rules = list[Part](), set[str](), rules_of(settings, model_versions(settings))
     shards = Work(Path(settings.out)).shards
     for source, name in zip(settings.sources, source_names(settings.sources), strict=True):
-        states: dict[str, str] = {}
         for piece in find_pieces(source.path, source.options):
-            state = states.setdefault(piece.path, "") or source_state(Path(piece.path))
-            states[piece.path] = state
-            own = dataclasses.replace(piece, name=f"{name}-{piece.name}")
+            own = f"{name}-{piece.name}"
+            own = safe_name(f"{piece.name} of {name}") if own in taken else own  # a-b of x, and b of x-a
+            taken.add(own)
             folder = shards / name if source.weight else shards
-            parts.append(Part(own, name, measured_from(own, settings, state, versions), folder))
+            parts.append(Part(dataclasses.replace(piece, name=own), name, rules, folder))
     if not parts:
         raise Blip3oError("The sources have nothing to read. Check the paths in `sources`.")
     return parts
@@ -147,18 +147,18 @@ def _backend(settings: CurationSettings) -> Iterator[Backend]:
     if settings.backend == "ray":
         from .backends import cluster
 
-        with cluster.connected(local.processes(settings.workers)):
-            yield partial(cluster.run, workers=settings.workers)
+        with cluster.connected(local.processes(settings.workers)) as ray:
+            yield partial(ray.run, workers=settings.workers)
     else:
         yield partial(local.run, workers=local.processes(settings.workers))
 
 
 def _measure(parts: Sequence[Part], settings: CurationSettings, how: Backend, watch: Watch) -> None:
     work = Work(Path(settings.out))
-    left = [part for part in parts if made_from(work.features(part.piece.name))[0] != part.wanted]
+    left = [part for part in parts if not is_measured(work, part.piece, part.rules)]
     if len(left) < len(parts):
         watch.tell(f"measured before: {len(parts) - len(left)} of {len(parts)} pieces")
-    tasks = [(part.piece, settings, part.wanted) for part in left]
+    tasks = [(part.piece, settings, part.rules) for part in left]
     for done, _ in enumerate(how(measure, tasks), 1):
         watch.progress("measure", done, len(tasks))
 

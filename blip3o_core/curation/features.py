@@ -15,7 +15,7 @@ from .texts import measure_text
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-VERSION = 1  # raise it when the same sample gets other numbers: features of before are then measured again
+VERSION = 2  # raise it when the same sample gets other numbers, or a row other columns: all is then measured again
 WORKING_SIDE, SMALL_SIDE = 512, 128  # pixels of the shorter side
 DARK, BRIGHT = 5, 250  # of 255: greys at or beyond these are clipped
 CHANGED = 24  # of 255: a pixel has changed whose colour moved further in one channel

@@ -9,6 +9,7 @@ from ..errors import shown
 from ..reports.charts import Axis, histogram
 from ..reports.page import image_tag, section, write_page
 from .decisions import Bound, bounds_of, judge_column, judged
+from .faults import UNREAD, Faults
 from .features import FEATURES, TEXT_FEATURES, Feature
 from .select import KEPT, Decided, Selection
 from .settings import CurationSettings
@@ -23,12 +24,15 @@ _TITLES = {
 }  # fmt: skip
 
 
-def write_report(work: Work, settings: CurationSettings, sources: Mapping[str, str], selection: Selection) -> None:
+def write_report(
+    work: Work, settings: CurationSettings, sources: Mapping[str, str], selection: Selection, faults: Faults
+) -> None:
     """`report.html` about what is in the folder. `sources`: piece -> the name of its source."""
     totals = sum(selection.reasons.values(), Counter())
     parts = [
         f"<h1>{html.escape(work.out.resolve().name)}</h1>{_overview(totals, selection)}",
         _table(selection, sources, totals),
+        _faults(faults),
         section("What was measured", _histograms(work, settings, list(sources))),
         *_tiles(work, selection.shown),
     ]
@@ -60,6 +64,27 @@ def _table(selection: Selection, sources: Mapping[str, str], totals: Counter) ->
         for reason in reasons
     )
     return f'<div class="scroll"><table><tr><th></th><th>all</th>{head}</tr>{rows}</table></div>'
+
+
+def _faults(faults: Faults) -> str:
+    """What could not be read or judged, some of each with place and reason; nothing where all went well."""
+    rows = []
+    for what, count in sorted(faults.counts.items(), key=lambda one: (one[0] != UNREAD, one[0])):
+        title = _TITLES["unreadable"] if what == UNREAD else what
+        listed = "".join(
+            f"<li>{html.escape(shown(place, 300))}: {html.escape(shown(reason, 400))}</li>"
+            for place, reason in faults.first[what]
+        )
+        more = f"<li>and {count - len(faults.first[what]):,} more</li>" if count > len(faults.first[what]) else ""
+        rows.append(f"<h3>{html.escape(title)}: {count:,}</h3><ul>{listed}{more}</ul>")
+    if not rows:
+        return ""
+    about = (
+        "What cannot be read is dropped; <code>dropped.jsonl</code> lists it. A sample that a model said nothing about "
+        "is kept or dropped by what else is known of it; <code>faults.jsonl</code> lists these. Where a model gave no "
+        "answer, the same command asks again."
+    )
+    return f'<h2>What could not be read or judged</h2><p class="soft">{about}</p>{"".join(rows)}'
 
 
 def title_of(reason: str) -> str:

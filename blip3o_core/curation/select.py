@@ -17,7 +17,7 @@ from .decisions import Drop, decide
 from .doubles import Candidates, Doubles
 from .evaluation import Evaluation
 from .settings import CurationSettings
-from .work import Work, digest, made_from, read_column, read_table, write_table
+from .work import Work, digest, read_column, read_table, write_table
 
 if TYPE_CHECKING:
     from pyarrow import Schema, Table
@@ -79,7 +79,7 @@ def select(pieces: Mapping[str, str], settings: CurationSettings, told: Callable
                 _log(log, pieces[name], row)
             selection.reasons[name] = Counter(row.reason for row in rows)
             selection.unchanged += sum(row.unchanged for row in rows)
-            selection.wanted[name] = _write(work, name, [row for row in rows if not row.drops])
+            selection.wanted[name] = _write(work, name, [row for row in rows if not row.drops], table)
             told()
     selection.shown = shown.chosen()
     return selection
@@ -165,11 +165,16 @@ def kept_schema() -> "Schema":
     )
 
 
-def _write(work: Work, piece: str, kept: Sequence[Decided]) -> str:
-    """Write what is kept of a piece -> what its shard depends on."""
+def _write(work: Work, piece: str, kept: Sequence[Decided], table: "Table") -> str:
+    """Write what is kept of a piece -> what its shard depends on: its samples, and no other one of the piece."""
     import pyarrow as pa
 
     rows = [{"key": row.key, "stay": row.stay, "unchanged": row.unchanged} for row in kept]
-    wanted = digest([made_from(work.features(piece))[0], [list(row.values()) for row in rows]])
+    content = {
+        row["key"]: [row["stamp"].hex(), row["texts"]]
+        for row in table.select(["key", "stamp", "texts"]).to_pylist()
+        if row["stamp"]
+    }
+    wanted = digest([[*row.values(), *content[row["key"]]] for row in rows])
     write_table(work.decisions(piece), [pa.Table.from_pylist(rows, kept_schema())], kept_schema(), wanted)
     return wanted

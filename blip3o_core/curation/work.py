@@ -15,13 +15,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Blip3oError, first_line, shown
+from ..errors import Blip3oError, shown
 from ..files import atomic_write, held, naming_failures, remove_abandoned, write_json
 from ..shards.manifest import MANIFEST
 from .features import VERSION
@@ -128,32 +127,19 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
 
 
-def measured_from(piece: "Piece", settings: CurationSettings, state: str, versions: Mapping[str, str]) -> str:
-    """What the features of a piece depend on. `state`: of its source, see `source_state`; `versions`: of models."""
+def rules_of(settings: CurationSettings, versions: Mapping[str, str]) -> str:
+    """What the features of a sample depend on, beside the sample. `versions`: of models."""
     judges = [
         {name: value for name, value in judge.model_dump().items() if name not in ("min", "max", "timeout")}
         for judge in settings.judges
     ]
     captions = settings.captions.model_dump() if settings.captions else None
-    return digest([VERSION, dataclasses.asdict(piece), state, judges, captions, dict(versions)])
+    return digest([VERSION, judges, captions, dict(versions)])
 
 
-def source_state(path: Path) -> str:
-    """What changes when a file, or a file in a folder, does: sizes and times of change."""
-    try:
-        facts = path.stat()
-        if not path.is_dir():
-            return f"{facts.st_size} {facts.st_mtime_ns}"
-        seen = hashlib.sha256()
-        for folder, folders, names in os.walk(path):
-            folders.sort()
-            for name in sorted(names):
-                file = Path(folder, name)
-                one = file.stat()
-                seen.update(f"{file.relative_to(path)}\0{one.st_size} {one.st_mtime_ns}\0".encode(errors="replace"))
-        return seen.hexdigest()
-    except OSError as error:
-        raise Blip3oError(f"{shown(path)} cannot be read: {first_line(error)}. Check the path.") from error
+def measured_from(piece: "Piece", rules: str) -> str:
+    """What the features of a piece depend on. `rules`: see `rules_of`."""
+    return digest([rules, dataclasses.asdict(piece)])
 
 
 def write_table(path: Path, tables: Iterable["Table"], schema: "Schema", made_from: str) -> None:
@@ -166,16 +152,15 @@ def write_table(path: Path, tables: Iterable["Table"], schema: "Schema", made_fr
             writer.write_table(table.cast(marked))
 
 
-def read_table(path: Path) -> "Table":
+def read_table(path: Path, columns: Sequence[str] | None = None) -> "Table":
+    """All columns, or these."""
     import pyarrow.parquet as pq
 
-    return pq.read_table(path, memory_map=False)
+    return pq.read_table(path, columns=None if columns is None else list(columns), memory_map=False)
 
 
 def read_column(path: Path, name: str) -> "Array":
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path, columns=[name], memory_map=False)[name].combine_chunks()
+    return read_table(path, [name])[name].combine_chunks()
 
 
 def made_from(path: Path) -> tuple[str, int]:

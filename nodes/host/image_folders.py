@@ -37,11 +37,12 @@ def resolve(name: str) -> Path:
 
 
 def fingerprint(name: str) -> str:
-    """Of the names, sizes and times of all files in the folder: the node runs again if one changes."""
-    from ...blip3o_core.curation.work import source_state
-
+    """Of what a curation would read, with sizes and times of its files: the node runs again if one changes."""
     try:
-        return source_state(resolve(name))
+        from ...blip3o_core.curation.readers.find import find_pieces
+        from ...blip3o_core.curation.work import digest
+
+        return digest([vars(piece) for piece in find_pieces(str(resolve(name)))])
     except (ImportError, Blip3oError):  # the node says what is wrong
         return folders.fingerprint_of(lambda: str(_root() / name), name)
 

@@ -4,6 +4,8 @@ import time
 
 ASKED: list = []
 VERSION = ["1"]
+STEADY: list = []  # the prompts that `steady` was asked about
+REPAIRED: list = []  # anything in it: nothing breaks Bright any more
 
 
 class Bright:
@@ -20,7 +22,7 @@ class Bright:
 
     def __call__(self, images, prompts, references, masks, meta):
         ASKED.append((list(prompts), [len(some) for some in references], list(meta)))
-        if any("broken" in prompt for prompt in prompts):
+        if not REPAIRED and any("broken" in prompt for prompt in prompts):
             raise ValueError("this one breaks it")
         return [
             None if "silent" in prompt else self.scale * float(image.mean())
@@ -31,3 +33,8 @@ class Bright:
 def never(images, prompts, references, masks, meta):
     time.sleep(0.5)
     return [0.0 for _ in images]
+
+
+def steady(images, prompts, references, masks, meta):
+    STEADY.extend(prompts)
+    return [0.5 for _ in images]

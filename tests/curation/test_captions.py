@@ -121,6 +121,20 @@ def test_a_server_that_never_answers_is_given_up(tmp_path):
     assert "within" in faults(outcome)[0] and "3 times in a row" in faults(outcome)[-1]
 
 
+def test_a_server_that_was_down_is_asked_again(tmp_path):
+    """Catches a text that is never asked for again, a shard that keeps the old one, and an answer asked for twice."""
+    path, out = source(tmp_path, 3), tmp_path / "out"
+    with StandIn(chat(NEW), chat("!!"), says({"error": "full"}, 500), chat(f"{NEW} It rains.")) as server:
+        options = {"retries": 0}
+        outcome = run(path, out, server, options=options)
+        assert texts(outcome) == [(NEW,), (CAPTION,), (CAPTION,)] and len(server.asked) == 3
+        outcome = run(path, out, server, options=options)
+        assert texts(outcome) == [(NEW,), (CAPTION,), (f"{NEW} It rains.",)] and len(server.asked) == 4
+        assert len(faults(outcome)) == 1
+        run(path, out, server, options=options)
+        assert len(server.asked) == 4
+
+
 def test_nothing_is_asked_twice(tmp_path):
     """Catches answers that are paid for again after a kill, or when only a judge was added."""
     path, out = source(tmp_path, 2), tmp_path / "out"

@@ -1,9 +1,9 @@
 """The backend of a Ray cluster, on a Ray of this machine with two workers."""
 
+import contextlib
 import importlib.util
 import json
 import os
-import sys
 
 import pytest
 from PIL import ImageFilter
@@ -39,6 +39,16 @@ def planted(folder, tars: int, count: int):
     return folder
 
 
+def listened_on() -> set[str]:
+    """The addresses that descendants of this process listen on."""
+    psutil = pytest.importorskip("psutil")
+    found = set()
+    for one in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found |= {held.laddr.ip for held in one.net_connections("tcp") if held.status == psutil.CONN_LISTEN}
+    return {address.removeprefix("::ffff:") for address in found}
+
+
 def curated_by_both(source, place):
     """(outcome, files) by this process and by two workers of Ray, in folders of the same name."""
     found = []
@@ -52,33 +62,40 @@ def curated_by_both(source, place):
 @needs_ray
 @pytest.mark.slow
 def test_a_cluster_writes_what_one_machine_does(tmp_path, monkeypatch):
-    """Catches a byte that depends on the backend, and a failed piece or a dead worker that a cluster hides."""
+    """Catches a byte that depends on the backend."""
     monkeypatch.delenv(cluster.ADDRESS, raising=False)
-    source = planted(tmp_path / "source", 3, 12)
-    with cluster.connected(2):
-        import ray  # as the block does: before, it would not learn what it is to listen on
+    (outcome, local), (again, by_ray) = curated_by_both(planted(tmp_path / "source", 3, 12), tmp_path)
+    assert by_ray == local
+    assert outcome.reasons == again.reasons and outcome.reasons["sharpness"] == outcome.reasons["side"] == 3
+    assert outcome.reasons["duplicate"] == 3 and outcome.reasons["unreadable"] == 4
+    assert {name for name in local if name.endswith(".tar")} == {f"shards/source-{n}.tar" for n in range(3)}
+    assert local["shards/manifest.json"] and local["dropped.jsonl"]
 
-        assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
-        (outcome, local), (again, by_ray) = curated_by_both(source, tmp_path)
-        assert by_ray == local
-        assert outcome.reasons == again.reasons and outcome.reasons["sharpness"] == outcome.reasons["side"] == 3
-        assert outcome.reasons["duplicate"] == 3 and outcome.reasons["unreadable"] == 4
-        assert {name for name in local if name.endswith(".tar")} == {f"shards/source-{n}.tar" for n in range(3)}
-        assert local["shards/manifest.json"] and local["dropped.jsonl"]
 
-        (tmp_path / "wrong.json").write_text("{")
-        tasks = [(tmp_path / "wrong.json", "Write it again.")]
+@needs_ray
+@pytest.mark.slow
+def test_ray_is_alone_and_hides_nothing(tmp_path, monkeypatch):
+    """Catches a Ray that listens to the network or changes this process, also one that imported it before, and a
+    failed piece or a dead worker that a cluster hides."""
+    import ray
+
+    monkeypatch.delenv(cluster.ADDRESS, raising=False)
+    before = dict(os.environ)
+    (tmp_path / "wrong.json").write_text("{")
+    with cluster.connected(2) as joined:
+        assert listened_on() == {"127.0.0.1"}
         with pytest.raises(Blip3oError, match="wrong.json.*Write it again"):
-            list(cluster.run(read_json, tasks, 2))
+            list(joined.run(read_json, [(tmp_path / "wrong.json", "Write it again.")], 2))
         with pytest.raises(Blip3oError, match="ended without an answer"):
-            list(cluster.run(os._exit, [(3,)], 2))
-        assert [number for number, _ in cluster.run(json.dumps, [(1,), (2,), (3,)], 1)] == [0, 1, 2]
-    assert not ray.is_initialized()
+            list(joined.run(os._exit, [(3,)], 2))
+        assert [number for number, _ in joined.run(json.dumps, [(1,), (2,), (3,)], 1)] == [0, 1, 2]
+    assert not listened_on() and not ray.is_initialized() and dict(os.environ) == before
 
 
 def test_without_ray_the_message_says_what_to_install(tmp_path, monkeypatch):
     """Catches a traceback where the extra is missing."""
-    monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "ray.py").write_text("raise ImportError('No module named ray')")
+    monkeypatch.syspath_prepend(tmp_path)
     source = write_tar(tmp_path / "a.tar", pair("a", encoded(texture(1))))
     with pytest.raises(Blip3oError, match=r"backend 'ray' needs.*\[cluster\]"):
         curate(settings([str(source)], tmp_path / "out", backend="ray"))

@@ -20,6 +20,8 @@ FREE = {"min_reference_side": 48, "max_distance": 64, "max_changed": 1}
 @pytest.fixture(autouse=True)
 def fresh():
     own_judges.ASKED.clear()
+    own_judges.REPAIRED.clear()
+    own_judges.STEADY.clear()
     own_judges.VERSION[0] = "1"
     judges._load.cache_clear()
 
@@ -93,6 +95,51 @@ def test_a_fault_of_one_sample_costs_its_number_alone(tmp_path):
     assert fault["place"].endswith("0001.png") and fault["model"] == "judge bright"
     assert "this one breaks it" in fault["reason"]
     assert any("judge bright failed for 1 samples" in line for line in told)
+
+
+def test_what_was_not_judged_is_asked_about_again(tmp_path):
+    """Catches a sample that never gets its number after its judge was repaired, and numbers that are paid for twice."""
+    captions = [CAPTION, f"{CAPTION} broken", f"{CAPTION} silent", f"{CAPTION} again"]
+    path, out = source(tmp_path, captions), tmp_path / "out"
+    first = numbers(run(path, out))
+    before = [(out / "shards" / name).read_bytes() for name in ("data-data.tar", "manifest.json")]
+    asked = len(own_judges.ASKED)
+    assert numbers(run(path, out)) == first and own_judges.ASKED[asked][0] == [captions[1]]
+    own_judges.REPAIRED.append(True)
+    asked = len(own_judges.ASKED)
+    outcome = run(path, out)
+    assert [prompts for prompts, _, _ in own_judges.ASKED[asked:]] == [[captions[1]]]
+    found = numbers(outcome)
+    assert found[1] is not None and [found[0], *found[2:]] == [first[0], *first[2:]]
+    assert not outcome.work.faults.read_text()
+    assert [(out / "shards" / name).read_bytes() for name in ("data-data.tar", "manifest.json")] == before
+    asked = len(own_judges.ASKED)
+    assert numbers(run(path, out)) == found and len(own_judges.ASKED) == asked
+
+
+def test_only_the_judge_that_failed_is_asked_again(tmp_path):
+    """Catches a good judge that is paid again because another one was down."""
+    captions = [CAPTION, f"{CAPTION} broken"]
+    two = [{"name": "bright", "use": OWN}, {"name": "steady", "use": "tests.curation.own_judges:steady"}]
+    given = settings([source(tmp_path, captions)], tmp_path / "out", judges=two)
+    curate(given)
+    own_judges.REPAIRED.append(True)
+    table = read_table(curate(given).work.features("data-data"))
+    assert own_judges.STEADY == captions and table["judge.steady"].to_pylist() == [0.5, 0.5]
+    assert None not in table["judge.bright"].to_pylist()
+
+
+def test_the_page_says_what_could_not_be_read_or_judged(tmp_path):
+    """Catches a report from which nobody learns that a judge failed, or why an image is missing."""
+    members = [*pair("a", encoded(texture(1)), f"{CAPTION} broken"), *pair("b", b"<b>no image", CAPTION)]
+    path = str(write_tar(tmp_path / "data.tar", members))
+    outcome = run(path, tmp_path / "out")
+    page = outcome.work.report.read_text()
+    assert "What could not be read or judged" in page
+    assert "cannot be read: 1</h3>" in page and "judge bright: 1</h3>" in page
+    assert "this one breaks it" in page and "data.tar:b.png" in page
+    good = run(source(tmp_path / "good", [CAPTION]), tmp_path / "well")
+    assert "What could not be read or judged" not in good.work.report.read_text()
 
 
 def test_stop_ends_the_run(tmp_path):

@@ -18,6 +18,7 @@ from ..work import Work
 from .judges import PATIENCE
 from .writers import Ask, Writer, Written, usable
 
+CAPTIONS = "captions"  # the model, as faults name it
 _CUT = " cut"  # ends the key of an answer for which a model used up its tokens
 
 
@@ -27,6 +28,7 @@ class Texts:
 
     texts: tuple[str, ...]
     faults: tuple[str, ...] = ()
+    again: bool = False  # there was no answer, for a reason that may pass
 
 
 class Captions:
@@ -59,11 +61,12 @@ class Captions:
                 new.append(usable(answer))
             except Exception as error:
                 said = f" It was: {shown(answer.text, 200)}" if isinstance(answer, Written) else ""
-                faults.append(f"captions: {kind}: {_reason(error)}{said}")
+                faults.append(f"{CAPTIONS}: {kind}: {_reason(error)}{said}")
+        again = any(isinstance(answer, Exception) for _, answer in answers)
         if not new:
-            return Texts(sample.texts, tuple(faults))
+            return Texts(sample.texts, tuple(faults), again)
         old = () if self._settings.mode == "replace" else sample.texts
-        return Texts(tuple(dict.fromkeys((*old, *new))), tuple(faults))
+        return Texts(tuple(dict.fromkeys((*old, *new))), tuple(faults), again)
 
     def _answered(self, asks: Sequence[Ask]) -> list[Written | Exception]:
         """An answer to each question, from the file where it was answered before."""

@@ -3,7 +3,8 @@
 A judge that fails costs samples their number, and nothing else, unless its `on_error` is stop.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ class Judged:
     """What the judges say about one sample."""
 
     numbers: dict[str, float | None] = field(default_factory=dict)  # name of a judge -> its number
-    faults: list[str] = field(default_factory=list)
+    faults: dict[str, str] = field(default_factory=dict)  # name of a judge -> why it has no number, where it failed
 
 
 class Judges:
@@ -38,17 +39,19 @@ class Judges:
         self._settings = settings.judges
         self._failures = dict.fromkeys((judge.name for judge in settings.judges), 0)
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Judged]:
-        """What each judge says about each of these samples, all of which can be read."""
-        found = [Judged() for _ in samples]
-        if not self._settings:
-            return found
-        candidates = _candidates(samples)
+    def __call__(self, samples: Sequence[Sample], known: Sequence[Mapping[str, float | None]]) -> list[Judged]:
+        """What each judge says about each of these samples, all of which can be read. `known`: what it said before."""
+        found = [Judged(dict(one)) for one in known]
+        candidates = None
         for judge in self._settings:
-            for one, (number, why) in zip(found, self._ask(judge, candidates), strict=True):
-                one.numbers[judge.name] = number
+            left = [place for place, one in enumerate(found) if judge.name not in one.numbers]
+            if not left:
+                continue
+            candidates = candidates or _candidates(samples)
+            for place, (number, why) in zip(left, self._ask(judge, _some(candidates, left)), strict=True):
+                found[place].numbers[judge.name] = number
                 if number is None and why:
-                    one.faults.append(f"judge {judge.name}: {why}")
+                    found[place].faults[judge.name] = why
         return found
 
     def _ask(self, judge: JudgeSettings, candidates: "Candidates") -> list[tuple[float | None, str]]:
@@ -95,8 +98,6 @@ def _asked(mix: "RewardMix", candidates: "Candidates") -> tuple[list[tuple[float
 
     Where a judge of this machine fails for all, each sample is judged alone: one of them may be the fault.
     """
-    from ...rewards.interface import Candidates
-
     (part,) = mix.parts
     scores = mix.score(candidates)
     values = scores.parts[part.name]
@@ -105,13 +106,17 @@ def _asked(mix: "RewardMix", candidates: "Candidates") -> tuple[list[tuple[float
         return list(zip(values, scores.why[part.name], strict=True)), failed
     found: list[tuple[float | None, str]] = []
     for place in range(len(values)):
-        one = slice(place, place + 1)
-        alone = Candidates(
-            candidates.images[one], candidates.prompts[one], candidates.references[one], meta=candidates.meta[one]
-        )
-        scores = mix.score(alone)
+        scores = mix.score(_some(candidates, [place]))
         found.append((scores.parts[part.name][0], scores.why[part.name][0]))
     return found, all(value is None for value, _ in found)
+
+
+def _some(candidates: "Candidates", places: Sequence[int]) -> "Candidates":
+    """Those at these places."""
+    return dataclasses.replace(
+        candidates,
+        **{one.name: [getattr(candidates, one.name)[k] for k in places] for one in dataclasses.fields(candidates)},
+    )
 
 
 def _candidates(samples: Sequence[Sample]) -> "Candidates":

@@ -18,6 +18,7 @@ from .folder import folder_pieces, read_folder
 from .lists import is_list, list_pieces, read_list
 from .options import Options
 from .pieces import Piece, safe_name
+from .source_files import Watched
 from .table import read_table, table_pieces
 from .tar import read_tar
 from .walk import Folder, walk
@@ -66,7 +67,7 @@ def _of_file(file: Path, source: Path, options: Options) -> Iterator[Piece]:
     """The pieces of a file whose ending is known; none for others."""
     lower, name = file.name.lower(), safe_name(_name(file, source))
     if lower.endswith(_TARS):
-        yield Piece(name, "tar", str(file), options=options.values())
+        yield Piece(name, "tar", str(file), options=options.values(), state=Watched(file).state())
     elif lower.endswith(_TABLES):
         yield from table_pieces(file, name, options)
     elif lower.endswith(_LISTS) or lower.endswith(".json"):

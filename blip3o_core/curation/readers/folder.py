@@ -15,6 +15,7 @@ from ..sample import Broken, Sample
 from .groups import Group
 from .options import Options
 from .pieces import Piece, safe_name
+from .source_files import Watched
 from .walk import Folder, walk
 
 PIECE_FILES = 1000  # samples
@@ -35,11 +36,17 @@ class _File:
 
 
 def folder_pieces(folder: Path, name: str, options: Options) -> Iterator[Piece]:
-    count = sum(len(_groups(folder, one)) for one in walk(folder))
-    for number, first in enumerate(range(0, count, PIECE_FILES)):
-        last = first + PIECE_FILES if first + PIECE_FILES < count else None
-        several = f"{name}-{number:05d}" if count > PIECE_FILES else name
-        yield Piece(several, "folder", str(folder), first, last, options=options.values())
+    pieces: list[Watched] = []
+    for count, group in enumerate(group for one in walk(folder) for group in _groups(folder, one)):
+        if count % PIECE_FILES == 0:
+            pieces.append(Watched())
+        for member in group.members():
+            pieces[-1].add(folder / member.name)
+    for number, watched in enumerate(pieces):
+        first = number * PIECE_FILES
+        last = first + PIECE_FILES if number + 1 < len(pieces) else None
+        several = f"{name}-{number:05d}" if len(pieces) > 1 else name
+        yield Piece(several, "folder", str(folder), first, last, options=options.values(), state=watched.state())
 
 
 def read_folder(piece: Piece) -> Iterator[Sample | Broken]:

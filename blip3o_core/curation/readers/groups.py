@@ -43,7 +43,7 @@ class Group:
     @property
     def place(self) -> str:
         """Of the image, or of whatever else there is."""
-        return self._all()[0].place
+        return self.members()[0].place
 
     def add(self, member: Member) -> str:
         """-> why it is not used, or nothing."""
@@ -92,11 +92,11 @@ class Group:
                     raise Blip3oError("it is empty.")
         except Blip3oError as error:
             return Broken(reading.place, reason_of(error, reading.place))
-        if unused := [shown(one.name) for one in self._all() if one not in (image, text, *references)]:
+        if unused := [shown(one.name) for one in self.members() if one not in (image, text, *references)]:
             meta["unused"] = unused
         return Sample(key, image.place, parts[0], tuple(parts[1:]), texts, meta)
 
-    def _all(self) -> list[Member]:
+    def members(self) -> list[Member]:
         return [*self.images.values(), *self.references.values(), *self.texts.values(), *self.unused]
 
     def _text(self) -> Member | None:

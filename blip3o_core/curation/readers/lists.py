@@ -7,9 +7,9 @@ list is taken at its word, like `items.jsonl` in training.
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from ...errors import Blip3oError, first_line, shown
+from ...errors import Blip3oError, first_line
 from ...files import open_regular, parse_json
 from ..sample import Broken, Sample
 from .columns import choose
@@ -18,53 +18,66 @@ from .options import Options
 from .pieces import Piece
 from .records import Form, Record, form_of, records
 from .rows import Rows
+from .source_files import REMEDY, Watched, read_file
 from .texts import JSON_LIMIT
 
 PIECE_LINES = 1000
-_REMEDY = "Copy it again from where it came from."
 _BLANK = b" \t\xef\xbb\xbf"  # and a byte-order mark, as in files that were put together
 _LOOKED_AT, _LEVELS = 20, 4  # entries, and folders from the list's own upwards, to find where the images are
 
 
 def list_pieces(path: Path, name: str, options: Options) -> Iterator[Piece]:
     """The pieces of a list, and the folder that its paths are relative to, in their options."""
-    values = options.values()
+    values, parts = options.values(), list[tuple[int, Watched]]()
     try:
-        with open_regular(path, _REMEDY) as stream:
+        with open_regular(path, REMEDY) as stream:
             form = form_of(stream, options.encoding)
-            starts = [record.start for record in islice(records(stream, form), 0, None, PIECE_LINES)]
             entries = _good_entries(records(stream, form), form, options)
             values.setdefault("images", str(_image_folder(path, islice(entries, _LOOKED_AT), options)))
+            for part in _parts(stream, form, Rows(Path(values["images"]), options)):
+                parts.append(part)
     except (Blip3oError, OSError):
-        starts = []  # it is reported when it is read
-    starts = starts or [0]
-    for number, start in enumerate(starts):
+        pass  # it is reported when it is read
+    parts = parts or [(0, Watched(path))]
+    for number, (start, watched) in enumerate(parts):
         first = number * PIECE_LINES
-        last = first + PIECE_LINES if number + 1 < len(starts) else None
-        yield Piece(f"{name}-{number:05d}" if len(starts) > 1 else name, "list", str(path), first, last, start, values)
+        last = first + PIECE_LINES if number + 1 < len(parts) else None
+        several = f"{name}-{number:05d}" if len(parts) > 1 else name
+        yield Piece(several, "list", str(path), first, last, start, values, watched.state())
+
+
+def _parts(stream: BinaryIO, form: Form, rows: Rows) -> Iterator[tuple[int, Watched]]:
+    """(where it starts, its lines and the images that they name) of each piece."""
+    found = records(stream, form)
+    for record in found:
+        watched = Watched()
+        for one in (record, *islice(found, PIECE_LINES - 1)):
+            watched.note(one.data or b"")
+            for entry in _good_entries(iter([one]), form, rows.options):
+                for file in rows.files(entry):
+                    watched.add(file)
+        yield record.start, watched
 
 
 def read_list(piece: Piece) -> Iterator[Sample | Broken]:
-    path, options = shown(piece.path, 4096), Options.of(piece.options)
+    yield from read_file(piece, lambda stream, place: _samples(stream, place, piece))
+
+
+def _samples(stream: BinaryIO, path: str, piece: Piece) -> Iterator[Sample | Broken]:
+    options = Options.of(piece.options)
+    form = form_of(stream, options.encoding)
+    rows = Rows(Path(options.images or Path(piece.path).parent), options)
+    word, number = "entry" if form.is_list else "line", piece.first
+    found = records(stream, form, piece.start)
     try:
-        stream = open_regular(Path(piece.path), _REMEDY)
-    except Blip3oError as error:
-        yield Broken(path, reason_of(error, path))
-        return
-    with stream:
-        form = form_of(stream, options.encoding)
-        rows = Rows(Path(options.images or Path(piece.path).parent), options)
-        word, number = "entry" if form.is_list else "line", piece.first
-        found = records(stream, form, piece.start)
-        try:
-            for record in islice(found, None if piece.last is None else piece.last - piece.first):
-                number += 1
-                if record.data is None or record.is_cut or record.data.strip(_BLANK):
-                    yield _sample(record, form, rows, number, f"{path}, {word} {number}")
-        except OSError as error:
-            yield Broken(f"{path}, after {word} {number}", f"It cannot be read further: {first_line(error)}.")
-        if not number:
-            yield Broken(path, "It is empty.")
+        for record in islice(found, None if piece.last is None else piece.last - piece.first):
+            number += 1
+            if record.data is None or record.is_cut or record.data.strip(_BLANK):
+                yield _sample(record, form, rows, number, f"{path}, {word} {number}")
+    except OSError as error:
+        yield Broken(f"{path}, after {word} {number}", f"It cannot be read further: {first_line(error)}.")
+    if not number:
+        yield Broken(path, "It is empty.")
 
 
 def _sample(record: Record, form: Form, rows: Rows, number: int, place: str) -> Sample | Broken:
@@ -126,7 +139,7 @@ def _exists(path: Path) -> bool:
 def is_list(path: Path, options: Options) -> bool:
     """Whether a .json file has entries with images, and not facts or settings."""
     try:
-        with open_regular(path, _REMEDY) as stream:
+        with open_regular(path, REMEDY) as stream:
             form = form_of(stream, options.encoding)
             return form.is_list or bool(choose(_entry(next(records(stream, form)), form, options), options))
     except (Blip3oError, OSError, StopIteration):

@@ -23,6 +23,7 @@ class Piece:
     last: int | None = None  # the first that belongs to the next piece; None: the piece goes to the end
     start: int = 0  # the byte of a list where `first` begins
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of the source, see `options.py`
+    state: str = ""  # another one when a file that it is read from has changed, see `source_files.py`
 
 
 def safe_name(text: str) -> str:

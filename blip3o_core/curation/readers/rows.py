@@ -1,6 +1,6 @@
 """A row of a table, or an entry of a list, becomes a sample. Images are bytes, or paths of files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,25 @@ class Rows:
             meta["file"] = shown(row[columns.image])
         return Sample(key, place, images[0], tuple(references), texts, meta)
 
+    def files(self, row: Mapping[str, Any]) -> Iterator[Path]:
+        """The files that its images are in, whether they exist or not."""
+        try:
+            columns = self._columns_of(tuple(row))
+        except Blip3oError:
+            return
+        for name in (columns.image, *columns.references):
+            yield from self.files_of(row.get(name))
+
+    def files_of(self, value: Any) -> Iterator[Path]:
+        """The files of what a column of images holds."""
+        if isinstance(value, list | tuple):
+            for one in value:
+                yield from self.files_of(one)
+        elif isinstance(value, Mapping):
+            yield from self.files_of(value.get("bytes") or value.get("path"))
+        elif _is_path(value):
+            yield self.folder / value
+
     def _columns_of(self, names: tuple[str, ...]) -> Columns:
         if self._columns is None or self._columns[0] != names:
             self._columns = names, choose(names, self.options)
@@ -77,10 +96,15 @@ class Rows:
             return [value]
         if not isinstance(value, str) or not value:
             raise Blip3oError(f"{shown(name)!r} is {shown(repr(value), 60)}. It must be the path of an image.")
-        if value.startswith("data:") or len(value) > _MOST_PATH:
+        if not _is_path(value):
             raise Blip3oError(f"{shown(name)!r} has the image itself as text. Write it to a file, and its path here.")
         path = self.folder / value
         data = read_bytes(path, "Correct the path, or name the folder of the images as the option `images`.", MAX_BYTES)
         if not data:
             raise Blip3oError(f"{shown(path)} is empty.")
         return [data]
+
+
+def _is_path(value: Any) -> bool:
+    """Whether it may be one, and is not an image itself as text."""
+    return isinstance(value, str) and 0 < len(value) <= _MOST_PATH and not value.startswith("data:")

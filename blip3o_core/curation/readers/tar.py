@@ -12,15 +12,15 @@ import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO
 
 from ...errors import Blip3oError, first_line, shown
-from ...files import open_regular
 from ...shards.naming import is_hidden
 from ..sample import Broken, Sample
-from .groups import Group, reason_of
+from .groups import Group
 from .options import Options
 from .pieces import Piece, safe_name
+from .source_files import read_file
 from .tar_members import Gap, Opened, members_of, open_tar, packing_of
 
 NEIGHBOURHOOD = 256  # members of other samples between those of one
@@ -29,19 +29,17 @@ _MOST_HOPS = 16  # of links that lead to links
 
 
 def read_tar(piece: Piece) -> Iterator[Sample | Broken]:
-    try:
-        stream = open_regular(Path(piece.path), "Copy it again from where it came from.")
-    except Blip3oError as error:
-        yield Broken(shown(piece.path, 4096), reason_of(error, piece.path))
+    yield from read_file(piece, lambda stream, _: _samples(stream, piece))
+
+
+def _samples(stream: BinaryIO, piece: Piece) -> Iterator[Sample | Broken]:
+    packing = packing_of(stream)
+    if packing not in ("", "gzip"):
+        yield Broken(piece.path, f"It is packed with {packing}. Unpack it: plain .tar and .tar.gz can be read.")
         return
-    with stream:
-        packing = packing_of(stream)
-        if packing not in ("", "gzip"):
-            yield Broken(piece.path, f"It is packed with {packing}. Unpack it: plain .tar and .tar.gz can be read.")
-            return
-        opened = open_tar(stream)
-        with opened.stream:
-            yield from _Tar(piece.path, opened, Options.of(piece.options)).samples()
+    opened = open_tar(stream)
+    with opened.stream:
+        yield from _Tar(piece.path, opened, Options.of(piece.options)).samples()
 
 
 @dataclass(frozen=True)
