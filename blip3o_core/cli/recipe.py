@@ -25,7 +25,7 @@ STAGES = (
     "latents",
     "release",
 )
-SIDE = 64  # pixels
+SIDES = {1: 64, 2: 128}  # pixels, by edition
 
 
 def add_command(commands) -> None:
@@ -116,7 +116,16 @@ def _stage(text: str) -> str:
 
 def _add_world_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--side", type=whole(8, 4096), default=SIDE, help="side of the images in pixels (default: %(default)s)"
+        "--edition",
+        type=int,
+        choices=tuple(SIDES),
+        default=1,
+        help="edition of the world: 2 has textures, words and images that are not square (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--side",
+        type=whole(8, 4096),
+        help="side of square images in pixels (default: 64, with --edition 2 it is 128)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="seed of the scenes (default: %(default)s)")
     parser.add_argument(
@@ -145,7 +154,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     with needs_extra("train"):
         from ..tiny.judge.report import measure
 
-    text, holds = measure(arguments.count, arguments.side, arguments.seed, _world(arguments))
+    text, holds = measure(arguments.count, _side(arguments), arguments.seed, _world(arguments))
     print(text)
     return 0 if holds else 1
 
@@ -156,20 +165,29 @@ def run_sheet(arguments: argparse.Namespace) -> None:
         from ..tiny.judge.examples import examples
 
     check_writable([arguments.out])
-    page = make_contact_sheet(*examples(arguments.what, arguments.side, arguments.seed, _world(arguments)))
+    page = make_contact_sheet(*examples(arguments.what, _side(arguments), arguments.seed, _world(arguments)))
     import torch
 
     from ..images.png import save_png
 
-    settings = {"what": arguments.what, "side": arguments.side, "seed": arguments.seed}
+    settings = {"what": arguments.what, "side": _side(arguments), "seed": arguments.seed}
+    settings |= {"edition": arguments.edition} if arguments.edition > 1 else {}
     save_png(arguments.out, torch.from_numpy(page.copy()) / 255, settings)
     report(arguments.out)
 
 
 def _world(arguments: argparse.Namespace):
-    from ..tiny.scenes.world import World
+    from ..tiny.scenes.world import SECOND, World
 
-    return World(snapped=not arguments.continuous)
+    if arguments.edition == 1:
+        return World(snapped=not arguments.continuous)
+    if arguments.continuous:
+        raise UsageError("--continuous is of the first edition's world. Leave it out, or leave out --edition 2.")
+    return SECOND
+
+
+def _side(arguments: argparse.Namespace) -> int:
+    return arguments.side or SIDES[arguments.edition]
 
 
 def _print_quick(record: dict) -> None:

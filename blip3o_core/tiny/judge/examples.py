@@ -4,11 +4,11 @@ import numpy as np
 
 from ...errors import Blip3oError
 from ..scenes.captions import caption
-from ..scenes.edits import EDIT_KINDS, instruction, make_edit, may_change
+from ..scenes.edits import edit_kinds, instruction, make_edit, may_change
 from ..scenes.rasterize import DEFAULT_SIDE, rasterize
 from ..scenes.spec import spec_of
 from ..scenes.world import CATEGORIES, TEXT, World, make_scene
-from .corruptions import CORRUPTIONS, corrupt
+from .corruptions import corrupt, corruptions
 from .degradation import degrade
 from .judge import judge_image
 from .report import degradations
@@ -24,7 +24,7 @@ def examples(what: str, side: int = DEFAULT_SIDE, seed: int = 0, world: World | 
 
 
 def _scene(what: str, index: int, side: int, seed: int, world: World):
-    category = TEXT if what == "text" else CATEGORIES[index % len(CATEGORIES)]
+    category = TEXT if what == "text" else world.categories[index % len(world.categories)]
     scene = make_scene(seed, "train", index, world, category)
     return rasterize(scene, side), caption(scene, index)
 
@@ -36,15 +36,17 @@ def _degraded(what: str, index: int, side: int, seed: int, world: World):
 
 def _edit(what: str, index: int, side: int, seed: int, world: World):
     """Before, after, and after with the pixels that must not change dimmed."""
-    edit = make_edit(seed, "train", index, world, EDIT_KINDS[index % len(EDIT_KINDS)])
-    source, target = rasterize(edit.source, side), rasterize(edit.target, side)
+    kinds = edit_kinds(world)
+    edit = make_edit(seed, "train", index, world, kinds[index % len(kinds)])
+    sources, target = [rasterize(scene, side) for scene in edit.sources], rasterize(edit.target, side)
     dimmed = np.where(may_change(edit, side)[..., None], target, 128 + target // 8).astype(np.uint8)
-    return np.hstack([source, target, dimmed]), instruction(edit, index)
+    return np.hstack([*sources, target, dimmed]), instruction(edit, index)
 
 
 def _corrupted(what: str, index: int, side: int, seed: int, world: World):
     """A wrong image with the judge's reasons."""
-    corruption = list(CORRUPTIONS)[index % len(CORRUPTIONS)]
+    names = corruptions(world)
+    corruption = names[index % len(names)]
     for number in range(index, 37 * 200, 37):  # steps of 37 pass through all nine categories
         scene = make_scene(seed, "train", number, world, (*CATEGORIES, TEXT)[number % 9])
         wrong = corrupt(scene, corruption, index)

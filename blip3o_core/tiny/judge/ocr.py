@@ -1,4 +1,7 @@
-"""Reads a word in the pixel font. Every glyph fills its cells, so the outline gives the scale and the positions."""
+"""Reads a word in the pixel font. Every glyph fills its cells, so the outline gives the scale and the positions.
+
+Letters of the second edition stand in patches: they are smaller, and farther apart.
+"""
 
 from functools import lru_cache
 
@@ -8,19 +11,32 @@ from scipy.ndimage import find_objects, gaussian_filter, label
 
 from ..scenes.font import CHARACTERS, GLYPHS, HEIGHT, PITCH, WIDTH
 from ..scenes.spec import DetectedWord
+from ..scenes.world import LETTER_PITCH
 
 MIN_CORRELATION = 0.6  # with a glyph; below it a character reads "?"
 MAX_LETTERS = 12
+LETTER_HEIGHTS = (11, 18)  # units, of a letter that stands in a patch: 14, and blur; other things are higher
+_MIN_LETTER = 24  # square units; a letter has at least 44
 _CELL = 4  # px of a cell when glyphs are compared
 _MIN_INK = 8  # square units; smaller specks are ignored
 _SHIFTS = tuple((y, x) for y in (0, -2, 2) for x in (0, -2, 2))  # px that a glyph may be off its cells
 _EIGHT_NEIGHBOURS = np.ones((3, 3), int)
 
 
-def read_word(
-    rgb: np.ndarray, background: np.ndarray, distance: np.ndarray, mask: np.ndarray, ink_name
-) -> DetectedWord | None:
-    """(H, W, 3) image, (3,) background, (H, W) distance to it and its mask, in units -> the word, None without ink."""
+def letters_of(mask: np.ndarray) -> np.ndarray:
+    """(H, W) bool: of the components those that are as large as letters in patches."""
+    labels, count = label(mask, _EIGHT_NEIGHBOURS)
+    areas, small = np.bincount(labels.ravel()), np.zeros(count + 1, bool)
+    for number, window in enumerate(find_objects(labels), 1):
+        height, width = (part.stop - part.start for part in window)
+        lowest, highest = LETTER_HEIGHTS
+        small[number] = lowest <= height <= highest >= width and areas[number] >= _MIN_LETTER
+    return small[labels]
+
+
+def read_word(rgb: np.ndarray, ground, mask: np.ndarray, ink_name) -> DetectedWord | None:
+    """(H, W, 3) image, its ground, and (H, W) bool where ink may be, in units -> the word, None without ink."""
+    background, distance = ground.colour, ground.distance
     labels, _ = label(mask, _EIGHT_NEIGHBOURS)
     areas = np.bincount(labels.ravel())
     ink = (areas >= _MIN_INK)[labels] & mask
@@ -42,15 +58,16 @@ def read_word(
 def _read(coverage: np.ndarray, box) -> str:
     left, top, right, bottom = box
     cell = (bottom - top) / HEIGHT
-    count = min(max(round(((right - left) / cell + PITCH - WIDTH) / PITCH), 1), MAX_LETTERS)
-    size = (PITCH * count - 1) * _CELL, HEIGHT * _CELL
+    pitch = LETTER_PITCH if bottom - top <= LETTER_HEIGHTS[1] else PITCH
+    count = min(max(round(((right - left) / cell + pitch - WIDTH) / pitch), 1), MAX_LETTERS)
+    size = (pitch * (count - 1) + WIDTH) * _CELL, HEIGHT * _CELL
     image = Image.fromarray(np.rint(coverage * 255).astype(np.uint8))
     line = np.pad(np.asarray(image.resize(size, Image.Resampling.BILINEAR, box), np.float32), 2)
     text = ""
     for k in range(count):
         crops = []
         for y, x in _SHIFTS:
-            start = PITCH * _CELL * k + 2 + x
+            start = pitch * _CELL * k + 2 + x
             crops.append(line[2 + y : 2 + y + HEIGHT * _CELL, start : start + WIDTH * _CELL].ravel())
         correlation = _normalised(np.array(crops)) @ _glyphs().T  # (shifts, characters)
         best = correlation.max(0).reshape(-1, len(CHARACTERS)).max(0)

@@ -3,23 +3,27 @@
 Degraded images are softer, noisier and a little off in colour, like those of a model.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import islice
 
 import numpy as np
 
 from ...errors import Blip3oError
-from ..scenes.edits import EDIT_KINDS, Edit, make_edit
+from ..scenes.edits import COMPOSE, Edit, edit_kinds, make_edit, spec_after
 from ..scenes.rasterize import rasterize
-from ..scenes.spec import Verdict, spec_of
-from ..scenes.world import CATEGORIES, TEXT, Scene, World, make_scene
-from .corruptions import CORRUPTIONS, corrupt
+from ..scenes.spec import Verdict, compare, detection_of, spec_of
+from ..scenes.textures import SOLID
+from ..scenes.world import CANVASES, CATEGORIES, TEXT, Scene, World, make_scene
+from .corruptions import corrupt, corruptions
 from .degradation import Degradation, degrade, fit_degradation
 from .judge import judge_edit, judge_image
 
 MIN_ACCEPTED, MIN_CAUGHT = 0.995, 0.99  # the gates, over all rows of a table
-MAX_TRIES = 60  # scenes to search for each corrupted one; those of one category come up once in nine
+NAMED_TEXTURES = "named textures"  # a row of its own, as are the shapes of images
+MAX_TRIES = 200  # scenes to search for each corrupted one; those of one category come up once in nine
 _COLUMN = 18
 
 
@@ -49,13 +53,14 @@ def measure(count: int, side: int, seed: int = 0, world: World | None = None) ->
     world = world or World()
     # A shift of all colours changes what an edit must keep, so true edits are not judged under one.
     plans = (
-        ("true images", True, (*CATEGORIES, TEXT), true_images),
-        ("corrupted images", False, tuple(CORRUPTIONS), corrupted_images),
-        ("true edits", True, EDIT_KINDS, true_edits),
-        ("wrong edits", False, tuple(WRONG_EDITS), wrong_edits),
+        ("true images", True, true_rows(world), true_images),
+        ("corrupted images", False, corruptions(world), corrupted_images),
+        ("true edits", True, edit_kinds(world), true_edits),
+        ("wrong edits", False, wrong_rows(world), wrong_edits),
     )
     levels = degradations(side, world)
-    lines = [f"side {side}, {'snapped' if world.snapped else 'continuous'}, seed {seed}"]
+    edition = "second edition" if world.lettered else "snapped" if world.snapped else "continuous"
+    lines = [f"side {side}, {edition}, seed {seed}"]
     lines += [
         f"{name}: blur {one.blur:.2f} px, noise {one.noise:.1f} of 255" for name, one in levels.items() if one.blur
     ]
@@ -69,8 +74,21 @@ def measure(count: int, side: int, seed: int = 0, world: World | None = None) ->
         lines += ["", f"{title}: % {'accepted' if expected else 'caught'}; gate {100 * gate:g}, clean and at 32 dB"]
         lines += _table(rows)
         all_hold &= all(good / n >= gate for level, (good, n) in rows["all"].items() if LEVELS[level].gated)
+    drawing, judging = costs(side, seed, world)
+    lines += ["", f"CPU time: {1000 * drawing:.1f} ms to rasterize an image, {1000 * judging:.1f} ms to judge it"]
     lines += ["", "the gates hold" if all_hold else "THE GATES DO NOT HOLD"]
     return "\n".join(lines), bool(all_hold)
+
+
+def costs(side: int, seed: int, world: World, count: int = 100) -> tuple[float, float]:
+    """CPU seconds to make and draw an image, and to judge it."""
+    began = time.process_time()
+    scenes = [make_scene(seed, "train", index, world) for index in range(count)]
+    images = [rasterize(scene, side) for scene in scenes]
+    drawn = time.process_time()
+    for image, scene in zip(images, scenes, strict=True):
+        judge_image(image, spec_of(scene))
+    return (drawn - began) / count, (time.process_time() - drawn) / count
 
 
 def _table(rows: dict[str, Counts]) -> list[str]:
@@ -102,9 +120,21 @@ def _count(trials: Iterator[Trial], expected: bool, levels: dict[str, Degradatio
     return {level: (sum(values), len(values)) for level, values in verdicts.items()}
 
 
-def true_images(category: str, count: int, side: int, seed: int, world: World) -> Iterator[Trial]:
-    for index in range(count):
-        scene = make_scene(seed, "train", index, world, category)
+def true_rows(world: World) -> tuple[str, ...]:
+    return (*CATEGORIES, TEXT, *(CANVASES if world.oblong else ()), *((NAMED_TEXTURES,) if world.textured else ()))
+
+
+def true_images(row: str, count: int, side: int, seed: int, world: World) -> Iterator[Trial]:
+    """Images of a category, of a shape, or with textures that their captions name."""
+    category = row if row in (*CATEGORIES, TEXT) else None
+    if row in CANVASES:
+        world = replace(world, oblong=1.0)
+    scenes = (make_scene(seed, "train", index, world, category) for index in range(MAX_TRIES * count))
+    if row in CANVASES:
+        scenes = (scene for scene in scenes if scene.canvas == CANVASES[row])
+    elif row == NAMED_TEXTURES:
+        scenes = (scene for scene in scenes if scene.textures_named)
+    for scene in islice(scenes, count):
         yield rasterize(scene, side), partial(judge_image, spec=spec_of(scene))
 
 
@@ -128,8 +158,10 @@ def wrong_edits(mistake: str, count: int, side: int, seed: int, world: World) ->
     """Images with the mistake, of edits of all kinds in turn in which it can be made."""
 
     def make(index: int):
-        edit = make_edit(seed, "train", index, world, EDIT_KINDS[index % len(EDIT_KINDS)])
-        return WRONG_EDITS[mistake](edit), lambda image: judge_edit(image, edit)
+        edit = make_edit(seed, "train", index, world, kinds[index % len(kinds)])
+        return (WRONG_EDITS | MORE_WRONG_EDITS)[mistake](edit), lambda image: judge_edit(image, edit)
+
+    kinds = edit_kinds(world)
 
     return _first(make, mistake, count, side)
 
@@ -165,7 +197,7 @@ def _kept_moved(edit: Edit) -> Scene | None:
     kept = next((obj for obj in edit.target.objects if obj in edit.source.objects), None)
     if kept is None:
         return None
-    moved = replace(kept, x=kept.x + (12 if kept.x < 64 else -12))
+    moved = replace(kept, x=kept.x + (12 if kept.x < edit.target.canvas[0] / 2 else -12))
     return replace(edit.target, objects=tuple(moved if obj == kept else obj for obj in edit.target.objects))
 
 
@@ -174,9 +206,32 @@ def _background_changed(edit: Edit) -> Scene:
     return replace(edit.target, background=next(c for c in ("white", "green", "cyan", "red", "pink") if c not in used))
 
 
+def _other_object(edit: Edit) -> Scene | None:
+    """A composition with another object of image 1 in place of the one that was asked for."""
+    if edit.kind != COMPOSE:
+        return None
+    wanted, kept = edit.target.objects
+    other = next((obj for obj in edit.source.objects if obj.shape != wanted.shape), None)
+    wrong = replace(edit.target, objects=(replace(other, x=wanted.x, y=wanted.y), kept)) if other else None
+    return None if wrong is None or compare(detection_of(wrong), spec_after(edit)).strict else wrong
+
+
+def _textures_lost(edit: Edit) -> Scene | None:
+    """The edit is done, but a textured ground is solid."""
+    if edit.target.texture in (SOLID,) or edit.target.texture.kind in ("dots", "gradient"):
+        return None  # of these so little is lost that the rest of the image may still count as unchanged
+    return replace(edit.target, texture=SOLID)
+
+
+def wrong_rows(world: World) -> tuple[str, ...]:
+    return tuple(WRONG_EDITS) + (tuple(MORE_WRONG_EDITS) if world.lettered else ())
+
+
 WRONG_EDITS = {
     "not done": _not_done,
     "kept object missing": _kept_missing,
     "kept object moved": _kept_moved,
     "background changed": _background_changed,
 }
+# Of the second edition
+MORE_WRONG_EDITS = {"another object of image 1": _other_object, "texture of the ground lost": _textures_lost}

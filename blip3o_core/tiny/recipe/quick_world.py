@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from ..scenes import world as whole_world
-from ..scenes.world import Scene, World
+from ..scenes.world import SQUARE, Scene, World
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class QuickWorld(World):
     colours: tuple[str, ...] = ()
     radius: float = 28
 
-    def radii(self, kind: int | str) -> tuple[float, ...]:
+    def radii(self, kind: int | str, canvas: tuple[int, int] = SQUARE) -> tuple[float, ...]:
         return (self.radius,)
 
     def contains(self, scene: Scene) -> bool:

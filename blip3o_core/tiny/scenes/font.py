@@ -55,8 +55,8 @@ GLYPHS = {
 
 
 @lru_cache(1024)
-def cells(text: str) -> np.ndarray:
-    """The text as (7, 6 n - 1) bool, True where there is ink."""
-    gap = np.zeros((HEIGHT, PITCH - WIDTH), bool)
+def cells(text: str, pitch: int = PITCH) -> np.ndarray:
+    """The text as (7, pitch (n - 1) + 5) bool, True where there is ink."""
+    gap = np.zeros((HEIGHT, pitch - WIDTH), bool)
     parts = [part for character in text for part in (GLYPHS[character], gap)]
     return np.hstack(parts[:-1])

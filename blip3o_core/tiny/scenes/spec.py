@@ -1,17 +1,19 @@
 """What a caption asks for, what was detected in an image, and whether the two agree.
 
-An image is right when it shows the named objects and no others, whole, with the right shape, named colour, number,
-relation, size class and background. Nothing here reads pixels: `detection_of` gives the perfect detection of a scene,
-so `compare` also tells whether a scene is right.
+An image is right when it shows the named objects and no others, whole, with the right shape, named colour and texture,
+number, relation, size class and background, the word in quotes, and the shape that the caption gives the image.
+Nothing here reads pixels: `detection_of` gives the perfect detection of a scene, so `compare` also tells whether a
+scene is right.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import NamedTuple
 
-from .captions import with_article
-from .world import DEFAULT_BACKGROUND, MARGIN, UNITS, Scene, SceneObject, relation_offsets
+from .captions import SHAPE_WORDS, with_article
+from .textures import ADJECTIVES, SOLID, Texture
+from .world import DEFAULT_BACKGROUND, MARGIN, SQUARE, UNITS, Scene, SceneObject, relation_offsets
 
 SIZE_BORDER = 20  # units of radius: small below, large from here on
 POSITION_TOLERANCE = 8  # units between the centre of an object and where it must be
@@ -21,6 +23,8 @@ MAX_OBJECTS = 6  # detected objects that are compared: more are too many in any 
 # Weights of the parts of the credit
 _BACKGROUND, _NUMBER, _RELATION, _OBJECTS = 1.0, 1.5, 1.5, 4.0
 _WORD_COLOUR, _WORD_WHOLE, _WORD_TEXT = 1.0, 0.5, 4.0
+_TEXTURE, _CANVAS = 0.5, 1.0
+MAX_STRETCH = 0.05  # of the ratio of an image's sides
 
 
 @dataclass(frozen=True)
@@ -31,20 +35,28 @@ class Expected:
     colour: str | None = None
     size: str | None = None  # "small" or "large"
     position: tuple[float, float] | None = None  # centre of the box, in units
+    texture: str | None = None  # a kind; "solid" is never asked for
 
     def __str__(self) -> str:
-        return " ".join(["the", *(word for word in (self.size, self.colour, self.shape) if word)])
+        surface = ADJECTIVES.get(self.texture)
+        return " ".join(["the", *(word for word in (self.size, surface, self.colour, self.shape) if word)])
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What an image must show: objects, or one word."""
+    """What an image must show: objects, a word, or both."""
 
     objects: tuple[Expected, ...] = ()
     background: str = DEFAULT_BACKGROUND
     relation: tuple[int, str, int] | None = None  # objects[first] is "left of" objects[second]
     word: str | None = None
     word_colour: str | None = None
+    texture: str | None = None  # of the background
+    canvas: tuple[int, int] | None = None  # of an image that must not be square, in units
+
+    @property
+    def textured(self) -> bool:
+        return self.texture is not None or any(expected.texture for expected in self.objects)
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class Detected:
     radius: float
     cut: bool = False  # by the edge of the image
     similarity: dict[str, float] = field(default_factory=dict, compare=False)  # to each shape, 0 to 1
+    texture: str | None = None  # a kind or "solid"; None too where nobody asked
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,8 @@ class Detection:
     background: str | None
     objects: tuple[Detected, ...] = ()
     word: DetectedWord | None = None
+    texture: str | None = None  # of the background
+    size: tuple[int, int] = SQUARE  # width and height; only their ratio counts
 
 
 @dataclass(frozen=True)
@@ -85,25 +100,41 @@ class Verdict:
     detection: Detection
     letters_off: int | None = None  # edit distance of the word
     outside: float | None = None  # of an edit: mean absolute error, of 255, over pixels that must not change
+    surfaces: float | None = None  # the same over those that have a texture; None where no pixel has
 
 
 def spec_of(scene: Scene) -> Spec:
     """What the scene's caption says, and no more."""
-    if scene.word:
-        return Spec((), scene.background, None, scene.word.text, scene.word.colour)
-    objects = [Expected(obj.shape, obj.colour if scene.colours_named else None) for obj in scene.objects]
+
+    def named(texture: Texture) -> str | None:
+        return texture.kind if scene.textures_named and texture != SOLID else None
+
+    objects = [
+        Expected(obj.shape, obj.colour if scene.colours_named else None, None, None, named(obj.texture))
+        for obj in scene.objects
+    ]
     if scene.size:
-        objects[0] = Expected(objects[0].shape, objects[0].colour, scene.size)
-    return Spec(tuple(objects), scene.background, (0, scene.relation, 1) if scene.relation else None)
+        objects[0] = replace(objects[0], size=scene.size)
+    return Spec(
+        tuple(objects),
+        scene.background,
+        (0, scene.relation, 1) if scene.relation else None,
+        scene.word.text if scene.word else None,
+        scene.word.colour if scene.word else None,
+        named(scene.texture),
+        scene.canvas if scene.canvas != SQUARE else None,
+    )
 
 
 def detection_of(scene: Scene) -> Detection:
     """The detection that a perfect detector would return for the scene."""
-    word = DetectedWord(scene.word.text, scene.word.colour, _is_cut(scene.word.box)) if scene.word else None
+    size = scene.canvas
+    word = DetectedWord(scene.word.text, scene.word.colour, _is_cut(scene.word.box, size)) if scene.word else None
     objects = tuple(
-        Detected(obj.shape, obj.colour, *box_centre(obj), obj.radius, _is_cut(obj.box)) for obj in scene.objects
+        Detected(obj.shape, obj.colour, *box_centre(obj), obj.radius, _is_cut(obj.box, size), {}, obj.texture.kind)
+        for obj in scene.objects
     )
-    return Detection(scene.background, objects, word)
+    return Detection(scene.background, objects, word, scene.texture.kind, size)
 
 
 def box_centre(obj: SceneObject) -> tuple[float, float]:
@@ -112,8 +143,8 @@ def box_centre(obj: SceneObject) -> tuple[float, float]:
     return (left + right) / 2, (top + bottom) / 2
 
 
-def _is_cut(box) -> bool:
-    return min(box[:2]) <= 0 or max(box[2:]) >= UNITS
+def _is_cut(box, canvas: tuple[int, int]) -> bool:
+    return min(box[:2]) <= 0 or box[2] >= canvas[0] or box[3] >= canvas[1]
 
 
 class Check(NamedTuple):
@@ -125,21 +156,25 @@ class Check(NamedTuple):
 
 
 def compare(detection: Detection, spec: Spec) -> Verdict:
-    if spec.word is not None:
-        return _compare_word(detection, spec)
-    return _compare_objects(detection, spec)
-
-
-def _compare_objects(detection: Detection, spec: Spec) -> Verdict:
+    """The verdict: every check of the spec, with its weight in the credit and its reasons."""
     largest = sorted(detection.objects, key=lambda obj: -obj.radius)[:MAX_OBJECTS]
-    assigned = best_assignment(largest, spec)
     background = _check_background(detection, spec)
-    number = _check_number(detection, spec)
-    objects = _check_objects(assigned, spec)
-    relation = _check_relation(assigned, spec)
-    reasons = (*number.reasons, *objects.reasons, *relation.reasons, *background.reasons)
-    layout = not background.reasons and not number.reasons and _layout_is_right(largest, spec)
-    return Verdict(not reasons, layout, _credit(background, number, objects, relation), reasons, detection)
+    letters_off, layout = None, not background.reasons
+    checks = []
+    if spec.word is not None:
+        letters_off, fits, checks = _check_word(detection.word, spec)
+        layout = layout and fits
+    if spec.word is None or spec.objects or detection.objects:
+        assigned = best_assignment(largest, spec)
+        number = _check_number(detection, spec)
+        checks += [number, _check_objects(assigned, spec), _check_relation(assigned, spec)]
+        layout = layout and not number.reasons and _layout_is_right(largest, spec)
+    canvas = _check_canvas(detection, spec)
+    layout = layout and not canvas.reasons
+    # The background comes first in the credit, whose sum depends on the order in its last bit, and late in the reasons.
+    others = [_check_texture(detection, spec), canvas]
+    reasons = tuple(reason for check in (*checks, background, *others) for reason in check.reasons)
+    return Verdict(not reasons, layout, _credit(background, *checks, *others), reasons, detection, letters_off)
 
 
 def best_assignment(detected: Sequence[Detected], spec: Spec) -> tuple[Detected | None, ...]:
@@ -212,31 +247,50 @@ def _check_relation(assigned: Sequence[Detected | None], spec: Spec) -> Check:
     return Check(_RELATION, 0.0, [f"{spec.objects[first]} is not {relation} {spec.objects[second]}"])
 
 
-def _compare_word(detection: Detection, spec: Spec) -> Verdict:
-    word = detection.word
-    background = _check_background(detection, spec)
+def _check_texture(detection: Detection, spec: Spec) -> Check:
+    """Of the background."""
+    if spec.texture is None:
+        return Check(0.0, 0.0, [])
+    if detection.texture == spec.texture:
+        return Check(_TEXTURE, 1.0, [])
+    return Check(_TEXTURE, 0.0, [f"the background is {_surface(detection.texture)}, not {ADJECTIVES[spec.texture]}"])
+
+
+def _check_canvas(detection: Detection, spec: Spec) -> Check:
+    if spec.canvas is None:
+        return Check(0.0, 0.0, [])
+    if has_ratio(detection.size, spec.canvas):
+        return Check(_CANVAS, 1.0, [])
+    width, height = detection.size
+    return Check(_CANVAS, 0.0, [f"the image is {width}x{height}, not {SHAPE_WORDS.get(spec.canvas, spec.canvas)}"])
+
+
+def has_ratio(size: tuple[int, int], canvas: tuple[int, int]) -> bool:
+    """Whether width and height are those of the canvas, but for a common factor and a little."""
+    return abs(size[0] * canvas[1] / (size[1] * canvas[0]) - 1) <= MAX_STRETCH
+
+
+def _check_word(word: DetectedWord | None, spec: Spec) -> tuple[int, bool, list[Check]]:
+    """Letters that are off, whether length and colour are right, and the checks."""
     if word is None:
-        letters_off, longest = len(spec.word), max(len(spec.word), 1)
-        reasons, coloured, whole = [f'no word instead of "{spec.word}"'], False, False
-    else:
-        letters_off, longest = edit_distance(word.text, spec.word), max(len(spec.word), len(word.text), 1)
-        reasons, coloured, whole = [], word.colour == spec.word_colour, not word.cut
-        if letters_off:
-            letters = f"letter{'s' * (letters_off > 1)}"
-            reasons.append(f'"{word.text}" instead of "{spec.word}", {letters_off} {letters} off')
-        if not coloured:
-            reasons.append(f"the word is {word.colour or 'an unclear colour'}, not {spec.word_colour}")
-        if not whole:
-            reasons.append("the word is cut off at the edge")
-    credit = _credit(
-        background,
+        missing = [f'no word instead of "{spec.word}"']
+        checks = [Check(_WORD_COLOUR, 0.0, []), Check(_WORD_WHOLE, 0.0, []), Check(_WORD_TEXT, 0.0, missing)]
+        return len(spec.word), False, checks
+    letters_off, longest = edit_distance(word.text, spec.word), max(len(spec.word), len(word.text), 1)
+    coloured, reasons = word.colour == spec.word_colour, []
+    if letters_off:
+        letters = f"letter{'s' * (letters_off > 1)}"
+        reasons.append(f'"{word.text}" instead of "{spec.word}", {letters_off} {letters} off')
+    if not coloured:
+        reasons.append(f"the word is {word.colour or 'an unclear colour'}, not {spec.word_colour}")
+    if word.cut:
+        reasons.append("the word is cut off at the edge")
+    checks = [
         Check(_WORD_COLOUR, float(coloured), []),
-        Check(_WORD_WHOLE, float(whole), []),
-        Check(_WORD_TEXT, 1 - letters_off / longest, []),
-    )
-    reasons += background.reasons
-    layout = not background.reasons and coloured and len(word.text) == len(spec.word)
-    return Verdict(not reasons, layout, credit, tuple(reasons), detection, letters_off)
+        Check(_WORD_WHOLE, float(not word.cut), []),
+        Check(_WORD_TEXT, 1 - letters_off / longest, reasons),
+    ]
+    return letters_off, coloured and len(word.text) == len(spec.word), checks
 
 
 def _credit(*checks: Check) -> float:
@@ -264,6 +318,8 @@ def _object_credit(expected: Expected, obj: Detected | None) -> float:
         parts.append((1.0, float(_size_class(obj) == expected.size)))
     if expected.position:
         parts.append((1.0, float(_is_in_position(expected, obj))))
+    if expected.texture:
+        parts.append((1.0, float(obj.texture == expected.texture)))
     return _weighted_mean(parts)
 
 
@@ -274,6 +330,8 @@ def _object_reasons(expected: Expected, obj: Detected) -> list[str]:
         reasons.append(f"{found} instead of {expected}")
     if expected.colour and obj.colour != expected.colour:
         reasons.append(f"{expected} is {obj.colour or 'an unclear colour'}")
+    if expected.texture and obj.texture != expected.texture:
+        reasons.append(f"{expected} is {_surface(obj.texture)}")
     if expected.size and _size_class(obj) != expected.size:
         reasons.append(f"{expected} is {_size_class(obj)} (radius {obj.radius:.0f} of {UNITS})")
     if not _is_in_position(expected, obj):
@@ -282,6 +340,10 @@ def _object_reasons(expected: Expected, obj: Detected) -> list[str]:
     if obj.cut:
         reasons.append(f"{expected} is cut off at the edge")
     return reasons
+
+
+def _surface(texture: str | None) -> str:
+    return ADJECTIVES.get(texture, "plain") if texture else "of an unclear texture"
 
 
 def _size_class(obj: Detected) -> str:

@@ -1,20 +1,27 @@
-"""The tiny world: scenes of one to four shapes, or of a short word, on a plain background.
+"""The tiny world: scenes of one to four shapes, or of a short word, on a background.
 
 A scene follows from its seed, and the training and held-back splits share no scene. Lengths are in units, 128 to the
-side of an image of any size, so a scene and its split are the same at 64 px and at 128 px.
+side of a square image of any size, so a scene and its split are the same at 64 px and at 128 px.
+
+The first edition of the world is plain and square. In the second there are textures, images of other shapes, and words
+whose letters stand in a patch each.
 """
 
 import hashlib
 import math
-import random
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ...errors import Blip3oError
-from .font import CHARACTERS, HEIGHT, PITCH
+from .font import CHARACTERS, HEIGHT, PITCH, WIDTH
+from .keyed_random import KeyedRandom
 from .shapes import BOXES, SHAPES
+from .textures import SOLID, TEXTURES, Texture, displacement
+from .words import LETTERS, MORE_WORDS, WORDS
 
 UNITS = 128
+SQUARE = (UNITS, UNITS)
+CANVASES = {"wide": (192, 96), "tall": (96, 192), "landscape": (144, 96)}  # units; 2:1, 1:2 and 3:2
 COLOURS = {
     "red": (220, 40, 40),
     "orange": (245, 140, 20),
@@ -51,13 +58,19 @@ HELD_BACK_EVERY = 8  # one scene in eight is held back
 LOW_CONTRAST = (("purple", "blue"), ("pink", "yellow"), ("orange", "red"), ("orange", "yellow"))
 
 _RADII = {1: (16, 30), 2: (15, 24), 3: (14, 19), 4: (14, 19), "small": (13, 16.5), "large": (24, 29)}
+_OBLONG_RADII: dict[int | str, tuple[int, ...]] = {
+    1: (16, 20),
+    2: (16, 20),
+    3: (16,),
+    4: (16,),
+}  # few, because each is many codes
 _SNAPPED_RADII = {1: (16, 20, 24, 28), 2: (16, 20, 24), 3: (16, 20), 4: (16,), "small": (16,), "large": (28,)}
 _CELL, _SNAPPED_CELL = (3.6, 5.0), 4.0  # side of a font pixel
-WORDS = tuple(
-    "ART BED BEE BIG BOX BUS CAR CAT COW CUP DAY DOG EAR EGG EYE FISH FIVE FOX FUN GO GOLD HAT HI ICE JAM JOY KEY LAMP "
-    "LEAF MAP MILK MOON NEW NO OK OWL PEN PIE QUIZ RAIN ROAD ROSE SEA SHIP SKY SNOW SUN TAXI TEA TOP TREE UP VAN WAVE "
-    "WIND WOLF YES ZERO ZOO".split()
-)
+PATCH = 16  # units; in the second edition every letter stands in a patch of the 8 x 8 codes
+LETTER_CELL, LETTER_PITCH = 2.0, 8  # units of a font pixel there, and font pixels from letter to letter
+LETTER_COUNTS = (2, 6)
+TEXTURED_PARTS = 0.6  # of the objects and grounds of a textured image
+WITH_OBJECT = 0.4  # share of words of the second edition that stand beside an object
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ class SceneObject:
     x: float  # centre
     y: float
     radius: float
+    texture: Texture = SOLID
 
     @cached_property
     def box(self) -> tuple[float, float, float, float]:
@@ -82,10 +96,11 @@ class Word:
     left: float
     top: float
     cell: float  # side of a font pixel
+    pitch: int = PITCH  # font pixels from one letter to the next
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        width = PITCH * len(self.text) - 1
+        width = self.pitch * (len(self.text) - 1) + WIDTH
         return self.left, self.top, self.left + width * self.cell, self.top + HEIGHT * self.cell
 
 
@@ -100,6 +115,9 @@ class Scene:
     colours_named: bool = True
     relation: str | None = None  # objects[0] is, for example, "left of" objects[1]
     size: str | None = None  # "small" or "large", of objects[0]
+    texture: Texture = SOLID  # of the background
+    textures_named: bool = False  # those that are not solid
+    canvas: tuple[int, int] = SQUARE  # width and height in units
 
 
 @dataclass(frozen=True)
@@ -110,12 +128,19 @@ class World:
     low_contrast: bool = True  # False excludes the pairs in LOW_CONTRAST, either way round
     coloured: float = 0.2  # share of images on a coloured background; 0.4 suits training
     weights: tuple[tuple[str, float], ...] = field(default=tuple((name, 1.0) for name in CATEGORIES))
+    textured: float = 0.0  # share of images with textures; half of their captions name them
+    oblong: float = 0.0  # share of images that are not square
+    lettered: bool = False  # words of letters in a patch each, sometimes beside an object; else of free characters
 
     def __post_init__(self):
-        if not 0 <= self.coloured <= 1:
-            raise Blip3oError(
-                f"coloured is {self.coloured}. It is the share of images on a coloured background: give 0 to 1."
-            )
+        for name, what in (
+            ("coloured", "on a coloured background"),
+            ("textured", "with textures"),
+            ("oblong", "that are not square"),
+        ):
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise Blip3oError(f"{name} is {share}. It is the share of images {what}: give 0 to 1.")
         for name, weight in self.weights:
             check_choice("category", name, (*CATEGORIES, TEXT))
             if not (weight >= 0 and math.isfinite(weight)):
@@ -131,42 +156,15 @@ class World:
         always = sum(weight for name, weight in self.weights if name == "background") / total
         return 0.0 if always == 1 else min(max((self.coloured - always) / (1 - always), 0.0), 1.0)
 
-    def radii(self, kind: int | str) -> tuple[float, ...]:
-        return (_SNAPPED_RADII if self.snapped else _RADII)[kind]
+    def radii(self, kind: int | str, canvas: tuple[int, int] = SQUARE) -> tuple[float, ...]:
+        if not self.snapped:
+            return _RADII[kind]
+        return (_SNAPPED_RADII if canvas == SQUARE else _OBLONG_RADII)[kind]
 
-
-class KeyedRandom:
-    """Random choices that follow from a key.
-
-    Only `Random.random` is used, because Python promises that its numbers never change. The keys decide every scene:
-    a changed key makes a different world.
-    """
-
-    def __init__(self, *key):
-        self._random = random.Random("/".join(map(str, key))).random
-
-    def chance(self, share: float) -> bool:
-        return self._random() < share
-
-    def below(self, n: int) -> int:
-        return int(self._random() * n)
-
-    def uniform(self, low: float, high: float) -> float:
-        return low + (high - low) * self._random()
-
-    def choice(self, options):
-        return options[self.below(len(options))]
-
-    def sample(self, options, count: int) -> list:
-        rest = list(options)
-        return [rest.pop(self.below(len(rest))) for _ in range(count)]
-
-    def weighted(self, pairs):
-        rest = self.uniform(0, sum(weight for _, weight in pairs))
-        for value, weight in pairs:
-            if (rest := rest - weight) < 0:
-                return value
-        return next(value for value, weight in reversed(pairs) if weight > 0)
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Those that tables have a row for."""
+        return (*CATEGORIES, TEXT) if self.lettered else CATEGORIES
 
 
 def check_choice(what: str, value: str, options) -> None:
@@ -174,21 +172,35 @@ def check_choice(what: str, value: str, options) -> None:
         raise Blip3oError(f"{what} {value!r} is unknown. Choose one of: {', '.join(options)}.")
 
 
+# The world of the second edition
+SECOND = World(
+    low_contrast=False,
+    weights=tuple((name, 1.0) for name in (*CATEGORIES, TEXT)),
+    textured=0.6,
+    oblong=0.25,
+    lettered=True,
+)
+
+
 def scene_key(scene: Scene) -> str:
     """The image as text, with positions rounded to 8 units and radii to 4, so that near-copies share a key.
 
-    Captions are not part of it: the splits share no image, whatever its caption.
+    Captions and textures are not part of it: the splits share no image, whatever its caption and its surfaces.
     """
     objects = sorted(
         f"{t.shape} {t.colour} {t.x // GRID:.0f} {t.y // GRID:.0f} {t.radius // 4:.0f}" for t in scene.objects
     )
     word = scene.word
     text = f"{word.text} {word.colour} {word.left // GRID:.0f} {word.top // GRID:.0f}" if word else ""
-    return "|".join([scene.background, text, *objects])
+    canvas = [] if scene.canvas == SQUARE else [f"{scene.canvas[0]}x{scene.canvas[1]}"]
+    return "|".join([scene.background, text, *objects, *canvas])
 
 
 def split_of(scene: Scene) -> str:
-    digest = hashlib.blake2b(scene_key(scene).encode(), digest_size=8).digest()
+    """Of words with letters in patches the text alone decides: the splits share no such word."""
+    lettered = scene.word is not None and scene.word.pitch == LETTER_PITCH
+    key = f"word {scene.word.text}" if lettered else scene_key(scene)
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return SPLITS[int.from_bytes(digest, "big") % HELD_BACK_EVERY == 0]
 
 
@@ -219,46 +231,60 @@ def is_visible(colour: str, background: str, world: World) -> bool:
     return world.low_contrast or not {(colour, background), (background, colour)} & set(LOW_CONTRAST)
 
 
-def has_gap(a: SceneObject, b: SceneObject) -> bool:
+def has_gap(a: SceneObject | Word, b: SceneObject | Word) -> bool:
     (left, top, right, bottom), (b_left, b_top, b_right, b_bottom) = a.box, b.box
     return b_left - right >= GAP or left - b_right >= GAP or b_top - bottom >= GAP or top - b_bottom >= GAP
 
 
-def is_inside(item: SceneObject | Word) -> bool:
+def is_inside(item: SceneObject | Word, canvas: tuple[int, int] = SQUARE) -> bool:
     left, top, right, bottom = item.box
-    return min(left, top) >= MARGIN and max(right, bottom) <= UNITS - MARGIN
+    width, height = canvas
+    return min(left, top) >= MARGIN and right <= width - MARGIN and bottom <= height - MARGIN
 
 
-def place_object(rng: KeyedRandom, shape: str, colour: str, radius: float, world: World) -> SceneObject:
+def place_object(
+    rng: KeyedRandom, shape: str, colour: str, radius: float, world: World, canvas: tuple[int, int] = SQUARE
+) -> SceneObject:
     """An object at a random position, wholly inside the image."""
     left, top, right, bottom = (radius * reach for reach in BOXES[shape])
-    x = pick_coordinate(rng, MARGIN - left, UNITS - MARGIN - right, world)
-    y = pick_coordinate(rng, MARGIN - top, UNITS - MARGIN - bottom, world)
+    width, height = canvas
+    x = pick_coordinate(rng, MARGIN - left, width - MARGIN - right, world, spacing(width))
+    y = pick_coordinate(rng, MARGIN - top, height - MARGIN - bottom, world, spacing(height))
     return SceneObject(shape, colour, x, y, radius)
 
 
-def pick_coordinate(rng: KeyedRandom, low: float, high: float, world: World) -> float:
+def spacing(side: int) -> float:
+    """Units between snapped centres: half a patch of the 8 x 8 codes."""
+    return GRID * side / UNITS
+
+
+def pick_coordinate(rng: KeyedRandom, low: float, high: float, world: World, grid: float = GRID) -> float:
     if not world.snapped:
         return rng.uniform(low, high)
-    first, last = math.ceil(low / GRID), math.floor(high / GRID)
-    return float(GRID * (first + rng.below(last - first + 1)))
+    first, last = math.ceil(low / grid), math.floor(high / grid)
+    return float(grid * (first + rng.below(last - first + 1)))
 
 
-def pick_radius(rng: KeyedRandom, kind: int | str, world: World) -> float:
-    radii = world.radii(kind)
+def pick_radius(rng: KeyedRandom, kind: int | str, world: World, canvas: tuple[int, int] = SQUARE) -> float:
+    radii = world.radii(kind, canvas)
     return float(rng.choice(radii)) if world.snapped else rng.uniform(*radii)
 
 
 def place_objects(
-    rng: KeyedRandom, kinds, size: int | str, world: World, relation: str | None = None
+    rng: KeyedRandom,
+    kinds,
+    size: int | str,
+    world: World,
+    relation: str | None = None,
+    canvas: tuple[int, int] = SQUARE,
 ) -> tuple[SceneObject, ...] | None:
     """One object per (shape, colour), with gaps between them and in the relation. None if no arrangement was found."""
     for _ in range(20):
         objects = []
-        radii = [pick_radius(rng, size, world) for _ in kinds]
+        radii = [pick_radius(rng, size, world, canvas) for _ in kinds]
         for (shape, colour), radius in zip(kinds, radii, strict=True):
             for _ in range(12):
-                obj = place_object(rng, shape, colour, radius, world)
+                obj = place_object(rng, shape, colour, radius, world, canvas)
                 if all(has_gap(obj, other) for other in objects):
                     objects.append(obj)
                     break
@@ -282,13 +308,21 @@ def relation_offsets(relation: str, x: float, y: float) -> tuple[float, float]:
 
 
 def sample_scene(rng: KeyedRandom, category: str, world: World) -> Scene | None:
+    scene = _sample_plain_scene(rng, category, world)
+    textured = scene is not None and world.textured and rng.chance(world.textured)
+    return _with_textures(rng, scene) if textured else scene
+
+
+def _sample_plain_scene(rng: KeyedRandom, category: str, world: World) -> Scene | None:
     share = world.coloured if category == EDIT else world.coloured_elsewhere()  # edits are not part of the mix
     coloured = category == "background" or rng.chance(share)
     background = rng.choice(tuple(BACKGROUNDS)) if coloured else DEFAULT_BACKGROUND
     colours = visible_colours(background, world)
     if category == TEXT:
-        return _word_scene(rng, background, colours, world)
+        return (_lettered_scene if world.lettered else _word_scene)(rng, background, colours, world)
     scene = Scene(category, (), background)
+    if world.oblong and category != "size" and rng.chance(world.oblong):
+        scene = replace(scene, canvas=rng.choice(tuple(CANVASES.values())))
     count, size = 1, 1
     if category == "single_object":
         scene = replace(scene, colours_named=False)
@@ -298,7 +332,7 @@ def sample_scene(rng: KeyedRandom, category: str, world: World) -> Scene | None:
     elif category == "counting":
         count = size = 2 + rng.below(3)
         kinds = [(rng.choice(SHAPES), rng.choice(colours))] * count
-        objects = place_objects(rng, kinds, size, world)
+        objects = place_objects(rng, kinds, size, world, None, scene.canvas)
         return replace(scene, objects=objects, colours_named=rng.chance(0.5)) if objects else None
     elif category == EDIT:
         count = size = 1 + rng.below(3)
@@ -307,8 +341,23 @@ def sample_scene(rng: KeyedRandom, category: str, world: World) -> Scene | None:
         named = category == "color_attr" or category != "two_object" and rng.chance(0.7)
         relation = rng.choice(RELATIONS) if category == "position" else None
         scene = replace(scene, colours_named=named, relation=relation)
-    objects = place_objects(rng, _pick_kinds(rng, count, colours, scene.colours_named), size, world, scene.relation)
+    kinds = _pick_kinds(rng, count, colours, scene.colours_named)
+    objects = place_objects(rng, kinds, size, world, scene.relation, scene.canvas)
     return replace(scene, objects=objects) if objects else None
+
+
+def _with_textures(rng: KeyedRandom, scene: Scene) -> Scene:
+    """The scene with textures, on at least one surface where any can show. A word stands on solid ground."""
+    ground = scene.word is None and displacement(PALETTE[scene.background]).any()
+    while ground or scene.objects:
+        texture = rng.choice(TEXTURES) if ground and rng.chance(TEXTURED_PARTS) else SOLID
+        chosen = [rng.choice(TEXTURES) if rng.chance(TEXTURED_PARTS) else SOLID for _ in scene.objects]
+        if scene.category == "counting":  # alike, or the caption would have to tell them apart
+            chosen = chosen[:1] * len(chosen)
+        if texture != SOLID or any(one != SOLID for one in chosen):
+            objects = tuple(replace(obj, texture=one) for obj, one in zip(scene.objects, chosen, strict=True))
+            return replace(scene, objects=objects, texture=texture, textures_named=rng.chance(0.5))
+    return scene
 
 
 def _pick_kinds(rng: KeyedRandom, count: int, colours, colours_named: bool) -> list[tuple[str, str]]:
@@ -329,3 +378,23 @@ def _word_scene(rng: KeyedRandom, background: str, colours, world: World) -> Sce
     left = pick_coordinate(rng, MARGIN, UNITS - MARGIN - width, world)
     top = pick_coordinate(rng, MARGIN, UNITS - MARGIN - height, world)
     return Scene(TEXT, (), background, Word(text, rng.choice(colours), left, top, cell))
+
+
+def _lettered_scene(rng: KeyedRandom, background: str, colours, world: World) -> Scene | None:
+    """A word of two to six letters, every letter in the middle of a patch, alone or beside an object."""
+    if rng.chance(0.5):
+        text = rng.choice(MORE_WORDS)
+    else:
+        shortest, longest = LETTER_COUNTS
+        text = "".join(rng.choice(LETTERS) for _ in range(shortest + rng.below(longest - shortest + 1)))
+    word = lettered_word(text, rng.choice(colours), 1 + rng.below(7 - len(text)), 1 + rng.below(6))
+    if not rng.chance(WITH_OBJECT):
+        return Scene(TEXT, (), background, word)
+    obj = place_object(rng, rng.choice(SHAPES), rng.choice(colours), pick_radius(rng, 2, world), world)
+    return Scene(TEXT, (obj,), background, word) if has_gap(obj, word) else None
+
+
+def lettered_word(text: str, colour: str, column: int, row: int) -> Word:
+    """The word whose first letter stands in the patch of this column and row."""
+    aside = (PATCH - WIDTH * LETTER_CELL) / 2, (PATCH - HEIGHT * LETTER_CELL) / 2
+    return Word(text, colour, column * PATCH + aside[0], row * PATCH + aside[1], LETTER_CELL, LETTER_PITCH)
