@@ -68,7 +68,7 @@ def test_curves_are_of_what_they_say_and_drawn(tmp_path, monkeypatch):
     assert all(path.stat().st_size > 5000 for path in paths)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_engine_decodes_and_is_named():
     """Catches a row whose number is another engine's: "graph" without a GPU stands for the compiled step only."""
     rows = decode.engines(models.tiny(CPU, torch.float32), CPU, 3, 1, 1e9)

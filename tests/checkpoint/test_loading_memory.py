@@ -24,7 +24,8 @@ pytestmark = [
 
 BYTES = {"F32": 4, "BF16": 2}
 MEASURE = """
-import resource, sys, torch, transformers, diffusers
+import os, resource, sys, torch, transformers, diffusers
+import diffusers.models.autoencoders.autoencoder_dc, transformers.models.qwen3.modeling_qwen3
 from blip3o_core.checkpoint import open_checkpoint
 
 def resident():
@@ -36,13 +37,22 @@ def peak():
 def load(folder, dtype):
     return open_checkpoint(folder).load_language(dtype)
 
-tiny, big, dtype = sys.argv[1:]
-dtype = None if dtype == "stored" else getattr(torch, dtype)
-load(tiny, dtype)
-open("/proc/self/clear_refs", "w").write("5")  # the peak so far, imports included, is forgotten
-before = resident()
-network = load(big, dtype)
-print(peak() - before, sum(p.numel() * p.element_size() for p in network.parameters()), network.model.norm.weight.dtype)
+def measure(big, dtype):
+    dtype = None if dtype == "stored" else getattr(torch, dtype)
+    load(tiny, dtype)
+    open("/proc/self/clear_refs", "w").write("5")  # the peak so far, imports included, is forgotten
+    before = resident()
+    network = load(big, dtype)
+    size = sum(p.numel() * p.element_size() for p in network.parameters())
+    print(peak() - before, size, network.model.norm.weight.dtype, flush=True)
+
+tiny, *cases = sys.argv[1:]
+for case in cases:
+    child = os.fork()
+    if not child:
+        measure(*case.split("="))
+        os._exit(0)
+    os.waitpid(child, 0)
 """
 
 
@@ -80,20 +90,15 @@ def grow(folder: Path, dtype: str, layers: int, codes: int, untied: bool) -> Pat
 
 @pytest.fixture(scope="module")
 def measured(tiny, tmp_path_factory):
-    """All cases at the same time: most of it is the start of Python and its imports."""
-    folder, running = tmp_path_factory.mktemp("memory"), {}
+    """Each case in a fork of one process: most of it is the start of Python and its imports."""
+    folder, words = tmp_path_factory.mktemp("memory"), []
+    for k, (stored, asked, layers, codes, untied) in enumerate(CASES.values()):
+        words.append(f"{grow(folder / f'big{k}', stored, layers, codes, untied)}={asked}")
     one = {**os.environ, "OMP_NUM_THREADS": "1"}
-    try:
-        for k, (name, (stored, asked, layers, codes, untied)) in enumerate(CASES.items()):
-            big = grow(folder / f"big{k}", stored, layers, codes, untied)
-            command = [sys.executable, "-c", MEASURE, str(tiny), str(big), asked]
-            running[name] = subprocess.Popen(command, cwd=TOP, env=one, stdout=subprocess.PIPE, text=True)
-        yield {name: process.communicate()[0].split() for name, process in running.items()}
-    finally:
-        for process in running.values():
-            process.kill()
-            process.wait()
-        shutil.rmtree(folder)
+    command = [sys.executable, "-c", MEASURE, str(tiny), *words]
+    done = subprocess.run(command, cwd=TOP, env=one, stdout=subprocess.PIPE, text=True)
+    shutil.rmtree(folder)
+    return dict(zip(CASES, map(str.split, done.stdout.splitlines()), strict=True))
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ from tests.support.paths import TOP
 triton = pytest.importorskip("triton", reason="Triton has no package for this machine")
 
 
-QUICK = ("sampled", "int8", "rows", "refused")
-LONG = ("greedy, padded rows", "guided", "bfloat16", "fp8", "refused int8")
+QUICK = ("sampled", "refused")
+LONG = ("greedy, padded rows", "guided", "bfloat16", "fp8", "int8", "rows", "refused int8")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def interpreted(request):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [*QUICK[:2], *(pytest.param(case, marks=pytest.mark.long) for case in LONG[:4])])
+@pytest.mark.parametrize("case", [QUICK[0], *(pytest.param(case, marks=pytest.mark.long) for case in LONG[:5])])
 def test_the_kernels_write_what_the_modules_write(interpreted, case):
     """A part of a layer that reads the wrong rows, a scale of another matrix, a key put away in the wrong place, a
     token drawn by another number; and a first step that failed, after which another engine drew."""
@@ -46,7 +46,7 @@ def test_the_kernels_write_what_the_modules_write(interpreted, case):
     assert found["apart"] < (1e-6 if case in ("sampled", "greedy, padded rows", "guided") else 2e-2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_row_is_the_single_run_to_the_bit_in_bfloat16(interpreted):
     """Sums in another order for another number of rows, or a prompt that is read together with a longer one."""
     assert interpreted["rows"]["equal"] == [True, True]
@@ -91,14 +91,14 @@ def compiled(kernel, constants: dict, **options) -> dict:
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_stages": 1, **options}).asm
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets in this process")
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        pytest.param({"SINGLE": False, "ROWS2": 8}, marks=pytest.mark.long),
-        pytest.param({"WEIGHTS": 2, "CHUNKS": 4}, marks=pytest.mark.long),
+        {"SINGLE": False, "ROWS2": 8},
+        {"WEIGHTS": 2, "CHUNKS": 4},
     ],
     ids=str,
 )

@@ -59,9 +59,9 @@ def golden(checkpoints):
 @pytest.fixture(scope="session")
 def comfyui(tmp_path_factory):
     """A ComfyUI without a server; its base directory is `comfyui.base`."""
-    from tools.comfyui.inside import Host
+    from tools.comfyui.inside import LIBRARIES, Host
 
-    with Host(tmp_path_factory.mktemp("inside")) as host:
+    with Host(tmp_path_factory.mktemp("inside"), ready=LIBRARIES) as host:
         yield host
 
 

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from tools.comfyui.inside import in_host
 from tools.schemas import CONTRACT
 
 
-def test_importing_the_pack_loads_nothing_else_and_changes_nothing(in_host):
+def test_importing_the_pack_loads_nothing_else_and_changes_nothing():
     """Every start of ComfyUI pays for our imports, and every other pack for our monkeypatches."""
 
     def look(module):
@@ -52,7 +53,7 @@ def test_importing_the_pack_loads_nothing_else_and_changes_nothing(in_host):
         loaded = [name.removeprefix(pack.__name__) for name in set(sys.modules) - known]
         return {"loaded": sorted(loaded), "nodes": len(found), "same": settings() == before}
 
-    seen = in_host(look)
+    seen = in_host(look)  # a ComfyUI of its own, without libraries that are imported before
     assert seen["nodes"] == len(json.loads(CONTRACT.read_text(encoding="utf-8"))) and seen["same"]
     strangers = [name for name in seen["loaded"] if not name.startswith(".") and name]
     light = tuple(

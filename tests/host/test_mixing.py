@@ -45,6 +45,7 @@ def seen(image: np.ndarray) -> list[tuple]:
     return [(each.shape, each.colour) for each in detect(image).objects]
 
 
+@pytest.mark.long
 def test_two_prompts_in_two_areas(client):
     """Catches areas that cover another part of the image, and prompts that reach into each other's area."""
     graph = prompts(5, a="a red circle", b="a blue star")

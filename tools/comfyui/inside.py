@@ -12,6 +12,9 @@
 The process has ComfyUI's folder first on `sys.path` and the project's root nowhere on it; the pack is loaded as ComfyUI
 loads it. `module` imports a module by its place in the pack; `module("")` is the pack itself. Each script runs in a
 fork of its own, so that the next one finds everything as it was. Always on the CPU.
+
+Loading a checkpoint imports transformers and diffusers, seconds in each fork: `Host(base, ready=LIBRARIES)` has them
+before it forks.
 """
 
 import inspect
@@ -29,10 +32,12 @@ from typing import Any
 from tools.comfyui.server import host_environment, link_pack
 from tools.environment import comfyui_path
 
+LIBRARIES = ("diffusers.models.autoencoders.autoencoder_dc", "diffusers.models.transformers.sana_transformer",
+             "transformers.models.qwen3.modeling_qwen3", "transformers.models.siglip.modeling_siglip")  # fmt: skip
 # Reads a line for each script and answers with its exit status. The scripts' output goes into files.
 LOOP = """
 import asyncio, importlib, json, os, runpy, sys, traceback
-host, base, link, answers = json.loads(sys.argv.pop(1))
+host, base, link, answers, ready = json.loads(sys.argv.pop(1))
 sys.path[0] = host
 sys.argv[1:] = ["--cpu", "--base-directory", base, "--disable-api-nodes"]
 import comfy.options
@@ -41,6 +46,8 @@ import nodes
 if not asyncio.run(nodes.load_custom_node(link)):
     sys.exit("ComfyUI could not load the pack; its log is above")
 name = link.replace(".", "_x_")
+for library in ready:
+    importlib.import_module(library)
 
 def module(place):
     return importlib.import_module(name + place)
@@ -69,15 +76,15 @@ for line in sys.stdin:
 
 
 class Host:
-    """`with Host(base) as host: host.run(script)`. `base`: ComfyUI's base directory."""
+    """`with Host(base) as host: host.run(script)`. `base`: ComfyUI's base folder; `ready`: modules imported first."""
 
-    def __init__(self, base: Path):
-        self.base, self.log = Path(base), Path(base, "host.log")
+    def __init__(self, base: Path, ready: tuple[str, ...] = ()):
+        self.base, self.log, self.ready = Path(base), Path(base, "host.log"), ready
 
     def __enter__(self) -> "Host":
         link = link_pack(self.base)
         answers, theirs = os.pipe()
-        given = json.dumps([str(comfyui_path()), str(self.base), str(link), theirs])
+        given = json.dumps([str(comfyui_path()), str(self.base), str(link), theirs, self.ready])
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", LOOP, given], cwd=self.base, env=host_environment(), text=True,
