@@ -5,16 +5,15 @@ vie_prompts.py. The edited image is resized to the source. With `backbone: gpt4o
 JPEG files; with `backbone: qwen25vl` the images come first and are PNG files, as the benchmark's two classes do it.
 """
 
-import io
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ...errors import Blip3oError, first_line, shown
+from ...errors import shown
 from ...images.preprocess import to_images
-from ...images.reader import FORMATS, check_size
+from ...images.reader import read_image
 from ...rewards.chat_options import Tokens
 from ...rewards.wire import is_number
 from ...settings import NotNegative, Whole
@@ -24,7 +23,6 @@ from .prompts import PromptFile
 from .query import Attached, Query, Unusable, as_jpeg, as_png
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as PillowImage
     from torch import Tensor
 
 SOURCE = "source"  # in an item's meta: a function that gives the bytes of the source image, as the benchmark has it
@@ -69,8 +67,9 @@ class GEditQuestions:
         self._sc, self._pq = "\n".join([texts[_CONTEXT], texts[_EDIT], texts[_SC]]), f"{texts[_CONTEXT]}\n{texts[_PQ]}"
 
     def ask(self, item: Item, image: "Tensor") -> Sequence[Query]:
-        before, size = _source(item.meta[SOURCE](), item.id)
-        after = to_images(image[None], f"the image of item {item.id}")[0].resize(size)
+        # As test_gedit_score.py opens it: colour profiles and transparency are not looked at.
+        before = read_image(item.meta[SOURCE](), f"the source of item {item.id}", colours=False).pixels.convert("RGB")
+        after = to_images(image[None], f"the image of item {item.id}")[0].resize(before.size)
         pack = as_jpeg if self.options.backbone == "gpt4o" else as_png
         both = [pack(before), pack(after)]
         sc = self._parts(self._sc.replace("<instruction>", item.prompt), both)
@@ -108,15 +107,3 @@ def smallest_score(text: str) -> float:
     if not scores or not all(is_number(score) and 0 <= score <= 10 for score in scores):
         raise Unusable(f"score is {shown(repr(scores), 80)}; numbers from 0 to 10 are needed.")
     return float(min(scores))
-
-
-def _source(data: bytes, item: str) -> tuple["PillowImage", tuple[int, int]]:
-    """The source image as RGB, and the size that the edited one gets: as test_gedit_score.py opens it."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(io.BytesIO(data), formats=[each for each in FORMATS if each in Image.OPEN]) as image:
-            check_size(image.width, image.height, f"the source of item {item}")
-            return ImageOps.exif_transpose(image).convert("RGB"), image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Blip3oError(f"The source image of item {item} cannot be read: {first_line(error)}.") from error

@@ -12,6 +12,8 @@ TASKS: dict[str, tuple[str, str]] = {
     "own": (".own:open_task", "a prompt file of yours"),
     "tiny": (".tiny:open_task", "images from text in the world of the bundled model"),
     "tiny-edits": (".tiny_edits:open_task", "edits in the world of the bundled model"),
+    "imgedit": (".imgedit:open_task", "ImgEdit: edits of nine kinds"),
+    "gedit": (".gedit:open_task", "GEdit-Bench: edits of eleven kinds, in English or Chinese"),
 }
 
 

@@ -209,7 +209,7 @@ def test_items_that_cannot_be_asked_about_cost_only_themselves(tmp_path):
         assert "has no prompt for edits of the kind 'odd'" in str(unknown) and right["score"] == 1
         broken = Item("a", "Add.", "add", (), {"Intersection_exist": False}, {"source": lambda: b"\x89PNG"})
         wrong, right = open_judge("gedit", path)([broken, edit("b")], candidates)
-        assert "The source image of item a cannot be read" in str(wrong) and right["overall"] == 5
+        assert "Cannot read the source of item a" in str(wrong) and right["overall"] == 5
 
 
 WRONG = {
