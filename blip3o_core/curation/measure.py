@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Blip3oError
+from ..shards.texts import is_unicode
 from ..shards.write import ending_of
 from .before import Before, asks_again, stamp_of
 from .decisions import judge_column
@@ -122,7 +123,5 @@ def _check_texts(sample: Sample) -> None:
             raise Blip3oError(
                 f"A text has {len(text):,} characters; at most {MOST_CHARACTERS:,} make sense. Shorten it."
             )
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise Blip3oError("A text has half a character in it. Write it again.") from None
+        if not is_unicode(text):
+            raise Blip3oError("A text has half a character in it. Write it again.")

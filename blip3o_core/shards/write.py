@@ -14,6 +14,7 @@ from ..errors import Blip3oError, first_line, shown
 from ..files import LINE_LIMIT, atomic_write, naming_failures
 from ..images.reader import MAX_BYTES
 from .layout import BLOCK, ShardFacts, ends_of, header_of, index_of, rounded, row_of
+from .texts import is_unicode
 
 # What names of members begin with. webdataset ends it at the first dot; 64 letters fit the header of every tar.
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -124,10 +125,8 @@ def _name_of(key: str) -> str:
 def _texts(record: Record, where: str) -> tuple[str, ...]:
     texts = tuple(text.strip() for text in record.texts if text.strip())
     for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise Blip3oError(f"{where} has half a character in its text {shown(repr(text))}. Write it anew.") from None
+        if not is_unicode(text):
+            raise Blip3oError(f"{where} has half a character in its text {shown(repr(text))}. Write it anew.")
     if record.references and not texts:
         raise Blip3oError(f"{where} has references and no instruction. Give it an instruction, or leave it out.")
     if len(record.references) > _MOST_REFERENCES:

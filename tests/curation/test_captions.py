@@ -5,7 +5,6 @@ import io
 import json
 
 import pytest
-import torch
 from PIL import Image
 
 from blip3o_core.curation.engine import Watch, curate
@@ -148,50 +147,6 @@ def test_nothing_is_asked_twice(tmp_path):
     assert outcome.work.shards.joinpath("data-data.tar").read_bytes() == before
     lines = [json.loads(line) for line in Work(out).answers("data-data").read_text().splitlines()]
     assert [line["text"] for line in lines] == [NEW, "!!"]
-
-
-def save_blip(folder):
-    """A tiny random BLIP with its processor -> its folder, and what it says about the first image."""
-    import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]", "red", "hill", "tree", "house"]
-    own = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
-    own.pre_tokenizer = pre_tokenizers.Whitespace()
-    marks = {"bos_token": "[DEC]", "eos_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=own, cls_token="[CLS]", **marks)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ids = {"bos_token_id": 4, "eos_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
-    text = {**size, **ids, "vocab_size": len(words), "max_position_embeddings": 32, "encoder_hidden_size": 16}
-    vision = {**size, "image_size": 32, "patch_size": 16}
-    config = transformers.BlipConfig(text_config=text, vision_config=vision, projection_dim=8)
-    network = transformers.BlipForConditionalGeneration(config).eval()
-    images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
-    processor = transformers.BlipProcessor(images, tokenizer)
-    inputs = processor(images=texture(0), return_tensors="pt")
-    for seed in range(200):  # until it ends a text by itself
-        noise = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for weight in network.parameters():
-                weight.copy_(torch.randn(weight.shape, generator=noise))
-            ids = network.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=9)[0]
-        text = processor.decode(ids, skip_special_tokens=True)
-        if ids[-1] == 3 and len(text.split()) > 1:
-            break
-    network.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return str(folder), text
-
-
-def test_a_model_of_this_machine_writes(tmp_path):
-    """Catches a folder of transformers that is read or asked otherwise than by transformers, and a text that is cut."""
-    path, (folder, text) = source(tmp_path), save_blip(tmp_path / "blip")
-    free = {"max_repetition": None}
-    local = {"use": "local", "options": {"model": folder, "most_tokens": 9}}
-    assert texts(curate(settings([path], tmp_path / "out", captions=local, keep=free))) == [(text,)]
-    local["options"]["most_tokens"] = 1
-    outcome = curate(settings([path], tmp_path / "out", captions=local, keep=free))
-    assert texts(outcome) == [(CAPTION,)] and "used up its tokens" in faults(outcome)[0]
 
 
 def test_a_model_that_does_not_fit_is_told_before_anything_is_read(tmp_path):

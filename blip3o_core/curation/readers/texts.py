@@ -4,8 +4,9 @@ import codecs
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import Blip3oError, shown
+from ...errors import Blip3oError
 from ...files import decode_text
+from ...shards.texts import read_texts
 
 TEXT_LIMIT = 2**18  # bytes of one caption; the longest prompt that a checkpoint reads is a hundredth of it
 JSON_LIMIT = 2**22  # bytes of a JSON file with facts, or of an entry of a list
@@ -42,18 +43,8 @@ def decoded(data: bytes, encoding: str = "") -> str:
 
 
 def texts_of(value: Any, what: str = "caption") -> tuple[str, ...]:
-    """A text, a list of texts or None, as read from a file. Empty texts are left out."""
-    texts = [] if value is None else value if isinstance(value, list | tuple) else [value]
-    for text in texts:
-        if not isinstance(text, str):
-            raise Blip3oError(f"the {what} is {shown(repr(text))}. It must be text.")
-        if len(text) > TEXT_LIMIT:
-            raise Blip3oError(f"the {what} has {len(text):,} characters; a text may have {TEXT_LIMIT:,}.")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise Blip3oError(f"the {what} {shown(repr(text), 60)} has half a character in it.") from None
-    return tuple(text.strip() for text in texts if text.strip())
+    """See `read_texts`."""
+    return read_texts(value, what, TEXT_LIMIT)
 
 
 def texts_in(entry: Mapping, references: int) -> tuple[str, ...]:

@@ -5,21 +5,17 @@ from array import array
 from collections.abc import Iterator, Sequence
 
 from ...errors import Blip3oError, shown
+from ...shards.texts import read_texts
 
 Captions = tuple[str, ...]
 
 
 def read_captions(entry, where: str) -> Captions:
     """A caption, a list of captions or None, as read from a file. Empty captions are left out."""
-    captions = [] if entry is None else entry if isinstance(entry, list) else [entry]
-    for caption in captions:
-        if not isinstance(caption, str):
-            raise Blip3oError(
-                f"{where}: the caption is {shown(repr(caption))}. It must be text, or absent for a reconstruction."
-            )
-        if not _is_unicode(caption):
-            raise Blip3oError(f"{where}: the caption {shown(repr(caption))} has half a character in it. Write it anew.")
-    return tuple(caption.strip() for caption in captions if caption.strip())
+    try:
+        return read_texts(entry)
+    except Blip3oError as error:
+        raise Blip3oError(f"{where}: {error}") from None
 
 
 def texts_of(entry: dict, references: int, where: str) -> Captions:
@@ -32,15 +28,6 @@ def texts_of(entry: dict, references: int, where: str) -> Captions:
             "'caption'. A plain image must not have 'instruction' or references."
         )
     return instructions or captions
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text has no lone surrogates, which JSON can spell and no tokenizer takes."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class Texts(Sequence[str]):
