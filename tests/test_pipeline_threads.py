@@ -20,7 +20,7 @@ def bundled():
     return Pipeline.load(BUNDLED, dtype=torch.float32)
 
 
-@pytest.mark.parametrize("engine", ["modules", "direct", "speculative"])
+@pytest.mark.parametrize("engine", [pytest.param("modules", marks=pytest.mark.long), "direct", "speculative"])
 def test_tokens_that_are_written_at_the_same_time_are_right(bundled, engine):
     """Catches a cache of keys, a step or a joined matrix that two runs share."""
     rows = [bundled.encoder.encode(prompt) for prompt in PROMPTS]

@@ -294,7 +294,9 @@ def test_stopping_the_program_passes_the_tokenizer(kind, tiny):
         encoder.encode("a red circle")
 
 
-@pytest.mark.parametrize("space", [" ", "\t", "\u3000", "\r", "'", "a", "\u0301"])
+@pytest.mark.parametrize(
+    "space", [" ", "\u0301", *(pytest.param(one, marks=pytest.mark.long) for one in ("\t", "\u3000", "\r", "'", "a"))]
+)
 def test_qwens_pattern_ends_on_the_longest_prompt(space, tiny):
     """Catches a limit on characters above what Qwen's own pattern can read."""
     encoder = open_checkpoint(tiny).prompt_encoder

@@ -49,7 +49,7 @@ def test_comfyui_serves_every_file(client):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [NAMES[-1], *(pytest.param(name, marks=pytest.mark.long) for name in NAMES[:-1])])
 def test_it_is_found_placed_and_run(frontend, name):
     """Catches a ready-made node that the search does not show, or that loses its wires when it is placed."""
     page = frontend.page

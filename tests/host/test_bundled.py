@@ -27,6 +27,7 @@ def test_the_loader_offers_it_first(client):
     assert options["options"][0] == options["default"] == NAME
 
 
+@pytest.mark.long
 def test_the_sample_workflow_draws_what_it_says(client):
     """Catches wires, sizes or settings of the sample under which a model that understands does not show it."""
     graph = to_prompt(load_workflow("BLIP3o-1-Text-to-Image"), client.object_info())

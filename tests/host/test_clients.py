@@ -59,6 +59,7 @@ def test_an_interrupt_ends_one_prompt_and_the_next_is_right(server, alone, long_
         assert equal(latents(server, second.wait(short)), alone[2])
 
 
+@pytest.mark.long
 def test_a_client_that_goes_away_stops_nobody(server, alone, long_checkpoint):
     """Catches previews for a closed connection that end the server or the queue; the run goes on without its client."""
     gone = server.client()

@@ -76,7 +76,9 @@ def check(client, server, result, pipeline, expected: torch.Tensor, size: tuple[
     return made
 
 
-@pytest.mark.parametrize("names", [(name,) for name in SIZES] + [tuple(SIZES)], ids=" ".join)
+@pytest.mark.parametrize(
+    "names", [*(pytest.param((name,), marks=pytest.mark.long) for name in SIZES), tuple(SIZES)], ids=" ".join
+)
 def test_photographs_are_edited_as_by_the_library(client, server, model, names):
     """Sizes, orders or resizing in which only smooth test pictures agree."""
     graph, pipeline = model

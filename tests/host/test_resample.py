@@ -119,7 +119,7 @@ def test_progress_preview_and_interrupt(client):
     assert len([one for one in result.previews if one.metadata.get("node_id") == "again"]) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupt_stops_it(client, long_checkpoint):
     """Catches a run of many tokens that does not stop before its end."""
     started = threading.Event()

@@ -284,7 +284,7 @@ def test_a_release_is_whole_or_not_at_all(start, tmp_path):
     assert (target / "model.safetensors").read_bytes() == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_reference_mode_changes_the_edited_image(start, tmp_path):
     """Catches a reference mode that the gate of `edit` would not measure."""
     add_references(start, tmp_path / "edit", cross=True, noise=True)

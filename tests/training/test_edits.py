@@ -227,7 +227,7 @@ def test_broken_edits_are_refused(entry, edits, tmp_path):
 RATES = {"language": 1e-3, "connector": 1e-3, "reference_cross": 1e-3, "sana": 1e-3}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_loss_on_mixed_data_falls(edits, training_files):
     """Catches gradients that do not reach the reference connector, or rows of two kinds that cannot share a batch."""
     data = [str(edits.data), str(training_files[0])]

@@ -301,7 +301,7 @@ def test_the_tiny_stage_rewards_what_is_right(settings):
         assert all((one >= stage.pass_at) == right and 0 <= one <= 1 for one in found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tiny_stage_is_one_command(tmp_path, capsys):
     """Catches settings that do not reach the run, a checkpoint that cannot be found afterwards, and a traceback."""
     sizes = Sizes(codes=32, grid=8, latent_side=8, prompt_limit=300)

@@ -69,7 +69,7 @@ def test_a_step_is_orthogonal_and_as_long_as_adamws(world):
     assert float(half.pow(2).mean().sqrt()) == pytest.approx(sizes[1.0] / 2, rel=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_muon_resumes(world):
     """Catches momentum that starts again from nothing, or is given to other weights, when a run is continued."""
     settings = {"muon": 1.0, "ema_decay": 0.5, "weight_decay": 0.01}

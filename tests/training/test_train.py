@@ -23,7 +23,7 @@ def weights(folder) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("bf16", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_the_loss_falls(bf16, world):
     """Catches gradients that do not reach the weights, or reach them with the wrong sign, in either precision."""
     rates = dict.fromkeys(("language", "connector", "sana"), 3e-3)
