@@ -16,7 +16,8 @@ PAGES = [
 ]
 FOLDERS = "blip3o_core|nodes|tests|tools|benchmarks|docs|workflows|subgraphs|web|locales"
 FILE = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./-]*\w")
-DOTTED = re.compile(r"(?<![\w./-])(?:blip3o_core|tools|benchmarks)(?:\.\w+)+")
+# benchmarks.md is a page.
+DOTTED = re.compile(r"(?<![\w./-])(?!benchmarks\.md\b)(?:blip3o_core|tools|benchmarks)(?:\.\w+)+")
 IMPORT = re.compile(r"^from (blip3o_core[\w.]*) import (.+)$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 

@@ -4,17 +4,16 @@ import importlib.util
 import logging
 import pickle
 import socket
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
 from blip3o_core.errors import Blip3oError
 from blip3o_core.rewards.interface import Candidates
 from blip3o_core.rewards.load import load_rewards
 from blip3o_core.rewards.text import TextReward, _pixels, reading_order
+from tests.support.written import written
 
 reads = pytest.mark.skipif(not importlib.util.find_spec("rapidocr"), reason="needs the extra ocr")
 
@@ -22,16 +21,6 @@ reads = pytest.mark.skipif(not importlib.util.find_spec("rapidocr"), reason="nee
 @pytest.fixture(scope="module")
 def reward():
     return TextReward(side=320)
-
-
-def written(*lines, side=320):
-    import matplotlib
-
-    image = Image.new("RGB", (320, 320), (235, 230, 215))
-    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 40)
-    for place, line in enumerate(lines):
-        ImageDraw.Draw(image).text((20, 30 + 110 * place), line, (30, 20, 90), font)
-    return torch.from_numpy(np.asarray(image.resize((side, side)), np.float32) / 255)
 
 
 @reads

@@ -14,6 +14,14 @@ TASKS: dict[str, tuple[str, str]] = {
     "tiny-edits": (".tiny_edits:open_task", "edits in the world of the bundled model"),
     "imgedit": (".imgedit:open_task", "ImgEdit: edits of nine kinds"),
     "gedit": (".gedit:open_task", "GEdit-Bench: edits of eleven kinds, in English or Chinese"),
+    "geneval": (".geneval:open_task", "GenEval: objects, counts, colours, positions"),
+    "dpg": (".dpg:open_task", "DPG-Bench: long prompts"),
+    "wise": (".wise:open_task", "WISE_Verified: knowledge of the world"),
+    "wise-original": (".wise:open_original", "the original WISE"),
+    "text": (".text:open_task", "text in images: own prompts"),
+    "flow-grpo-ocr": (".text:open_flow_grpo", "text in images: the prompts of flow_grpo"),
+    "longtext": (".text:open_long_text", "LongText-Bench in English"),
+    "longtext-zh": (".text:open_long_text_zh", "LongText-Bench in Chinese"),
 }
 
 
