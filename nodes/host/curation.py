@@ -134,6 +134,7 @@ def _follow(config: Path) -> None:
             while (status := child.status_of(process)) is None:
                 mm.throw_exception_if_processing_interrupted()
                 _show(bar, output)
+        _show(bar, output)  # what it said last
         if status:
             raise Blip3oError(child.failure(_WHAT, status, output, "give it fewer images at a time"))
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 Point = tuple[int, float]
-WIDTH, CURVE, SAMPLES = 512, 200, 256  # pixels; the last is the most that the images take
-_LEFT, _TOP, _BOTTOM, _RIGHT = 46, 22, 22, 10  # margins around the curve
+WIDTH, CURVE, SAMPLES = 512, 220, 256  # pixels; the last is the most that the images take
+_LEFT, _TOP, _BOTTOM, _RIGHT = 60, 30, 26, 10  # margins around the curve
+_LETTERS = 16  # pixels: the node shows the image at half its size
 _BACK, _INK, _GRID = "#1e1e22", "#c8c8d0", "#3a3a42"
 _COLOURS, _WIDTHS = {True: "#f7c67a", False: "#7aa2f7"}, {True: 3, False: 1}  # True: of the main curve
 
@@ -30,7 +31,7 @@ def draw(curves: Sequence[Curve], samples: Image.Image | None, steps: int) -> Im
 
 
 def _draw_curves(pen: ImageDraw.ImageDraw, curves: Sequence[Curve], steps: int) -> None:
-    font = ImageFont.load_default()
+    font = ImageFont.load_default(_LETTERS)
     values = [value for curve in curves for _, value in curve.points]
     low, high = min(values, default=0.0), max(values, default=1.0)
     room = 0.05 * (high - low) or 0.5
@@ -44,10 +45,10 @@ def _draw_curves(pen: ImageDraw.ImageDraw, curves: Sequence[Curve], steps: int) 
         value = low + share * (high - low)
         start, end = place(0, value), place(steps, value)
         pen.line([start, end], fill=_GRID)
-        pen.text((4, start[1] - 6), f"{value:.3g}", fill=_INK, font=font)
-    pen.text((_LEFT, CURVE - 16), "0", fill=_INK, font=font)
-    pen.text((WIDTH - _RIGHT, CURVE - 16), str(steps), fill=_INK, font=font, anchor="ra")
-    left = float(_LEFT)
+        pen.text((4, start[1] - 10), f"{value:.3g}", fill=_INK, font=font)
+    pen.text((_LEFT, CURVE - 22), "0", fill=_INK, font=font)
+    pen.text((WIDTH - _RIGHT, CURVE - 22), str(steps), fill=_INK, font=font, anchor="ra")
+    left = 4.0
     for curve in curves:
         colour, wide = _COLOURS[curve.is_main], _WIDTHS[curve.is_main]
         pen.text((left, 4), curve.label, fill=colour, font=font)

@@ -17,6 +17,7 @@ SAMPLES = 4  # images that the node shows, of captions from the shards
 LOOKS = 4  # how often it shows new ones, at least where there are as many steps
 TOGETHER = {True: 16, False: 2}  # images in a pass; True: of the bundled model
 SAVE_EVERY = 25  # steps
+FIRST = 10  # steps whose mean loss is told
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _settings(lm: Language, request: Request, folder: Path, shards: Path, captio
 
 def _tell(run: ImagesRun, name: str, images: int, batch: int) -> None:
     means = run.log.means
-    average = f"Loss {means[min(len(means), 10) - 1][1]:.3g} in the first steps, {means[-1][1]:.3g} in the last."
+    average = f"Loss {means[min(len(means), FIRST) - 1][1]:.3g} in the first steps, {means[-1][1]:.3g} in the last."
     times = run.log.steps * batch / images
     seen = f"{images:,} images, each seen {times:.3g} times." if images > 1 else f"One image, seen {times:.3g} times."
     notes.tell([f"Saved as models/loras/{name}. {average} {seen}"], logging.INFO)

@@ -46,7 +46,7 @@ def images(server):
 def curating(**changes) -> dict:
     widgets = {
         "folder": "planted/inner", "output_name": "planted", "min_side": 48, "min_sharpness": 20.0,
-        "near_duplicates": "drop", **changes,
+        "near_duplicates": "drop", "default_caption": "", **changes,
     }  # fmt: skip
     graph = {"curate": node("BLIP3oCurateImages", **widgets)}
     for number, name in enumerate(("shards", "kept", "dropped")):
@@ -78,6 +78,42 @@ def test_a_folder_becomes_shards_and_the_node_says_what_was_dropped(client, serv
 
     result = client.run(curating(near_duplicates="keep", min_sharpness=0.0, min_side=0), timeout=120)
     assert result.outputs["kept"]["text"] == ["10"], result.error
+
+
+@pytest.mark.long
+def test_a_cancelled_curation_resumes_with_the_pieces_that_are_missing(client, server):
+    """Catches a cancel that waits for all images, shards that look complete, and pieces that are measured twice."""
+    folder, count = server.base / "input/many", 2200  # three pieces
+    folder.mkdir()
+    data = [encoded(texture(number, 200, 200)) for number in range(4)]
+    for number in range(count):
+        (folder / f"{number:04d}.png").write_bytes(data[number % 4])
+        (folder / f"{number:04d}.txt").write_text(CAPTION)
+    graph = curating(folder="many", output_name="many", near_duplicates="keep")
+    out = server.base / "output/curated/many"
+
+    def stop(kind, data):
+        if kind == "progress" and data["value"] > 0:
+            client.interrupt()
+
+    result = client.run(graph, timeout=300, on_event=stop)
+    assert result.status == "interrupted" and result.error["node_id"] == "curate"
+    done = {path: path.stat().st_mtime_ns for path in (out / "work/features").glob("*.parquet")}
+    assert 1 <= len(done) < 3 and not (out / "shards/manifest.json").exists()
+    result = client.run(graph, timeout=300)
+    assert result.status == "success", result.error["exception_message"]
+    assert result.outputs["kept"]["text"] == [str(count)] and len(ShardFolder(out / "shards")) == count
+    assert done.items() <= {path: path.stat().st_mtime_ns for path in done}.items()
+
+
+def test_images_without_a_text_get_the_default_caption(client, server, images):
+    """Catches a caption in place of an image's own, and an image that is dropped all the same."""
+    result = client.run(curating(output_name="captioned", default_caption=" number %name% "), timeout=120)
+    assert result.status == "success", result.error["exception_message"]
+    assert result.outputs["kept"]["text"] == ["8"] and len(result.outputs["curate"]["blip3o_notes"]) == 1
+    folder = ShardFolder(server.base / "output/curated/captioned/shards")
+    texts = [text for (text,) in folder.texts(0)]
+    assert texts[:2] == [f"{CAPTION}, number 0", f"{CAPTION}, number 1"] and texts[-2:-1] == ["number 09"]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ class Sample:
 # The image that these show after a run has room from the start.
 HEIGHTS = {
     SAMPLER: 480, "SaveImage": 520, "PreviewImage": 300, "PreviewAny": 150, "BLIP3oViewTokens": 310,
-    "BLIP3oResampleTokens": 780, "BLIP3oTrainLoRA": 740, "BLIP3oCurateImages": 560, "BLIP3oTrainLoRAOnImages": 480,
+    "BLIP3oResampleTokens": 780, "BLIP3oTrainLoRA": 740, "BLIP3oCurateImages": 540, "BLIP3oTrainLoRAOnImages": 480,
 }  # fmt: skip
 # These grow by a text or an image when they run, or are higher in Nodes 2.0: what the higher renderer needs.
 ROOM = {
@@ -82,7 +82,7 @@ ROOM = {
     "BLIP3oTextToImage": 730, "BLIP3oImageEdit": 710, "BLIP3oChooseDraft": 580, "BLIP3oSpliceTokens": 80,
     "BLIP3oResampleTokens": 860, "LatentFromBatch": 90, "LatentUpscaleBy": 90, "BLIP3oHiddenStateConditioner": 180,
     "BLIP3oScoreImages": 380, "BLIP3oPickBest": 150, "BLIP3oTrainLoRA": 860, "BLIP3oLoraLoader": 160,
-    "BLIP3oCurateImages": 600, "BLIP3oTrainLoRAOnImages": 560,
+    "BLIP3oCurateImages": 580, "BLIP3oTrainLoRAOnImages": 650,
 }  # fmt: skip
 
 

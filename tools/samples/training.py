@@ -48,7 +48,7 @@ def train_a_lora() -> Sample:
 
 
 def folder_to_lora() -> Sample:
-    sample = Sample("BLIP3o-20-From-a-Folder-to-a-LoRA", trains=True, note_height=400)
+    sample = Sample("BLIP3o-20-From-a-Folder-to-a-LoRA", trains=True, note_height=390)
     curate = sample.add(
         "BLIP3oCurateImages", folder=NIGHT, output_name="BLIP3o-night", min_side=256, min_sharpness=5.0,
         near_duplicates="drop", default_caption="",
@@ -68,13 +68,12 @@ def folder_to_lora() -> Sample:
             "learns them, and the image on the right uses it. The example images have a black background that no "
             "caption mentions, and so has the image. With **strength** 0 it is grey again.\n\n**For your images** put "
             "them into a folder in ComfyUI/input, each with a text of the same name, press R and choose the folder. "
-            "For a published checkpoint set **learning_rate** to 0.0001.\n\n**To use a LoRA again** delete the "
-            "training node, press R and choose the LoRA in BLIP3o LoRA Loader.\n\n"
+            "For a published checkpoint set **learning_rate** to 0.0001.\n\n"
         )
         + TINY
         + PHOTOGRAPHS
     )
-    sample.column(310, note=[NOTE], **{"1. Choose images": [curate]})
+    sample.column(350, note=[NOTE], **{"1. Choose images": [curate]})
     sample.column(340, Model=[loader], **{"2. Train": [train]})
     sample.column(350, **{"3. Use the LoRA": [lora, chain.generator]})
     sample.column(290, **{"4. Render": [chain.empty, chain.conditioner, chain.sampler, chain.decode]})
