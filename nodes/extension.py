@@ -8,6 +8,7 @@ from .condition import HiddenStateConditioner
 from .conditioning_files import LoadConditioning, SaveConditioning
 from .curate import CurateImages
 from .draft import ChooseDraft
+from .evaluate import EvaluationGrid, PromptList
 from .generate import TokenGenerator
 from .host import folders, reward_files
 from .load import ImageTokenizerLoader, Loader
@@ -35,6 +36,6 @@ class Extension(ComfyExtension):
             Loader, ImageTokenizerLoader, TokenGenerator, ResampleTokens, EditReferenceEncoder, HiddenStateConditioner,
             DiffusionSampler, Scheduler, MaskedEdit, LoraLoader,
             SaveTokens, LoadTokens, SpliceTokens, CompareTokens, ViewTokens, ChooseDraft,
-            ScoreImages, PickBest, TrainLora, TrainLoraOnImages, CurateImages,
+            ScoreImages, PickBest, PromptList, EvaluationGrid, TrainLora, TrainLoraOnImages, CurateImages,
             SaveConditioning, LoadConditioning, TextToImage, ImageEdit,
         ]  # fmt: skip

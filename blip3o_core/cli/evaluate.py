@@ -309,6 +309,7 @@ def _make(arguments, folder: "RunFolder", plan: list[list["Row"]], settings_of: 
 def _finish(folder: "RunFolder", task: "Task", rows: list["Row"], scorers: list["Scorer"]) -> int:
     """Score what was made, write the results, and say what is missing."""
     from ..evaluation import layout, results, scoring
+    from ..evaluation.card import card
 
     with folder.held():
         folder.tidy()
@@ -319,6 +320,7 @@ def _finish(folder: "RunFolder", task: "Task", rows: list["Row"], scorers: list[
                 scored.append(results.Scored(scorer, scoring.score(folder, scorer, rows, bar)))
         found = results.summarise(task, folder, rows, scored)
         results.write(folder, found)
+        results.write_text(folder.card, card(task, found, scorers))
     print(results.markdown(found), end="", flush=True)
     report(folder.results)
     if official := task.official(folder.images):

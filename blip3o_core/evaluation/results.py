@@ -43,8 +43,12 @@ def summarise(task: Task, folder: RunFolder, rows: Sequence[Row], scored: Sequen
 def write(folder: RunFolder, results: Mapping[str, Any]) -> None:
     """results.json and results.md."""
     write_json(folder.results, dict(results))
-    with naming_failures(folder.report), atomic_write(folder.report) as scratch:
-        scratch.write_text(markdown(results), encoding="utf-8")
+    write_text(folder.report, markdown(results))
+
+
+def write_text(path: Path, text: str) -> None:
+    with naming_failures(path), atomic_write(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
 
 
 def markdown(results: Mapping[str, Any]) -> str:

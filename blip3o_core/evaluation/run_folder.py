@@ -6,7 +6,7 @@ DIR/images/         the images, as the benchmark's own scorer expects them
 DIR/samples/        single samples, of tasks whose layout has no file for each
 DIR/failed/         for each image that could not be made: why
 DIR/scores/         for each scorer a line for each image, and a folder for what else a scorer keeps
-DIR/results.json    what was found; results.md is the same for a person
+DIR/results.json    what was found; results.md is the same for a person, card.md for a model card
 """
 
 import contextlib
@@ -55,6 +55,10 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.path / "results.md"
+
+    @property
+    def card(self) -> Path:
+        return self.path / "card.md"
 
     @property
     def items(self) -> Path:

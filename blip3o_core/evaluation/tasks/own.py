@@ -48,10 +48,11 @@ def open_task(data: Path | None, options: Mapping[str, str]) -> OwnTask:
     read_options("own", options, {})
     if data is None:
         raise Blip3oError("own needs a prompt file. Give --data FILE: .jsonl, .json, .csv or .txt.")
-    return OwnTask(make_items(read_entries(data), _item))
+    return OwnTask(make_items(read_entries(data), item_of))
 
 
-def _item(number: int, entry: Entry) -> Item:
+def item_of(number: int, entry: Entry) -> Item:
+    """An entry of a prompt file as an item. `number`: its place in the file, which names it where it has no id."""
     named = entry.values.get("id", entry.key)
     name = str(named) if isinstance(named, int) and not isinstance(named, bool) else named
     if not isinstance(name, str):
