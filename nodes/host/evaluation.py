@@ -74,7 +74,11 @@ def evaluate(
 
 def draw(found: Sequence[dict], columns: int, width: int) -> torch.Tensor:
     """(1, H, W, 3): each image over its score and prompt."""
-    every = [(image, one["prompt"], score) for one in found for image, score in zip(one["images"], one["scores"])]
+    every = [
+        (image, one["prompt"], score)
+        for one in found
+        for image, score in zip(one["images"], one["scores"], strict=True)
+    ]
     pixels = [(image[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy() for image, _, _ in every]
     labels = [prompt if score is None else f"{score:.3g}: {prompt}" for _, prompt, score in every]
     sheet = make_contact_sheet(pixels, labels, columns, width, max(10, width // 18))

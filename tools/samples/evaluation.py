@@ -1,0 +1,50 @@
+"""Many prompts, what their images are worth, and all of them in one grid."""
+
+from .parts import NOTE, PHOTOGRAPHS, TINY, Sample, add_chain, load
+
+# The bundled model gets most of them right, and some of four objects wrong.
+PROMPTS = """# colours
+a red circle
+a blue star
+# position
+a red circle left of a blue star
+a green square above a purple ring
+# counting
+two yellow triangles
+three red circles
+four green stars on a yellow background
+four blue squares on a yellow background"""
+
+
+def evaluate_prompts() -> Sample:
+    sample = Sample("BLIP3o-21-Evaluate-Prompts", note_height=330)
+    loader = load(sample)
+    prompts = sample.add("BLIP3oPromptList", prompts=PROMPTS, file="the prompts above", sample=0, limit=0)
+    chain = add_chain(sample, loader, "")
+    sample.prompt[chain.generator]["inputs"] |= {"prompt": [prompts, 0], "seed": [prompts, 1]}
+    sample.prompt[chain.sampler]["inputs"]["noise_seed"] = [prompts, 1]
+    scored = sample.add("BLIP3oScoreImages", images=[chain.decode, 0], prompt=[prompts, 0], reward="tiny", weight=1.0)
+    grid = sample.add(
+        "BLIP3oEvaluationGrid", images=[chain.decode, 0], prompts=[prompts, 0], scores=[scored, 0],
+        categories=[prompts, 2], columns=4, image_width=192, filename_prefix="",
+    )  # fmt: skip
+    saved = sample.add("SaveImage", images=[grid, 0], filename_prefix="BLIP3o-evaluation")
+    table = sample.add("PreviewAny", source=[grid, 1])
+    sample.note = (
+        (
+            "## Evaluate a list of prompts\n\nPress **Run**: an image of every prompt is made and scored, and the "
+            "grid shows all of them. The table has the mean of each category and how sure it is. The seeds stay the "
+            "same: change the checkpoint, a LoRA or the steps, run again, and compare.\n\nPrompts may also come from "
+            "a **file** in ComfyUI/input. `blip3o evaluate` does the same for whole benchmarks.\n\n"
+        )
+        + TINY
+        + PHOTOGRAPHS
+    )
+    sample.column(370, note=[NOTE], Model=[loader], **{"1. Prompts": [prompts]})
+    sample.column(340, **{"2. Write image tokens": [chain.generator]})
+    sample.column(280, **{"3. Render": [chain.empty, chain.conditioner, chain.sampler, chain.decode]})
+    sample.column(320, **{"4. Score and show": [scored, grid]})
+    sample.column(400, Grid=[saved], Table=[table])
+    sample.heights[prompts] = 300
+    sample.inputs = [(prompts, "prompts"), (prompts, "file"), (scored, "reward")]
+    return sample
