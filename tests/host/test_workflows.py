@@ -21,7 +21,7 @@ SIZES = {
     **{name: (512, 512) for name in NAMES}, "BLIP3o-8-Keep-Unchanged": (1040, 512),
     "BLIP3o-4-Masked-Edit": (64, 64), "BLIP3o-5-Two-References": (64, 64), "BLIP3o-6-Wide-Edit": (72, 48),
     "BLIP3o-12-Compare-Two-Drafts": (1040, 512), "BLIP3o-15-Two-Prompts-in-One-Image": (1024, 512),
-    "BLIP3o-16-Second-Pass": (96, 96),
+    "BLIP3o-16-Second-Pass": (96, 96), "BLIP3o-21-Evaluate-Prompts": (4 * 200, 2 * 224),
 }  # fmt: skip
 
 
