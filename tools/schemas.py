@@ -28,6 +28,7 @@ LISTED = {
     ("BLIP3oLoraLoader", "lora_name"),
     ("BLIP3oLoadTokens", "file"),
     ("BLIP3oLoadConditioning", "file"),
+    ("BLIP3oPromptList", "file"),
     ("BLIP3oTextToImage", "checkpoint"),
     ("BLIP3oImageEdit", "checkpoint"),
     ("BLIP3oScoreImages", "reward"),

