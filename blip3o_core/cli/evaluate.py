@@ -293,7 +293,8 @@ def _make(arguments, folder: "RunFolder", plan: list[list["Row"]], settings_of: 
         return
     folder.require_versions(facts)
     summary = Summary()
-    pipeline = load_pipeline(arguments, checkpoint, device, arguments.batch)
+    # As for one image: a small model on one thread, so that machines with more cores make the same files.
+    pipeline = load_pipeline(arguments, checkpoint, device)
     summary.loaded()
     done, total = 0, sum(map(len, todo))
     with summary.part("making"), Bar("images") as bar:

@@ -123,14 +123,18 @@ def test_a_scorer_has_a_folder_of_its_own(run):
     assert places == [folder.path / "scores" / "stand-in"]
 
 
-def test_a_line_that_was_cut_is_asked_again(run):
-    """Catches half a line that ends the run, and one that swallows the next answer."""
+def test_a_line_that_was_cut_is_asked_again(run, monkeypatch):
+    """Catches half a line that ends the run, and one that swallows the next answer, also when that run is cut, too."""
     folder, rows = run
     score(folder, StandInScorer(grey), rows)
     path = folder.scores("stand-in")
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
     again = StandInScorer(grey)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(scoring, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        score(folder, again, rows)
+    assert again.asked == ["i39"]
     score(folder, again, rows)
     assert again.asked == ["i39"] and path.read_bytes() == whole
 
