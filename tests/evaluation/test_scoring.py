@@ -9,7 +9,7 @@ import torch
 
 from blip3o_core.cli.main import main
 from blip3o_core.errors import Blip3oError
-from blip3o_core.evaluation import layout, results
+from blip3o_core.evaluation import layout, results, scoring
 from blip3o_core.evaluation.interface import Item
 from blip3o_core.evaluation.reward_scorer import RewardScorer
 from blip3o_core.evaluation.scoring import read_scores, score
