@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from tests.browser.tour.steps import GENERATOR, LOOKS, SAMPLER
+from tests.browser.tour.steps import LOOKS, SAMPLER
 from tools.comfyui.frontend import FIT
 
 pytestmark = pytest.mark.long
@@ -18,7 +18,7 @@ def test_the_grid_and_the_mean_are_shown(tour):
     tour.set("BLIP3oPromptList", limit=3)
     tour.set(SAMPLER, steps=2)
     run = tour.run()
-    assert run.ended == "execution_success" and GENERATOR in run.ran
+    assert run.ended == "execution_success"
     tour.page.evaluate(FIT)
     notes = tour.notes()
     tour.shot("evaluating")
