@@ -23,6 +23,7 @@ from tools.comfyui.workflow import API, WORKFLOWS, save_workflow, to_prompt
 from tools.environment import TOP
 from tools.samples import SAMPLES
 from tools.samples.parts import Sample
+from tools.schemas import LISTED
 
 VERSION = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 GAP = 60  # between columns, in canvas units
@@ -151,8 +152,17 @@ def made(frontend: Frontend, sample: Sample) -> tuple[dict, dict]:
         for node in part["nodes"]:  # a seed that changes by itself writes all tokens again
             if values := node.get("widgets_values"):
                 node["widgets_values"] = ["fixed" if value == "randomize" else value for value in values]
+                forget_listed_files(node)
     workflow["extra"] = {"linearMode": False, "linearData": {"inputs": inputs, "outputs": saved}}
     return settled(workflow, sample.name), prompt
+
+
+def forget_listed_files(node: dict) -> None:
+    """Clear a list of files that a link decides: its widget shows what happens to lie first on this machine."""
+    widgets = [slot for slot in node["inputs"] if "widget" in slot]
+    for place, slot in enumerate(widgets):
+        if slot.get("link") is not None and (node["type"], slot["name"]) in LISTED:
+            node["widgets_values"][place] = ""
 
 
 def settled(workflow: dict, name: str) -> dict:
