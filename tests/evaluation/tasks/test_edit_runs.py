@@ -84,3 +84,20 @@ def test_gedit_from_its_files_to_a_table(tiny, tmp_path):
         other = judge(tmp_path, server, "other")
         assert main([*run[:-1], other]) == 0
     assert {path.name for path in (out / "scores").iterdir()} >= {"gedit-gpt-4.1", "gedit-other"}
+
+
+def test_wise_by_its_judge(tiny, tmp_path):
+    """Catches a judge that is not asked with the explanation, and categories that do not have their weights."""
+    out, prompts = tmp_path / "out", tmp_path / "prompts.json"
+    kinds = {1: "Cultural knowledge", 401: "time"}
+    about = {"Explanation": "It is round.", "Subcategory": "Festival"}
+    rows = [{"prompt_id": id, "Prompt": "A cake", "Category": kind, **about} for id, kind in kinds.items()]
+    prompts.write_text(json.dumps(rows))
+    with StandIn(chat("Score: 1"), chat("Score: 0")) as server:
+        run = words(tiny, out, f"--data={prompts}", judge(tmp_path, server, "Qwen3.5-35B-A3B"), task="wise")
+        assert main(run) == 0
+        texts = [body["messages"][1]["content"][0]["text"] for body in server.bodies]
+    assert len(texts) == 2 and all('PROMPT: "A cake"\nEXPLANATION: "It is round."' in text for text in texts)
+    (found,) = json.loads((out / "results.json").read_text())["scorers"]
+    assert found["measures"]["score"]["overall"]["mean"] == pytest.approx(0.4 / 0.52)
+    assert found["decisive"]["notes"] == [] and (out / "images" / "401.png").is_file()
