@@ -146,6 +146,13 @@ def test_a_server_that_is_down_is_left_alone(tmp_path):
         assert one(*asked(0.0, 1.0)) == [FOUND] * 2
 
 
+def test_faults_between_answers_do_not_add_up(tmp_path):
+    """Catches a server that is left alone because it failed five times in a day."""
+    with StandIn(*[says("", 500), GOOD] * 6) as server:
+        found = judge(tmp_path, server, retries=0)(*asked(*[number / 20 for number in range(12)]))
+        assert len(server.asked) == 12 and found[1::2] == [FOUND] * 6
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_what_is_wrong_for_all_is_asked_once(tmp_path, status):
     """Catches a thousand requests with a key that the first one showed to be wrong."""
