@@ -52,18 +52,23 @@ bash dpg_bench/dist_eval.sh {shlex.quote(str(images))} RESOLUTION"""
 
 def open_task(data: Path | None, options: Mapping[str, str]) -> DPGBench:
     read_options("dpg", options, {})
-    if data is not None and data.is_dir() and any(data.glob("*.txt")):
-        entries = read_entries(data)
-    else:
-        entries = read_entries(find_file(data, _FILES, _REMEDY))
-    return DPGBench(make_items(_once_each(entries), _item))
+    return DPGBench(make_items(_once_each(read_entries(_source(data))), _item))
+
+
+def _source(data: Path | None) -> Path:
+    """The prompts of the repository `data`, or `data` itself where the text files lie in it."""
+    if data is not None and data.is_dir() and not any((data / name).exists() for name in _FILES):
+        if any(data.glob("*.txt")):
+            return data
+    return find_file(data, _FILES, _REMEDY)
 
 
 def _once_each(entries: Sequence[Entry]) -> list[Entry]:
     """The first entry of each prompt: dpg_bench.csv has a row for each question about it."""
-    first: dict[tuple, Entry] = {}
+    first: dict[str, Entry] = {}
     for entry in entries:
-        first.setdefault((entry.key or entry.values.get("item_id"), entry.values.get("text"), entry.fault), entry)
+        what = [entry.key, entry.values.get("item_id"), entry.values.get("text"), entry.fault and entry.place]
+        first.setdefault(repr(what), entry)
     return list(first.values())
 
 

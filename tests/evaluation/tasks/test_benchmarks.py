@@ -80,6 +80,7 @@ def test_dpg_bench_has_a_prompt_for_each_text_file(tmp_path):
     folder.mkdir(parents=True)
     for name, prompt in {"10.txt": "ten", "2.txt": "two\n", "COCOval2014000000010363.txt": "a room"}.items():
         (folder / name).write_text(prompt)
+    (tmp_path / "prompts.txt").write_text("in the repository, and none of its prompts")
     for data in (tmp_path, folder):
         task = open_task("dpg", data)
         assert [(item.id, item.prompt) for item in task.items] == [
@@ -105,6 +106,9 @@ def test_dpg_benchs_table_gives_each_prompt_once(tmp_path):
     path = tmp_path / "dpg_bench.csv"
     path.write_text("\n".join([head, *rows, "1,a cup,,1,0,e,w,t,q"]) + "\n")
     assert [(item.id, item.prompt) for item in open_task("dpg", path).items] == [("0", "a fox, red"), ("1", "a cup")]
+    path.write_text("\n".join([head, *rows, "1,a", "1,a"]) + "\n")
+    with pytest.raises(Blip3oError, match="(?s)line 4: it has 2 cells.*line 5: it has 2 cells"):
+        open_task("dpg", path)
     path.write_text("\n".join([head, *rows, "0,a cup,,3,0,e,w,t,q"]) + "\n")
     with pytest.raises(Blip3oError, match="line 4: the id '0' is that of dpg_bench.csv, line 2"):
         open_task("dpg", path)
