@@ -145,6 +145,8 @@ def run(arguments: argparse.Namespace) -> int:
     items = chosen_items(task, arguments.limit, arguments.only)
     scorers = _scorers(task, arguments.judge, arguments.reward)
     samples = arguments.samples or task.samples
+    if hasattr(task, "check"):
+        task.check(samples, arguments.size)
     rows = rows_of(task, items, samples)
     device, checkpoint = own_device(device_of(arguments.device)), open_checkpoint(arguments)
     read_loras(arguments, checkpoint)

@@ -43,6 +43,8 @@ class Task(Protocol):
     - `weights`: of the categories in the overall number. None: every item counts the same.
     - A task whose layout has no file for each image, such as a grid of four, has `apart = True`: then `file` is where
       the image lies below the folder `samples` of a run, and `finish` writes what lies below `images`.
+    - A task that cannot use any number or size of images has `check(samples, size)`, which raises Blip3oError before
+      one is made. `size` is (width, height), or None for the model's own.
     """
 
     @property

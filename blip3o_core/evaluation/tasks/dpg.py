@@ -35,6 +35,14 @@ class DPGBench(PromptTask):
     def file(self, item: Item, sample: int) -> PurePosixPath:
         return PurePosixPath(item.id) / f"{sample}.png"
 
+    def check(self, samples: int, size: tuple[int, int] | None) -> None:
+        if samples > SIDE**2:
+            raise Blip3oError(f"A grid of DPG-Bench has {SIDE**2} images; --samples is {samples}. Give 1 to {SIDE**2}.")
+        if size is not None and size[0] != size[1]:
+            raise Blip3oError(
+                f"DPG-Bench's scorer cuts squares from a grid; --size is {size[0]}x{size[1]}. Give a square one."
+            )
+
     def finish(self, images: Path) -> None:
         images.mkdir(parents=True, exist_ok=True)
         for item in self.items:

@@ -59,6 +59,16 @@ def test_text_is_made_on_one_machine_and_read_on_another(editor, tmp_path):
     assert list(ocr["measures"]["right"]["categories"]) == ["word", "words", "sentence", "number", "two texts"]
 
 
+@pytest.mark.parametrize(("more", "says"), [("--samples=5", "--samples is 5"), ("--size=96x64", "--size is 96x64")])
+def test_dpg_refuses_before_anything_is_made_what_its_grids_cannot_hold(tiny, tmp_path, capsys, more, says):
+    """Catches thousands of images that turn out useless when the grids are written."""
+    (tmp_path / "a.txt").write_text("a fox")
+    assert (
+        main(["evaluate", "dpg", f"--data={tmp_path}", f"--checkpoint={tiny}", f"--out={tmp_path / 'out'}", more]) == 1
+    )
+    assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_a_faulty_prompt_file_makes_nothing(tiny, tmp_path, capsys):
     """Catches a folder that was begun before the prompts were read, and a stack trace."""
     (tmp_path / "a.jsonl").write_text(json.dumps(FOX) + '\n{"tag": "colors"}\n')
