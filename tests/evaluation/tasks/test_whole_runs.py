@@ -48,6 +48,7 @@ def test_dpg(tiny, tmp_path):
         assert grid.size == (128, 128)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("rapidocr"), reason="needs the extra ocr")
 def test_text_is_made_on_one_machine_and_read_on_another(editor, tmp_path):
     """Catches images that are made again when they are scored later, and items without a number."""
