@@ -17,7 +17,7 @@ four blue squares on a yellow background"""
 
 
 def evaluate_prompts() -> Sample:
-    sample = Sample("BLIP3o-21-Evaluate-Prompts", note_height=300)
+    sample = Sample("BLIP3o-21-Evaluate-Prompts", note_height=320)
     loader = load(sample)
     prompts = sample.add("BLIP3oPromptList", prompts=PROMPTS, file="the prompts above", sample=0, limit=0)
     chain = add_chain(sample, loader, "")
@@ -32,10 +32,9 @@ def evaluate_prompts() -> Sample:
     table = sample.add("PreviewAny", source=[grid, 1])
     sample.note = (
         (
-            "## Evaluate a list of prompts\n\nPress **Run**: an image of every prompt is made and scored, and the "
-            "grid shows all of them. The table has the mean of each category and how sure it is. The seeds stay the "
-            "same: change the checkpoint, a LoRA or the steps, run again, and compare.\n\nPrompts may also come from "
-            "a **file** in ComfyUI/input. The command blip3o evaluate does the same for whole benchmarks.\n\n"
+            "## Evaluate a list of prompts\n\nPress **Run**: every prompt gets an image and a score, and the grid "
+            "shows them all. The table has the mean of each category and how sure it is. The seeds stay: change the "
+            "checkpoint or a LoRA, run again, and compare. Prompts may also come from a **file** in ComfyUI/input.\n\n"
         )
         + TINY
         + PHOTOGRAPHS
@@ -45,6 +44,6 @@ def evaluate_prompts() -> Sample:
     sample.column(280, **{"3. Render": [chain.empty, chain.conditioner, chain.sampler, chain.decode]})
     sample.column(320, **{"4. Score and show": [scored, grid]})
     sample.column(400, Grid=[saved], Table=[table])
-    sample.heights[prompts] = 260
+    sample.heights[prompts] = 250
     sample.inputs = [(prompts, "prompts"), (prompts, "file"), (scored, "reward")]
     return sample
