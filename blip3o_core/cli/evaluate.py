@@ -322,8 +322,8 @@ def _finish(folder: "RunFolder", task: "Task", rows: list["Row"], scorers: list[
             with Bar(scorer.name) as bar:
                 scored.append(results.Scored(scorer, scoring.score(folder, scorer, rows, bar)))
         found = results.summarise(task, folder, rows, scored)
-        results.write(folder, found)
         results.write_text(folder.card, card(task, found, scorers))
+        results.write(folder, found)
     print(results.markdown(found), end="", flush=True)
     report(folder.results)
     if official := task.official(folder.images):

@@ -41,9 +41,9 @@ def summarise(task: Task, folder: RunFolder, rows: Sequence[Row], scored: Sequen
 
 
 def write(folder: RunFolder, results: Mapping[str, Any]) -> None:
-    """results.json and results.md."""
-    write_json(folder.results, dict(results))
+    """results.md, then results.json: where that is, the run came to its end."""
     write_text(folder.report, markdown(results))
+    write_json(folder.results, dict(results))
 
 
 def write_text(path: Path, text: str) -> None:
