@@ -88,7 +88,10 @@ def _add_tiny(recipes) -> None:
         "stages", nargs="*", type=_stage, metavar="STAGE", help=f"{', '.join(STAGES)} (default: all, in this order)"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder for all results (default: runs/tiny, with --quick runs/quick)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for all results (default: runs/tiny, with --edition 2 runs/tiny-2, with --quick runs/quick)",
     )
     parser.add_argument(
         "--quick",
@@ -101,6 +104,14 @@ def _add_tiny(recipes) -> None:
         type=number(float, "above 0", lambda value: 0 < value < math.inf),
         default=1.0,
         help="share of each stage's steps to run; below 1 the stages' gates are not enforced (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--edition",
+        type=int,
+        choices=tuple(SIDES),
+        default=1,
+        help="edition of the world; 2 has textures, words and images that are not square; its release stays in --out "
+        "(default: %(default)s)",
     )
     parser.set_defaults(
         run=run_tiny, parser=parser, cancelled="Cancelled. The same command continues the stage that was stopped."
@@ -134,6 +145,8 @@ def _add_world_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tiny(arguments: argparse.Namespace) -> None:
+    if arguments.quick and arguments.edition != 1:
+        raise UsageError("--quick has a world of its own. Leave out --edition, or leave out --quick.")
     if arguments.quick and arguments.stages:
         raise UsageError("--quick has stages of its own. Leave out the names of stages, or leave out --quick.")
     with needs_extra("train"):
@@ -144,7 +157,8 @@ def run_tiny(arguments: argparse.Namespace) -> None:
         arguments.cancelled = f"Cancelled. Delete {out} before you run the command again: --quick starts from nothing."
         _print_quick(quick.run(quick.Quick(out, print_entry, arguments.share)))
         return
-    recipe = stages.Recipe(arguments.out or Path("runs/tiny"), print_entry, arguments.share)
+    out = arguments.out or Path("runs/tiny" if arguments.edition == 1 else f"runs/tiny-{arguments.edition}")
+    recipe = stages.Recipe(out, print_entry, arguments.share, arguments.edition)
     for stage in arguments.stages or STAGES:
         numbers = stages.run(stage, recipe)
         print(f"{stage}: " + "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()), flush=True)

@@ -16,6 +16,7 @@ from .arguments import (
 )
 from .common import Bar, load_pipeline, needs_extra, open_checkpoint, report, sampling_of
 from .device import device_of
+from .parser import UsageError
 
 TEST = "Test"  # its group of options
 SPLITS = ("train", "held_back")
@@ -83,14 +84,18 @@ def add_command(recipes) -> None:
 def run(arguments: argparse.Namespace) -> None:
     with needs_extra("train"):
         from ..tiny import evaluation, evaluation_report
+    checkpoint = open_checkpoint(arguments)
     settings = evaluation.Settings(
         sampling=sampling_of(arguments),
+        edition=evaluation.edition_of(checkpoint),
         **{name: getattr(arguments, name) for name in _SETTINGS},
     )
+    if arguments.grid is not None and settings.edition > 1:
+        raise UsageError("--grid has no place for images of several shapes, which this checkpoint makes. Leave it out.")
     for option, path in (("--json", arguments.json), ("--grid", arguments.grid)):
         if path is not None:
             check_writable([path], option)
-    pipeline = load_pipeline(arguments, open_checkpoint(arguments), device_of(arguments.device), arguments.batch)
+    pipeline = load_pipeline(arguments, checkpoint, device_of(arguments.device), arguments.batch)
     results = []
     for source in SOURCES if arguments.source == "all" else (arguments.source,):
         with Bar(source) as bar:

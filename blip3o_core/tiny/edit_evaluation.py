@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..decoding.engine import decode
 from ..decoding.prefill import Prompts
@@ -17,16 +18,17 @@ from ..diffusion import sampler as diffusion
 from ..diffusion.reference_conditioning import ReferenceConditioning
 from ..diffusion.reference_mode import ReferenceMode, Strengths
 from ..errors import Blip3oError
+from ..images.preprocess import tokenizer_input
 from ..models import autoencoder, image_tokenizer
 from ..pipeline import Pipeline, condition
 from ..seeds import row_seeds
 from ..tokens.image_tokens import ImageTokens
 from .evaluation import GUIDANCE, STEPS
 from .judge.judge import judge_edit
-from .scenes.edits import EDIT_KINDS, Edit, instruction, make_edit
+from .scenes.edits import EDIT_KINDS, Edit, edit_kinds, instruction, make_edit
 from .scenes.rasterize import rasterize
 from .scenes.spec import Verdict
-from .scenes.world import World, check_choice
+from .scenes.world import SECOND, World, check_choice
 
 EDIT_SEED = 71  # no stage of the training uses it
 MODES = ("tokens", "cross", "noise", "both")  # of the references
@@ -41,6 +43,15 @@ class Settings:
     sampling: Sampling = field(default=Sampling())
     seed: int = 0
     batch: int = 50
+    edition: int = 1  # of the world
+
+    @property
+    def world(self) -> World:
+        return replace(SECOND if self.edition == 2 else World(), low_contrast=False)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return edit_kinds(self.world)
 
     def __post_init__(self):
         if self.count < len(EDIT_KINDS):
@@ -55,7 +66,7 @@ class Result:
     settings: Settings
     edits: tuple[Edit, ...]
     verdicts: tuple[Verdict, ...]
-    images: np.ndarray = field(repr=False)  # (count, S, S, 3) in [0, 1]
+    images: list[np.ndarray] = field(repr=False)  # (H, W, 3) in [0, 1], one of each edit
 
     @property
     def right(self) -> dict[str, float]:
@@ -72,17 +83,27 @@ class Result:
         """Mean absolute error, of 255, of the pixels that must not change."""
         return self._by_kind(lambda verdict: verdict.outside)
 
+    @property
+    def surfaces(self) -> float | None:
+        """The same of the pixels with a texture that must not change; None without any."""
+        found = [verdict.surfaces for verdict in self.verdicts if verdict.surfaces is not None]
+        return float(np.mean(found)) if found else None
+
     def _by_kind(self, value: Callable[[Verdict], float]) -> dict[str, float]:
         """The mean value of each kind of edit, and as "mean" the mean of those."""
         pairs = list(zip(self.edits, self.verdicts, strict=True))
-        means = {kind: float(np.mean([value(v) for edit, v in pairs if edit.kind == kind])) for kind in EDIT_KINDS}
+        means = {
+            kind: float(np.mean([value(v) for edit, v in pairs if edit.kind == kind])) for kind in self.settings.kinds
+        }
         return {**means, "mean": float(np.mean(list(means.values())))}
 
 
 def make_edits(settings: Settings) -> list[tuple[Edit, str]]:
     """Edits with their instructions; edit k is of kind k % 6."""
-    world, kinds = World(low_contrast=False), len(EDIT_KINDS)
-    edits = [make_edit(EDIT_SEED, "held_back", k // kinds, world, EDIT_KINDS[k % kinds]) for k in range(settings.count)]
+    kinds, world = settings.kinds, settings.world
+    edits = [
+        make_edit(EDIT_SEED, "held_back", k // len(kinds), world, kinds[k % len(kinds)]) for k in range(settings.count)
+    ]
     return [(edit, instruction(edit, k)) for k, edit in enumerate(edits)]
 
 
@@ -100,26 +121,51 @@ def evaluate(
     for first in range(0, len(pairs), settings.batch):
         batch = pairs[first : first + settings.batch]
         seeds = row_seeds(settings.seed, len(batch), first)
-        images += list(run_edits(pipeline, batch, seeds, settings, reference_mode).numpy())
+        images += _run_batch(pipeline, batch, seeds, settings, reference_mode)
         if progress is not None:
             progress(first + len(batch), len(pairs), None)
     edits = tuple(edit for edit, _ in pairs)
     verdicts = tuple(judge_edit(image, edit) for image, edit in zip(images, edits, strict=True))
-    return Result(mode, settings, edits, verdicts, np.stack(images))
+    return Result(mode, settings, edits, verdicts, images)
+
+
+def _run_batch(pipeline: Pipeline, pairs, seeds: list[int], settings: Settings, mode) -> list[np.ndarray]:
+    """Edited images in the order of the edits, those of one shape and number of references together."""
+    rows: dict[tuple, list[int]] = {}
+    for row, (edit, _) in enumerate(pairs):
+        rows.setdefault((edit.target.canvas, len(edit.sources)), []).append(row)
+    images: dict[int, np.ndarray] = {}
+    for own in rows.values():
+        made = run_edits(pipeline, [pairs[row] for row in own], [seeds[row] for row in own], settings, mode)
+        images |= dict(zip(own, made.numpy(), strict=True))
+    return [images[row] for row in range(len(pairs))]
+
+
+def _codes(pipeline: Pipeline, images: list[np.ndarray]) -> torch.Tensor:
+    """(B, T) codes of images of any shape, stretched to the square as everywhere."""
+    side = pipeline.image_tokenizer.image_size
+    square = [tokenizer_input(Image.fromarray(image), "stretch", side) for image in images]
+    return image_tokenizer.encode_images(pipeline.image_tokenizer, torch.cat(square))[0]
 
 
 def run_edits(
     pipeline: Pipeline, pairs: list[tuple[Edit, str]], seeds: list[int], settings: Settings, mode: ReferenceMode
 ) -> torch.Tensor:
-    """(B, S, S, 3) edited images, each from its own reference; `Pipeline.generate_tokens` has one for the batch."""
+    """(B, H, W, 3) edited images, each from its own references; `Pipeline.generate_tokens` has some for the batch.
+
+    The edits have one shape of image and one number of references.
+    """
     checkpoint, language, device = pipeline.checkpoint, pipeline.language, pipeline.device
     texts = [text for _, text in pairs]
-    sources = np.stack([rasterize(edit.source, checkpoint.trained_side) for edit, _ in pairs])
-    sources = torch.from_numpy(sources) / 255
-    codes, _ = image_tokenizer.encode_images(pipeline.image_tokenizer, sources)
-    latents = autoencoder.encode(pipeline.autoencoder, sources.to(device)) * pipeline.autoencoder.config.scaling_factor
+    codes, latents = [], []  # of the first references, then of the second ones
+    for scenes in zip(*(edit.sources for edit, _ in pairs), strict=True):
+        drawn = [rasterize(scene, checkpoint.trained_side) for scene in scenes]
+        codes.append(_codes(pipeline, drawn))
+        images = torch.from_numpy(np.stack(drawn)).to(device) / 255
+        latents.append(autoencoder.encode(pipeline.autoencoder, images) * pipeline.autoencoder.config.scaling_factor)
 
-    prompts = [pipeline.encoder.encode_edit(text, own[None]) for text, own in zip(texts, codes, strict=True)]
+    own_codes = torch.stack(codes, 1)  # (B, R, T)
+    prompts = [pipeline.encoder.encode_edit(text, own) for text, own in zip(texts, own_codes, strict=True)]
     decoded = decode(language, Prompts(prompts), seeds, settings.sampling)
     tokens = ImageTokens(
         codes=(decoded.ids - language.vocabulary.image_start).cpu(),
@@ -134,10 +180,11 @@ def run_edits(
     )
 
     conditioning = condition(language, tokens, _HIDDEN_SOURCE)
-    references = ReferenceConditioning([latents.float()], mode, connector=language.reference_connector)
+    given = [one.float() for one in latents]
+    references = ReferenceConditioning(given, mode, connector=language.reference_connector)
     edited = diffusion.sample(
         pipeline.transformer,
-        diffusion.initial_noise(tuple(latents.shape[1:]), seeds),
+        diffusion.initial_noise(tuple(latents[0].shape[1:]), seeds),
         replace(conditioning, references=references),
         diffusion.sigmas(settings.steps, checkpoint.shift),
         diffusion.GuidanceSchedule(settings.guidance),

@@ -15,11 +15,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
+from ..checkpoint import Checkpoint
 from ..decoding.sampling import Sampling
 from ..errors import Blip3oError
 from ..models import autoencoder
@@ -27,13 +28,14 @@ from ..pipeline import Pipeline
 from ..seeds import row_seeds
 from .judge.judge import judge_image, to_pixels
 from .scenes.captions import caption
-from .scenes.rasterize import rasterize
+from .scenes.rasterize import rasterize, size_of
 from .scenes.spec import Verdict, spec_of
-from .scenes.world import CATEGORIES, SPLITS, Scene, World, check_choice, make_scene
+from .scenes.world import CATEGORIES, SECOND, SPLITS, Scene, World, check_choice, make_scene
 
 SOURCES = CODES, TRUE_CODES, AUTOENCODER = "codes", "true-codes", "autoencoder"
 SCENE_SEED = 1000  # no stage of the training uses it
 SEED_STRIDE = 2**20  # between the sampling seeds of two runs over the prompts
+SECOND_SIDE = 128  # pixels; the second edition's
 STEPS, GUIDANCE = 20, 2.0  # suit the bundled model; the stock KSampler is exact at 20 steps
 
 
@@ -48,6 +50,7 @@ class Settings:
     any_phrasing: bool = False  # else only the plain grammar
     low_contrast: bool = False  # also pairs of colours like purple on blue
     batch: int = 50
+    edition: int = 1  # of the world
 
     def __post_init__(self):
         check_choice("split", self.split, SPLITS)
@@ -61,7 +64,7 @@ class Settings:
 
     @property
     def world(self) -> World:
-        return World(snapped=True, low_contrast=self.low_contrast)
+        return replace(SECOND if self.edition == 2 else World(), low_contrast=self.low_contrast)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Result:
     settings: Settings
     prompts: tuple[Prompt, ...]
     verdicts: tuple[tuple[Verdict, ...], ...]  # (seeds, count)
-    images: np.ndarray = field(repr=False)  # (count, S, S, 3) uint8, of the first seed
+    images: np.ndarray = field(repr=False)  # (count, S, S, 3) uint8, of the first seed; oblong ones on white
     seconds: dict[str, float]  # per image, in batches: the parts that ran of encoding, tokens, rendering, decoding
 
     @property
@@ -128,15 +131,22 @@ class Result:
     def _by_category(self, values) -> dict[str, float]:
         """One value per prompt -> their mean in each category."""
         pairs = list(zip(self.prompts, values, strict=True))
-        return {name: _mean(value for prompt, value in pairs if prompt.category == name) for name in CATEGORIES}
+        names = self.settings.world.categories
+        return {name: _mean(value for prompt, value in pairs if prompt.category == name) for name in names}
+
+
+def edition_of(checkpoint: Checkpoint) -> int:
+    """Of the world that a checkpoint of the recipe was trained in: each has its own size of image."""
+    return 2 if checkpoint.trained_side == SECOND_SIDE else 1
 
 
 def make_prompts(settings: Settings) -> list[Prompt]:
     """The prompts that count, split, phrasing and contrast decide, whatever else the settings say."""
     prompts = []
     for index in range(settings.count):
-        category = CATEGORIES[index % len(CATEGORIES)]
-        scene = make_scene(SCENE_SEED, settings.split, index // len(CATEGORIES), settings.world, category)
+        names = settings.world.categories
+        category = names[index % len(names)]
+        scene = make_scene(SCENE_SEED, settings.split, index // len(names), settings.world, category)
         prompts.append(Prompt(category, caption(scene, index, plain=not settings.any_phrasing), scene))
     return prompts
 
@@ -160,14 +170,14 @@ def evaluate(
         for first in range(0, settings.count, settings.batch):
             batch = prompts[first : first + settings.batch]
             seeds = row_seeds(run * SEED_STRIDE, len(batch), first)
-            made = [to_pixels(image) for image in make_images(pipeline, source, batch, seeds, settings, stopwatch)]
+            made = [to_pixels(image) for image in _make_batch(pipeline, source, batch, seeds, settings, stopwatch)]
             row += [judge_image(image, spec_of(prompt.scene)) for image, prompt in zip(made, batch, strict=True)]
             images += made if run == 0 else []
             if progress is not None:
                 progress(run * settings.count + len(row), runs * settings.count, None)
         verdicts.append(tuple(row))
     seconds = {part: spent / (runs * settings.count) for part, spent in stopwatch.seconds.items()}
-    return Result(source, settings, tuple(prompts), tuple(verdicts), np.stack(images), seconds)
+    return Result(source, settings, tuple(prompts), tuple(verdicts), _stacked(images), seconds)
 
 
 def measure_speed(pipeline: Pipeline, settings: Settings, count: int = 5) -> dict[str, float]:
@@ -195,16 +205,38 @@ class Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
+def _make_batch(pipeline: Pipeline, source: str, prompts: list[Prompt], seeds: list[int], settings, stopwatch):
+    """Images of the prompts in their order, those of one shape together."""
+    rows: dict[tuple[int, int], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt.scene.canvas, []).append(row)
+    images: dict[int, np.ndarray] = {}
+    for own in rows.values():
+        chosen = [prompts[row] for row in own], [seeds[row] for row in own]
+        images |= dict(zip(own, make_images(pipeline, source, *chosen, settings, stopwatch), strict=True))
+    return [images[row] for row in range(len(prompts))]
+
+
+def _stacked(images: list[np.ndarray]) -> np.ndarray:
+    """(N, H, W, 3): smaller images stand in the upper left corner of white."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    page = np.full((len(images), height, width, 3), 255, np.uint8)
+    for row, image in zip(page, images, strict=True):
+        row[: image.shape[0], : image.shape[1]] = image
+    return page
+
+
 def make_images(
     pipeline: Pipeline, source: str, prompts: list[Prompt], seeds: list[int], settings: Settings, stopwatch: Stopwatch
 ) -> np.ndarray:
-    """(B, S, S, 3) float32 in [0, 1]: images of the prompts from one of the sources."""
-    texts = [prompt.text for prompt in prompts]
+    """(B, H, W, 3) float32 in [0, 1]: images of prompts with one shape of image, from one of the sources."""
+    texts, side = [prompt.text for prompt in prompts], pipeline.checkpoint.trained_side
+    height, width = size_of(prompts[0].scene.canvas, side)
     if source == CODES:
         with stopwatch.part("tokens"):
             tokens = pipeline.generate_tokens(texts, seeds, settings.sampling)
     else:
-        drawn = np.stack([rasterize(prompt.scene, pipeline.checkpoint.trained_side) for prompt in prompts])
+        drawn = np.stack([rasterize(prompt.scene, side) for prompt in prompts])
         true = torch.from_numpy(drawn).to(pipeline.device) / 255
         with stopwatch.part("encoding"):
             if source == AUTOENCODER:
@@ -213,7 +245,8 @@ def make_images(
                 tokens = pipeline.tokens_of(true, texts)
     if source != AUTOENCODER:
         with stopwatch.part("rendering"):
-            latents = pipeline.latents(tokens, seeds, None, settings.steps, settings.guidance)
+            size = None if width == height else (width, height)
+            latents = pipeline.latents(tokens, seeds, size, settings.steps, settings.guidance)
     with stopwatch.part("decoding"):
         images = pipeline.decode(latents)
     return images.cpu().numpy()

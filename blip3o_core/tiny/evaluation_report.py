@@ -56,7 +56,7 @@ def _score_rows(results: list[Result]) -> list[str]:
         _row("% right", (TITLES[result.source] for result in results), 2 * _COLUMN),
         _row("", ["strict", "layout"] * len(results)),
     ]
-    for category in CATEGORIES:
+    for category in results[0].settings.world.categories:
         rows.append(_row(category, (_percent(score[category]) for score in scores)))
     rows.append(_row("mean", (_percent(float(np.mean(list(score.values())))) for score in scores)))
     rows.append(_row("weakest", map(_weakest, scores)))
@@ -150,7 +150,7 @@ def _numbers(result: Result) -> dict:
         "strict": result.strict,
         "layout": result.layout,
         "failures": result.failures(),
-        "failures_by_category": {name: result.failures(name) for name in CATEGORIES},
+        "failures_by_category": {name: result.failures(name) for name in result.settings.world.categories},
         "images": len(result.prompts) * len(result.verdicts),
         "texts": len({prompt.text for prompt in result.prompts}),
         "seconds_in_batches": result.seconds,

@@ -298,7 +298,7 @@ def test_options_reach_the_settings(tiny, tmp_path):
     assert main(["recipe", "parts", *words]) == 0
     report = json.loads(out.read_text())
     asked = report["settings"].pop("sampling")
-    assert report["settings"] == options and {name: asked[name] for name in sampling} == sampling
+    assert report["settings"] == options | {"edition": 1} and {name: asked[name] for name in sampling} == sampling
     assert report["dtype"] == "bfloat16" and list(report["sources"]) == ["codes"]
 
 

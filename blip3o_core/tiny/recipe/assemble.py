@@ -14,6 +14,7 @@ from . import init, model_config
 from .image_tokenizer import build as build_tokenizer
 from .image_tokenizer import tensors as tokenizer_tensors
 from .loop import seeded_init
+from .model_config import FIRST_EDITION, Sizes
 
 # Stages that write a file of tensors, by their published names
 PARTS = ("autoencoder", "image_tokenizer", "language", "renderer", "connector")
@@ -32,21 +33,23 @@ def scaling_factor(out: Path) -> float:
         return float(file.metadata()["scaling_factor"])
 
 
-def assemble(out: Path, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
+def assemble(
+    out: Path, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0, sizes: Sizes = FIRST_EDITION
+) -> Path:
     """Write `folder` as a complete checkpoint from the parts in `out`."""
-    config = model_config.write_configs(folder, scaling_factor(out))
+    config = model_config.write_configs(folder, scaling_factor(out), sizes)
     with seeded_init(seed):
         connector = build_connector(model_config.LANGUAGE_WIDTH, model_config.CROSS_WIDTH)
-        transformer = diffusion_transformer.build(model_config.transformer_config())
-        vae = autoencoder.build(model_config.autoencoder_config())
-        language = init.language_model(config)
+        transformer = diffusion_transformer.build(model_config.transformer_config(sizes))
+        vae = autoencoder.build(model_config.autoencoder_config(sizes=sizes))
+        language = init.language_model(config, sizes)
     init.align_cross_attention(transformer)
     networks = {
         "model.": language.state_dict(),
         CONNECTOR: connector.state_dict(),
         SANA: transformer.state_dict(),
         VAE: vae.state_dict(),
-        image_tokenizer.PREFIX: tokenizer_tensors(build_tokenizer()),
+        image_tokenizer.PREFIX: tokenizer_tensors(build_tokenizer(sizes=sizes)),
     }
     tensors = {prefix + name: tensor for prefix, state in networks.items() for name, tensor in state.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".pos_embed")}

@@ -1,18 +1,21 @@
-"""Trains the tiny DC-AE: 64 x 64 pixels <-> 16 x 8 x 8 latents.
+"""Trains the tiny DC-AE: 64 x 64 pixels <-> 16 x 8 x 8 latents, or 128 x 128 <-> 32 x 8 x 8, and oblong images.
 
 Most of every image is flat background. A loss of mostly squared error and edges keeps it from dominating the gradient.
 Noise is added to the latents in training, because the decoder will get latents from a diffusion model.
 """
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ...models import autoencoder
 from ...seeds import seeded
+from ..judge.judge import textured_pixels
 from ..scenes.rasterize import rasterize
+from ..scenes.textures import SOLID
 from ..scenes.world import Scene, World
 from . import model_config
 from .gates import accuracy_by_category, held_back_scenes
@@ -24,10 +27,18 @@ RESCALE_IMAGES = 512
 SETTINGS = FitSettings(steps=1200, lr=2.5e-3, muon=0.02, batch=32)
 
 
-def pixels(scenes) -> torch.Tensor:
-    """Scenes -> (B, 3, side, side) in [-1, 1]."""
-    drawn = np.stack([rasterize(scene, model_config.SIDE) for scene in scenes])
+def pixels(scenes, side: int = model_config.SIDE) -> torch.Tensor:
+    """Scenes of one canvas -> (B, 3, height, width) in [-1, 1]. `side` is that of a square image."""
+    drawn = np.stack([rasterize(scene, side) for scene in scenes])
     return torch.from_numpy(drawn).movedim(-1, 1).float() / 127.5 - 1
+
+
+def by_canvas(scenes: Iterable[Scene]) -> list[list[Scene]]:
+    """The scenes in groups whose images have one size."""
+    groups: dict[tuple[int, int], list[Scene]] = {}
+    for scene in scenes:
+        groups.setdefault(scene.canvas, []).append(scene)
+    return list(groups.values())
 
 
 def image_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
@@ -41,20 +52,26 @@ def image_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 
 def train(folder: Path, settings: FitSettings = SETTINGS, report: Report | None = None, world: World = WORLD):
     """Train and return the network, with `scaling_factor` set so that scaled latents have unit variance."""
+    sizes = model_config.sizes_of(world)
     with seeded_init(settings.seed):
-        network = autoencoder.build(model_config.autoencoder_config())
+        network = autoencoder.build(model_config.autoencoder_config(sizes=sizes))
 
     def loss(step: int, generator: torch.Generator):
         indices = random_integers(generator, 2**40, settings.batch)
-        true = pixels([make_scene(0, "train", index, world) for index in indices])
+        scenes = [make_scene(0, "train", index, world) for index in indices]
+        parts = [(len(group) / len(scenes), group_loss(group, generator)) for group in by_canvas(scenes)]
+        value = sum(share * loss for share, (loss, _) in parts)
+        return value, {"mse": sum(share * error for share, (_, error) in parts)}
+
+    def group_loss(scenes: list[Scene], generator: torch.Generator) -> tuple[torch.Tensor, float]:
+        true = pixels(scenes, sizes.side)
         latents = network.encode(true).latent
         scale = latents.detach().float().std()
         noise = torch.randn(latents.shape, generator=generator) * scale * 0.05
         made = network.decode(latents + noise).sample
         # Keeps the latents near unit scale, where bf16 is precise enough.
         size = (latents.float().square().mean() - 1).square()
-        value = image_loss(made, true) + 0.01 * size
-        return value, {"mse": (made.float() - true).square().mean().item()}
+        return image_loss(made, true) + 0.01 * size, (made.float() - true).square().mean().item()
 
     fit(network, loss, settings, folder, ("conv_in.", "conv_out."), report)
     return rescale(network, world)
@@ -63,29 +80,45 @@ def train(folder: Path, settings: FitSettings = SETTINGS, report: Report | None 
 @torch.no_grad()
 def rescale(network, world: World = WORLD):
     """Set `scaling_factor` to one over the standard deviation of latents."""
-    scenes = [make_scene(1, "train", index, world) for index in range(RESCALE_IMAGES)]
-    latents = network.encode(pixels(scenes)).latent
+    scenes = [make_scene(1, "train", index, replace(world, oblong=0.0)) for index in range(RESCALE_IMAGES)]
+    latents = network.encode(pixels(scenes, model_config.sizes_of(world).side)).latent
     network.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
     return network
 
 
 @torch.no_grad()
-def gate(network, count: int = 800, noise: float = 0.0) -> dict[str, float]:
+def gate(network, count: int = 800, noise: float = 0.0, world: World = WORLD) -> dict[str, float]:
     """Share of held-back images that are right after encoding and decoding, and their PSNR, by category.
 
-    `noise` is the standard deviation of noise that is added to the scaled latents.
+    `noise` is the standard deviation of noise that is added to the scaled latents. With textures,
+    `surfaces` is the error, of 255, of textured pixels, and `flat` what it would be without any texture.
     """
-    psnr = {}
+    side = model_config.sizes_of(world).side
+    psnr, errors, flat = {}, [], []
 
-    def round_trip(scenes: list[Scene]) -> np.ndarray:
-        true = pixels(scenes)
-        latents = network.encode(true).latent
-        level = noise / network.config.scaling_factor
-        made = network.decode(latents + level * torch.randn(latents.shape, generator=seeded(0))).sample
-        made = ((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
-        error = F.mse_loss(made / 255.0, (true.movedim(1, -1) + 1) / 2)
-        psnr[f"psnr {scenes[0].category}"] = float(-10 * torch.log10(error))
-        return made.numpy()
+    def round_trip(scenes: list[Scene]) -> list[np.ndarray]:
+        made = [image for group in by_canvas(scenes) for image in _round_trip(network, group, side, noise)]
+        true = [rasterize(scene, side) for scene in scenes]
+        squared = [((a.astype(np.float32) - b) ** 2).mean() for a, b in zip(made, true, strict=True)]
+        psnr[f"psnr {scenes[0].category}"] = float(10 * np.log10(255**2 / np.mean(squared)))
+        for scene, image, right in zip(scenes, made, true, strict=True):
+            where = textured_pixels(scene, side)
+            errors.extend(np.abs(image.astype(np.float32) - right)[where].mean(-1))
+            flat.extend(np.abs(rasterize(without_textures(scene), side).astype(np.float32) - right)[where].mean(-1))
+        return made
 
-    scenes = held_back_scenes(2, count, World(low_contrast=False, coloured=0.45))
-    return {**accuracy_by_category(scenes, round_trip), **psnr}
+    result = {**accuracy_by_category(held_back_scenes(2, count, world), round_trip), **psnr}
+    return result | ({"surfaces": float(np.mean(errors)), "flat": float(np.mean(flat))} if errors else {})
+
+
+def without_textures(scene: Scene) -> Scene:
+    objects = tuple(replace(obj, texture=SOLID) for obj in scene.objects)
+    return replace(scene, objects=objects, texture=SOLID)
+
+
+def _round_trip(network, scenes: list[Scene], side: int, noise: float) -> np.ndarray:
+    """Scenes of one canvas -> (B, height, width, 3) uint8, encoded and decoded."""
+    latents = network.encode(pixels(scenes, side)).latent
+    level = noise / network.config.scaling_factor
+    made = network.decode(latents + level * torch.randn(latents.shape, generator=seeded(0))).sample
+    return ((made.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()

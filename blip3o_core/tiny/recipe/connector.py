@@ -17,6 +17,7 @@ from ..scenes.captions import caption
 from ..scenes.world import World
 from .language import WORLD
 from .loop import FitSettings, Report, fit, random_integers
+from .model_config import sizes_of
 from .oracle_codes import batch_codes
 from .quick_world import make_scene
 from .renderer import oracle_conditions
@@ -34,18 +35,18 @@ def train(
     """Train and return the connector."""
     model = checkpoint.load_language(torch.float32)
     connector = model.connector.requires_grad_(True)
-    encoder = checkpoint.prompt_encoder
+    encoder, sizes = checkpoint.prompt_encoder, sizes_of(world)
 
     def loss(step: int, generator: torch.Generator):
         indices = random_integers(generator, 2**40, settings.batch)
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index) for scene, index in zip(scenes, indices, strict=True)]
-        codes = batch_codes(scenes)
+        codes = batch_codes(scenes, sizes)
         batch = collate(encoder, captions, [EncodedItem(row) for row in codes])
         with torch.no_grad():
             # Without the scale token: it has no code, so it has no condition to learn.
             states = image_states(hidden_states(model, batch, model), batch)[:, 1:]
-        return F.mse_loss(connector(states).float(), oracle_conditions(codes)[:, 1:]), {}
+        return F.mse_loss(connector(states).float(), oracle_conditions(codes, sizes)[:, 1:]), {}
 
     fit(connector, loss, settings, folder, (), report)
     return connector

@@ -6,6 +6,7 @@ changes nothing.
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,11 +19,12 @@ from ...decoding.prefill import Prompts
 from ...decoding.sampling import Sampling
 from ...files import write_json
 from ...training.data.collate import collate
+from ...training.data.encoded import EncodedItem
 from ...training.data.packed import open_pack
 from ...training.joint_model import JointModel
 from ...training.losses import hidden_states, token_loss
 from ..judge.judge import judge_edit
-from ..scenes.edits import EDIT_KINDS, instruction, make_edit
+from ..scenes.edits import edit_kinds, instruction, make_edit
 from ..scenes.world import World
 from . import init, model_config
 from .loop import FitSettings, Report, fit, random_integers, seeded_init
@@ -33,15 +35,19 @@ EDIT_ROWS, IMAGE_ROWS = 32, 16  # rows of a batch: without text to image, the mo
 _EXCLUDED = ("embed_tokens", "lm_head", "diffusion_connector")
 
 
-def add_layer(source: Checkpoint, folder: Path) -> None:
-    """Write `source` with one more layer as the new `folder`."""
+def add_layer(source: Checkpoint, folder: Path, two_references: bool = False) -> None:
+    """Write `source` with one more layer as the new `folder`. With `two_references` two heads look at the first one."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source.folder, folder)
     config = {**source.config, "num_hidden_layers": source.config["num_hidden_layers"] + 1}
     # Distance from the input token to the reference's code at the position of the next token
     back = model_config.GRID**2 + source.prompt_encoder.tokens_after_references - 1
+    # The same place of the reference before; nothing stands between two
+    further = back + model_config.GRID**2
+    one = (back, back + 1, back - 1, back - model_config.GRID)
+    backs = (back, further, back + 1, further + 1) if two_references else one
     with seeded_init(0):
-        layer = init.edit_layer(config, (back, back + 1, back - 1, back - model_config.GRID))
+        layer = init.edit_layer(config, backs)
     tensors = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
         if name.startswith("model.layers."):
@@ -53,21 +59,26 @@ def add_layer(source: Checkpoint, folder: Path) -> None:
     write_json(folder / "config.json", config)
 
 
-def train(checkpoint: Checkpoint, packs: list[Path], folder: Path, settings: FitSettings, report: Report | None = None):
-    """Train and return the language model. Its connector does not change. `packs`: edits, then images with captions."""
+def train(
+    checkpoint: Checkpoint,
+    packs: tuple[list[Path], list[Path]],
+    folder: Path,
+    settings: FitSettings,
+    report: Report | None = None,
+):
+    """Train and return the language model. Its connector does not change. `packs`: edits, and images with captions."""
     model = checkpoint.load_language(torch.float32)
     model.requires_grad_(True)
     model.connector.requires_grad_(False)
     joint_model = JointModel(model, torch.nn.Identity())
-    edits, *others = ([*open_pack(path)] for path in packs)
-    images = [item for items in others for item in items]
+    edits, images = ([item for path in paths for item in open_pack(path)] for paths in packs)
 
     def loss(step: int, generator: torch.Generator):
         chosen = [edits[k] for k in random_integers(generator, len(edits), EDIT_ROWS)]
         chosen += [images[k] for k in random_integers(generator, len(images), IMAGE_ROWS)]
         captions = random_integers(generator, 2**40, len(chosen))
         texts = [item.captions[k % len(item.captions)] for item, k in zip(chosen, captions, strict=True)]
-        batch = collate(checkpoint.prompt_encoder, texts, [item.encode() for item in chosen])
+        batch = collate(checkpoint.prompt_encoder, texts, [_without_latents(item.encode()) for item in chosen])
         hidden = hidden_states(model, batch, joint_model.run_language)
         edit_loss = token_loss(model, hidden[:EDIT_ROWS], batch.labels[:EDIT_ROWS])
         image_loss = token_loss(model, hidden[EDIT_ROWS:], batch.labels[EDIT_ROWS:])
@@ -81,18 +92,33 @@ def train(checkpoint: Checkpoint, packs: list[Path], folder: Path, settings: Fit
     return model
 
 
+def _without_latents(item: EncodedItem) -> EncodedItem:
+    """With latents of one number: the language model needs none, and those of oblong images do not fit the others."""
+    latents = torch.zeros(1, 1, 1)
+    references = None if item.references is None else latents.expand(item.num_references, 1, 1, 1)
+    return EncodedItem(item.codes, latents, item.references, references)
+
+
 @torch.no_grad()
-def gate(checkpoint: Checkpoint, model, count: int = 180, seed: int = 70) -> dict[str, float]:
-    """Share of held-back edits whose generated codes are right, drawn without any network, by kind."""
+def gate(
+    checkpoint: Checkpoint, model, count: int = 180, seed: int = 70, world: World = World(low_contrast=False)
+) -> dict[str, float]:
+    """Share of held-back edits whose generated codes are right, drawn without any network, by kind.
+
+    Textures are left out of the edits: codes say nothing of them.
+    """
     encoder, accuracy = checkpoint.prompt_encoder, {}
-    for kind in EDIT_KINDS:
-        edits = [
-            make_edit(seed, "held_back", k, World(low_contrast=False), kind) for k in range(count // len(EDIT_KINDS))
-        ]
-        codes = batch_codes([edit.source for edit in edits])
+    kinds, sizes = edit_kinds(world), model_config.sizes_of(world)
+    world = replace(world, textured=0.0)
+    for kind in kinds:
+        edits = [make_edit(seed, "held_back", k, world, kind) for k in range(count // len(kinds))]
+        codes = [batch_codes(edit.sources, sizes) for edit in edits]
         instructions = [instruction(edit, k) for k, edit in enumerate(edits)]
-        prompts = [encoder.encode_edit(text, row[None]) for text, row in zip(instructions, codes, strict=True)]
+        prompts = [encoder.encode_edit(text, rows) for text, rows in zip(instructions, codes, strict=True)]
         ids = decode(model, Prompts(prompts), list(range(len(edits))), Sampling()).ids - encoder.vocabulary.image_start
-        verdicts = [judge_edit(codes_to_image(row), edit) for row, edit in zip(ids.numpy(), edits, strict=True)]
+        verdicts = [
+            judge_edit(codes_to_image(row, edit.target.canvas, sizes), edit)
+            for row, edit in zip(ids.numpy(), edits, strict=True)
+        ]
         accuracy[kind] = sum(verdict.strict for verdict in verdicts) / len(edits)
-    return {**accuracy, "mean": sum(accuracy.values()) / len(EDIT_KINDS)}
+    return {**accuracy, "mean": sum(accuracy.values()) / len(kinds)}

@@ -4,18 +4,23 @@ Attention starts local: positions are waves in dimensions of their own, and each
 one neighbour. From a random start, a tower this small spends most of its training on finding its neighbours.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from PIL.Image import Resampling
 from torch import nn
 
 from ...models.image_tokenizer import ImageTokenizer
-from ..scenes.world import World
+from ..scenes.rasterize import rasterize
+from ..scenes.world import Scene, World
 from . import model_config
-from .autoencoder import pixels
 from .gates import held_back_scenes
 from .loop import FitSettings, Report, fit, random_integers, seeded_init
+from .model_config import FIRST_EDITION, Sizes
 from .oracle_codes import FIRST_OBJECT, batch_codes, codebook
 from .quick_world import make_scene
 
@@ -32,15 +37,15 @@ _NEIGHBOURS = (
 _EXCLUDED = ("embedding", "bottleneck.", "encode_task_layer")
 
 
-def build(seed: int = 0) -> ImageTokenizer:
+def build(seed: int = 0, sizes: Sizes = FIRST_EDITION) -> ImageTokenizer:
     """A tower whose attention starts local, with the oracle codebook."""
     with seeded_init(seed):
-        network = ImageTokenizer(model_config.IMAGE_TOKENIZER)
+        network = ImageTokenizer(model_config.tokenizer_config(sizes))
     _look_around(network)
     quantiser = network.bottleneck["regularizer"]
     with torch.no_grad():
-        quantiser["embedding"].weight.copy_(codebook())
-        quantiser["embedding_proj"].weight.copy_(torch.eye(model_config.CODE_WIDTH))
+        quantiser["embedding"].weight.copy_(codebook(sizes))
+        quantiser["embedding_proj"].weight.copy_(torch.eye(sizes.code_width))
         quantiser["embedding_proj"].bias.zero_()
     quantiser["embedding"].weight.requires_grad_(False)
     return network
@@ -49,12 +54,13 @@ def build(seed: int = 0) -> ImageTokenizer:
 def train(
     folder: Path, settings: FitSettings = SETTINGS, report: Report | None = None, world: World = WORLD
 ) -> ImageTokenizer:
-    network = build(settings.seed)
+    sizes = model_config.sizes_of(world)
+    network = build(settings.seed, sizes)
 
     def loss(step: int, generator: torch.Generator):
         scenes = [make_scene(0, "train", index, world) for index in random_integers(generator, 2**40, settings.batch)]
-        codes = batch_codes(scenes)
-        images = augment(pixels(scenes), generator)
+        codes = batch_codes(scenes, sizes)
+        images = augment(squares(scenes, sizes.side), generator)
         # Background is most of every image and soon learnt: a quarter of its patches is enough.
         chosen = (codes >= FIRST_OBJECT) | (torch.rand(codes.shape, generator=generator) < 0.25)
         similar = similarities(network, network.features(images)[chosen])
@@ -63,6 +69,18 @@ def train(
 
     fit(network, loss, settings, folder, _EXCLUDED, report)
     return network
+
+
+def squares(scenes: Iterable[Scene], side: int = model_config.SIDE) -> torch.Tensor:
+    """Scenes -> (B, 3, side, side) in [-1, 1], oblong ones stretched as `images.preprocess` stretches them."""
+    drawn = (rasterize(scene, side) for scene in scenes)
+    stretched = [
+        image
+        if image.shape[0] == image.shape[1]
+        else np.asarray(Image.fromarray(image).resize((side, side), Resampling.BICUBIC))
+        for image in drawn
+    ]
+    return torch.from_numpy(np.stack(stretched)).movedim(-1, 1).float() / 127.5 - 1
 
 
 def similarities(network: ImageTokenizer, features: torch.Tensor) -> torch.Tensor:
@@ -82,11 +100,11 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 @torch.no_grad()
-def gate(network: ImageTokenizer, count: int = 800) -> dict[str, float]:
+def gate(network: ImageTokenizer, count: int = 800, world: World = WORLD) -> dict[str, float]:
     """On held-back images: share of patches, and of images, whose codes are exactly the oracle's."""
-    patches, images = [], []
-    for scenes in held_back_scenes(2, count, WORLD).values():
-        right = network.codes(network.features(pixels(scenes))) == batch_codes(scenes)
+    patches, images, sizes = [], [], model_config.sizes_of(world)
+    for scenes in held_back_scenes(2, count, world).values():
+        right = network.codes(network.features(squares(scenes, sizes.side))) == batch_codes(scenes, sizes)
         patches.append(right.float().mean())
         images.append(right.all(-1).float().mean())
     return {"patches": float(torch.stack(patches).mean()), "images": float(torch.stack(images).mean())}
@@ -94,7 +112,7 @@ def gate(network: ImageTokenizer, count: int = 800) -> dict[str, float]:
 
 @torch.no_grad()
 def _look_around(network: ImageTokenizer) -> None:
-    config = model_config.IMAGE_TOKENIZER
+    config = model_config.tokenizer_config()  # the editions have the same width and heads
     embeddings = network.encoder["embeddings"]
     content, head = config.hidden_size - _WAVES, config.hidden_size // config.num_heads
     embeddings.patch_embedding.weight[content:] = 0
@@ -135,7 +153,7 @@ def _turn(step: int) -> torch.Tensor:
 def tensors(network: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors by published name. The last layer, which encoding never runs, is zeros here."""
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    last = model_config.IMAGE_TOKENIZER.num_layers - 1
+    last = model_config.tokenizer_config().num_layers - 1
     for name in [name for name in state if f"layers.{last - 1}." in name]:
         state[name.replace(f"layers.{last - 1}.", f"layers.{last}.")] = torch.zeros_like(state[name])
     return state

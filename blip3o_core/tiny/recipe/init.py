@@ -11,7 +11,8 @@ from torch import nn
 from ..scenes.shapes import SHAPES
 from ..scenes.world import COLOURS
 from . import model_config
-from .oracle_codes import FIRST_OBJECT, codebook, piece_ids
+from .model_config import FIRST_EDITION, Sizes
+from .oracle_codes import FIRST_OBJECT, codebook, first_letter, piece_ids
 
 _CONSTANT = 0  # the dimension of the embedding that is the same for every token
 _PHASES = 8  # rotary pairs of highest frequency; low ones cannot tell neighbours apart
@@ -22,7 +23,7 @@ _GAIN, _NORM = 1.5, 3.0
 
 
 @torch.no_grad()
-def language_model(config: dict):
+def language_model(config: dict, sizes: Sizes = FIRST_EDITION):
     """transformers' Qwen3Model with these starting values. Uses the process's random state."""
     from transformers import Qwen3Config, Qwen3Model
 
@@ -31,14 +32,14 @@ def language_model(config: dict):
     width, first = config["hidden_size"], config["image_start_token_id"]
     embedding = model.embed_tokens.weight
     embedding.normal_(std=0.04)
-    spread = torch.linalg.qr(torch.randn(width, model_config.CODE_WIDTH))[0]
-    codes = embedding[first : first + model_config.CODES]
-    codes.mul_(0.4).add_(0.6 * codebook() @ spread.T)
+    spread = torch.linalg.qr(torch.randn(width, sizes.code_width))[0]
+    codes = embedding[first : first + sizes.codes]
+    codes.mul_(0.4).add_(0.6 * codebook(sizes) @ spread.T)
     # From sums of meanings alone, "red circle or blue star" cannot be told from "blue circle or red star". So each pair
     # of shape and colour has a part of its own.
     pairs = torch.randn(len(SHAPES) * len(COLOURS), width) * 0.35 / width**0.5
-    objects = torch.arange(FIRST_OBJECT, FIRST_OBJECT + len(piece_ids()) * len(COLOURS))
-    shapes = torch.tensor([SHAPES.index(shape) for shape, *_ in piece_ids()]).repeat_interleave(len(COLOURS))
+    objects = torch.arange(FIRST_OBJECT, first_letter(sizes))
+    shapes = torch.tensor([SHAPES.index(shape) for shape, *_ in piece_ids(sizes)]).repeat_interleave(len(COLOURS))
     codes[objects] += pairs[shapes * len(COLOURS) + (objects - FIRST_OBJECT) % len(COLOURS)]
     embedding[:, _CONSTANT] = 0.3
     for layer, backs in zip(model.layers, _BACK, strict=False):

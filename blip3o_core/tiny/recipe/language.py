@@ -19,6 +19,7 @@ from ..scenes.captions import caption
 from ..scenes.world import Scene, World
 from .gates import accuracy_by_category, held_back_scenes
 from .loop import FitSettings, Report, fit, random_integers
+from .model_config import sizes_of
 from .oracle_codes import batch_codes, codes_to_image
 from .quick_world import make_scene
 
@@ -53,13 +54,13 @@ def train(
     model.requires_grad_(True)
     model.connector.requires_grad_(False)
     joint_model = JointModel(model, torch.nn.Identity())
-    encoder = checkpoint.prompt_encoder
+    encoder, sizes = checkpoint.prompt_encoder, sizes_of(world)
 
     def loss(step: int, generator: torch.Generator):
         indices = random_integers(generator, 2**40, settings.batch)
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index, plain=index % 10 < 7) for scene, index in zip(scenes, indices, strict=True)]
-        batch = collate(encoder, captions, [EncodedItem(codes) for codes in batch_codes(scenes)])
+        batch = collate(encoder, captions, [EncodedItem(codes) for codes in batch_codes(scenes, sizes)])
         hidden = hidden_states(model, batch, joint_model.run_language)
         return token_loss(model, hidden, batch.labels), {}
 
@@ -70,16 +71,25 @@ def train(
 
 
 @torch.no_grad()
-def gate(checkpoint: Checkpoint, model, count: int = 160, seed: int = 0, sampling: Sampling | None = None) -> dict:
-    """Share of held-back captions whose generated codes are right, drawn without any network."""
+def gate(
+    checkpoint: Checkpoint,
+    model,
+    count: int = 160,
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    world: World = World(low_contrast=False),
+) -> dict:
+    """Share of held-back captions whose generated codes are right, drawn without any network. They say no textures."""
     encoder, sampling = checkpoint.prompt_encoder, sampling or Sampling(temperature=1.0, top_p=0.95)
+    sizes = sizes_of(world)
 
     def write(scenes: list[Scene]) -> list[np.ndarray]:
         prompts = [encoder.encode(caption(scene, index, plain=True)) for index, scene in enumerate(scenes)]
         ids = decode(model, Prompts(prompts), [seed * 100_000 + index for index in range(len(scenes))], sampling).ids
-        return [codes_to_image(row) for row in (ids - encoder.vocabulary.image_start).numpy()]
+        rows = (ids - encoder.vocabulary.image_start).numpy()
+        return [codes_to_image(row, scene.canvas, sizes) for row, scene in zip(rows, scenes, strict=True)]
 
-    return accuracy_by_category(held_back_scenes(3, count, World(low_contrast=False)), write)
+    return accuracy_by_category(held_back_scenes(3, count, world), write, textures=False)
 
 
 def tensors(model) -> dict[str, torch.Tensor]:

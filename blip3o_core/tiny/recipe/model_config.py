@@ -1,10 +1,11 @@
 """Sizes of the tiny model, its config files in the published layout, and its word-level tokenizer.
 
 Classes, names and files are those of the published model; only sizes differ. 64 px and an autoencoder that divides by 8
-give an 8 x 8 grid of codes and of latents.
+give an 8 x 8 grid of codes and of latents; so do the second edition's 128 px and one that divides by 16.
 """
 
 import json
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,29 +13,62 @@ from ...files import atomic_write
 from ...models.image_tokenizer import ImageTokenizerConfig
 from ...prompts.tokenizer_file import PLAIN_WORDS
 from ..scenes.captions import NUMBERS, phrasings
-from ..scenes.edits import EDIT_KINDS, instructions, make_edit
+from ..scenes.edits import edit_kinds, instructions, make_edit
 from ..scenes.font import CHARACTERS
-from ..scenes.world import CATEGORIES, TEXT, World, make_scene
+from ..scenes.world import CATEGORIES, SECOND, TEXT, World, make_scene
 
-SIDE, GRID, CODES, CODE_WIDTH = 64, 8, 8192, 32
+
+@dataclass(frozen=True)
+class Sizes:
+    """What differs between the editions."""
+
+    side: int  # pixels
+    codes: int
+    code_width: int
+    latent_channels: int
+    # Of the autoencoder, from the stage next to the pixels on; every stage but the last halves the side.
+    widths: tuple[int, ...]
+    encoder_layers: tuple[int, ...]
+    decoder_layers: tuple[int, ...]
+    sana_layers: int
+
+    @property
+    def cell(self) -> int:
+        """Pixels to a latent cell."""
+        return self.side // GRID
+
+
+FIRST_EDITION = Sizes(64, 8192, 32, 16, (24, 32, 64, 128), (0, 1, 1, 1), (0, 1, 2, 2), 4)
+SECOND_EDITION = Sizes(128, 9216, 64, 32, (24, 24, 48, 96, 192), (0, 1, 1, 1, 1), (0, 1, 1, 2, 2), 5)
+
+
+def sizes_of(world: World) -> Sizes:
+    """Those of the edition that the world belongs to."""
+    return SECOND_EDITION if world.lettered else FIRST_EDITION
+
+
+GRID = 8
+SIDE, CODES, CODE_WIDTH, LATENT_CHANNELS = 64, 8192, 32, 16  # of the first edition
 LANGUAGE_WIDTH, LANGUAGE_LAYERS, HEADS, KV_HEADS, HEAD_DIM = 192, 5, 4, 2, 48
-SANA_HEADS, SANA_HEAD_DIM, SANA_LAYERS, CROSS_WIDTH = 6, 32, 4, 96
-LATENT_CHANNELS = 16
+SANA_HEADS, SANA_HEAD_DIM, CROSS_WIDTH = 6, 32, 96
 PROMPT_LIMIT = 512
 
-# As in the published file, the tower has one layer more than encoding runs.
-IMAGE_TOKENIZER = ImageTokenizerConfig(
-    hidden_size=128,
-    num_layers=5,
-    intermediate_size=384,
-    patch_size=SIDE // GRID,
-    num_channels=3,
-    num_tokens=GRID**2,
-    num_codes=CODES,
-    code_dim=CODE_WIDTH,
-    num_heads=4,
-    image_size=SIDE,
-)
+
+def tokenizer_config(sizes: Sizes = FIRST_EDITION) -> ImageTokenizerConfig:
+    """As in the published file, the tower has one layer more than encoding runs."""
+    return ImageTokenizerConfig(
+        hidden_size=128,
+        num_layers=5,
+        intermediate_size=384,
+        patch_size=sizes.side // GRID,
+        num_channels=3,
+        num_tokens=GRID**2,
+        num_codes=sizes.codes,
+        code_dim=sizes.code_width,
+        num_heads=4,
+        image_size=sizes.side,
+    )
+
 
 _CHAT = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
 # The fixed parts of every prompt are one token each. As words they would be a third of all positions.
@@ -49,14 +83,14 @@ _PHRASES = (
 _MORE_WORDS = ("please", "generate", "edit", "this", "these", "images", "image", "first", "second", "third", "user")
 
 
-@lru_cache(maxsize=1)
-def words() -> tuple[str, ...]:
+@lru_cache(maxsize=2)
+def words(sizes: Sizes = FIRST_EDITION) -> tuple[str, ...]:
     """Every word that captions and instructions use, sorted."""
-    world = World()
+    world = World() if sizes == FIRST_EDITION else SECOND
     found = {*_MORE_WORDS, *NUMBERS}
     for index in range(100):  # 38 are enough to meet every word
         texts = [phrasings(make_scene(0, "train", index, world, category)) for category in (*CATEGORIES, TEXT)]
-        texts += [instructions(make_edit(0, "train", index, world, kind)) for kind in EDIT_KINDS]
+        texts += [instructions(make_edit(0, "train", index, world, kind)) for kind in edit_kinds(world)]
         for text in texts:
             found.update(_split(" ".join(text).lower()))
     return tuple(sorted(found))
@@ -68,7 +102,7 @@ def _split(text: str) -> list[str]:
     return re.findall(r"[a-z]+", re.sub(r'"[^"]*"', " ", text))
 
 
-def write_tokenizer(folder: Path) -> int:
+def write_tokenizer(folder: Path, sizes: Sizes = FIRST_EDITION) -> int:
     """Write tokenizer.json with words, letters, chat and image tokens, and return the id of <I0>.
 
     An unknown word is one `[UNK]`. Quoted text is read letter by letter: `"CAT"` is `"`, `##c`, `##a`, `##t`, `##"`.
@@ -77,7 +111,7 @@ def write_tokenizer(folder: Path) -> int:
 
     letters = sorted({character.lower() for character in CHARACTERS} | set("abcdefghijklmnopqrstuvwxyz0123456789"))
     pieces = ["[UNK]", *_PHRASES, '"', '##"', *(f"##{letter}" for letter in letters), *"0123456789", *",.:;!?-'()"]
-    pieces += [word for word in words() if word not in pieces]
+    pieces += [word for word in words(sizes) if word not in pieces]
     model = models.WordPiece({piece: id for id, piece in enumerate(pieces)}, unk_token="[UNK]")
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Lowercase()
@@ -86,30 +120,30 @@ def write_tokenizer(folder: Path) -> int:
     pattern = Regex(f"{phrases}|{PLAIN_WORDS}")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, "removed", invert=True)
     tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in (*_CHAT, "<im_start>", "<im_end>")])
-    numbered = [f"<S{i}>" for i in range(3)] + [f"<I{i}>" for i in range(CODES)]
+    numbered = [f"<S{i}>" for i in range(3)] + [f"<I{i}>" for i in range(sizes.codes)]
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in numbered])
     tokenizer.save(str(folder / "tokenizer.json"))
     return tokenizer.token_to_id("<I0>")
 
 
-def write_configs(folder: Path, scaling_factor: float) -> dict:
+def write_configs(folder: Path, scaling_factor: float, sizes: Sizes = FIRST_EDITION) -> dict:
     """Write all files of a checkpoint except its weights, and return the content of config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    first = write_tokenizer(folder)
+    first = write_tokenizer(folder, sizes)
     chat = first - 5 - len(_CHAT)
-    config = language_config(first, end=chat + 2)
+    config = language_config(first, chat + 2, sizes)
     _write(folder / "config.json", config)
     generation = {"do_sample": True, "eos_token_id": [chat + 2, chat], "pad_token_id": chat}
     _write(folder / "generation_config.json", generation)
     _write(folder / "tokenizer_config.json", {"model_max_length": PROMPT_LIMIT})
-    _write(folder / "diffusion/transformer/config.json", transformer_config())
-    _write(folder / "diffusion/vae/config.json", autoencoder_config(scaling_factor))
+    _write(folder / "diffusion/transformer/config.json", transformer_config(sizes))
+    _write(folder / "diffusion/vae/config.json", autoencoder_config(scaling_factor, sizes))
     _write(folder / "diffusion/scheduler/scheduler_config.json", {"flow_shift": 1.0, "num_train_timesteps": 1000})
     return config
 
 
-def language_config(first_image: int, end: int) -> dict:
-    tatok = IMAGE_TOKENIZER
+def language_config(first_image: int, end: int, sizes: Sizes = FIRST_EDITION) -> dict:
+    tatok = tokenizer_config(sizes)
     return {
         "architectures": ["blip3oQwenForCausalLM"],
         "model_type": "qwen3",
@@ -126,7 +160,7 @@ def language_config(first_image: int, end: int) -> dict:
         "attention_bias": False,
         "tie_word_embeddings": True,
         "initializer_range": 0.02,
-        "vocab_size": first_image + CODES,
+        "vocab_size": first_image + sizes.codes,
         "eos_token_id": end,
         "bos_token_id": end - 2,
         "image_start_tag_id": first_image - 5,
@@ -135,8 +169,8 @@ def language_config(first_image: int, end: int) -> dict:
         "scale_end_token_id": first_image - 1,
         "num_scale_tokens": 3,
         "image_start_token_id": first_image,
-        "image_end_token_id": first_image + CODES - 1,
-        "num_image_tokens": CODES,
+        "image_end_token_id": first_image + sizes.codes - 1,
+        "num_image_tokens": sizes.codes,
         "mm_vision_tower": None,
         "tokenizer_model_max_length": PROMPT_LIMIT,
         "diffusion_name_or_path": "diffusion",
@@ -151,15 +185,15 @@ def language_config(first_image: int, end: int) -> dict:
     }
 
 
-def transformer_config() -> dict:
+def transformer_config(sizes: Sizes = FIRST_EDITION) -> dict:
     inner = SANA_HEADS * SANA_HEAD_DIM
     return {
         "_class_name": "SanaTransformer2DModel",
-        "in_channels": LATENT_CHANNELS,
-        "out_channels": LATENT_CHANNELS,
+        "in_channels": sizes.latent_channels,
+        "out_channels": sizes.latent_channels,
         "num_attention_heads": SANA_HEADS,
         "attention_head_dim": SANA_HEAD_DIM,
-        "num_layers": SANA_LAYERS,
+        "num_layers": sizes.sana_layers,
         "num_cross_attention_heads": SANA_HEADS,
         "cross_attention_head_dim": SANA_HEAD_DIM,
         "cross_attention_dim": inner,
@@ -172,21 +206,22 @@ def transformer_config() -> dict:
     }
 
 
-def autoencoder_config(scaling_factor: float = 1.0) -> dict:
+def autoencoder_config(scaling_factor: float = 1.0, sizes: Sizes = FIRST_EDITION) -> dict:
     """The first stage has no layers: the work begins at half of the resolution."""
+    stages = len(sizes.widths)
     return {
         "_class_name": "AutoencoderDC",
         "in_channels": 3,
-        "latent_channels": LATENT_CHANNELS,
+        "latent_channels": sizes.latent_channels,
         "attention_head_dim": 8,
-        "encoder_block_types": ["ResBlock"] * 4,
-        "decoder_block_types": ["ResBlock"] * 4,
-        "encoder_block_out_channels": [24, 32, 64, 128],
-        "decoder_block_out_channels": [24, 32, 64, 128],
-        "encoder_layers_per_block": [0, 1, 1, 1],
-        "decoder_layers_per_block": [0, 1, 2, 2],
-        "encoder_qkv_multiscales": [[]] * 4,
-        "decoder_qkv_multiscales": [[]] * 4,
+        "encoder_block_types": ["ResBlock"] * stages,
+        "decoder_block_types": ["ResBlock"] * stages,
+        "encoder_block_out_channels": list(sizes.widths),
+        "decoder_block_out_channels": list(sizes.widths),
+        "encoder_layers_per_block": list(sizes.encoder_layers),
+        "decoder_layers_per_block": list(sizes.decoder_layers),
+        "encoder_qkv_multiscales": [[]] * stages,
+        "decoder_qkv_multiscales": [[]] * stages,
         "upsample_block_type": "interpolate",
         "downsample_block_type": "Conv",
         "decoder_norm_types": "rms_norm",

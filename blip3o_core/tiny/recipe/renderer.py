@@ -16,12 +16,13 @@ from ...models import autoencoder as dc_ae
 from ...seeds import seeded
 from ...training.losses import add_noise
 from ...weights.names import SANA
-from ..scenes.world import Scene, World
+from ..scenes.world import UNITS, Scene, World
 from . import model_config
-from .autoencoder import pixels
+from .autoencoder import by_canvas, pixels
 from .gates import accuracy_by_category, held_back_scenes
 from .init import POSITION_DIMS, position_waves
 from .loop import FitSettings, Report, fit, random_integers
+from .model_config import FIRST_EDITION, Sizes, sizes_of
 from .oracle_codes import batch_codes, codebook
 from .quick_world import make_scene
 
@@ -33,11 +34,11 @@ _RMS = 5.5**0.5  # root mean square that the connector's norm starts with
 _EXCLUDED = ("attn2.to_q", "attn2.to_k", "caption_", "patch_embed", "proj_out", "time_embed", "scale_shift_table")
 
 
-def oracle_conditions(codes: torch.Tensor) -> torch.Tensor:
+def oracle_conditions(codes: torch.Tensor, sizes: Sizes = FIRST_EDITION) -> torch.Tensor:
     """(B, H*W) codes -> (B, 1 + H*W, width). The scale token's condition is zero."""
     width = model_config.CROSS_WIDTH - POSITION_DIMS
-    spread = torch.linalg.qr(torch.randn(width, model_config.CODE_WIDTH, generator=seeded(0)))[0]
-    meanings = (codebook() @ spread.T)[codes]
+    spread = torch.linalg.qr(torch.randn(width, sizes.code_width, generator=seeded(0)))[0]
+    meanings = (codebook(sizes) @ spread.T)[codes]
     positions = position_waves().expand(len(codes), -1, -1)
     positions = positions * (positions.shape[-1] / 2) ** -0.5
     given = torch.cat([positions, meanings], -1)
@@ -46,15 +47,19 @@ def oracle_conditions(codes: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def encode(checkpoint: Checkpoint, seed: int, count: int, world: World = WORLD) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes (N, H*W) and scaled latents (N, C, h, w) bf16 of `count` training images."""
-    vae = checkpoint.load_autoencoder(torch.float32)
-    codes, latents = [], []
+def encode(
+    checkpoint: Checkpoint, seed: int, count: int, world: World = WORLD
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Codes (N, H*W) and scaled latents (N, C, h, w) bf16 of `count` training images, for each of their shapes."""
+    vae, sizes = checkpoint.load_autoencoder(torch.float32), sizes_of(world)
+    found: dict[tuple[int, int], tuple[list, list]] = {}
     for first in range(0, count, 200):
-        scenes = [make_scene(seed, "train", index, world) for index in range(first, min(first + 200, count))]
-        codes.append(batch_codes(scenes))
-        latents.append((vae.encode(pixels(scenes)).latent * vae.config.scaling_factor).bfloat16())
-    return torch.cat(codes), torch.cat(latents)
+        drawn = [make_scene(seed, "train", index, world) for index in range(first, min(first + 200, count))]
+        for scenes in by_canvas(drawn):
+            codes, latents = found.setdefault(scenes[0].canvas, ([], []))
+            codes.append(batch_codes(scenes, sizes))
+            latents.append((vae.encode(pixels(scenes, sizes.side)).latent * vae.config.scaling_factor).bfloat16())
+    return [(torch.cat(codes), torch.cat(latents)) for codes, latents in found.values()]
 
 
 def timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
@@ -75,11 +80,16 @@ def train(
     """Train and return the transformer."""
     transformer = checkpoint.load_transformer(torch.float32)
     transformer.requires_grad_(True)
-    codes, latents = encode(checkpoint, 0, IMAGES_PER_STEP * settings.steps, world)
+    groups = encode(checkpoint, 0, IMAGES_PER_STEP * settings.steps, world)
+    shares = torch.tensor([len(codes) for codes, _ in groups], dtype=torch.float32)
+    sizes = sizes_of(world)
 
     def loss(step: int, generator: torch.Generator):
+        # The images of a batch have one shape: each shape comes up as often as its images do.
+        group = int(torch.multinomial(shares, 1, generator=generator)) if len(groups) > 1 else 0
+        codes, latents = groups[group]
         rows = random_integers(generator, len(codes), settings.batch)
-        given = oracle_conditions(codes[rows])
+        given = oracle_conditions(codes[rows], sizes)
         dropped = torch.rand(settings.batch, 1, 1, generator=generator) < DROPPED
         clean = latents[rows].float()
         noise = torch.randn(clean.shape, generator=generator)
@@ -95,20 +105,30 @@ def train(
 
 
 @torch.no_grad()
-def gate(checkpoint: Checkpoint, transformer, count: int = 160, steps: int = 12, guidance: float = 1.0) -> dict:
-    """Share of held-back scenes whose images, rendered from their true codes, are right."""
-    vae = checkpoint.load_autoencoder(torch.float32)
+def gate(
+    checkpoint: Checkpoint,
+    transformer,
+    count: int = 160,
+    steps: int = 12,
+    guidance: float = 1.0,
+    world: World = World(low_contrast=False),
+) -> dict:
+    """Share of held-back scenes whose images, rendered from their true codes, are right. Codes do not say textures."""
+    vae, sizes = checkpoint.load_autoencoder(torch.float32), sizes_of(world)
     schedule = diffusion.sigmas(steps, checkpoint.shift)
-    shape = (model_config.LATENT_CHANNELS, model_config.GRID, model_config.GRID)
 
-    def render(scenes: list[Scene]) -> np.ndarray:
-        given = oracle_conditions(batch_codes(scenes))
-        noise = diffusion.initial_noise(shape, list(range(len(scenes))))
+    def render(scenes: list[Scene]) -> list[np.ndarray]:
+        return [image for group in by_canvas(scenes) for image in render_group(group)]
+
+    def render_group(scenes: list[Scene]) -> np.ndarray:
+        given = oracle_conditions(batch_codes(scenes, sizes), sizes)
+        rows, columns = (side * sizes.side // (UNITS * sizes.cell) for side in reversed(scenes[0].canvas))
+        noise = diffusion.initial_noise((sizes.latent_channels, rows, columns), list(range(len(scenes))))
         conditioning = diffusion.Conditioning(given, torch.zeros_like(given[:1]))
         latents = diffusion.sample(transformer, noise, conditioning, schedule, diffusion.GuidanceSchedule(guidance))
         return dc_ae.decode(vae, latents / vae.config.scaling_factor).numpy()
 
-    return accuracy_by_category(held_back_scenes(3, count, World(low_contrast=False)), render)
+    return accuracy_by_category(held_back_scenes(3, count, world), render, textures=False)
 
 
 def tensors(transformer) -> dict[str, torch.Tensor]:

@@ -45,10 +45,12 @@ from . import (
     grpo,
     image_tokenizer,
     language,
+    model_config,
     release,
     renderer,
 )
 from .assemble import assemble, save_part
+from .editions import CHANGES, world_of
 from .loop import FitSettings, Report
 
 # The categories that the gate of `language` found weakest are more frequent from there on.
@@ -66,6 +68,7 @@ WEAK = World(
         ("size", 2.5),
     ),
 )
+_PLAIN = World(low_contrast=False)  # of the gates
 EDITS = World(low_contrast=False, coloured=0.35)
 RATES = {"language": 3e-4, "connector": 1e-3, "sana": 6e-4}  # learning rates of the joint stage
 _JOINT: dict[str, Any] = {
@@ -87,6 +90,19 @@ class Recipe:
     out: Path
     report: Report
     share: float = 1.0  # of the steps of every stage; below 1 no gate stops the recipe
+    edition: int = 1  # of the world
+
+    def world(self, of_stage: World) -> World:
+        """The world of a stage in this edition."""
+        return world_of(of_stage, self.edition)
+
+    @property
+    def sizes(self) -> model_config.Sizes:
+        return model_config.sizes_of(self.world(language.WORLD))
+
+    def full(self, stage: str, settings: FitSettings) -> FitSettings:
+        """The settings of a stage in this edition, before its share is taken."""
+        return settings.replace(**CHANGES.get(stage, {})) if self.edition > 1 else settings
 
     def settings(self, full: FitSettings) -> FitSettings:
         """The settings of a stage for this share of its steps."""
@@ -100,10 +116,15 @@ class Recipe:
 
     def start_checkpoint(self) -> Checkpoint:
         """A checkpoint of all parts that are trained, the others with their starting values."""
-        return open_checkpoint(assemble(self.out, self.out / "start"))
+        return open_checkpoint(assemble(self.out, self.out / "start", sizes=self.sizes))
 
     def pack_path(self, name: str) -> Path:
         return self.out / "data" / f"{name}.safetensors"
+
+    def pack_paths(self, name: str) -> list[Path]:
+        """The pack of square images, and those of other shapes beside it."""
+        path = self.pack_path(name)
+        return [path, *sorted(path.parent.glob(f"{name}-*.safetensors"))]
 
     def last_checkpoint(self, stage: str) -> Path:
         """The newest checkpoint of a stage of the general trainer. Raises Blip3oError if there is none."""
@@ -113,7 +134,8 @@ class Recipe:
         return found[-1]
 
     def train(self, module, stage: str, *given):
-        return module.train(*given, self.out / stage, self.settings(module.SETTINGS), self.report)
+        settings = self.settings(self.full(stage, module.SETTINGS))
+        return module.train(*given, self.out / stage, settings, self.report, self.world(module.WORLD))
 
     def train_jointly(
         self, stage: str, checkpoint: Path, packs: list[str], steps: int, rates: dict[str, float], **changes
@@ -125,7 +147,7 @@ class Recipe:
             "checkpoint": str(checkpoint),
             "out": str(self.out / stage),
             "steps": steps,
-            "data": [str(self.pack_path(name)) for name in packs],
+            "data": [str(path) for name in packs for path in self.pack_paths(name)],
             "warmup": min(_JOINT["warmup"], steps),
             "train": dict(rates),
             **changes,
@@ -166,11 +188,11 @@ def _part(stage: str, module) -> Callable[[Recipe], None]:
 
 
 def _data(recipe: Recipe) -> None:
-    checkpoint, world = recipe.start_checkpoint(), language.WORLD
+    checkpoint, world, weak = recipe.start_checkpoint(), recipe.world(language.WORLD), recipe.world(WEAK)
     data.pack_scenes(checkpoint, recipe.pack_path("captions"), 11, recipe.steps(36_000), world, (True, True, False))
-    data.pack_scenes(checkpoint, recipe.pack_path("weak"), 14, recipe.steps(24_000), WEAK, (True, True, False))
+    data.pack_scenes(checkpoint, recipe.pack_path("weak"), 14, recipe.steps(24_000), weak, (True, True, False))
     data.pack_scenes(checkpoint, recipe.pack_path("phrasings"), 12, recipe.steps(12_000), world, (False,) * 6)
-    data.pack_edits(checkpoint, recipe.pack_path("edits"), 13, recipe.steps(16_000), EDITS)
+    data.pack_edits(checkpoint, recipe.pack_path("edits"), 13, recipe.steps(16_000), recipe.world(EDITS))
 
 
 def _divided_rates(divisor: float) -> dict[str, float]:
@@ -189,12 +211,14 @@ def _instruct(recipe: Recipe) -> None:
 
 
 def _edit_language(recipe: Recipe) -> None:
-    start, folder, settings = recipe.out / "edit_language-start", recipe.out / "edit_language", edit_language.SETTINGS
+    start, folder = recipe.out / "edit_language-start", recipe.out / "edit_language"
     if not folder.is_dir():
-        edit_language.add_layer(open_checkpoint(recipe.last_checkpoint("instruct")), start)
-    source, packs = open_checkpoint(start), [recipe.pack_path(name) for name in ("edits", "weak", "phrasings")]
-    model = edit_language.train(source, packs, folder, recipe.settings(settings), recipe.report)
-    done = folder / f"step-{recipe.steps(settings.steps):08d}"
+        edit_language.add_layer(open_checkpoint(recipe.last_checkpoint("instruct")), start, recipe.edition > 1)
+    settings = recipe.settings(recipe.full("edit_language", edit_language.SETTINGS))
+    source, edits = open_checkpoint(start), recipe.pack_paths("edits")
+    images = [path for name in ("weak", "phrasings") for path in recipe.pack_paths(name)]
+    model = edit_language.train(source, (edits, images), folder, settings, recipe.report)
+    done = folder / f"step-{settings.steps:08d}"
     shutil.rmtree(done, ignore_errors=True)
     done.mkdir()
     save_checkpoint(done, source, language.tensors(model), 5 * 10**9)
@@ -202,7 +226,8 @@ def _edit_language(recipe: Recipe) -> None:
 
 def _edit_codes_gate(recipe: Recipe) -> dict[str, float]:
     checkpoint = open_checkpoint(recipe.last_checkpoint("edit_language"))
-    return edit_language.gate(checkpoint, checkpoint.load_language(torch.float32))
+    world = recipe.world(_PLAIN)
+    return edit_language.gate(checkpoint, checkpoint.load_language(torch.float32), world=world)
 
 
 def _edit(recipe: Recipe) -> None:
@@ -223,7 +248,7 @@ def _latents(recipe: Recipe) -> None:
 
 
 def _edit_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
-    return lambda recipe: editing.gate(open_checkpoint(recipe.last_checkpoint(stage)))
+    return lambda recipe: editing.gate(open_checkpoint(recipe.last_checkpoint(stage)), edition=recipe.edition)
 
 
 def _grpo(recipe: Recipe) -> None:
@@ -236,7 +261,9 @@ def _grpo(recipe: Recipe) -> None:
 
 
 def _release(recipe: Recipe) -> None:
-    release.release(recipe.last_checkpoint("latents"), BUNDLED if recipe.share >= 1 else recipe.out / "released")
+    # The second edition replaces the bundled model only by hand, when it is better on every row.
+    whole = recipe.share >= 1 and recipe.edition == 1
+    release.release(recipe.last_checkpoint("latents"), BUNDLED if whole else recipe.out / "released")
 
 
 def _image_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
@@ -244,7 +271,7 @@ def _image_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
         """Share of images that are right, from true codes and from generated ones, on held-back prompts."""
         pipeline, numbers = Pipeline(open_checkpoint(recipe.last_checkpoint(stage))), {}
         for source in ("true-codes", "codes"):
-            result = evaluate(pipeline, Evaluation(count=320, seeds=1, guidance=1.0), source)
+            result = evaluate(pipeline, Evaluation(count=324, seeds=1, guidance=1.0, edition=recipe.edition), source)
             numbers[source] = result.mean
         return {**numbers, "weakest": min(result.strict.values()), "mean": result.mean}
 
@@ -257,23 +284,34 @@ def _no_gate(recipe: Recipe) -> dict[str, float]:
 
 STAGES = {
     "autoencoder": Stage(
-        _autoencoder, lambda recipe: autoencoder.gate(recipe.start_checkpoint().load_autoencoder()), "mean", 0.97
+        _autoencoder,
+        lambda recipe: autoencoder.gate(
+            recipe.start_checkpoint().load_autoencoder(), world=recipe.world(autoencoder.WORLD)
+        ),
+        "mean",
+        0.97,
     ),
     "image_tokenizer": Stage(
         _image_tokenizer,
-        lambda recipe: image_tokenizer.gate(recipe.start_checkpoint().load_image_tokenizer()),
+        lambda recipe: image_tokenizer.gate(
+            recipe.start_checkpoint().load_image_tokenizer(), world=recipe.world(image_tokenizer.WORLD)
+        ),
         "patches",
         0.98,
     ),
     "language": Stage(
         _part("language", language),
-        lambda recipe: language.gate(recipe.start_checkpoint(), recipe.start_checkpoint().load_language()),
+        lambda recipe: language.gate(
+            recipe.start_checkpoint(), recipe.start_checkpoint().load_language(), world=recipe.world(_PLAIN)
+        ),
         "mean",
         0.8,
     ),
     "renderer": Stage(
         _part("renderer", renderer),
-        lambda recipe: renderer.gate(recipe.start_checkpoint(), recipe.start_checkpoint().load_transformer()),
+        lambda recipe: renderer.gate(
+            recipe.start_checkpoint(), recipe.start_checkpoint().load_transformer(), world=recipe.world(_PLAIN)
+        ),
         "mean",
         0.9,
     ),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ...errors import Blip3oError
 from ...prompts.encoder import PromptEncoder
 from ..config import TrainingConfig
 from ..losses import Noising, timesteps_from
@@ -56,27 +57,40 @@ class Batches:
         self.rows = config.batch * config.accumulation * processes  # of one optimizer step
         for pack in items.packs:
             pack.check(images.checkpoint, images.shape)
+        if processes > 1 and len({pack.shape for pack in items.packs}) > 1:
+            raise Blip3oError(
+                "data has packed files with latents of several shapes. Processes would then run different numbers of "
+                "forward passes: train in one process, or on files of one shape."
+            )
 
     def microbatches(self, step: int) -> list[Microbatch]:
-        """This process's share of one step, one microbatch for each forward pass."""
+        """This process's share of one step, one microbatch for each forward pass.
+
+        Rows whose latents have another shape are a microbatch of their own.
+        """
         return self.finish(self.prepare(step))
 
-    def prepare(self, step: int) -> list["_Rows | Microbatch"]:
+    def prepare(self, step: int) -> "list[_Rows | list[Microbatch]]":
         """All of a step that needs no network; any thread may do it."""
         size = self.config.batch
         firsts = [(k * self.processes + self.process) * size for k in range(self.config.accumulation)]
         return [self._prepare(step, range(first, first + size)) for first in firsts]
 
-    def finish(self, prepared: list["_Rows | Microbatch"]) -> list[Microbatch]:
+    def finish(self, prepared: "list[_Rows | list[Microbatch]]") -> list[Microbatch]:
         """Encode the images that are not in the cache, in their order."""
-        return [self._collate(one) if isinstance(one, _Rows) else one for one in prepared]
+        found = (self._collate_all(one) if isinstance(one, _Rows) else one for one in prepared)
+        return [microbatch for several in found for microbatch in several]
 
-    def _prepare(self, step: int, rows: range) -> "_Rows | Microbatch":
+    def _prepare(self, step: int, rows: range) -> "_Rows | list[Microbatch]":
         items = [self.items[self.order.index(step * self.rows + row)] for row in rows]
-        random = [row_randomness(self.config.seed, step, row, self.images.shape) for row in rows]
+        shapes = [item.pack.shape if isinstance(item, PackedItem) else self.images.shape for item in items]
+        random = [row_randomness(self.config.seed, step, row, shape) for row, shape in zip(rows, shapes, strict=True)]
         captions = [_caption(item, one.caption) for item, one in zip(items, random, strict=True)]
-        found = _Rows([item.look(self.images) for item in items], captions, random)
-        return found if any(isinstance(one, Pending) for one in found.items) else self._collate(found)
+        found = _Rows([item.look(self.images) for item in items], captions, random, shapes)
+        return found if any(isinstance(one, Pending) for one in found.items) else self._collate_all(found)
+
+    def _collate_all(self, rows: "_Rows") -> list[Microbatch]:
+        return [self._collate(rows.of_shape(shape)) for shape in dict.fromkeys(rows.shapes)]
 
     def _collate(self, rows: "_Rows") -> Microbatch:
         encoded = [one.encode(self.images) if isinstance(one, Pending) else one for one in rows.items]
@@ -99,6 +113,16 @@ class _Rows:
     items: list[EncodedItem | Pending]
     captions: list[str | None]
     random: list[RowRandomness]
+    shapes: list[tuple[int, int, int]]  # of the latents
+
+    def of_shape(self, shape: tuple[int, int, int]) -> "_Rows":
+        chosen = [row for row, own in enumerate(self.shapes) if own == shape]
+        return _Rows(
+            [self.items[row] for row in chosen],
+            [self.captions[row] for row in chosen],
+            [self.random[row] for row in chosen],
+            [shape] * len(chosen),
+        )
 
 
 def _caption(item: Item | PackedItem, number: float) -> str | None:

@@ -86,6 +86,12 @@ class Pack(Sequence["PackedItem"]):
         return PackedItem(self, row)
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of the latents."""
+        channels, rows, columns = self.latents.shape[1:]
+        return channels, rows, columns
+
+    @property
     def filled(self) -> int:
         """Rows with texts."""
         return self.captions.filled
@@ -107,7 +113,10 @@ class Pack(Sequence["PackedItem"]):
         return digest.hexdigest()
 
     def check(self, checkpoint: Checkpoint, shape: tuple[int, int, int]) -> None:
-        """Raise Blip3oError unless these are codes of this checkpoint, and latents of `shape`."""
+        """Raise Blip3oError unless these are codes of this checkpoint, and latents of `shape`.
+
+        Images that are not square have other numbers of rows and columns, and about as many cells.
+        """
         again = "Pack the images again with the encoders of this checkpoint"
         rows, columns = checkpoint.grid
         if self.codes.shape[1] != rows * columns:
@@ -115,7 +124,9 @@ class Pack(Sequence["PackedItem"]):
                 f"{self.path} has {self.codes.shape[1]} codes per image, but {checkpoint.folder} needs {rows} x "
                 f"{columns}. {again}."
             )
-        if tuple(self.latents.shape[1:]) != shape:
+        channels, height, width = self.shape
+        cells = height * width / (shape[1] * shape[2])
+        if channels != shape[0] or (height == width and self.shape != shape) or not 0.75 <= cells <= 1.25:
             raise Blip3oError(
                 f"{self.path} has latents of {_by(self.latents.shape[1:])} (channels, rows, columns), but this run "
                 f"needs {_by(shape)}. {again}, or set image_size to the size of the file's images."

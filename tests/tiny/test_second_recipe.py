@@ -1,0 +1,239 @@
+"""How the second edition's model is made: codes with letters, images of several shapes, two references."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.errors import Blip3oError
+from blip3o_core.pipeline import Pipeline
+from blip3o_core.tiny import CATEGORIES, TEXT, edit_evaluation, evaluation
+from blip3o_core.tiny.judge.judge import judge_image
+from blip3o_core.tiny.recipe import (
+    assemble,
+    autoencoder,
+    connector,
+    data,
+    edit_language,
+    image_tokenizer,
+    language,
+    model_config,
+    release,
+    renderer,
+    stages,
+)
+from blip3o_core.tiny.recipe.editions import world_of
+from blip3o_core.tiny.recipe.oracle_codes import (
+    FIRST_OBJECT,
+    codebook,
+    codes_to_image,
+    first_letter,
+    scene_codes,
+    used_codes,
+)
+from blip3o_core.tiny.scenes.captions import phrasings
+from blip3o_core.tiny.scenes.edits import COMPOSE, edit_kinds, instructions, make_edit
+from blip3o_core.tiny.scenes.spec import spec_of
+from blip3o_core.tiny.scenes.textures import SOLID
+from blip3o_core.tiny.scenes.world import SECOND, SQUARE, Scene, World, lettered_word, make_scene
+from blip3o_core.training.config import TrainingConfig
+from blip3o_core.training.data.batches import Batches
+from blip3o_core.training.data.items import find_items
+from blip3o_core.training.data.latent_cache import ImageEncoder
+from blip3o_core.training.data.packed import open_pack
+from blip3o_core.training.edit_checkpoint import add_references
+
+SIZES = model_config.SECOND_EDITION
+NAMES = (*CATEGORIES, TEXT)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A checkpoint of starting values."""
+    out = tmp_path_factory.mktemp("recipe2")
+    return open_checkpoint(assemble.assemble(out, out / "start", sizes=SIZES))
+
+
+def scenes(count: int, world: World = SECOND) -> list[Scene]:
+    return [make_scene(3, "held_back", index, world, name) for name in NAMES for index in range(count)]
+
+
+def test_codes_say_everything_a_caption_asks_for_but_textures():
+    """Catches codes that lose a letter or the place of an object in an oblong image, and codes that say a texture."""
+    for scene in scenes(12):
+        codes = scene_codes(scene, SIZES)
+        verdict = judge_image(codes_to_image(codes, scene.canvas, SIZES), spec_of(replace(scene, textures_named=False)))
+        assert verdict.strict, (scene, verdict.reasons)
+        plain = replace(scene, texture=SOLID, objects=tuple(replace(obj, texture=SOLID) for obj in scene.objects))
+        assert np.array_equal(scene_codes(plain, SIZES), codes)
+
+
+def test_a_letter_has_a_code_of_its_own_in_every_colour():
+    """Catches letters that share a code, stand in another patch, or are written over by the ground."""
+    codes = scene_codes(Scene(TEXT, (), word=lettered_word("AZ", "pink", 2, 3)), SIZES)
+    letters = {place: int(code) for place, code in enumerate(codes) if code >= FIRST_OBJECT}
+    assert letters == {3 * 8 + 2: first_letter(SIZES) + 7, 3 * 8 + 3: first_letter(SIZES) + 25 * 8 + 7}
+    assert used_codes(SIZES) == first_letter(SIZES) + 26 * 8 <= SIZES.codes
+    assert used_codes(model_config.FIRST_EDITION) == first_letter(model_config.FIRST_EDITION)
+
+
+def test_every_code_means_something_else():
+    """Catches a letter and a piece with one direction in the book, which no tokenizer could tell apart."""
+    book = codebook(SIZES)
+    used = used_codes(SIZES)
+    assert not book[used:].any()
+    for first in range(0, used, 2048):
+        similar = book[first : min(first + 2048, used)] @ book[:used].T
+        similar[torch.arange(len(similar)), torch.arange(first, first + len(similar))] = 0
+        assert similar.max() < 0.95
+
+
+def test_a_start_is_a_complete_checkpoint_that_knows_every_word(start, tmp_path):
+    """Catches parts of different editions in one checkpoint, an unknown word, and a model that is too large."""
+    start.validate()
+    assert start.grid == (8, 8) and start.trained_side == 128
+    unknown, encoder = start.prompt_encoder._full.token_to_id("[UNK]"), start.prompt_encoder
+    texts = [text for scene in scenes(4) for text in phrasings(scene)]
+    texts += [
+        text
+        for kind in edit_kinds(SECOND)
+        for k in range(8)
+        for text in instructions(make_edit(5, "train", k, SECOND, kind))
+    ]
+    words = {word for text in texts for word in text.split()}
+    assert not [word for word in words if unknown in encoder.encode(word)]
+    # With the layer for edits and both ways of a reference, as it will be released
+    edit_language.add_layer(start, tmp_path / "more", True)
+    add_references(open_checkpoint(tmp_path / "more"), tmp_path / "edit", cross=True, noise=True)
+    assert release.release(tmp_path / "edit", tmp_path / "released") < release.LIMIT
+
+
+def test_a_stage_world_is_that_of_the_edition():
+    """Catches a stage of the second edition that trains in the first one's world, and the other way round."""
+    assert world_of(language.WORLD, 1) == language.WORLD
+    world = world_of(language.WORLD, 2)
+    assert world.lettered and world.textured == SECOND.textured and world.oblong == SECOND.oblong
+    shares, total = dict(world.weights), sum(weight for _, weight in world.weights)
+    assert 0.1 < shares[TEXT] / total < 0.2 and shares["position"] == dict(language.WORLD.weights)["position"]
+    assert model_config.sizes_of(world) == SIZES and model_config.sizes_of(World()) == model_config.FIRST_EDITION
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [autoencoder, image_tokenizer, language, renderer, connector])
+def test_a_stage_learns_from_images_of_every_shape(stage, start, tmp_path, monkeypatch):
+    """Catches a batch of images that do not fit each other, and a loss that does not reach the weights."""
+    monkeypatch.setattr(renderer, "IMAGES_PER_STEP", 12)
+    monkeypatch.setattr(autoencoder, "RESCALE_IMAGES", 16)
+    settings = stage.SETTINGS.replace(batch=8, steps=5, warmup=2, save_every=100)
+    entries, given = [], () if stage in (autoencoder, image_tokenizer) else (start,)
+    torch.manual_seed(0)
+    world = replace(world_of(stage.WORLD, 2), oblong=0.6)
+    stage.train(*given, folder=tmp_path, settings=settings, report=entries.append, world=world)
+    assert entries[1]["loss"] < entries[0]["loss"]
+
+
+@pytest.mark.long
+def test_gates_measure_images_of_every_shape(start):
+    """Catches a gate of one of the stages that fails on oblong images, on words, or on two references."""
+    world = replace(SECOND, oblong=0.5)
+    vae, tower = start.load_autoencoder(torch.float32), start.load_image_tokenizer(torch.float32)
+    rounds = autoencoder.gate(vae, 18, world=world)
+    assert set(rounds) == {*NAMES, "mean", *(f"psnr {name}" for name in NAMES), "surfaces", "flat"}
+    assert 8 < rounds["flat"] < 30
+    assert set(image_tokenizer.gate(tower, 18, world)) == {"patches", "images"}
+    assert set(language.gate(start, start.load_language(torch.float32), 9, world=world)) == {*NAMES, "mean"}
+    assert set(renderer.gate(start, start.load_transformer(torch.float32), 9, steps=1, world=world)) == {*NAMES, "mean"}
+    kinds = edit_kinds(SECOND)
+    numbers = edit_language.gate(start, start.load_language(torch.float32), len(kinds), world=world)
+    assert set(numbers) == {*kinds, "mean"}
+
+
+# ---- data and the general trainer
+
+
+@pytest.fixture(scope="module")
+def packs(start, tmp_path_factory):
+    """Scenes and edits in packs, those of every shape of image in one of their own."""
+    folder, world = tmp_path_factory.mktemp("packs"), replace(SECOND, oblong=0.5)
+    data.pack_scenes(start, folder / "captions.safetensors", 1, 24, world, (True, False))
+    data.pack_edits(start, folder / "edits.safetensors", 1, 24, world, 2)
+    return folder
+
+
+def test_packs_are_of_one_shape_each_and_hold_both_references(packs):
+    """Catches an image lost between the files, captions of another row, and a composition with one reference."""
+    opened = {path.stem: open_pack(path) for path in packs.iterdir()}
+    assert sum(len(pack) for name, pack in opened.items() if name.startswith("captions")) == 24
+    assert opened["captions"].shape == (32, 8, 8) and opened["edits-wide"].shape == (32, 6, 12)
+    world = replace(SECOND, oblong=0.5)
+    found = [scene for scene in (make_scene(1, "train", k, world) for k in range(24)) if scene.canvas == SQUARE]
+    for row, scene in enumerate(found):
+        assert set(opened["captions"].captions[row]) <= set(phrasings(scene))
+    edits = [edit for edit in (make_edit(1, "train", k, world) for k in range(24)) if edit.target.canvas == SQUARE]
+    counts = [len(edit.sources) for edit in edits]
+    assert opened["edits"].counts.tolist() == counts and 2 in counts
+    assert [edit.kind == COMPOSE for edit in edits] == [count == 2 for count in counts]
+
+
+def _batches(start, packs, processes: int = 1, **changes) -> Batches:
+    paths = sorted(map(str, packs.glob("*.safetensors")))
+    config = TrainingConfig(
+        checkpoint=str(start.folder), out="unused", data=paths, train={"sana": 1e-3}, steps=1, batch=16, **changes
+    )
+    images = ImageEncoder(start, packs / "cache", 128, "crop", torch.device("cpu"))
+    return Batches(config, find_items(paths), start.prompt_encoder, images, 0, processes)
+
+
+def test_rows_of_one_step_are_divided_by_the_shape_of_their_latents(start, packs):
+    """Catches rows that are lost or used twice, noise of another shape, and processes that wait for each other."""
+    batches = _batches(start, packs)
+    microbatches = batches.microbatches(0)
+    assert sum(len(one.batch.ids) for one in microbatches) == 16 and len(microbatches) > 2
+    shapes = [tuple(one.batch.latents.shape[1:]) for one in microbatches]
+    assert len(set(shapes)) == len(shapes)
+    assert all(one.noising.noise.shape == one.batch.latents.shape for one in microbatches)
+    items = [batches.items[batches.order.index(row)] for row in range(16)]
+    assert {shape: len(one.batch.ids) for shape, one in zip(shapes, microbatches, strict=True)} == Counter(
+        item.pack.shape for item in items
+    )
+    with pytest.raises(Blip3oError, match="several shapes"):
+        _batches(start, packs, processes=2)
+
+
+@pytest.mark.slow
+def test_the_trainer_trains_on_images_of_every_shape(start, packs, tmp_path):
+    """Catches a trainer that stacks latents of several shapes, or weighs a shape by its number of batches."""
+    recipe = stages.Recipe(tmp_path, lambda entry: None, share=0.01, edition=2)
+    (tmp_path / "data").symlink_to(packs)
+    assert len(recipe.pack_paths("captions")) > 2
+    recipe.train_jointly("joint", start.folder, ["captions", "edits"], 200, {"sana": 1e-3, "connector": 1e-3})
+    trained = recipe.last_checkpoint("joint")
+    with (
+        safe_open(trained / "model.safetensors", "pt") as after,
+        safe_open(start.folder / "model.safetensors", "pt") as before,
+    ):
+        name = next(name for name in after.keys() if "transformer_blocks.0" in name and name.endswith("to_v.weight"))
+        assert not torch.equal(after.get_tensor(name), before.get_tensor(name))
+
+
+@pytest.mark.long
+def test_evaluations_make_images_of_every_shape_and_of_two_references(start, tmp_path):
+    """Catches an evaluation that asks for square images alone, or gives a composition one reference."""
+    add_references(start, tmp_path / "edit", cross=True, noise=True)
+    pipeline = Pipeline.load(tmp_path / "edit")
+    settings = evaluation.Settings(count=27, seeds=1, steps=1, guidance=1.0, edition=2)
+    for source in (evaluation.CODES, evaluation.TRUE_CODES, evaluation.AUTOENCODER):
+        result = evaluation.evaluate(pipeline, settings, source)
+        assert set(result.strict) == set(NAMES)
+        canvases = {prompt.scene.canvas for prompt in result.prompts}
+        assert len(canvases) > 2
+        for prompt, verdict in zip(result.prompts, result.verdicts[0], strict=True):
+            assert verdict.detection.size == prompt.scene.canvas
+    settings = edit_evaluation.Settings(count=21, steps=1, guidance=1.0, edition=2)
+    edited = edit_evaluation.evaluate(pipeline, settings, "both")
+    assert set(edited.right) == {*edit_kinds(SECOND), "mean"} and edited.surfaces > 0
+    assert [image.shape[:2] for image in edited.images] == [edit.target.canvas[::-1] for edit in edited.edits]
