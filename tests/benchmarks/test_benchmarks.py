@@ -54,6 +54,7 @@ def test_every_part_says_what_was_done(tiny):
     assert {"tokens_s", "diffusion_s", "autoencoder_s", "connector_s", "ratio"} <= row.keys()
 
 
+@pytest.mark.long
 def test_curves_are_of_what_they_say_and_drawn(tmp_path, monkeypatch):
     """Catches an axis that does not vary, rates that count the prompt's time, and a plot that is not written."""
     monkeypatch.setattr(curves, "PIXELS", (64, 96))
@@ -144,7 +145,7 @@ def test_the_command_writes_the_ratio_with_the_machine(tmp_path, capsys, monkeyp
     assert "| ratio |" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_picture_of_the_full_shapes_goes_through_all_parts(monkeypatch):
     """Catches a whole image that is timed without its autoencoder, or with the bundled one's."""
     monkeypatch.setitem(models.LANGUAGE, "vocab_size", 3000)

@@ -56,7 +56,7 @@ def test_other_steps_decode_no_tokens_again(few, client):
     assert {"load", "generate", "condition"} <= set(again.cached) and "generate" not in again.executed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_the_network_gets(in_host, few):
     """Catches an end that another sampler, a part of a schedule or a compiled model takes from elsewhere."""
 

@@ -17,7 +17,6 @@ from tools.samples.parts import BRUSHED, EDIT, START, TO_BRUSH, TO_EDIT
 SEEDS = range(1, 6)
 MEASURES = "BLIP3o-21-Evaluate-Prompts"  # it promises scores, of wrong images, too: test_evaluation_nodes.py
 TINY = [sample.name for sample in SAMPLES if sample.tiny and sample.name != MEASURES]
-TRAINING = {sample.name for sample in SAMPLES if sample.trains}
 PUBLISHED = [sample for sample in SAMPLES if not sample.tiny]
 STAR = Spec((Expected("circle", "red"), Expected("star", "blue")), "grey", (0, "left of", 1))
 GREEN = Spec((Expected("circle", "red"), Expected("square", "green")), "yellow", (0, "left of", 1))
@@ -44,7 +43,11 @@ PROMISED = {
         EDITED, Spec((Expected("star", "green"),), "yellow"), Spec((Expected("triangle", "purple"),), "yellow")
     ],
 }  # fmt: skip
-FIRST = 2  # samples that every run of the tests judges over all seeds; the others cost it one seed each
+FIRST = 1  # samples that every run of the tests judges over all seeds; the others cost it one seed each
+# What takes longest: test_one_click and test_scores compare what their nodes make, test_workflows edits a folder.
+LONG = {sample.name for sample in SAMPLES if sample.trains} | {
+    "BLIP3o-14-One-Click", "BLIP3o-17-A-Folder-of-Images", "BLIP3o-18-Best-of-Eight"
+}  # fmt: skip
 
 
 def with_seed(prompt: dict, seed: int) -> dict:
@@ -138,7 +141,7 @@ def test_the_judge_finds_every_image_right(client, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] * (name in TRAINING)) for name in TINY[FIRST:]]
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in TINY[FIRST:]]
 )
 def test_the_other_samples_are_right_with_their_own_seed(client, name):
     """Catches a sample that shows another image than it promises."""

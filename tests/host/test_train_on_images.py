@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from blip3o_core.checkpoint.bundled import NAME
+from blip3o_core.checkpoint.bundled import BUNDLED, NAME
 from blip3o_core.cli.main import main
+from tests.support.training_world import COLOURS, make_data, make_shards
 from tools.comfyui.graphs import node
 from tools.example_images import COUNT, FOLDER, examples
 
@@ -33,6 +34,33 @@ def graph(**changes) -> dict:
     }  # fmt: skip
 
 
+def test_what_the_node_asks_for_can_be_trained(in_host, tmp_path):
+    """Catches settings that `blip3o train` refuses, captions that are not those of the shards, and a run without the
+    LoRA where the node looks for it."""
+
+    def look(module, folder, shards, out):
+        import json
+        from pathlib import Path
+
+        training, reader = module(".nodes.host.training_on_images"), module(".blip3o_core.shards.read")
+        lm, shards = (
+            module(".nodes.host.language").load_language(folder, None, "fp32"),
+            reader.ShardFolder(Path(shards)),
+        )
+        request = training.Request("", "night", steps=2, batch=4, learning_rate=1e-3, rank=2, seed=1)
+        asked = training._settings(lm, request, Path(out), shards.folder, training._captions(shards))
+        training.ImagesRun(Path(out), training.LossLog(Path(out, "run"), 2)).config.write_text(json.dumps(asked))
+        return asked["sample_prompts"]
+
+    shards = make_shards(make_data(tmp_path / "data"), tmp_path / "shards")
+    captions = in_host(look, folder=str(BUNDLED), shards=str(shards), out=str(tmp_path))
+    assert captions == [f"a {colour} square" + " on white" * k for k, colour in enumerate(COLOURS[:4])]
+    assert main(["train", str(tmp_path / "train.yaml")]) == 0
+    assert (tmp_path / "run/step-00000002/adapter/adapter_model.safetensors").is_file()
+    assert len(list((tmp_path / "run/samples").iterdir())) == 2
+
+
+@pytest.mark.long
 def test_a_folder_becomes_a_lora_that_loads(client, server, tmp_path):
     """Catches a run that ComfyUI cannot start, shards that it cannot read, a LoRA that loaders refuse, a training that
     nobody sees, one that runs again for nothing, and weights or images that are left behind."""

@@ -341,7 +341,7 @@ def test_a_share_of_the_recipe_has_a_share_of_the_steps(tmp_path):
     assert stages.Recipe(tmp_path, print).settings(language.SETTINGS) == language.SETTINGS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_quick_run_goes_from_nothing_to_a_record(tmp_path, monkeypatch):
     """Catches a stage that the quick schedule lost, and a run that takes over parts of another one."""
     for stage in quick.SHORT:

@@ -286,11 +286,11 @@ def test_divided_models_take_one_kind_in_mode_noise(edits, training_files, monke
         Trainer(edits.config(data=[str(edits.data), str(training_files[0])]))
 
 
-@pytest.mark.slow
-def test_a_text_to_image_checkpoint_learns_edits(models, edit_files, tmp_path, rows, capsys):
+@pytest.mark.parametrize("modes", [["both"], pytest.param(["cross", "noise"], marks=pytest.mark.long)], ids=" ".join)
+def test_a_text_to_image_checkpoint_learns_edits(modes, models, edit_files, tmp_path, rows, capsys):
     """Catches an edit checkpoint that makes other images before it is trained, or is not recognised as one."""
     source = models["tokens"]
-    for mode in ("cross", "noise", "both"):
+    for mode in modes:
         cross, noise = mode in ("cross", "both"), mode in ("noise", "both")
         out = tmp_path / mode / "model"
         assert main(["add-references", f"--checkpoint={source}", f"--reference-mode={mode}", f"--out={out}"]) == 0

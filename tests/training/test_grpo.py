@@ -50,6 +50,16 @@ def codes_as_images(monkeypatch):
     rl.make_images_of_codes(monkeypatch)
 
 
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):
+    """(settings, log) of a run that nothing interrupts."""
+    settings = rl.small_settings(source, tmp_path_factory.mktemp("whole") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        rl.make_images_of_codes(patch)
+        _, log = trained(settings)
+    return settings, log
+
+
 @pytest.fixture
 def trainer(settings):
     return rl.make_trainer(settings)
@@ -163,10 +173,9 @@ def test_the_best_checkpoint_is_kept_and_differs_in_the_language_model_alone(set
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_resumes_as_if_it_had_not_been(settings, codes_as_images, monkeypatch, tmp_path):
+def test_an_interrupted_run_resumes_as_if_it_had_not_been(settings, whole, codes_as_images, monkeypatch):
     """Catches random numbers, learning rates, prompts or optimizer states that a resumed run does not have."""
-    whole = settings.replace(out=str(tmp_path / "whole"))
-    _, wanted = trained(whole)
+    whole, wanted = whole
     rl.interrupt_rollout(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         trained(settings)
@@ -184,10 +193,9 @@ def test_an_interrupted_run_resumes_as_if_it_had_not_been(settings, codes_as_ima
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_saves_and_continues(settings, codes_as_images, tmp_path):
+def test_a_run_that_is_stopped_saves_and_continues(settings, whole, codes_as_images):
     """Catches updates that are lost between two states, log lines twice, and a state that a kill cut short."""
-    whole = settings.replace(out=str(tmp_path / "whole"))
-    _, wanted = trained(whole)
+    whole, wanted = whole
     seen = []
     trained(settings, watch=Watch(stop=lambda: seen.append(1) or len(seen) == 1))
     states = Path(settings.out) / "trainer"
@@ -228,7 +236,9 @@ def test_two_processes_share_the_look_at_held_out_images(settings, tmp_path):
         process.join(120)
         assert process.exitcode == 0
     (one, mine, kept), (other, theirs, kept_too) = (json.loads(result.read_text()) for result in results)
-    assert one == other == alone and kept == kept_too == means and len(means) == 3
+    # A batch of another size may round otherwise.
+    assert one == other == pytest.approx(alone, rel=1e-4)
+    assert kept == kept_too == pytest.approx(means, rel=1e-4) and len(means) == 3
     assert [len(mine), len(theirs)] == [3, 2]
     assert sorted(mine + theirs) == sorted(held_out.PROMPTS)
 

@@ -64,10 +64,8 @@ def raises(images):
 
 
 # Three looks and updates: 0, u1, u2, 2, u3, ... so that the fifth call is the third update, the fourth a look.
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "calls, saved", [(4, 2), pytest.param(3, 2, marks=pytest.mark.long)], ids=["in an update", "in a look"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("calls, saved", [(4, 2), (3, 2)], ids=["in an update", "in a look"])
 def test_a_reward_that_fails_stops_behind_a_saved_update(settings, codes_as_images, tmp_path, calls, saved):
     """Catches updates that are lost with the reward, a resumed run that is another one, and a look that is skipped."""
     settings = settings.replace(save_every=100, updates=4)
