@@ -90,6 +90,18 @@ ARRANGE = """([columns, note, noteHeight, heights, room, gap, pack]) => {
     }
 }"""
 
+# Where a link decides, a widget shows the first file on this machine, or the seed of the graph that was open before.
+FORGET = """(lists) => {
+    for (const node of window.app.graph._nodes) {
+        for (const {link, widget} of node.inputs ?? []) {
+            if (link == null || !widget) continue;
+            const shown = node.widgets.find(each => each.name === widget.name);
+            if (lists.includes(widget.name)) shown.value = "";
+            if (widget.name.endsWith("seed")) shown.value = 0;
+        }
+    }
+}"""
+
 
 def flat(prompt: dict[str, dict]) -> dict[str, dict]:
     """An API-format prompt without the ids of subgraphs: "21:3" is node 3."""
@@ -137,6 +149,7 @@ def made(frontend: Frontend, sample: Sample) -> tuple[dict, dict]:
     )
     pack = {"cnr_id": PACK_FOLDER, "ver": VERSION}
     frontend.page.evaluate(ARRANGE, [columns, sample.note, sample.note_height, heights, room, GAP, pack])
+    frontend.page.evaluate(FORGET, [name for _, name in sorted(LISTED)])
     workflow, prompt = frontend.save()
     kept = flat(prompt)
     if kept.keys() != sample.prompt.keys():
@@ -152,17 +165,8 @@ def made(frontend: Frontend, sample: Sample) -> tuple[dict, dict]:
         for node in part["nodes"]:  # a seed that changes by itself writes all tokens again
             if values := node.get("widgets_values"):
                 node["widgets_values"] = ["fixed" if value == "randomize" else value for value in values]
-                forget_listed_files(node)
     workflow["extra"] = {"linearMode": False, "linearData": {"inputs": inputs, "outputs": saved}}
     return settled(workflow, sample.name), prompt
-
-
-def forget_listed_files(node: dict) -> None:
-    """Clear a list of files that a link decides: its widget shows what happens to lie first on this machine."""
-    widgets = [slot for slot in node["inputs"] if "widget" in slot]
-    for place, slot in enumerate(widgets):
-        if slot.get("link") is not None and (node["type"], slot["name"]) in LISTED:
-            node["widgets_values"][place] = ""
 
 
 def settled(workflow: dict, name: str) -> dict:
