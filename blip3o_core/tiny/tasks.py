@@ -1,18 +1,21 @@
 """The tiny world's tasks for reinforcement learning, and what its judge compares an image with.
 
 Every kind of scene or edit in turn, so that none is learnt at the cost of another. Held-out tasks are of the other
-split, with a seed that evaluations do not use.
+split, with a seed that evaluations do not use. Images are square: rollouts of one run have one size.
 """
+
+from dataclasses import replace
 
 import torch
 from PIL import Image
 
 from ..training.rl.tasks import Task
+from .evaluation import SECOND_SIDE
 from .scenes.captions import caption
-from .scenes.edits import EDIT_KINDS, instruction, make_edit, may_change
-from .scenes.rasterize import rasterize
+from .scenes.edits import edit_kinds, instruction, make_edit, may_change
+from .scenes.rasterize import DEFAULT_SIDE, rasterize
 from .scenes.spec import spec_of
-from .scenes.world import CATEGORIES, World, make_scene
+from .scenes.world import SECOND, World, make_scene
 
 WORLD = World(low_contrast=False, coloured=0.45)  # that of the other stages
 EDIT_WORLD = World(low_contrast=False)
@@ -20,28 +23,38 @@ SEED = 61  # of the training tasks; no other stage has it
 HELD_OUT_SEED = 62
 
 
-def image_tasks(count: int, split: str, seed: int) -> list[Task]:
+def image_tasks(count: int, split: str, seed: int, world: World = WORLD) -> list[Task]:
     """Captions of scenes; held-out ones in plain words."""
     plain, seed, split = _of(split, seed)
     tasks = []
     for index in range(count):
-        category = CATEGORIES[index % len(CATEGORIES)]
-        scene = make_scene(seed, split, index, WORLD, category)
+        category = world.categories[index % len(world.categories)]
+        scene = make_scene(seed, split, index, world, category)
         tasks.append(Task(caption(scene, index, plain), category, meta={"spec": spec_of(scene)}))
     return tasks
 
 
-def edit_tasks(count: int, split: str, seed: int) -> list[Task]:
+def edit_tasks(count: int, split: str, seed: int, world: World = EDIT_WORLD, side: int = DEFAULT_SIDE) -> list[Task]:
     """Edits of scenes, with the pixels that may change as masks; held-out ones in plain words."""
     plain, seed, split = _of(split, seed)
-    tasks = []
+    tasks, kinds = [], edit_kinds(world)
     for index in range(count):
-        kind = EDIT_KINDS[index % len(EDIT_KINDS)]
-        edit = make_edit(seed, split, index, EDIT_WORLD, kind)
-        source = Image.fromarray(rasterize(edit.source))
-        mask = torch.from_numpy(may_change(edit)).float()
-        tasks.append(Task(instruction(edit, index, plain), kind, (source,), mask, {"edit": edit}))
+        kind = kinds[index % len(kinds)]
+        edit = make_edit(seed, split, index, world, kind)
+        sources = tuple(Image.fromarray(rasterize(scene, side)) for scene in edit.sources)
+        mask = torch.from_numpy(may_change(edit, side)).float()
+        tasks.append(Task(instruction(edit, index, plain), kind, sources, mask, {"edit": edit}))
     return tasks
+
+
+def second_image_tasks(count: int, split: str, seed: int) -> list[Task]:
+    """The same of the second edition's world."""
+    return image_tasks(count, split, seed, replace(SECOND, oblong=0.0, coloured=WORLD.coloured))
+
+
+def second_edit_tasks(count: int, split: str, seed: int) -> list[Task]:
+    """The same of the second edition's world, with compositions of two references."""
+    return edit_tasks(count, split, seed, replace(SECOND, oblong=0.0), SECOND_SIDE)
 
 
 def _of(split: str, seed: int) -> tuple[bool, int, str]:

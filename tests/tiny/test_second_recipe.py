@@ -19,6 +19,7 @@ from blip3o_core.tiny.recipe import (
     connector,
     data,
     edit_language,
+    grpo,
     image_tokenizer,
     language,
     model_config,
@@ -46,6 +47,7 @@ from blip3o_core.training.data.items import find_items
 from blip3o_core.training.data.latent_cache import ImageEncoder
 from blip3o_core.training.data.packed import open_pack
 from blip3o_core.training.edit_checkpoint import add_references
+from blip3o_core.training.rl.tasks import find_tasks
 
 SIZES = model_config.SECOND_EDITION
 NAMES = (*CATEGORIES, TEXT)
@@ -202,6 +204,17 @@ def test_rows_of_one_step_are_divided_by_the_shape_of_their_latents(start, packs
     )
     with pytest.raises(Blip3oError, match="several shapes"):
         _batches(start, packs, processes=2)
+
+
+def test_tasks_of_reinforcement_learning_are_of_the_edition():
+    """Catches a run on the second model with images of half the size, without words, or without second references."""
+    assert grpo.variant({"tasks": "tiny-2"}) is grpo.SecondGrpoSettings
+    images, edits = (find_tasks(name, 9 * 7, 9 * 7, 0).train for name in ("tiny-2", "tiny-2-edits"))
+    assert {task.group for task in images} == set(NAMES) and any(task.meta["spec"].word for task in images)
+    assert {task.group for task in edits} == set(edit_kinds(SECOND))
+    for task in edits:
+        assert all(image.size == (128, 128) for image in task.references) and task.mask.shape == (128, 128)
+        assert len(task.references) == 1 + (task.group == COMPOSE)
 
 
 @pytest.mark.slow

@@ -40,7 +40,26 @@ class TinyEditGrpoSettings(TinyGrpoSettings):
     prompts: Group = len(EDIT_KINDS)
 
 
+class SecondGrpoSettings(TinyGrpoSettings):
+    """The same in the second edition's world, which has a category more."""
+
+    tasks: Folder = "tiny-2"
+    prompts: Group = len(CATEGORIES) + 1
+
+
+class SecondEditGrpoSettings(TinyEditGrpoSettings):
+    """The same for its edits, which have a kind more."""
+
+    tasks: Folder = "tiny-2-edits"
+    prompts: Group = len(EDIT_KINDS) + 1
+
+
 def variant(content: dict[str, Any]) -> type[GrpoSettings]:
     """The class of settings with the defaults for the tasks that a settings file names."""
-    kinds = {"tiny": TinyGrpoSettings, "tiny-edits": TinyEditGrpoSettings}
+    kinds = {
+        "tiny": TinyGrpoSettings,
+        "tiny-edits": TinyEditGrpoSettings,
+        "tiny-2": SecondGrpoSettings,
+        "tiny-2-edits": SecondEditGrpoSettings,
+    }
     return kinds.get(str(content.get("tasks")), GrpoSettings)

@@ -253,7 +253,7 @@ def _edit_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
 
 def _grpo(recipe: Recipe) -> None:
     folder = recipe.out / "grpo"
-    settings = grpo.TinyGrpoSettings(
+    settings = (grpo.TinyGrpoSettings if recipe.edition == 1 else grpo.SecondGrpoSettings)(
         checkpoint=str(recipe.last_checkpoint("instruct")), out=str(folder), updates=recipe.steps(140),
         rewards=(RewardSettings(name="tiny"),), lr=5e-4, kl=0.02, top_p=1, frozen=(),
     )  # fmt: skip

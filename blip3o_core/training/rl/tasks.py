@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # Worlds with tasks of their own, in rooms above this one: the module, seen from here, and the function in it.
-WORLDS = {"tiny": "...tiny.tasks:image_tasks", "tiny-edits": "...tiny.tasks:edit_tasks"}
+WORLDS = {
+    "tiny": "...tiny.tasks:image_tasks",
+    "tiny-edits": "...tiny.tasks:edit_tasks",
+    "tiny-2": "...tiny.tasks:second_image_tasks",
+    "tiny-2-edits": "...tiny.tasks:second_edit_tasks",
+}
 KEYS = ("prompt", "group", "references", "mask", "meta")
 GROUP = "all"  # of tasks that name none
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*")
