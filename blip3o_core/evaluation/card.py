@@ -71,6 +71,9 @@ def _missing(task: Task, results: Mapping[str, Any], scorer: Mapping[str, Any]) 
     items, samples, images = results["run"]["task"]["items"], results["run"]["settings"]["samples"], results["images"]
     if items < len(task.items):
         yield f"{items:,} of {len(task.items):,} items"
+    published = getattr(task, "published", None)
+    if published is not None and (words := published.difference(task.items)):
+        yield words
     if samples < task.samples:
         yield f"{samples} of {task.samples} samples"
     if lost := images["wanted"] - images["made"]:

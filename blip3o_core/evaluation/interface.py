@@ -45,6 +45,8 @@ class Task(Protocol):
       the image lies below the folder `samples` of a run, and `finish` writes what lies below `images`.
     - A task that cannot use any number or size of images has `check(samples, size)`, which raises Blip3oError before
       one is made. `size` is (width, height), or None for the model's own.
+    - A task whose prompts were published may have `published`, whose `difference(items)` says how a user's file differs
+      from them: then no number carries the benchmark's name.
     """
 
     @property

@@ -1,6 +1,6 @@
 """What a run says of itself on a model card."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import yaml
@@ -11,11 +11,12 @@ from blip3o_core.evaluation.card import card
 from blip3o_core.evaluation.plan import rows_of
 from blip3o_core.evaluation.reward_scorer import RewardScorer
 from blip3o_core.evaluation.run_folder import RunFolder
+from blip3o_core.evaluation.tasks import prompts
 from blip3o_core.rewards.mix import Part
 from tests.support.evaluation_runs import Known, Task, items, make_run
 
 TASK = Task(items(8))
-HALF = {f"{k:03d}": [k % 2] for k in range(8)}
+HALF = {f"{k:03d}": [k % 2] for k in range(10)}
 
 
 class Reward:
@@ -23,6 +24,13 @@ class Reward:
 
     def __call__(self, images, *_):
         return [0.5] * len(images)
+
+
+@dataclass(frozen=True)
+class Published(Task):
+    """Of which ten items are published."""
+
+    published = prompts.Published("a/b", "0" * 40, 10, "0" * 16)
 
 
 def written(tmp_path, scorer, asked=TASK, made=TASK, samples=1) -> str:
@@ -49,6 +57,8 @@ def test_the_hub_reads_it(tmp_path):
         ({"scorer": RewardScorer(Part(Reward()))}, "prompts of colours"),
         ({"scorer": Known(HALF, decisive={"notes": ["judged by b-9"]})}, "prompts of colours"),
         ({"asked": Task(items(20))}, "prompts of colours (8 of 20 items)"),
+        ({"asked": Published(items(8))}, "prompts of colours (8 of 10 prompts)"),
+        ({"asked": Published(items(10)), "made": Published(items(10))}, "prompts of colours (changed prompts)"),
         ({"asked": replace(TASK, samples=4)}, "prompts of colours (1 of 4 samples)"),
         ({"scorer": Known({**HALF, "003": [OSError()]})}, "prompts of colours (1 of 8 images not judged)"),
     ],

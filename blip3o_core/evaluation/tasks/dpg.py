@@ -32,6 +32,10 @@ class DPGBench(PromptTask):
     samples: int = SIDE**2
     apart: bool = True  # single images lie below `samples`, the grids below `images`
 
+    @property
+    def published(self) -> Published:
+        return PUBLISHED
+
     def file(self, item: Item, sample: int) -> PurePosixPath:
         return PurePosixPath(item.id) / f"{sample}.png"
 
@@ -52,7 +56,7 @@ class DPGBench(PromptTask):
                 _write_grid(images / f"{item.id}.png", files)
 
     def official(self, images: Path) -> str:
-        return f"""{PUBLISHED.note(self.items)}
+        return f"""{self.published.note(self.items)}
 # In a clone of github.com/TencentQQGYLab/ELLA. RESOLUTION: the side of one image in pixels, half of a grid's.
 # It takes 8 GPUs; PROCESSES=N sets another number, from 2 on. Its results become text files among the images.
 bash dpg_bench/dist_eval.sh {shlex.quote(str(images))} RESOLUTION"""

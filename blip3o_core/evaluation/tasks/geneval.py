@@ -27,6 +27,10 @@ class GenEval(PromptTask):
     samples: int = 4
 
     @property
+    def published(self) -> Published:
+        return PUBLISHED
+
+    @property
     def weights(self) -> Mapping[str, float]:
         """The overall score is the mean over the six tags, whose numbers of prompts differ."""
         return dict.fromkeys((item.category for item in self.items), 1.0)
@@ -38,7 +42,7 @@ class GenEval(PromptTask):
         return {PurePosixPath(item.id) / "metadata.jsonl": json.dumps(dict(item.facts)).encode()}
 
     def official(self, images: Path) -> str:
-        return f"""{PUBLISHED.note(self.items)}
+        return f"""{self.published.note(self.items)}
 # In a clone of github.com/djghosh13/geneval that is set up as its README says:
 IMAGES={shlex.quote(str(images))}
 python evaluation/evaluate_images.py "$IMAGES" --outfile results.jsonl --model-path OBJECT_DETECTOR_FOLDER

@@ -39,6 +39,10 @@ class ImgEdit(PromptTask):
     name: str = "imgedit"
 
     @property
+    def published(self) -> Published:
+        return _PUBLISHED
+
+    @property
     def weights(self) -> Mapping[str, float]:
         return {item.category: 1.0 for item in self.items}
 
@@ -48,7 +52,7 @@ class ImgEdit(PromptTask):
 
     def official(self, images: Path) -> str:
         commands = _COMMANDS.replace("{images}", shlex.quote(str(images)))
-        return f"{_PUBLISHED.note(self.items)}\n{commands}"
+        return f"{self.published.note(self.items)}\n{commands}"
 
 
 def open_task(data: Path | None, options: Mapping[str, str]) -> ImgEdit:

@@ -21,11 +21,17 @@ class Published:
     def note(self, items: Sequence[Item]) -> str:
         """How the prompts of a user's file compare with them, in a line."""
         source = f"{self.repository} at {self.commit[:7]}"
-        if digest_of_prompts(items) == self.digest:
+        if not self.difference(items):
             return f"# The {self.count:,} prompts in the file are those of {source}."
         if len(items) != self.count:
             return f"# The file has {len(items):,} prompts; {source} has {self.count:,}, which its numbers are of."
         return f"# Some prompts in the file are not those of {source}."
+
+    def difference(self, items: Sequence[Item]) -> str:
+        """How the prompts of a user's file differ, in a few words; "" where they do not."""
+        if digest_of_prompts(items) == self.digest:
+            return ""
+        return f"{len(items):,} of {self.count:,} prompts" if len(items) != self.count else "changed prompts"
 
 
 def digest_of_prompts(items: Sequence[Item]) -> str:
@@ -42,6 +48,11 @@ class PromptTask:
     name: str
     version: str = "1"
     samples: int = 1
+
+    @property
+    def published(self) -> Published | None:
+        """None: not known here."""
+        return None
 
     @property
     def weights(self) -> Mapping[str, float] | None:

@@ -84,6 +84,10 @@ class Wise(PromptTask):
     edition: Edition = VERIFIED
 
     @property
+    def published(self) -> Published:
+        return self.edition.published
+
+    @property
     def weights(self) -> Mapping[str, float]:
         return self.edition.weights
 
@@ -92,7 +96,7 @@ class Wise(PromptTask):
         return PurePosixPath(f"{item.id}.png" if sample == 0 else f"{item.id}-{sample}.png")
 
     def official(self, images: Path) -> str:
-        note = self.edition.published.note(self.items)
+        note = self.published.note(self.items)
         return f"{note}\n{self.edition.commands.replace('{images}', shlex.quote(str(images)))}"
 
 

@@ -2,13 +2,15 @@
 
 import hashlib
 import importlib.util
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from blip3o_core.errors import Blip3oError
 from blip3o_core.evaluation.interface import Item
-from blip3o_core.evaluation.tasks import quotes, reading
+from blip3o_core.evaluation.tasks import quotes, reading, text
 from blip3o_core.evaluation.tasks.find import open_task
 from blip3o_core.rewards.interface import Candidates
 from blip3o_core.rewards.text_rule import quoted_spans
@@ -62,6 +64,29 @@ def test_facts_say_what_is_asked_for_before_the_quotation_marks_do():
     assert reading.asked(item) == ["欢迎 光临", "24h"]
     assert reading.words(item, ["临欢", "2"]) == pytest.approx(3 / 7)
     assert reading.words(Item("0", "a door", facts={"text": ["!?"]}), ["a"]) is None
+
+
+def test_a_text_that_is_too_long_costs_its_own_image_alone():
+    """Catches one long text that leaves all images of a call without a number."""
+    reader = SimpleNamespace(read=lambda image: ["Come in"])
+    scorer = reading.ReadingScorer({"spans": reading.spans}, reader)
+    long = Item("1", "a", facts={"text": ["x" * 1001]})
+    images = [torch.zeros(8, 8, 3)] * 3
+    first, second, third = scorer([ITEM, long, ITEM], Candidates(images, [""] * 3))
+    assert first == third == {"spans": pytest.approx(first["spans"])} and "1,001 characters" in str(second)
+
+
+@reads
+def test_readings_do_not_pass_for_the_benchmarks():
+    """Catches what rapidocr read published under the name of a benchmark that reads with another program: a number with
+    a note is nobody's own on the card."""
+    notes = {}
+    for task in (text.TextTask([ITEM]), text.FlowGRPO([ITEM]), text.LongText([ITEM])):
+        (scorer,) = replace(task, rules={"spans": reading.spans}).scorers()
+        notes[task.name] = scorer.decisive["notes"]
+    assert notes["text"] == [] and all(
+        "read by rapidocr, not comparable with" in notes[name][0] for name in ("flow-grpo-ocr", "longtext")
+    )
 
 
 @reads
