@@ -13,6 +13,8 @@ from .plan import Row
 from .run_folder import RunFolder
 from .scoring import Judged
 
+_MOST = 100  # images that could not be made, in the table for a person
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -70,7 +72,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         lines += ["", "No scorer ran here."]
     if images["failed"]:
         lines += ["", "## Images that could not be made", ""]
-        lines += [f"- {one['item']}, sample {one['sample']}: {one['reason']}" for one in images["failed"][:100]]
+        lines += [f"- {one['item']}, sample {one['sample']}: {one['reason']}" for one in images["failed"][:_MOST]]
+        lines += [f"- and {len(images['failed']) - _MOST:,} more, see results.json"] * (len(images["failed"]) > _MOST)
     if results["official"]:
         lines += ["", "## The benchmark's own scorer", "", "```", results["official"].rstrip(), "```"]
     return "\n".join(lines) + "\n"
@@ -90,6 +93,7 @@ def table(measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _row(title: str, cells: Sequence[Mapping[str, Any] | None]) -> str:
     shown = [with_interval(one) for one in cells]
     items = max((one["n"] for one in cells if one is not None), default=0)
+    title = title.replace("|", "\\|")
     return f"| {title} | {' | '.join(shown)} | {items:,} |"
 
 
@@ -143,11 +147,15 @@ def over_items(
     for item, category in categories.items():
         if item in values:
             groups[category].append(values[item])
-    numbers = [(category, value) for category, found in groups.items() for value in found]
-    shares = None if weights is None else [weights.get(one, 0) / len(groups[one]) for one, _ in numbers]
-    counted = any(shares) if shares is not None else bool(numbers)
+    names = [category for category, found in groups.items() for _ in found]
+    numbers = [value for found in groups.values() for value in found]
+    if weights is None:
+        overall = mean_of(numbers) if numbers else None
+    else:
+        shares = [weights.get(name, 0) / len(groups[name]) for name in names]
+        overall = mean_of(numbers, shares, names) if any(shares) else None
     return {
-        "overall": asdict(mean_of([value for _, value in numbers], shares)) if counted else None,
+        "overall": None if overall is None else asdict(overall),
         "categories": {category: asdict(mean_of(found)) for category, found in groups.items() if found},
     }
 

@@ -25,6 +25,27 @@ def test_intervals_hold_the_true_mean_as_often_as_they_say():
     assert 0.91 <= np.mean(held) <= 0.98
 
 
+def test_what_categories_differ_by_makes_no_interval_wider():
+    """Catches an interval of a weighted mean that is wider than the formula for so many items of each category says,
+    and one without width where each category has one item."""
+    chance = np.random.default_rng(5)
+    shares = {"easy": 0.97, "hard": 0.1, "even": 0.5}
+    names = [*["easy"] * 200, *["hard"] * 300, *["even"] * 200]
+    values = [float(chance.random() < shares[name]) for name in names]
+    weights = [1 / names.count(name) for name in names]
+    found = mean_of(values, weights, names)
+    variance = sum(
+        np.var([value for value, own in zip(values, names, strict=True) if own == name]) / names.count(name)
+        for name in shares
+    )
+    width = 2 * 1.96 * np.sqrt(variance) / 3
+    assert found.high - found.low == pytest.approx(width, rel=0.08)
+    wide = mean_of(values, weights)
+    assert wide.high - wide.low > 1.3 * width
+    alone = mean_of([0, 1, 1], [1, 1, 1], ["a", "b", "c"])
+    assert (alone.low, alone.high) == (0, 1)
+
+
 def test_weights_and_repetition():
     """Catches weights that are ignored, items without weight that count, and intervals that differ by the run."""
     found = mean_of([0, 1, 1, 0.5], [3, 1, 0, 0])
