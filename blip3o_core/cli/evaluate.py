@@ -327,7 +327,7 @@ def _finish(folder: "RunFolder", task: "Task", rows: list["Row"], scorers: list[
     print(results.markdown(found), end="", flush=True)
     report(folder.results)
     if official := task.official(folder.images):
-        say(f"The benchmark's own scorer:\n{official}")
+        say(f"The benchmark's own scorer{'' if complete else ', for when every image is there'}:\n{official}")
     failed = [f"{one['item']}, sample {one['sample']}: {one['reason']}" for one in found["images"]["failed"]]
     if failed:
         say(f"{len(failed)} of {len(rows)} images could not be made:\n{bullet_list(failed, 5)}")

@@ -38,11 +38,12 @@ class Run:
         return {one["name"]: one for one in self.results["scorers"]}
 
     def values(self, scorer: str, measure: str) -> dict[Key, float]:
-        """(item, sample) -> a measure, as the scorer of the results gave it."""
+        """(item, sample) -> a measure, as the scorer of the results gave it, of images that the results count."""
+        lost = {(one["item"], one["sample"]) for one in self.results["images"]["failed"]}
         found = {}
         for one in read_scores(self.folder.scores(scorer)):
             value = (one.measures or {}).get(measure)
-            if value is not None and one.version == self.scorers[scorer]["version"]:
+            if value is not None and one.key not in lost and one.version == self.scorers[scorer]["version"]:
                 found[one.key] = value
         return found
 
@@ -133,6 +134,7 @@ def _read(place: Path, name: str) -> Run:
             items[about["id"]] = {key: str(about[key]) for key in ("category", "prompt", "digest")}
         run = Run(name, folder, results, items)
         _ = results["task"], results["task_version"], results["weights"], results["images"]["wanted"]
+        _ = [(one["item"], one["sample"]) for one in results["images"]["failed"]]
         _ = run.facts["checkpoint"]["name"], run.facts["settings"]["samples"]
         _ = [(one["version"], one["decisive"], one["failures"], one["measures"].keys()) for one in run.scorers.values()]
     except (KeyError, TypeError, AttributeError) as error:
@@ -174,7 +176,7 @@ def _doubts(first: Run, run: Run) -> Iterator[str]:
             f"{run.name} has {new} samples of each item and {first.name} {old}. Differences use the samples that both "
             "have."
         )
-    for name in first.scorers.keys() & run.scorers.keys():
+    for name in (one for one in first.scorers if one in run.scorers):
         if reasons := _unlike(first.scorers[name], run.scorers[name]):
             yield (
                 f"The scorer {name} is not the same in {run.name} and {first.name}: {', '.join(reasons[:_FEW])}. Its "

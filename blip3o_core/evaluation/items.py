@@ -131,8 +131,9 @@ def make_items(entries: Sequence[Entry], make: Callable[[int, Entry], Item]) -> 
             continue
         items.append(item)
     if faults:
-        files = " and ".join(dict.fromkeys(shown(entry.file.parent) for entry in entries))
-        raise Blip3oError(f"Faulty prompts in {files}:\n{bullet_list(faults, _MOST)}")
+        folders = dict.fromkeys(shown(entry.file.parent) for entry in entries if entry.file.parent != Path())
+        where = f" in {' and '.join(folders)}" if folders else ""
+        raise Blip3oError(f"Faulty prompts{where}:\n{bullet_list(faults, _MOST)}")
     return items
 
 

@@ -41,13 +41,22 @@ def chosen_items(task: Task, limit: int | None, category: str | None) -> list[It
 
 
 def rows_of(task: Task, items: Sequence[Item], samples: int) -> list[Row]:
-    """Every image, in order: all samples of an item, then the next item."""
+    """Every image, in order: all samples of an item, then the next item. Raises Blip3oError for two of one file."""
     folder = "samples" if getattr(task, "apart", False) else "images"
-    return [
+    rows = [
         Row(item, sample, seed_of("evaluation", task.name, item.id, sample), folder / task.file(item, sample))
         for item in items
         for sample in range(samples)
     ]
+    owners: dict[str, Row] = {}
+    for row in rows:
+        # On some systems capital letters in names count as small ones.
+        if (first := owners.setdefault(str(row.file).casefold(), row)) is not row:
+            raise Blip3oError(
+                f"Two images would be the file {row.file.name}: item {first.item.id}, sample {first.sample}, and item "
+                f"{row.item.id}, sample {row.sample}. Give fewer --samples, or other ids."
+            )
+    return rows
 
 
 def batches(rows: Sequence[Row], together: int, fits: Callable[[Item], bool]) -> Iterator[list[Row]]:

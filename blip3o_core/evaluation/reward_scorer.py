@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ..errors import Blip3oError
@@ -31,11 +32,16 @@ class RewardScorer:
     def measures(self) -> Mapping[str, tuple[float, float]]:
         return {MEASURE: self.part.reward.range}
 
+    @cached_property
+    def _mix(self) -> RewardMix:
+        """One for all calls: it knows whether the reward still works on images of an earlier one."""
+        return RewardMix([replace(self.part, on_error="skip")])
+
     def __call__(
         self, items: Sequence[Item], candidates: Candidates
     ) -> Sequence[Mapping[str, float | None] | None | Exception]:
         meta = [{**item.facts, **item.meta} for item in items]
-        scores = RewardMix([replace(self.part, on_error="skip")]).score(replace(candidates, meta=meta))
+        scores = self._mix.score(replace(candidates, meta=meta))
         return [
             Blip3oError(why) if why else None if value is None else {MEASURE: value}
             for value, why in zip(scores.parts[self.name], scores.why[self.name], strict=True)

@@ -86,9 +86,10 @@ class RunFolder:
         check_writable([self._run])
         digests = {item.id: digest_of(item) for item in items}
         own = json.loads(json.dumps(_complete(facts, digests)))
+        lines = "".join(json.dumps(_line(item, digests[item.id]), ensure_ascii=True) + "\n" for item in items)
         if not self._run.is_file():
             self._require_empty()
-            _write_lines(self.items, [_line(item, digests[item.id]) for item in items])
+            _write_text(self.items, lines)
             try:
                 with naming_failures(self._run), atomic_write(self._run, replace=False) as scratch:
                     scratch.write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
@@ -103,6 +104,8 @@ class RunFolder:
             changed += self._changed_items(digests)
         if changed:
             raise Blip3oError(f"{shown(self.path)} belongs to a different run:\n{bullet_list(changed)}\n{_ELSEWHERE}")
+        if not self.items.is_file() or self.items.read_bytes() != lines.encode():  # removed or damaged
+            _write_text(self.items, lines)
 
     def require_versions(self, facts: Mapping[str, Any]) -> None:
         """Raise Blip3oError where other versions of libraries made the images of this folder, before more are made."""
@@ -186,9 +189,9 @@ def _line(item: Item, digest: str) -> dict[str, Any]:
     return {"id": item.id, "category": item.category, "prompt": item.prompt, "digest": digest}
 
 
-def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+def _write_text(path: Path, text: str) -> None:
     with naming_failures(path), atomic_write(path) as scratch:
-        scratch.write_text("".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines), encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8")
 
 
 def _words(value: Any) -> str:

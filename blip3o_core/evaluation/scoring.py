@@ -21,7 +21,7 @@ from .plan import Row
 from .run_folder import RunFolder
 
 TOGETHER = 16  # images in a call; what they get is on the disk before the next call
-_GIVE_UP = 3  # calls in a row in which no image could be judged
+_GIVE_UP = 3  # calls' worth of images in a row that could not be judged
 _SLACK = 1e-6  # of rounding, beyond the ends of a measure
 
 Key = tuple[str, int]  # (item, sample)
@@ -74,6 +74,10 @@ def score(
             judged[key] = before
         elif key in digests:
             open_rows.append(row)
+    # They may fail for ever, such as those that a judge refuses: they say nothing of the scorer.
+    known_failures = {
+        key for key, one in known.items() if one.failure and (one.sha256, one.version) == (digests.get(key), version)
+    }
     failed, together = 0, getattr(scorer, "together", TOGETHER)
     for first in range(0, len(open_rows), together):
         part = open_rows[first : first + together]
@@ -84,11 +88,13 @@ def score(
         _append(path, answers)
         judged |= {one.key: one for one in answers}
         progress(first + len(part), len(open_rows), None)
-        failed = failed + 1 if all(one.failure for one in answers) else 0
-        if failed == _GIVE_UP:
+        new = sum(one.key not in known_failures for one in answers)
+        failed = failed + new if all(one.failure for one in answers) else 0
+        if new and failed >= _GIVE_UP * together:
+            reason = str(answers[-1].failure).rstrip(".")
             raise Blip3oError(
-                f"The scorer {scorer.name!r} failed for {failed * together} images in a row; of the last one it says: "
-                f"{answers[-1].failure} Correct that and run the same command again: what was judged is kept."
+                f"The scorer {scorer.name!r} failed for {failed} images in a row; of the last one it says: {reason}. "
+                "Correct that and run the same command again: what was judged is kept."
             )
     ordered = [judged[key] for row in rows if (key := (row.item.id, row.sample)) in judged]
     _write(path, [*ordered, *(one for key, one in known.items() if key not in judged)])
@@ -174,10 +180,10 @@ def _append(path: Path, lines: Sequence[Judged]) -> None:
             file.write(b"\n")
         file.write("".join(one.line() for one in lines).encode())
         file.flush()
-        sync(path)  # answers may have cost money
+        sync(path)
 
 
 def _write(path: Path, lines: Sequence[Judged]) -> None:
     """The file anew, in order and without lines that were answered again: the same bytes however a run was cut."""
-    with naming_failures(path), atomic_write(path) as scratch:
+    with naming_failures(path), atomic_write(path, durable=True) as scratch:  # answers may have cost money
         scratch.write_text("".join(one.line() for one in lines), encoding="utf-8")

@@ -61,9 +61,15 @@ def evaluate(
     given = {"prompts": prompts or [""], "categories": categories or [""]}
     for name, values in given.items():
         if len(values) not in (1, count):
-            raise Blip3oError(f"There are {len(values)} {name} for {count} lists of images. Connect the same list.")
+            raise Blip3oError(
+                f"{name} has {len(values)} entries and images has {count}. Connect {name} of the BLIP3o Prompt List "
+                "that the images were made from."
+            )
     if scores is not None and len(scores) != total:
-        raise Blip3oError(f"There are {len(scores)} scores for {total} images. Connect scores of the same images.")
+        raise Blip3oError(
+            f"scores has {len(scores)} numbers for {total} images. Connect the BLIP3o Score Images that scores these "
+            "images."
+        )
     left, found = list(scores or [None] * total), []
     for k, batch in enumerate(images):
         prompt, category = (values[k % len(values)] for values in given.values())

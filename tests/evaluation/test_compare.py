@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 
 from blip3o_core.cli.main import main
+from blip3o_core.evaluation import results, scoring
 from blip3o_core.evaluation.compare import compare
 from blip3o_core.evaluation.interface import Item
+from blip3o_core.evaluation.plan import rows_of
+from blip3o_core.evaluation.run_folder import RunFolder
 from tests.support.evaluation_runs import Known, Task, items, make_run
 
 EIGHT = Task(items(8))
@@ -92,6 +95,19 @@ def test_gaps_are_named(tmp_path):
         "1 images of b could not be judged by known. They count in no mean.",
     ]
     assert found.measures[0].differences[1]["overall"]["n"] == 7
+
+
+def test_an_image_that_is_gone_is_in_no_difference(tmp_path):
+    """Catches the kept score of an image that could not be made again, counted in a difference and in no mean."""
+    before = make_run(tmp_path / "a", EIGHT, numbers(*[0.0] * 8))
+    after = make_run(tmp_path / "b", EIGHT, numbers(*[1.0] * 8), steps=1)
+    run = RunFolder(after)
+    rows = rows_of(EIGHT, EIGHT.items, 1)
+    run.image(rows[3]).unlink()
+    known = Known({})
+    results.write(run, results.summarise(EIGHT, run, rows, [results.Scored(known, scoring.score(run, known, rows))]))
+    [measure] = compare([before, after]).measures
+    assert measure.numbers[1]["overall"]["n"] == measure.differences[1]["overall"]["n"] == 7
 
 
 def test_the_command_writes_tables_and_a_page(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Prompt files as people save them, and their faults: each is named with its file and line, and all of them at once."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +84,14 @@ def test_a_faulty_file_says_where(tmp_path, name, data, says):
     path.write_bytes(data)
     with pytest.raises(Blip3oError, match=says):
         items_of(path)
+
+
+def test_faults_of_a_file_in_the_folder_of_the_command(tmp_path, monkeypatch):
+    """Catches "Faulty prompts in .", which names no folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text("{}")
+    with pytest.raises(Blip3oError, match=r"^Faulty prompts:\n  a.jsonl, line 1: "):
+        items_of(Path("a.jsonl"))
 
 
 def test_all_faults_are_named_at_once_up_to_ten(tmp_path):

@@ -9,10 +9,12 @@ from PIL import Image
 
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.cli.main import main
+from blip3o_core.errors import Blip3oError
 from blip3o_core.evaluation import making
 from blip3o_core.evaluation.interface import Item, Reference
 from blip3o_core.evaluation.plan import batches, digest_of, rows_of
 from blip3o_core.evaluation.tasks.find import open_task
+from blip3o_core.evaluation.tasks.imgedit import ImgEdit
 from blip3o_core.images.png import read_settings
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.seeds import seed_of
@@ -109,6 +111,15 @@ def test_batches_are_of_whole_order_and_edits_are_alone():
     rows = rows_of(StandInTask(items), items, 1)
     planned = [[row.item.id for row in batch] for batch in batches(rows, 2, lambda item: item.prompt != "long")]
     assert planned == [["1"], ["0", "2"], ["3"], ["4", "5"]]
+
+
+@pytest.mark.parametrize("ids", [("a", "a-1"), ("A", "a")])
+def test_two_images_of_one_file_are_refused(ids):
+    """Catches a second sample that takes the name of another item's first one."""
+    task = ImgEdit([Item(one, "p") for one in ids])
+    with pytest.raises(Blip3oError, match=f"item {ids[0]}, sample [01], and item {ids[1]}, sample 0. Give fewer"):
+        rows_of(task, task.items, 2)
+    assert len(rows_of(ImgEdit([Item("a", "p"), Item("b-1", "p")]), [Item("a", "p"), Item("b-1", "p")], 2)) == 4
 
 
 def test_an_items_digest_is_of_what_it_asks():

@@ -238,6 +238,14 @@ def test_a_damaged_run_file_is_a_sentence(content, sure, tiny, tmp_path, capsys)
     assert said.startswith("error: ") and "run.json" in said and "--out" in said
 
 
+@pytest.mark.parametrize("content", [None, b'{"id": "0000"'])
+def test_a_list_of_items_that_is_lost_or_damaged_is_written_again(content, sure, tiny, tmp_path):
+    """Catches a finished run that can never be compared again."""
+    out = restored(sure, tmp_path / "out")
+    (out / "items.jsonl").unlink() if content is None else (out / "items.jsonl").write_bytes(content)
+    assert main(words(tiny, out, *SMALL)) == 0 and files(out) == sure
+
+
 def test_a_damaged_or_foreign_image_is_made_again(sure, tiny, tmp_path):
     """Catches half an image, and one of other settings, that count as made."""
     content = dict(sure)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from blip3o_core.evaluation.reward_scorer import RewardScorer
 from blip3o_core.evaluation.scoring import read_scores, score
 from blip3o_core.images.png import save_png
 from blip3o_core.rewards.load import load_rewards
+from blip3o_core.rewards.mix import Part
 from tests.support.evaluation import StandInScorer, StandInTask, made, words
 
 ITEMS = [Item(f"i{k}", f"prompt {k}", "even" if k % 2 == 0 else "odd") for k in range(40)]
@@ -107,6 +109,32 @@ def test_a_scorer_that_is_gone_stops_the_run_and_loses_nothing(run):
     assert len(again.asked) == len(more) - 16 and again.asked[:2] == ["i16", "i17"]
 
 
+def test_images_that_failed_before_do_not_stop_the_run(run):
+    """Catches a second run that ends without results, because images that a judge refuses come one after the other; and
+    a scorer that is gone and is asked about all other images."""
+    folder, rows = run
+    more = [*rows, *rows_like(folder, rows, 1)]
+
+    def refuses(item, image):
+        return Blip3oError("refused") if int(item.id[1:]) % 2 else grey(item, image)
+
+    score(folder, StandInScorer(refuses), rows_like(folder, rows, 1)[:2])
+    scorer = StandInScorer(refuses)
+    scorer.together = 2
+    first = score(folder, scorer, more)
+    again = StandInScorer(lambda item, image: Blip3oError("refused"))
+    again.together = 2
+    assert score(folder, again, more) == first and len(again.asked) == 40
+    folder.scores("stand-in").write_text(
+        "".join(one.line() for one in read_scores(folder.scores("stand-in")) if one.sample == 1 and one.failure)
+    )
+    gone = StandInScorer(lambda item, image: Blip3oError("gone"))
+    gone.together = 4
+    with pytest.raises(Blip3oError, match="failed for 12 images in a row"):
+        score(folder, gone, more)
+    assert len(gone.asked) == 12
+
+
 def rows_like(folder, rows, times: int) -> list:
     """More rows, with the images of these."""
     from dataclasses import replace
@@ -154,6 +182,25 @@ def test_a_reward_gets_what_the_task_says(tmp_path):
     [part] = load_rewards([{"name": "mine", "use": f"{tmp_path / 'own.py'}:judge"}], own_code=True).parts
     [found] = score(folder, RewardScorer(part), rows)
     assert found.measures == {"score": 0.25} and folder.scores("mine").is_file()
+
+
+def test_a_reward_that_still_works_is_not_asked_again(tmp_path):
+    """Catches two calls at once of a reward that is too slow: they share its network and its memory."""
+    folder, rows = made(StandInTask(ITEMS[:4]), tmp_path / "run")
+    free, calls = threading.Event(), []
+
+    class Slow:
+        name, version, range = "slow", "1", (0.0, 1.0)
+
+        def __call__(self, images, *_):
+            calls.append(len(images))
+            free.wait(60)
+            return [0.5] * len(images)
+
+    scorer = RewardScorer(Part(Slow(), timeout=0.05))
+    found = score(folder, scorer, rows[:2]) + score(folder, scorer, rows[2:])
+    free.set()
+    assert calls == [2] and "did not answer within" in found[0].failure and "still works" in found[2].failure
 
 
 def test_a_reward_that_fails_is_no_end_of_the_run(tmp_path):
@@ -234,6 +281,14 @@ def test_categories_have_the_weights_of_the_benchmark(weights, mean, tmp_path):
     found = summary(folder, rows, task, StandInScorer(lambda item, image: {"right": float(item.category == "y")}))
     overall = found["scorers"][0]["measures"]["right"]["overall"]
     assert overall["mean"] == pytest.approx(mean) and overall["low"] <= mean <= overall["high"] and overall["n"] == 4
+
+
+def test_names_of_categories_do_not_break_the_table(tmp_path):
+    """Catches a category with a bar in its name, whose numbers would stand in other columns."""
+    task = StandInTask([Item("a", "p", "x|y"), Item("b", "p", "z")])
+    folder, rows = made(task, tmp_path / "run")
+    summary(folder, rows, task, StandInScorer(lambda item, image: {"right": 1.0}))
+    assert "| x\\|y | 1.000 (1.000 to 1.000) | 1 |" in folder.report.read_text()
 
 
 def test_nothing_to_judge_is_no_number(tmp_path):

@@ -88,7 +88,7 @@ def test_prompts_and_seeds_are_those_of_the_command_line(in_host):
         ({"list": {"file": "../secret.txt"}}, "list", "Cannot find the prompt file '../secret.txt' in "),
         ({"list": {"file": "edits.jsonl"}}, "list", "edits.jsonl, line 1 has references."),
         ({"list": {"file": "twice.jsonl"}}, "list", "the id 'a' is that of twice.jsonl, line 1, too."),
-        ({"grid": {"images": ["one image", 0]}}, "grid", "There are 3 prompts for 1 lists of images."),
+        ({"grid": {"images": ["one image", 0]}}, "grid", "prompts has 3 entries and images has 1. Connect"),
     ],
 )
 def test_what_does_not_fit_is_told(client, server, changes, where, sentence):
@@ -123,5 +123,5 @@ def test_samples_of_a_prompt_count_as_one(in_host):
     means, table, error, shape = in_host(look)
     assert means["overall"] == {"mean": 0.5, "low": 0.5, "high": 0.5, "n": 1} and list(means["categories"]) == ["x"]
     assert "1 of 2 prompts have no score and count in no mean." in table
-    assert error == "There are 1 scores for 3 images. Connect scores of the same images."
+    assert error.startswith("scores has 1 numbers for 3 images.")
     assert shape[0] == 1 and shape[2] == 3 * (64 + 8) and shape[3] == 3
