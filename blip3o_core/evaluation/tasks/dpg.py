@@ -59,6 +59,7 @@ class DPGBench(PromptTask):
         return f"""{self.published.note(self.items)}
 # In a clone of github.com/TencentQQGYLab/ELLA. RESOLUTION: the side of one image in pixels, half of a grid's.
 # It takes 8 GPUs; PROCESSES=N sets another number, from 2 on. Its results become text files among the images.
+# It judges four images of a grid, black ones too: where --samples was not 4, write PIC_NUM=SAMPLES before the command.
 bash dpg_bench/dist_eval.sh {shlex.quote(str(images))} RESOLUTION"""
 
 

@@ -90,6 +90,9 @@ def test_dpg_bench_has_a_prompt_for_each_text_file(tmp_path):
         ]
     assert task.apart and task.samples == 4 and task.file(task.items[0], 3) == PurePosixPath("2/3.png")
     assert f"dist_eval.sh {tmp_path / 'images'} RESOLUTION" in task.official(tmp_path / "images")
+    assert "where --samples was not 4, write PIC_NUM=SAMPLES" in task.official(
+        tmp_path / "images"
+    )  # else it judges black
     (folder / "a.b.txt").write_text("dots")
     with pytest.raises(Blip3oError, match=r"a\.b\.txt: the name 'a\.b' has a dot"):
         open_task("dpg", folder)
