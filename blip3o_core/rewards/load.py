@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import inspect
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -122,8 +123,15 @@ def _own(settings: RewardSettings, own_code: bool) -> OwnReward:
         )
     _check_call(found, settings)
     version = getattr(found, "version", None)
-    said = version_of(code) if version is None else str(version)
+    said = f"{version_of(code)}, {_part_of(name, settings.options)}" if version is None else str(version)
     return OwnReward(settings.name, said, _range_of(found, settings), found)
+
+
+def _part_of(name: str, options: Mapping[str, Any]) -> str:
+    """Which reward of a file this is: a file may have several, and a class gives another one for other options."""
+    if not options:
+        return name
+    return f"{name} {hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()[:12]}"
 
 
 def own_module(module: str, about: str) -> Any:

@@ -36,6 +36,30 @@ def test_own_code_is_used():
     assert scaled.parts[0].reward.range == (0, 2) and scaled.versions == {"mine": "2"}
 
 
+def test_two_rewards_of_a_file_have_two_versions(tmp_path):
+    """Catches scores that are kept for another function of the same file, or for other options of the same class."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        "def one(images, *_):\n    return [0.0] * len(images)\n\n\n"
+        "def two(images, *_):\n    return [1.0] * len(images)\n\n\n"
+        "class Scaled:\n    def __init__(self, factor=1):\n        self.factor = factor\n\n"
+        "    def __call__(self, images, *_):\n        return [self.factor] * len(images)\n"
+    )
+
+    def version(name, **options):
+        entry = {"name": "mine", "use": f"{file}:{name}", "options": options}
+        return load_rewards([entry], own_code=True).versions["mine"]
+
+    found = [
+        version("one"),
+        version("two"),
+        version("Scaled"),
+        version("Scaled", factor=2),
+        version("Scaled", factor=3),
+    ]
+    assert len(set(found)) == 5 and version("Scaled", factor=2) == found[3]
+
+
 def test_own_code_that_changed_has_another_version(tmp_path):
     """Catches a resumed run that learns from other numbers than before, and a version that was given and is lost."""
     file = tmp_path / "mine.py"
