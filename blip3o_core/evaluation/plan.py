@@ -34,7 +34,8 @@ def chosen_items(task: Task, limit: int | None, category: str | None) -> list[It
     if category is not None:
         known = list(dict.fromkeys(item.category for item in items))
         if category not in known:
-            hint = did_you_mean(category, known) or f"It has {', '.join(map(repr, known[:20]))}."
+            listed = ", ".join(repr(one) for one in known[:20] if one)
+            hint = did_you_mean(category, known) or (f"It has {listed}." if listed else "Its items have none.")
             raise Blip3oError(f"{task.name} has no category {shown(repr(category), 80)}. {hint}")
         items = [item for item in items if item.category == category]
     return items[:limit]

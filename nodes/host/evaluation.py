@@ -14,6 +14,7 @@ from ...blip3o_core.evaluation.items import Entry, make_items, read_entries
 from ...blip3o_core.evaluation.results import over_items, table, with_interval
 from ...blip3o_core.evaluation.tasks.own import item_of
 from ...blip3o_core.files import atomic_write, split_lines
+from ...blip3o_core.images.reader import MAX_PIXELS
 from ...blip3o_core.reports.contact_sheet import make_contact_sheet
 from ...blip3o_core.seeds import seed_of
 from . import notes, prompt_files, saving
@@ -79,12 +80,19 @@ def evaluate(
 
 
 def draw(found: Sequence[dict], columns: int, width: int) -> torch.Tensor:
-    """(1, H, W, 3): each image over its score and prompt."""
+    """(1, H, W, 3): each image over its score and prompt. Raises Blip3oError for a grid that is too large."""
     every = [
         (image, one["prompt"], score)
         for one in found
         for image, score in zip(one["images"], one["scores"], strict=True)
     ]
+    across, tallest = min(columns, len(every)), max(width * image.shape[0] // image.shape[1] for image, *_ in every)
+    size = across * width, -(-len(every) // across) * tallest
+    if size[0] * size[1] > MAX_PIXELS:
+        raise Blip3oError(
+            f"The grid of {len(every):,} images would have {size[0]:,}x{size[1]:,} pixels, and at most "
+            f"{MAX_PIXELS // 10**6} million can be saved. Choose a smaller image_width."
+        )
     pixels = [(image[..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy() for image, _, _ in every]
     labels = [prompt if score is None else f"{score:.3g}: {prompt}" for _, prompt, score in every]
     sheet = make_contact_sheet(pixels, labels, columns, width, max(10, width // 18))

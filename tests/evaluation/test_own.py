@@ -68,6 +68,13 @@ def test_a_reference_that_is_no_image_costs_only_itself(tiny, tmp_path):
     assert scorer["unjudged"] == 2 and scorer["failures"] == 0  # there is no mask
 
 
+def test_a_category_of_a_file_without_any(tmp_path, capsys):
+    """Catches "It has ''.", which names no category."""
+    path = written(tmp_path / "p.jsonl", [{"prompt": "a cat"}])
+    assert main(["evaluate", "own", f"--data={path}", "--only=cats"]) == 1
+    assert "own has no category 'cats'. Its items have none." in capsys.readouterr().err
+
+
 def test_without_a_file(capsys):
     """Catches a traceback where the prompt file is left out."""
     assert main(["evaluate", "own"]) == 1

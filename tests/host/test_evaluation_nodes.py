@@ -105,22 +105,29 @@ def test_what_does_not_fit_is_told(client, server, changes, where, sentence):
 
 
 def test_samples_of_a_prompt_count_as_one(in_host):
-    """Catches a prompt that counts by its number of images, a missing score that counts as 0, and scores of other
-    images."""
+    """Catches a prompt that counts by its number of images, a missing score that counts as 0, scores of other
+    images, and a grid that fills the memory."""
 
     def look(module):
         import torch
+
+        def fault(call, *inputs):
+            try:
+                call(*inputs)
+            except ValueError as error:
+                return str(error)
 
         evaluation = module(".nodes.host.evaluation")
         images = [torch.rand(2, 64, 48, 3), torch.rand(1, 32, 32, 4)]
         found = evaluation.evaluate(images, ["a", "b"], ["x"], [1.0, 0.0, None])
         means, table = evaluation.summarise(found)
-        try:
-            evaluation.evaluate(images, ["a"], [], [1.0])
-        except ValueError as error:
-            return means, table, str(error), list(evaluation.draw(found, 3, 64).shape)
+        shape = list(evaluation.draw(found, 3, 64).shape)
+        large = evaluation.evaluate([images[1].expand(200, -1, -1, -1)], ["a"], [], None)
+        faults = [fault(evaluation.evaluate, images, ["a"], [], [1.0]), fault(evaluation.draw, large, 1, 1024)]
+        return means, table, shape, faults
 
-    means, table, error, shape = in_host(look)
+    means, table, shape, (error, too_large) = in_host(look)
+    assert too_large.startswith("The grid of 200 images would have 1,024x204,800 pixels, and at most 178 million")
     assert means["overall"] == {"mean": 0.5, "low": 0.5, "high": 0.5, "n": 1} and list(means["categories"]) == ["x"]
     assert "1 of 2 prompts have no score and count in no mean." in table
     assert error.startswith("scores has 1 numbers for 3 images.")
