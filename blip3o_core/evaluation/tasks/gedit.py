@@ -5,6 +5,7 @@ calculate_statistics.py. The edit starts from `input_image_raw`; the scorer comp
 beside the result as KEY_SRCIMG.png.
 """
 
+import hashlib
 import io
 import shlex
 from collections.abc import Mapping
@@ -81,8 +82,11 @@ def _item(row: ImageRow) -> Item:
     if not isinstance(inside, bool):
         raise Blip3oError(f"{INTERSECTION} is {shown(repr(inside), 80)}. It must be true or false.")
     reference = Reference(f"the image of {entry.where}", partial(row.image, "input_image_raw"))
+    # Read now: one that is missing is named before an image is made, and a judge's score is of this very source.
+    digest = hashlib.sha256(row.image("input_image")).hexdigest()
+    facts = {INTERSECTION: inside, "input_image_sha256": digest}
     source = partial(_png, row, entry.where)
-    return Item(key, entry.text("instruction"), kind, (reference,), {INTERSECTION: inside}, {SOURCE: source})
+    return Item(key, entry.text("instruction"), kind, (reference,), facts, {SOURCE: source})
 
 
 def _png(row: ImageRow, where: str) -> bytes:

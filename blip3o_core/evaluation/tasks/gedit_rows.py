@@ -1,6 +1,6 @@
 """Rows with images from a set of the Hugging Face hub: parquet files, what `save_to_disk` writes, or a list of files.
 
-Texts are read at once; an image is read when it is asked for.
+Texts are read at once; an image is read each time it is asked for.
 """
 
 import threading

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from blip3o_core.errors import Blip3oError
+from blip3o_core.evaluation.plan import digest_of
 from blip3o_core.evaluation.tasks.find import open_task
 from tests.support.edit_benchmarks import EDITS, imgedit, write
 from tests.support.judges import encoded
@@ -72,7 +73,7 @@ def test_gedit(tmp_path, kind):
     ((place, png),) = task.others(item).items()
     assert place == PurePosixPath("blip3o/fullset/text_change/en/ef56_SRCIMG.png")
     assert shade(png) == ("PNG", (64, 48), 10) and shade(item.references[0].read()) == ("JPEG", (64, 48), 20)
-    assert item.facts == {"Intersection_exist": True} and len(task.weights) == 11
+    assert item.facts["Intersection_exist"] is True and len(task.weights) == 11
     assert "--model_name blip3o --save_path out --backbone gpt4o --language en" in task.official(PurePosixPath("out"))
     (chinese,) = open_task("gedit", tmp_path, {"language": "cn"}).items
     assert chinese.prompt == "加一只猫"
@@ -94,6 +95,19 @@ def test_a_source_that_is_a_png_stays_as_it_is(tmp_path):
     assert png == encoded(10, "PNG", (64, 48))
 
 
+def test_the_image_that_the_scorer_compares_with_belongs_to_the_item(tmp_path):
+    """Catches a judge's score that is kept when its source is replaced, and a source whose lack shows after all images
+    are made."""
+    write(tmp_path, "list")
+    before = digest_of(open_task("gedit", tmp_path).items[0])
+    assert digest_of(open_task("gedit", tmp_path).items[0]) == before
+    (tmp_path / "ab12 input_image.jpg").write_bytes(encoded(99, "JPEG", (64, 48)))
+    assert digest_of(open_task("gedit", tmp_path).items[0]) != before
+    (tmp_path / "ab12 input_image.jpg").unlink()
+    with pytest.raises(Blip3oError, match="line 1: .*ab12 input_image.jpg does not exist"):
+        open_task("gedit", tmp_path)
+
+
 def test_wrong_sets_are_named(tmp_path):
     """Catches a folder without the set, and rows that its scorer does not know."""
     for given, words in (
@@ -109,7 +123,7 @@ def test_wrong_sets_are_named(tmp_path):
         ("color_alter", "colour", "line 1: task_type is 'colour'. It must be one of background_change"),
         ("true", '"True"', "Intersection_exist is 'True'. It must be true or false"),
         ('"instruction": "Make', '"instructions": "Make', "line 1: the field 'instruction' is missing"),
-        ("ef56", "AB12", "line 3: the id 'AB12' is that of metadata.jsonl, line 1, too"),
+        ('"key": "ef56"', '"key": "AB12"', "line 3: the id 'AB12' is that of metadata.jsonl, line 1, too"),
         ('"en"', '"de"', "None of the 3 rows has the instruction_language 'en'"),
     ):
         (tmp_path / "metadata.jsonl").write_text("\n".join(lines).replace(old, new))
