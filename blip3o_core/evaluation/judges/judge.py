@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ANSWERS = "answers.jsonl"
 _IN_A_ROW = 5  # images for which a server fails before it is left alone; more where more are asked about at once
+_MOST = 64  # images in a call, unless more are asked about at once: 12 MB each, and its source as much, at 1024 x 1024
 _THOUGHTS = re.compile(r"^\s*(<think>)?.*?</think>", re.DOTALL)
 
 
@@ -60,7 +61,8 @@ class Judge:
         self._questions, o = questions, questions.options
         self.name = f"{questions.name}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', o.model)[:80]}"
         self.measures = questions.measures
-        self.together = 4 * questions.options.at_once  # few of them wait for the last ones of a call
+        # Few of them wait for the last ones of a call, and the pixels of a call fit into memory.
+        self.together = max(o.at_once, min(4 * o.at_once, _MOST))
         self._chat = o.connect()
         self.decisive: dict[str, Any] = {
             "judge": o.model,

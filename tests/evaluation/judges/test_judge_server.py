@@ -183,6 +183,18 @@ def test_several_questions_at_once(tmp_path):
     assert [each["first"] for each in found] == [1, 2, 3, 4, 5, 1] and most == [3]
 
 
+def test_a_call_has_images_that_fit_into_memory(tmp_path):
+    """Catches a thousand images and their sources in memory, 25 GB of them, because many are asked about at once."""
+    with StandIn(GOOD) as server:
+        assert [judge(tmp_path, server, at_once=count).together for count in (1, 4, 16, 100, 256)] == [
+            4,
+            16,
+            64,
+            100,
+            256,
+        ]
+
+
 _RUN = """
 import sys
 from pathlib import Path
