@@ -21,6 +21,7 @@ from blip3o_core.files import read_json
 from blip3o_core.shards.read import ShardFolder
 from tests.support.curation import CAPTION, encoded, files_of, pair, settings, texture, write_tar
 from tests.support.paths import TOP
+from tests.support.running import wait_until
 from tests.support.stand_in import StandIn, says
 
 NEW = "A small tree stands beside a house on a green hill."
@@ -64,14 +65,15 @@ def dropped(files) -> dict[str, str]:
     return {drop["place"].rsplit("/", 1)[-1]: drop["reason"] for drop in drops}
 
 
-def listened_on() -> set[str]:
-    """The addresses that descendants of this process listen on."""
+def listened_on() -> set[tuple[str, int]]:
+    """The addresses and ports that descendants of this process listen on."""
     psutil = pytest.importorskip("psutil")
     found = set()
     for one in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            found |= {held.laddr.ip for held in one.net_connections("tcp") if held.status == psutil.CONN_LISTEN}
-    return {address.removeprefix("::ffff:") for address in found}
+            held = [each.laddr for each in one.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+            found |= {(each.ip.removeprefix("::ffff:"), each.port) for each in held}
+    return found
 
 
 def curated_by_both(source, place, **others):
@@ -119,16 +121,17 @@ def test_ray_is_alone_and_hides_nothing(tmp_path, monkeypatch):
     import ray
 
     monkeypatch.delenv(cluster.ADDRESS, raising=False)
-    before = dict(os.environ)
+    before, others = dict(os.environ), listened_on()  # such as a server that other tests share
     (tmp_path / "wrong.json").write_text("{")
     with cluster.connected(2) as joined:
-        assert listened_on() == {"127.0.0.1"}
+        assert {address for address, _ in listened_on() - others} == {"127.0.0.1"}
         with pytest.raises(Blip3oError, match="wrong.json.*Write it again"):
             list(joined.run(read_json, [(tmp_path / "wrong.json", "Write it again.")], 2))
         with pytest.raises(Blip3oError, match="ended without an answer"):
             list(joined.run(os._exit, [(3,)], 2))
         assert [number for number, _ in joined.run(json.dumps, [(1,), (2,), (3,)], 1)] == [0, 1, 2]
-    assert not listened_on() and not ray.is_initialized() and dict(os.environ) == before
+    wait_until(lambda: listened_on() <= others, "Ray has ended")
+    assert not ray.is_initialized() and dict(os.environ) == before
 
 
 def test_without_ray_the_message_says_what_to_install(tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ def refused(*words) -> str:
     return done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_image_outlives_the_server(tmp_path):
     """Catches a base folder that is deleted at Ctrl-C, with everything that was made in it; and a models folder, a port
     or a start of which the command does not say what is wrong."""
