@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ray import ObjectRef
 
 _STORE = 80 * 2**20  # bytes for what tasks take and return, which is small; Ray asks for 75 MB at least
-_LOOK = 0.5  # seconds, after which a driver that waits for Ray sees that nobody waits for it
+_LOOK = 0.5  # seconds between two looks whether the command that asked is still there
 
 
 class _Left(Exception):

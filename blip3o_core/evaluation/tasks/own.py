@@ -5,50 +5,26 @@ A file of any kind that `items` reads, with the fields `prompt`, `id` (else the 
 rewards as what a task says besides its prompt.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ...editing.references import MAX_REFERENCES
 from ...errors import Blip3oError, shown
 from ...images.reader import image_bytes
-from ..interface import Item, Reference, Scorer
+from ..interface import Item, Reference
 from ..items import Entry, make_items, read_entries
 from .options import read_options
+from .prompts import PromptTask
 
 _FIELDS = ("prompt", "id", "category", "references")
 
 
-@dataclass(frozen=True)
-class OwnTask:
-    items: Sequence[Item]
-    name: str = "own"
-    version: str = "1"
-    samples: int = 1
-    weights: Mapping[str, float] | None = None
-
-    def file(self, item: Item, sample: int) -> PurePosixPath:
-        return PurePosixPath(f"{item.id}-{sample}.png")
-
-    def others(self, item: Item) -> Mapping[PurePosixPath, bytes]:
-        return {}
-
-    def finish(self, images: Path) -> None:
-        pass
-
-    def official(self, images: Path) -> str:
-        return ""
-
-    def scorers(self) -> Sequence[Scorer]:
-        return []
-
-
-def open_task(data: Path | None, options: Mapping[str, str]) -> OwnTask:
+def open_task(data: Path | None, options: Mapping[str, str]) -> PromptTask:
     read_options("own", options, {})
     if data is None:
         raise Blip3oError("own needs a prompt file. Give --data FILE: .jsonl, .json, .csv or .txt.")
-    return OwnTask(make_items(read_entries(data), item_of))
+    return PromptTask(make_items(read_entries(data), item_of), "own")
 
 
 def item_of(number: int, entry: Entry) -> Item:

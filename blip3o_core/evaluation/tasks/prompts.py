@@ -1,4 +1,4 @@
-"""What tasks share whose items are prompts from a published file, and whose images stand each for itself."""
+"""What tasks share whose images stand each for itself, and what is known of published files of prompts."""
 
 import hashlib
 import json

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ...rewards.interface import Candidates
@@ -12,6 +12,7 @@ from ...tiny.scenes.spec import spec_of
 from ...tiny.scenes.world import CATEGORIES, SPLITS
 from ..interface import Item, Scorer
 from .options import one_of, read_options, refuse_data, whole, yes_or_no
+from .prompts import PromptTask
 
 COUNT = 80  # ten of each category: a first answer in seconds
 _OPTIONS = {
@@ -23,30 +24,14 @@ _OPTIONS = {
 
 
 @dataclass(frozen=True)
-class TinyTask:
+class TinyTask(PromptTask):
     """Items of the world, and its judge. Every category counts the same."""
 
-    name: str
-    items: Sequence[Item]
-    judge: Scorer
-    version: str = "1"
-    samples: int = 1
+    judge: Scorer = field(kw_only=True)
 
     @property
     def weights(self) -> Mapping[str, float]:
         return dict.fromkeys((item.category for item in self.items), 1.0)
-
-    def file(self, item: Item, sample: int) -> PurePosixPath:
-        return PurePosixPath(f"{item.id}-{sample}.png")
-
-    def others(self, item: Item) -> Mapping[PurePosixPath, bytes]:
-        return {}
-
-    def finish(self, images: Path) -> None:
-        pass
-
-    def official(self, images: Path) -> str:
-        return ""
 
     def scorers(self) -> Sequence[Scorer]:
         return [self.judge]
@@ -83,4 +68,4 @@ def open_task(data: Path | None, options: Mapping[str, str]) -> TinyTask:
         Item(f"{number:04d}", prompt.text, prompt.category, meta={"spec": spec_of(prompt.scene)})
         for number, prompt in enumerate(make_prompts(Settings(**given)))
     ]
-    return TinyTask("tiny", items, SCENE_JUDGE)
+    return TinyTask(items, "tiny", judge=SCENE_JUDGE)

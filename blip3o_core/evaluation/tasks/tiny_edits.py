@@ -29,7 +29,7 @@ def open_task(data: Path | None, options: Mapping[str, str]) -> TinyTask:
     refuse_data("tiny-edits", data)
     given = {"count": COUNT, **read_options("tiny-edits", options, _OPTIONS)}
     items = [_item(number, *pair) for number, pair in enumerate(make_edits(Settings(**given)))]
-    return TinyTask("tiny-edits", items, EDIT_JUDGE)
+    return TinyTask(items, "tiny-edits", judge=EDIT_JUDGE)
 
 
 def _item(number: int, edit: Edit, text: str) -> Item:
