@@ -113,6 +113,12 @@ def _add_tiny(recipes) -> None:
         help="edition of the world; 2 has textures, words and images that are not square; its release stays in --out "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="DIR",
+        help="with --edition 2: a bundled model whose language model the stage 'language' continues, in half the steps",
+    )
     parser.set_defaults(
         run=run_tiny, parser=parser, cancelled="Cancelled. The same command continues the stage that was stopped."
     )
@@ -158,7 +164,9 @@ def run_tiny(arguments: argparse.Namespace) -> None:
         _print_quick(quick.run(quick.Quick(out, print_entry, arguments.share)))
         return
     out = arguments.out or Path("runs/tiny" if arguments.edition == 1 else f"runs/tiny-{arguments.edition}")
-    recipe = stages.Recipe(out, print_entry, arguments.share, arguments.edition)
+    if arguments.start and arguments.edition == 1:
+        raise UsageError("--start is of the second edition. Leave it out, or add --edition 2.")
+    recipe = stages.Recipe(out, print_entry, arguments.share, arguments.edition, arguments.start)
     for stage in arguments.stages or STAGES:
         numbers = stages.run(stage, recipe)
         print(f"{stage}: " + "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()), flush=True)

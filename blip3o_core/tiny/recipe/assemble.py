@@ -34,9 +34,14 @@ def scaling_factor(out: Path) -> float:
 
 
 def assemble(
-    out: Path, folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0, sizes: Sizes = FIRST_EDITION
+    out: Path,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    sizes: Sizes = FIRST_EDITION,
+    given: dict[str, torch.Tensor] | None = None,
 ) -> Path:
-    """Write `folder` as a complete checkpoint from the parts in `out`."""
+    """Write `folder` as a complete checkpoint from the parts in `out`, and from the `given` tensors before them."""
     config = model_config.write_configs(folder, scaling_factor(out), sizes)
     with seeded_init(seed):
         connector = build_connector(model_config.LANGUAGE_WIDTH, model_config.CROSS_WIDTH)
@@ -57,6 +62,7 @@ def assemble(
         path = out / f"{stage}.safetensors"
         if path.is_file():
             tensors |= load_file(path)
+    tensors |= given or {}
     kept = {name: t.detach().to(dtype).contiguous().clone() for name, t in tensors.items() if t.is_floating_point()}
     with atomic_write(folder / "model.safetensors") as scratch:
         save_file(kept, scratch, metadata={"format": "pt"})

@@ -30,8 +30,9 @@ class Encoders:
         for first in range(0, len(scenes), _BATCH):
             batch = scenes[first : first + _BATCH]
             codes.append(self.tower.codes(self.tower.features(squares(batch, side))).to(torch.int16))
-            images = pixels(batch, side)
-            latents.append((self.vae.encode(images).latent * self.vae.config.scaling_factor).bfloat16())
+            with torch.autocast("cpu", torch.bfloat16):
+                found = self.vae.encode(pixels(batch, side)).latent
+            latents.append((found * self.vae.config.scaling_factor).bfloat16())
         return torch.cat(codes), torch.cat(latents)
 
 

@@ -35,19 +35,13 @@ EDIT_ROWS, IMAGE_ROWS = 32, 16  # rows of a batch: without text to image, the mo
 _EXCLUDED = ("embed_tokens", "lm_head", "diffusion_connector")
 
 
-def add_layer(source: Checkpoint, folder: Path, two_references: bool = False) -> None:
-    """Write `source` with one more layer as the new `folder`. With `two_references` two heads look at the first one."""
+def add_layer(source: Checkpoint, folder: Path) -> None:
+    """Write `source` with one more layer as the new `folder`."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source.folder, folder)
     config = {**source.config, "num_hidden_layers": source.config["num_hidden_layers"] + 1}
-    # Distance from the input token to the reference's code at the position of the next token
-    back = model_config.GRID**2 + source.prompt_encoder.tokens_after_references - 1
-    # The same place of the reference before; nothing stands between two
-    further = back + model_config.GRID**2
-    one = (back, back + 1, back - 1, back - model_config.GRID)
-    backs = (back, further, back + 1, further + 1) if two_references else one
     with seeded_init(0):
-        layer = init.edit_layer(config, backs)
+        layer = init.edit_layer(config, init.ONE_REFERENCE)
     tensors = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
         if name.startswith("model.layers."):

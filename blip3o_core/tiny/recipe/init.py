@@ -1,7 +1,8 @@
 """Starting values that spare a small model what a large one has time to learn. Classes and tensor names are unchanged.
 
 - Language model: the embedding of a code starts as what its words mean. Heads of the first layers look at the patches
-  to the left and above.
+  to the left and above. In the second edition a layer stands in front of them that starts as if it were not there: its
+  heads look at the references' codes of the place that is written, which are at the same distance in every prompt.
 - SANA: in cross-attention every latent cell looks at the condition of its own position.
 """
 
@@ -20,6 +21,17 @@ _PHASES = 8  # rotary pairs of highest frequency; low ones cannot tell neighbour
 _BACK = ((1, model_config.GRID, model_config.GRID - 1, model_config.GRID + 1), (1, 2, model_config.GRID, None))
 POSITION_DIMS = 32  # dimensions of the condition that hold the position
 _GAIN, _NORM = 1.5, 3.0
+# From the input token back to the reference's code at the place of the next token: every prompt has as many tokens
+# behind the references, and nothing stands between two of them.
+_BACK_TO_REFERENCE = model_config.GRID**2 + model_config.AFTER_REFERENCES - 1
+_BACK_TO_FIRST_OF_TWO = _BACK_TO_REFERENCE + model_config.GRID**2
+ONE_REFERENCE = (
+    _BACK_TO_REFERENCE,
+    _BACK_TO_REFERENCE + 1,
+    _BACK_TO_REFERENCE - 1,
+    _BACK_TO_REFERENCE - model_config.GRID,
+)
+TWO_REFERENCES = (_BACK_TO_REFERENCE, _BACK_TO_FIRST_OF_TWO, _BACK_TO_REFERENCE + 1, _BACK_TO_FIRST_OF_TWO + 1)
 
 
 @torch.no_grad()
@@ -42,8 +54,10 @@ def language_model(config: dict, sizes: Sizes = FIRST_EDITION):
     shapes = torch.tensor([SHAPES.index(shape) for shape, *_ in piece_ids(sizes)]).repeat_interleave(len(COLOURS))
     codes[objects] += pairs[shapes * len(COLOURS) + (objects - FIRST_OBJECT) % len(COLOURS)]
     embedding[:, _CONSTANT] = 0.3
-    for layer, backs in zip(model.layers, _BACK, strict=False):
+    for layer, backs in zip(model.layers[sizes.front_layers :], _BACK, strict=False):
         _look_back(layer.self_attn, config, backs)
+    if sizes.front_layers:
+        model.layers[0].load_state_dict(edit_layer(config, TWO_REFERENCES))
     return model
 
 

@@ -1,4 +1,8 @@
-"""Trains the tiny Qwen3 to write images as codes: cross-entropy on image tokens, no diffusion yet."""
+"""Trains the tiny Qwen3 to write images as codes: cross-entropy on image tokens, no diffusion yet.
+
+In the second edition half of the rows are edits, with the true codes of their references in the prompt. It may start
+from the first edition's model, whose words and codes mean the same (`carry_over`).
+"""
 
 from pathlib import Path
 
@@ -16,10 +20,11 @@ from ...training.joint_model import JointModel
 from ...training.losses import hidden_states, token_loss
 from ...weights.names import CONNECTOR
 from ..scenes.captions import caption
+from ..scenes.edits import COMPOSE, instruction, make_edit
 from ..scenes.world import Scene, World
 from .gates import accuracy_by_category, held_back_scenes
 from .loop import FitSettings, Report, fit, random_integers
-from .model_config import sizes_of
+from .model_config import Sizes, sizes_of
 from .oracle_codes import batch_codes, codes_to_image
 from .quick_world import make_scene
 
@@ -39,6 +44,9 @@ WORLD = World(
     ),
 )
 SETTINGS = FitSettings(steps=2200, lr=1.5e-3, muon=0.02, warmup=50, ema_decay=0.998, final_lr=0.02)
+EDITS = World(low_contrast=False, coloured=0.35)
+# How often each kind of edit is trained; those that must find out which object is meant are the hardest.
+EDIT_WEIGHTS = {"recolour": 1.0, "remove": 2.0, "replace": 2.0, "background": 1.0, "add": 1.3, "keep": 0.5, COMPOSE: 1.7}
 _EXCLUDED = ("embed_tokens", "lm_head", CONNECTOR.removeprefix("model."))
 
 
@@ -48,26 +56,58 @@ def train(
     settings: FitSettings = SETTINGS,
     report: Report | None = None,
     world: World = WORLD,
+    edits_world: World | None = None,
 ):
-    """Train and return the language model. Its connector does not change."""
+    """Train and return the language model. Its connector does not change. `edits_world`: half of the rows are edits."""
     model = checkpoint.load_language(torch.float32)
     model.requires_grad_(True)
     model.connector.requires_grad_(False)
     joint_model = JointModel(model, torch.nn.Identity())
     encoder, sizes = checkpoint.prompt_encoder, sizes_of(world)
 
+    def rows_loss(texts: list[str], items: list[EncodedItem]) -> torch.Tensor:
+        batch = collate(encoder, texts, items)
+        return token_loss(model, hidden_states(model, batch, joint_model.run_language), batch.labels)
+
     def loss(step: int, generator: torch.Generator):
-        indices = random_integers(generator, 2**40, settings.batch)
+        images = settings.batch // 2 if edits_world else settings.batch
+        indices = random_integers(generator, 2**40, images)
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index, plain=index % 10 < 7) for scene, index in zip(scenes, indices, strict=True)]
-        batch = collate(encoder, captions, [EncodedItem(codes) for codes in batch_codes(scenes, sizes)])
-        hidden = hidden_states(model, batch, joint_model.run_language)
-        return token_loss(model, hidden, batch.labels), {}
+        image_loss = rows_loss(captions, [EncodedItem(codes) for codes in batch_codes(scenes, sizes)])
+        if not edits_world:
+            return image_loss, {}
+        groups = _edits(generator, settings.batch - images, edits_world, sizes)
+        count = sum(len(texts) for texts, _ in groups)
+        edit_loss = torch.stack([rows_loss(texts, items) * len(texts) for texts, items in groups]).sum() / count
+        numbers = {"images": image_loss.item(), "edits": edit_loss.item()}
+        return (image_loss * images + edit_loss * count) / settings.batch, numbers
 
     # With a mask, the CPU's fused attention has a backward pass four times as slow as plain matrix products.
     with sdpa_kernel(SDPBackend.MATH):
         fit(model, loss, settings, folder, _EXCLUDED, report)
     return model
+
+
+def _edits(
+    generator: torch.Generator, count: int, world: World, sizes: Sizes
+) -> list[tuple[list[str], list[EncodedItem]]]:
+    """Instructions and items of random edits, those with as many references together: a row is as long as they are."""
+    kinds, weights = list(EDIT_WEIGHTS), torch.tensor(list(EDIT_WEIGHTS.values()))
+    chosen = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
+    groups: dict[int, tuple[list[str], list[EncodedItem]]] = {}
+    for index, kind in zip(random_integers(generator, 2**40, count), chosen, strict=True):
+        edit = make_edit(0, "train", index, world, kinds[kind])
+        texts, items = groups.setdefault(len(edit.sources), ([], []))
+        texts.append(instruction(edit, index))
+        items.append(edit_item(batch_codes((edit.target, *edit.sources), sizes)))
+    return [groups[references] for references in sorted(groups)]
+
+
+def edit_item(codes: torch.Tensor) -> EncodedItem:
+    """(1 + R, T) codes of an edited image and of its references. The language model needs no latents: one number each."""
+    latents = torch.zeros(1, 1, 1)
+    return EncodedItem(codes[0], latents, codes[1:], latents.expand(len(codes) - 1, 1, 1, 1))
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ class Sizes:
     encoder_layers: tuple[int, ...]
     decoder_layers: tuple[int, ...]
     sana_layers: int
+    front_layers: int  # of the language model, for the references of edits
 
     @property
     def cell(self) -> int:
@@ -38,8 +39,8 @@ class Sizes:
         return self.side // GRID
 
 
-FIRST_EDITION = Sizes(64, 8192, 32, 16, (24, 32, 64, 128), (0, 1, 1, 1), (0, 1, 2, 2), 4)
-SECOND_EDITION = Sizes(128, 9216, 64, 32, (24, 24, 48, 96, 192), (0, 1, 1, 1, 1), (0, 1, 1, 2, 2), 5)
+FIRST_EDITION = Sizes(64, 8192, 32, 16, (24, 32, 64, 128), (0, 1, 1, 1), (0, 1, 2, 2), 4, 0)
+SECOND_EDITION = Sizes(128, 9216, 64, 32, (24, 24, 48, 96, 192), (0, 1, 1, 1, 1), (0, 1, 1, 2, 2), 5, 1)
 
 
 def sizes_of(world: World) -> Sizes:
@@ -52,6 +53,7 @@ SIDE, CODES, CODE_WIDTH, LATENT_CHANNELS = 64, 8192, 32, 16  # of the first edit
 LANGUAGE_WIDTH, LANGUAGE_LAYERS, HEADS, KV_HEADS, HEAD_DIM = 192, 5, 4, 2, 48
 SANA_HEADS, SANA_HEAD_DIM, CROSS_WIDTH = 6, 32, 96
 PROMPT_LIMIT = 512
+AFTER_REFERENCES = 7  # tokens of every prompt of an edit
 
 
 def tokenizer_config(sizes: Sizes = FIRST_EDITION) -> ImageTokenizerConfig:
@@ -148,7 +150,7 @@ def language_config(first_image: int, end: int, sizes: Sizes = FIRST_EDITION) ->
         "architectures": ["blip3oQwenForCausalLM"],
         "model_type": "qwen3",
         "hidden_size": LANGUAGE_WIDTH,
-        "num_hidden_layers": LANGUAGE_LAYERS,
+        "num_hidden_layers": LANGUAGE_LAYERS + sizes.front_layers,
         "num_attention_heads": HEADS,
         "num_key_value_heads": KV_HEADS,
         "head_dim": HEAD_DIM,

@@ -50,7 +50,8 @@ from . import (
     renderer,
 )
 from .assemble import assemble, save_part
-from .editions import CHANGES, world_of
+from .carry_over import carry_over
+from .editions import CHANGES, CONTINUED, world_of
 from .loop import FitSettings, Report
 
 # The categories that the gate of `language` found weakest are more frequent from there on.
@@ -91,6 +92,7 @@ class Recipe:
     report: Report
     share: float = 1.0  # of the steps of every stage; below 1 no gate stops the recipe
     edition: int = 1  # of the world
+    start: Path | None = None  # a checkpoint whose language model the stage `language` continues
 
     def world(self, of_stage: World) -> World:
         """The world of a stage in this edition."""
@@ -185,6 +187,31 @@ def _part(stage: str, module) -> Callable[[Recipe], None]:
         save_part(recipe.out, stage, module.tensors(trained))
 
     return run
+
+
+def _language(recipe: Recipe) -> None:
+    """In the second edition with edits from the start, so that it needs no stage for them."""
+    if recipe.edition == 1:
+        return _part("language", language)(recipe)
+    start, settings = recipe.start_checkpoint(), recipe.full("language", language.SETTINGS)
+    if recipe.start is not None:
+        learnt = carry_over(open_checkpoint(recipe.start), start, recipe.sizes)
+        start = open_checkpoint(assemble(recipe.out, recipe.out / "language-start", sizes=recipe.sizes, given=learnt))
+        settings = settings.replace(**CONTINUED)
+    model = language.train(
+        start, recipe.out / "language", recipe.settings(settings), recipe.report,
+        recipe.world(language.WORLD), recipe.world(language.EDITS),
+    )  # fmt: skip
+    save_part(recipe.out, "language", language.tensors(model))
+
+
+def _language_gate(recipe: Recipe) -> dict[str, float]:
+    checkpoint, world = recipe.start_checkpoint(), recipe.world(_PLAIN)
+    numbers = language.gate(checkpoint, checkpoint.load_language(), world=world)
+    if recipe.edition == 1:
+        return numbers
+    edits = edit_language.gate(checkpoint, checkpoint.load_language(), world=world)
+    return numbers | {f"edits {kind}": value for kind, value in edits.items()}
 
 
 def _data(recipe: Recipe) -> None:
@@ -299,14 +326,7 @@ STAGES = {
         "patches",
         0.98,
     ),
-    "language": Stage(
-        _part("language", language),
-        lambda recipe: language.gate(
-            recipe.start_checkpoint(), recipe.start_checkpoint().load_language(), world=recipe.world(_PLAIN)
-        ),
-        "mean",
-        0.8,
-    ),
+    "language": Stage(_language, _language_gate, "mean", 0.8),
     "renderer": Stage(
         _part("renderer", renderer),
         lambda recipe: renderer.gate(
