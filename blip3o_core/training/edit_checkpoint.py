@@ -28,17 +28,14 @@ def check_edits(checkpoint: Checkpoint, items: Items, parts, sharded: bool) -> N
             f"{checkpoint.folder} takes references as features (use_tar_siglip_features). Edits cannot be trained "
             "this way. Use a checkpoint without that switch."
         )
-    several = items.first_with_several
-    if mode.noise and several:
-        raise Blip3oError(
-            f"{several.name} has {several.num_references} references, but this checkpoint (use_und_image_vae_as_noise) "
-            "takes at most one. Remove the others, or use a checkpoint without that switch."
+    if mode.noise and sharded and (edits < len(items) or items.first_with_several):
+        kinds = (
+            f"{edits} of {len(items)} items are edits" if edits < len(items) else "Some edits have several references"
         )
-    if mode.noise and sharded and edits < len(items):
         raise Blip3oError(
-            f"{edits} of {len(items)} items are edits, and this checkpoint (use_und_image_vae_as_noise) runs "
-            "edits and other items in separate forward passes. FSDP needs the same number of passes in every process. "
-            "Use DDP, or data of one kind."
+            f"{kinds}, and this checkpoint (use_und_image_vae_as_noise) runs items with other numbers of references in "
+            "separate forward passes. FSDP needs the same number of passes in every process. Use DDP, or data of one "
+            "kind."
         )
 
 

@@ -5,6 +5,7 @@
   of its references' tokens.
 - A row without references trains as text to image: the references of its neighbours are masked out of its
   cross-attention, and it gets a forward pass without a reference latent to the right of the noise.
+- Several references stand one after the other to the right of the noise, as in inference. The authors train with one.
 
 `TrainingQuirks` (compat.py) repeats what the authors' code does instead.
 """
@@ -143,23 +144,27 @@ def diffusion_loss(
     }
     x = x.to(transformer.dtype)
     if side_by_side and batch.references is not None:
-        predicted = _predict_edits(transformer, x, inputs, batch.references[:, 0], batch.reference_mask[:, 0])
+        predicted = _predict_edits(transformer, x, inputs, batch.references, batch.reference_mask.sum(1))
     else:
         predicted = transformer(x, return_dict=False, **inputs)[0]
     return (predicted.float() - velocity.float()).pow(2).flatten(1).mean(1).mean()
 
 
 def _predict_edits(
-    transformer, x: torch.Tensor, inputs: dict, references: torch.Tensor, present: torch.Tensor
+    transformer, x: torch.Tensor, inputs: dict, references: torch.Tensor, counts: torch.Tensor
 ) -> torch.Tensor:
-    """The velocity of every row of `x` (B, C, h, w). Rows that have a reference take a pass apart from the others."""
-    if bool(present.all()):
-        return predict_side_by_side(transformer, x, [references], **inputs)
+    """The velocity of every row of `x` (B, C, h, w). `counts` (B,): how many of the `references` (B, R, C, h, w) it has.
 
-    def rows(which: torch.Tensor) -> dict:
-        return {name: value if value is None else value[which] for name, value in inputs.items()}
-
-    edits = predict_side_by_side(transformer, x[present], [references[present]], **rows(present))
-    others = transformer(x[~present], return_dict=False, **rows(~present))[0]
-    back = torch.cat([present.nonzero(), (~present).nonzero()]).flatten().argsort()
-    return torch.cat([edits, others])[back]
+    Rows with as many references take one pass together.
+    """
+    places, predicted = [], []
+    for count in counts.unique().tolist():
+        rows = (counts == count).nonzero().flatten()
+        own = {name: value if value is None else value[rows] for name, value in inputs.items()}
+        beside = [references[rows, k] for k in range(count)]
+        if beside:
+            predicted.append(predict_side_by_side(transformer, x[rows], beside, **own))
+        else:
+            predicted.append(transformer(x[rows], return_dict=False, **own)[0])
+        places.append(rows)
+    return torch.cat(predicted)[torch.cat(places).argsort()]

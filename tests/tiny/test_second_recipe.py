@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny import CATEGORIES, TEXT, edit_evaluation, evaluation
@@ -27,6 +28,7 @@ from blip3o_core.tiny.recipe import (
     renderer,
     stages,
 )
+from blip3o_core.tiny.recipe.carry_over import carry_over
 from blip3o_core.tiny.recipe.editions import world_of
 from blip3o_core.tiny.recipe.oracle_codes import (
     FIRST_OBJECT,
@@ -108,9 +110,8 @@ def test_a_start_is_a_complete_checkpoint_that_knows_every_word(start, tmp_path)
     ]
     words = {word for text in texts for word in text.split()}
     assert not [word for word in words if unknown in encoder.encode(word)]
-    # With the layer for edits and both ways of a reference, as it will be released
-    edit_language.add_layer(start, tmp_path / "more", True)
-    add_references(open_checkpoint(tmp_path / "more"), tmp_path / "edit", cross=True, noise=True)
+    # With both ways of a reference, as it will be released
+    add_references(start, tmp_path / "edit", cross=True, noise=True)
     assert release.release(tmp_path / "edit", tmp_path / "released") < release.LIMIT
 
 
@@ -122,6 +123,28 @@ def test_a_stage_world_is_that_of_the_edition():
     shares, total = dict(world.weights), sum(weight for _, weight in world.weights)
     assert 0.1 < shares[TEXT] / total < 0.2 and shares["position"] == dict(language.WORLD.weights)["position"]
     assert model_config.sizes_of(world) == SIZES and model_config.sizes_of(World()) == model_config.FIRST_EDITION
+
+
+def test_a_language_model_of_the_first_edition_is_carried_over(start, tmp_path):
+    """Catches words and codes that get the embeddings of others: the model would have to learn everything again."""
+    learnt = carry_over(open_checkpoint(BUNDLED), start, SIZES)
+    carried = open_checkpoint(assemble.assemble(tmp_path, tmp_path / "start", sizes=SIZES, given=learnt))
+    losses = {}
+    for name, checkpoint in {"start": start, "carried": carried}.items():
+        entries = []
+        settings = language.SETTINGS.replace(batch=8, steps=1, warmup=0)
+        worlds = (world_of(language.WORLD, 2), world_of(language.EDITS, 2))
+        language.train(checkpoint, tmp_path / name, settings, entries.append, *worlds)
+        losses[name] = entries[0]
+    assert losses["carried"]["images"] < 1.5 and losses["carried"]["edits"] < 1.5
+    assert losses["start"]["images"] > 4 and losses["start"]["edits"] > 4
+    with pytest.raises(Blip3oError, match="nothing can start from it"):
+        carry_over(replace(start, config={**start.config, "num_hidden_layers": 5}), start, SIZES)
+
+
+def test_the_front_layer_looks_at_both_references(start):
+    """Catches a distance to the references' codes that no prompt has."""
+    assert start.prompt_encoder.tokens_after_references == model_config.AFTER_REFERENCES
 
 
 @pytest.mark.long
@@ -194,13 +217,13 @@ def test_rows_of_one_step_are_divided_by_the_shape_of_their_latents(start, packs
     """Catches rows that are lost or used twice, noise of another shape, and processes that wait for each other."""
     batches = _batches(start, packs)
     microbatches = batches.microbatches(0)
-    assert sum(len(one.batch.ids) for one in microbatches) == 16 and len(microbatches) > 2
-    shapes = [tuple(one.batch.latents.shape[1:]) for one in microbatches]
-    assert len(set(shapes)) == len(shapes)
     assert all(one.noising.noise.shape == one.batch.latents.shape for one in microbatches)
+    found = [one.batch for one in microbatches]
+    kinds = [(tuple(one.latents.shape[1:]), 0 if one.references is None else one.references.shape[1]) for one in found]
+    assert len(set(kinds)) == len(kinds) > 4
     items = [batches.items[batches.order.index(row)] for row in range(16)]
-    assert {shape: len(one.batch.ids) for shape, one in zip(shapes, microbatches, strict=True)} == Counter(
-        item.pack.shape for item in items
+    assert dict(zip(kinds, (len(one.ids) for one in found), strict=True)) == Counter(
+        (item.pack.shape, item.num_references) for item in items
     )
     with pytest.raises(Blip3oError, match="several shapes"):
         _batches(start, packs, processes=2)

@@ -53,7 +53,9 @@ def _embeddings(source, target, old_sizes, sizes, old: torch.Tensor, start: torc
     fit = torch.linalg.lstsq(features, learnt - mean, driver="gelsd").solution
     residual = (learnt - mean - features @ fit).std()
     unused = ~features.any(0)  # dimensions of the book that no known code has: letters
-    fit[unused] = torch.randn(int(unused.sum()), fit.shape[1], generator=torch.Generator().manual_seed(0)) * fit[~unused].std()
+    fit[unused] = (
+        torch.randn(int(unused.sum()), fit.shape[1], generator=torch.Generator().manual_seed(0)) * fit[~unused].std()
+    )
     noise = torch.randn(sizes.codes, fit.shape[1], generator=torch.Generator().manual_seed(1)) * residual
     codes = mean + book @ fit + noise
     codes[list(known)] = learnt

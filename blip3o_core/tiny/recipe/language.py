@@ -46,7 +46,15 @@ WORLD = World(
 SETTINGS = FitSettings(steps=2200, lr=1.5e-3, muon=0.02, warmup=50, ema_decay=0.998, final_lr=0.02)
 EDITS = World(low_contrast=False, coloured=0.35)
 # How often each kind of edit is trained; those that must find out which object is meant are the hardest.
-EDIT_WEIGHTS = {"recolour": 1.0, "remove": 2.0, "replace": 2.0, "background": 1.0, "add": 1.3, "keep": 0.5, COMPOSE: 1.7}
+EDIT_WEIGHTS = {
+    "recolour": 1.0,
+    "remove": 2.0,
+    "replace": 2.0,
+    "background": 1.0,
+    "add": 1.3,
+    "keep": 0.5,
+    COMPOSE: 1.7,
+}
 _EXCLUDED = ("embed_tokens", "lm_head", CONNECTOR.removeprefix("model."))
 
 

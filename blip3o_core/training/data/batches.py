@@ -66,7 +66,8 @@ class Batches:
     def microbatches(self, step: int) -> list[Microbatch]:
         """This process's share of one step, one microbatch for each forward pass.
 
-        Rows whose latents have another shape are a microbatch of their own.
+        Rows whose latents have another shape are a microbatch of their own; in one process also those with another
+        number of references, whose prompts are longer.
         """
         return self.finish(self.prepare(step))
 
@@ -90,7 +91,8 @@ class Batches:
         return found if any(isinstance(one, Pending) for one in found.items) else self._collate_all(found)
 
     def _collate_all(self, rows: "_Rows") -> list[Microbatch]:
-        return [self._collate(rows.of_shape(shape)) for shape in dict.fromkeys(rows.shapes)]
+        kinds = rows.shapes if self.processes > 1 else rows.kinds
+        return [self._collate(rows.of_kind(kinds, kind)) for kind in dict.fromkeys(kinds)]
 
     def _collate(self, rows: "_Rows") -> Microbatch:
         encoded = [one.encode(self.images) if isinstance(one, Pending) else one for one in rows.items]
@@ -115,13 +117,16 @@ class _Rows:
     random: list[RowRandomness]
     shapes: list[tuple[int, int, int]]  # of the latents
 
-    def of_shape(self, shape: tuple[int, int, int]) -> "_Rows":
-        chosen = [row for row, own in enumerate(self.shapes) if own == shape]
+    @property
+    def kinds(self) -> list[tuple]:
+        """Shape and number of references of every row."""
+        return [(shape, item.num_references) for shape, item in zip(self.shapes, self.items, strict=True)]
+
+    def of_kind(self, kinds: list[tuple], kind: tuple) -> "_Rows":
+        """The rows whose entry of `kinds` is `kind`."""
+        chosen = [row for row, own in enumerate(kinds) if own == kind]
         return _Rows(
-            [self.items[row] for row in chosen],
-            [self.captions[row] for row in chosen],
-            [self.random[row] for row in chosen],
-            [shape] * len(chosen),
+            *([values[row] for row in chosen] for values in (self.items, self.captions, self.random, self.shapes))
         )
 
 

@@ -40,7 +40,11 @@ class Item:
 class Pending:
     """An item with images that were read and are not encoded yet."""
 
-    parts: list
+    parts: list  # of the image and its references
+
+    @property
+    def num_references(self) -> int:
+        return len(self.parts) - 1
 
     def encode(self, images) -> EncodedItem:
         return assemble([images.finish(one) for one in self.parts])
