@@ -153,7 +153,7 @@ def diffusion_loss(
 def _predict_edits(
     transformer, x: torch.Tensor, inputs: dict, references: torch.Tensor, counts: torch.Tensor
 ) -> torch.Tensor:
-    """The velocity of every row of `x` (B, C, h, w). `counts` (B,): how many of the `references` (B, R, C, h, w) it has.
+    """The velocity of every row of `x` (B, C, h, w), which has `counts` (B,) of the `references` (B, R, C, h, w).
 
     Rows with as many references take one pass together.
     """

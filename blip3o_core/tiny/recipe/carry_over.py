@@ -1,7 +1,7 @@
 """Starts the second edition's language model from another checkpoint of the tiny world, the first edition's above all.
 
-Words, and codes with the same meaning, keep their embeddings, and the layers their weights. A code that is new starts as
-the sum of what its words mean: the linear function of the book that fits the known embeddings best.
+Words, and codes with the same meaning, keep their embeddings, and the layers their weights. A code that is new starts
+as the sum of what its words mean: the linear function of the book that fits the known embeddings best.
 """
 
 import torch
@@ -9,12 +9,13 @@ import torch
 from ...checkpoint import Checkpoint
 from ...errors import Blip3oError
 from ...prompts.tokenizer_file import read_tokenizer
+from ...seeds import seeded
+from ..scenes.world import COLOURS
 from . import init
 from .model_config import FIRST_EDITION, LANGUAGE_LAYERS, Sizes
-from .oracle_codes import FIRST_OBJECT, codebook, first_letter, piece_ids, used_codes
+from .oracle_codes import FIRST_OBJECT, codebook, piece_ids, used_codes
 
 _EMBEDDING = "model.embed_tokens.weight"
-_COLOURS = 8
 
 
 @torch.no_grad()
@@ -53,10 +54,8 @@ def _embeddings(source, target, old_sizes, sizes, old: torch.Tensor, start: torc
     fit = torch.linalg.lstsq(features, learnt - mean, driver="gelsd").solution
     residual = (learnt - mean - features @ fit).std()
     unused = ~features.any(0)  # dimensions of the book that no known code has: letters
-    fit[unused] = (
-        torch.randn(int(unused.sum()), fit.shape[1], generator=torch.Generator().manual_seed(0)) * fit[~unused].std()
-    )
-    noise = torch.randn(sizes.codes, fit.shape[1], generator=torch.Generator().manual_seed(1)) * residual
+    fit[unused] = torch.randn(fit[unused].shape, generator=seeded(0)) * fit[~unused].std()
+    noise = torch.randn(len(book), fit.shape[1], generator=seeded(1)) * residual
     codes = mean + book @ fit + noise
     codes[list(known)] = learnt
     fresh[first : first + sizes.codes] = codes
@@ -78,9 +77,8 @@ def _same_codes(old_sizes: Sizes, sizes: Sizes) -> dict[int, int]:
     for piece, number in piece_ids(sizes).items():
         old = piece_ids(old_sizes).get(piece)
         if old is not None:
-            for colour in range(_COLOURS):
-                same[FIRST_OBJECT + number * _COLOURS + colour] = FIRST_OBJECT + old * _COLOURS + colour
-    assert max(same) < first_letter(sizes)
+            for colour in range(len(COLOURS)):
+                same[FIRST_OBJECT + number * len(COLOURS) + colour] = FIRST_OBJECT + old * len(COLOURS) + colour
     return same
 
 

@@ -113,7 +113,7 @@ def _edits(
 
 
 def edit_item(codes: torch.Tensor) -> EncodedItem:
-    """(1 + R, T) codes of an edited image and of its references. The language model needs no latents: one number each."""
+    """(1 + R, T) codes of an edited image and its references. The language model needs no latents: one number each."""
     latents = torch.zeros(1, 1, 1)
     return EncodedItem(codes[0], latents, codes[1:], latents.expand(len(codes) - 1, 1, 1, 1))
 
