@@ -178,6 +178,16 @@ def write_json(path: Path, content: dict) -> None:
         scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def append_lines(path: Path, lines: Sequence[str]) -> None:
+    """Add whole lines to a text file that may not be there yet, and flush them to the disk."""
+    with naming_failures(path), open(path, "a+b") as file:
+        if file.seek(0, 2) and (file.seek(-1, 2), file.read(1))[1] != b"\n":  # a line that a kill cut short
+            file.write(b"\n")
+        file.write("".join(f"{line}\n" for line in lines).encode())
+        file.flush()
+        sync(path)
+
+
 def sync(path: Path) -> None:
     """Flush a file or folder to the disk, where the system can: Windows opens no folders, some shares sync none."""
     with contextlib.suppress(OSError):

@@ -129,6 +129,11 @@ def add_checkpoint_options(parser: Parser) -> None:
 def add_model_options(parser: Parser, dtype: str = "auto") -> None:
     """The checkpoint and where it runs. `dtype`: the default."""
     add_checkpoint_options(parser)
+    add_compute_options(parser, dtype)
+
+
+def add_compute_options(parser: Parser, dtype: str = "auto") -> None:
+    """Where a checkpoint runs, and in which numbers. `dtype`: the default."""
     parser.group(MODEL).add_argument(
         "--dtype",
         choices=DTYPES,

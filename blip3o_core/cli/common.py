@@ -33,12 +33,17 @@ def print_entry(entry: dict) -> None:
 
 def open_checkpoint(arguments: argparse.Namespace):
     """The checkpoint that the options of `add_checkpoint_options` name."""
+    return open_named(arguments.checkpoint, arguments.diffusion_folder)
+
+
+def open_named(name: str, diffusion_folder: Path | None = None):
+    """The checkpoint in a folder, or the bundled one by its short name."""
     from ..checkpoint import recognise
 
     try:
-        return recognise.open_checkpoint(resolve_checkpoint(arguments.checkpoint), arguments.diffusion_folder)
+        return recognise.open_checkpoint(resolve_checkpoint(name), diffusion_folder)
     except OSError as error:
-        what = shown(error.filename or arguments.checkpoint)
+        what = shown(error.filename or name)
         raise Blip3oError(
             f"{what} cannot be read: {first_line(error)}. Choose another --checkpoint or --diffusion-folder."
         ) from error

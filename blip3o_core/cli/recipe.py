@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from ..files import check_writable
-from . import recipe_parts
+from . import recipe_insights, recipe_parts
 from .arguments import number, png_file, positive, seed, whole
 from .common import CANCELLED_ONE, needs_extra, print_entry, report
 from .parser import UsageError
@@ -33,14 +33,15 @@ def add_command(commands) -> None:
         "recipe",
         help="make the bundled model from nothing, or look at its world",
         description="The recipe of the bundled model. docs/tiny.md describes its stages, its world and its judge.",
-        needs="recipe needs to know what: tiny makes the model, parts finds the part that errs, report measures the "
-        "judge, sheet shows the world.",
+        needs="recipe needs to know what: tiny makes the model, parts finds the part that errs, "
+        "insights compares checkpoints, report measures the judge, sheet shows the world.",
         example="blip3o recipe sheet --out world.png",
     )
     parser.set_defaults(parser=parser)
     recipes = parser.add_subparsers(dest="recipe", required=True, metavar="WHAT")
     _add_tiny(recipes)
     recipe_parts.add_command(recipes)
+    recipe_insights.add_command(recipes)
 
     report = recipes.add_parser(
         "report",

@@ -33,7 +33,7 @@ def markdown(comparison: Comparison) -> str:
     for words in comparison.warnings:
         lines += ["", f"**Note:** {words}"]
     for title, rows in _tables(comparison):
-        lines += ["", f"## {title}", "", *_markdown_table(rows)]
+        lines += ["", f"## {title}", "", *markdown_table(rows)]
     if any(any(one.differences) for one in comparison.measures):
         lines += ["", _PAIRED]
     return "\n".join(lines) + "\n"
@@ -88,7 +88,7 @@ def _row(measure: Compared, category: str | None) -> list[Cell]:
     paired = [_of(one, category) for one in measure.differences if one]
     cells: list[Cell] = [("overall", True) if category is None else (category or "-", False)]
     cells += [(with_interval(one), False) for one in numbers]
-    cells += [(_signed(one), _is_clear(one)) for one in paired]
+    cells += [(_signed(one), is_clear(one)) for one in paired]
     counts = dict.fromkeys(f"{one['n']:,}" for one in numbers if one)
     return [*cells, (" / ".join(counts) or "0", False)]
 
@@ -99,7 +99,7 @@ def _of(found: Mapping[str, Any] | None, category: str | None) -> Mapping[str, A
     return found["overall"] if category is None else found["categories"].get(category)
 
 
-def _is_clear(one: Mapping[str, Any] | None) -> bool:
+def is_clear(one: Mapping[str, Any] | None) -> bool:
     return one is not None and one["n"] >= _ENOUGH and not one["low"] <= 0 <= one["high"]
 
 
@@ -107,7 +107,7 @@ def _signed(one: Mapping[str, Any] | None) -> str:
     return "-" if one is None else f"{one['mean']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})"
 
 
-def _markdown_table(rows: Sequence[Sequence[Cell]]) -> list[str]:
+def markdown_table(rows: Sequence[Sequence[Cell]]) -> list[str]:
     lines = []
     for row in rows:
         plain = [(text.replace("|", "\\|"), strong) for text, strong in row]

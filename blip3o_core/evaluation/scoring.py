@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Blip3oError, first_line, shown
-from ..files import atomic_write, naming_failures, read_bytes, sync
+from ..files import append_lines, atomic_write, naming_failures, read_bytes
 from ..images.preprocess import to_tensor
 from ..images.reader import MAX_BYTES, image_bytes, read_image
 from ..rewards.interface import Candidates
@@ -45,7 +45,7 @@ class Judged:
     def line(self) -> str:
         about = {"item": self.item, "sample": self.sample, "sha256": self.sha256, "version": self.version}
         found = {"measures": self.measures} if self.failure is None else {"failure": self.failure}
-        return json.dumps(about | found) + "\n"
+        return json.dumps(about | found)
 
 
 def score(
@@ -85,7 +85,7 @@ def score(
             Judged(row.item.id, row.sample, digests[row.item.id, row.sample], version, *answer)
             for row, answer in zip(part, _asked(folder, scorer, part), strict=True)
         ]
-        _append(path, answers)
+        append_lines(path, [one.line() for one in answers])
         judged |= {one.key: one for one in answers}
         progress(first + len(part), len(open_rows), None)
         new = sum(one.key not in known_failures for one in answers)
@@ -174,16 +174,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(image_bytes(path)).hexdigest()
 
 
-def _append(path: Path, lines: Sequence[Judged]) -> None:
-    with naming_failures(path), open(path, "a+b") as file:
-        if file.seek(0, 2) and (file.seek(-1, 2), file.read(1))[1] != b"\n":  # a line that a kill cut short
-            file.write(b"\n")
-        file.write("".join(one.line() for one in lines).encode())
-        file.flush()
-        sync(path)
-
-
 def _write(path: Path, lines: Sequence[Judged]) -> None:
     """The file anew, in order and without lines that were answered again: the same bytes however a run was cut."""
     with naming_failures(path), atomic_write(path, durable=True) as scratch:  # answers may have cost money
-        scratch.write_text("".join(one.line() for one in lines), encoding="utf-8")
+        scratch.write_text("".join(f"{one.line()}\n" for one in lines), encoding="utf-8")

@@ -117,20 +117,26 @@ def evaluate(
     """
     check_choice("reference mode", mode, MODES)
     _, reference_mode = pipeline.reference_mode.select(mode, Strengths(), str(pipeline.checkpoint.folder))
-    pairs, images = make_edits(settings), []
+    pairs, images, verdicts = make_edits(settings), [], []
     for first in range(0, len(pairs), settings.batch):
         batch = pairs[first : first + settings.batch]
         seeds = row_seeds(settings.seed, len(batch), first)
-        images += _run_batch(pipeline, batch, seeds, settings, reference_mode)
+        made, judged = judge_batch(pipeline, batch, seeds, settings, reference_mode)
+        images += made
+        verdicts += judged
         if progress is not None:
             progress(first + len(batch), len(pairs), None)
-    edits = tuple(edit for edit, _ in pairs)
-    verdicts = tuple(judge_edit(image, edit) for image, edit in zip(images, edits, strict=True))
-    return Result(mode, settings, edits, verdicts, images)
+    return Result(mode, settings, tuple(edit for edit, _ in pairs), tuple(verdicts), images)
 
 
-def _run_batch(pipeline: Pipeline, pairs, seeds: list[int], settings: Settings, mode) -> list[np.ndarray]:
-    """Edited images in the order of the edits, those of one shape and number of references together."""
+@torch.no_grad()
+def judge_batch(
+    pipeline: Pipeline, pairs: list[tuple[Edit, str]], seeds: list[int], settings: Settings, mode: ReferenceMode
+) -> tuple[list[np.ndarray], list[Verdict]]:
+    """Edited images in the order of the edits, (H, W, 3) in [0, 1], and their verdicts.
+
+    Those of one shape and number of references are made together.
+    """
     rows: dict[tuple, list[int]] = {}
     for row, (edit, _) in enumerate(pairs):
         rows.setdefault((edit.target.canvas, len(edit.sources)), []).append(row)
@@ -138,7 +144,8 @@ def _run_batch(pipeline: Pipeline, pairs, seeds: list[int], settings: Settings, 
     for own in rows.values():
         made = run_edits(pipeline, [pairs[row] for row in own], [seeds[row] for row in own], settings, mode)
         images |= dict(zip(own, made.numpy(), strict=True))
-    return [images[row] for row in range(len(pairs))]
+    ordered = [images[row] for row in range(len(pairs))]
+    return ordered, [judge_edit(image, edit) for image, (edit, _) in zip(ordered, pairs, strict=True)]
 
 
 def _codes(pipeline: Pipeline, images: list[np.ndarray]) -> torch.Tensor:

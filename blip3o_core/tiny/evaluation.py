@@ -170,8 +170,8 @@ def evaluate(
         for first in range(0, settings.count, settings.batch):
             batch = prompts[first : first + settings.batch]
             seeds = row_seeds(run * SEED_STRIDE, len(batch), first)
-            made = [to_pixels(image) for image in _make_batch(pipeline, source, batch, seeds, settings, stopwatch)]
-            row += [judge_image(image, spec_of(prompt.scene)) for image, prompt in zip(made, batch, strict=True)]
+            made, judged = judge_batch(pipeline, source, batch, seeds, settings, stopwatch)
+            row += judged
             images += made if run == 0 else []
             if progress is not None:
                 progress(run * settings.count + len(row), runs * settings.count, None)
@@ -205,8 +205,10 @@ class Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def _make_batch(pipeline: Pipeline, source: str, prompts: list[Prompt], seeds: list[int], settings, stopwatch):
-    """Images of the prompts in their order, those of one shape together."""
+def judge_batch(
+    pipeline: Pipeline, source: str, prompts: list[Prompt], seeds: list[int], settings: Settings, stopwatch: Stopwatch
+) -> tuple[list[np.ndarray], list[Verdict]]:
+    """Images of the prompts in their order, (H, W, 3) uint8, those of one shape made together, and their verdicts."""
     rows: dict[tuple[int, int], list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows.setdefault(prompt.scene.canvas, []).append(row)
@@ -214,7 +216,8 @@ def _make_batch(pipeline: Pipeline, source: str, prompts: list[Prompt], seeds: l
     for own in rows.values():
         chosen = [prompts[row] for row in own], [seeds[row] for row in own]
         images |= dict(zip(own, make_images(pipeline, source, *chosen, settings, stopwatch), strict=True))
-    return [images[row] for row in range(len(prompts))]
+    made = [to_pixels(images[row]) for row in range(len(prompts))]
+    return made, [judge_image(image, spec_of(prompt.scene)) for image, prompt in zip(made, prompts, strict=True)]
 
 
 def _stacked(images: list[np.ndarray]) -> np.ndarray:

@@ -89,7 +89,7 @@ def has_files(out: Path, count: int, running) -> bool:
 def test_a_run_that_is_cut_and_resumed_ends_with_the_files_of_one(moment, sure, tiny, tmp_path, monkeypatch):
     """Catches images and scores that are lost, doubled or in another order after an interruption, wherever it falls."""
     out, count = tmp_path / "out", {"before the first image": 0, "between images": 2, "between scores": 1}.get(moment)
-    place, name = {"between scores": (scoring, "_append"), "after the images": (scoring, "score")}.get(
+    place, name = {"between scores": (scoring, "append_lines"), "after the images": (scoring, "score")}.get(
         moment, (making, "save")
     )
     whole, calls = getattr(place, name), []

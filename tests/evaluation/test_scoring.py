@@ -126,7 +126,7 @@ def test_images_that_failed_before_do_not_stop_the_run(run):
     again.together = 2
     assert score(folder, again, more) == first and len(again.asked) == 40
     folder.scores("stand-in").write_text(
-        "".join(one.line() for one in read_scores(folder.scores("stand-in")) if one.sample == 1 and one.failure)
+        "".join(f"{one.line()}\n" for one in read_scores(folder.scores("stand-in")) if one.sample == 1 and one.failure)
     )
     gone = StandInScorer(lambda item, image: Blip3oError("gone"))
     gone.together = 4
