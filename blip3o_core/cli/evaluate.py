@@ -140,15 +140,16 @@ def run(arguments: argparse.Namespace) -> int:
     from ..evaluation.tasks.find import open_task
     from .processes import is_mine, launch, own_device, rank_and_count
 
+    options, checkpoint = _options(arguments.option), open_checkpoint(arguments)
     with needs_extra("train"):
-        task = open_task(arguments.task, arguments.data, _options(arguments.option))
+        task = open_task(arguments.task, arguments.data, options, checkpoint)
     items = chosen_items(task, arguments.limit, arguments.only)
     scorers = _scorers(task, arguments.judge, arguments.reward)
     samples = arguments.samples or task.samples
     if hasattr(task, "check"):
         task.check(samples, arguments.size)
     rows = rows_of(task, items, samples)
-    device, checkpoint = own_device(device_of(arguments.device)), open_checkpoint(arguments)
+    device = own_device(device_of(arguments.device))
     read_loras(arguments, checkpoint)
     sampler = _sampler(arguments, checkpoint, device, rows)
     facts = _facts(arguments, task, checkpoint, device, samples)
@@ -262,7 +263,8 @@ def _settings_of(arguments: argparse.Namespace, task: "Task", checkpoint, device
         item = row.item
         about = {"task": task.name, "task_version": task.version, "item": item.id, "sample": row.sample}
         own: dict[str, Any] = {"seed": row.seed, "noise_seed": row.seed, **generation_settings(arguments, device)}
-        own |= {"size": "x".join(map(str, arguments.size))} if arguments.size else {}
+        size = arguments.size or item.size
+        own |= {"size": "x".join(map(str, size))} if size else {}
         if item.references:
             own = {"instruction": item.prompt, **own, **_edit_settings(arguments)}
             words = ["edit", *(f"--image=IMAGE{k}" for k in range(1, len(item.references) + 1)), *option_words(own)]

@@ -33,6 +33,7 @@ class Item:
     facts: Mapping[str, Any] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)  # for scorers, of any type
     mask: "Callable[[], Tensor] | None" = None  # (H, W) float32, 1 where an edit may change the image
+    size: tuple[int, int] | None = None  # (width, height) in pixels that the prompt asks for; None: the model's
 
 
 class Task(Protocol):

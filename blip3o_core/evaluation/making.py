@@ -28,7 +28,9 @@ class Sampler:
 
     sampling: Sampling = Sampling()
     negative: str | None = None  # None: tokens are not guided
-    size: tuple[int, int] | None = None  # (width, height) in pixels; None: the model's, for an edit its reference's
+    size: tuple[int, int] | None = (
+        None  # (width, height) in pixels; None: the item's, or the model's, for an edit its reference's
+    )
     steps: int = 30
     guidance: GuidanceSchedule = GuidanceSchedule(2.0)
     fit: str = "stretch"
@@ -46,7 +48,7 @@ def is_done(folder: RunFolder, batch: Sequence[Row], settings_of: SettingsOf) ->
 def make(pipeline: Pipeline, sampler: Sampler, batch: Sequence[Row]) -> list[torch.Tensor | Exception]:
     """An image (H, W, 3) for each row, on the CPU, or what kept it from being made: too little memory, NaN, bad input.
 
-    A batch is rows without references, or one row with.
+    A batch is rows without references and of one size, or one row with.
     """
     try:
         images = _edit(pipeline, sampler, batch[0]) if batch[0].item.references else _texts(pipeline, sampler, batch)
@@ -78,8 +80,9 @@ def _texts(pipeline: Pipeline, sampler: Sampler, batch: Sequence[Row]) -> list[t
         [row.item.prompt for row in batch], seeds, sampler.sampling, negative_prompt=sampler.negative
     )
     return render_each(
-        pipeline, tokens, seeds, len(batch), size=sampler.size, steps=sampler.steps, guidance=sampler.guidance
-    )
+        pipeline, tokens, seeds, len(batch), size=sampler.size or batch[0].item.size, steps=sampler.steps,
+        guidance=sampler.guidance,
+    )  # fmt: skip
 
 
 def _edit(pipeline: Pipeline, sampler: Sampler, row: Row) -> list[torch.Tensor]:

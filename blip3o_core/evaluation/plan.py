@@ -61,12 +61,12 @@ def rows_of(task: Task, items: Sequence[Item], samples: int) -> list[Row]:
 
 
 def batches(rows: Sequence[Row], together: int, fits: Callable[[Item], bool]) -> Iterator[list[Row]]:
-    """Rows that are computed together, at most `together`. Edits are made alone: each has references of its own.
+    """Rows of one size that are computed together, at most `together`. Edits are made alone: each has its references.
 
     `fits`: whether the model can read an item's prompt. Those that it cannot fail alone.
     """
     readable: dict[str, bool] = {}
-    batch: list[Row] = []
+    waiting: dict[tuple[int, int] | None, list[Row]] = {}  # by size
     for row in rows:
         item = row.item
         if item.id not in readable:
@@ -74,18 +74,17 @@ def batches(rows: Sequence[Row], together: int, fits: Callable[[Item], bool]) ->
         if not readable[item.id]:
             yield [row]
             continue
+        batch = waiting.setdefault(item.size, [])
         batch.append(row)
         if len(batch) == together:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+            yield waiting.pop(item.size)
+    yield from waiting.values()
 
 
 def digest_of(item: Item) -> str:
     """32 hex digits: equal for items that ask for the same."""
     seen = hashlib.sha256()
-    about = [item.id, item.prompt, item.category, dict(item.facts)]
+    about = [item.id, item.prompt, item.category, dict(item.facts), *([item.size] if item.size else [])]
     seen.update(json.dumps(about, sort_keys=True, ensure_ascii=True).encode("ascii"))
     for reference in item.references:
         seen.update(hashlib.sha256(reference.read()).digest())

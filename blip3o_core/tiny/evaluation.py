@@ -6,8 +6,8 @@ One image per prompt, none selected. The images come from one of three sources:
 - "true-codes": the image tokenizer's codes of the true image instead of generated ones, so that only rendering can err.
 - "autoencoder": the true image, encoded and decoded.
 
-Prompt k is of category k % 8. So every count is spread evenly over the categories, and a smaller count takes the first
-prompts of a larger one.
+Prompt k is of category k % 8; the second edition has nine. So every count is spread evenly over the categories, and a
+smaller count takes the first prompts of a larger one.
 """
 
 import re
@@ -35,7 +35,7 @@ from .scenes.world import CATEGORIES, SECOND, SPLITS, Scene, World, check_choice
 SOURCES = CODES, TRUE_CODES, AUTOENCODER = "codes", "true-codes", "autoencoder"
 SCENE_SEED = 1000  # no stage of the training uses it
 SEED_STRIDE = 2**20  # between the sampling seeds of two runs over the prompts
-SECOND_SIDE = 128  # pixels; the second edition's
+SIDES = {1: 64, 2: 128}  # pixels of square images, by edition
 STEPS, GUIDANCE = 20, 2.0  # suit the bundled model; the stock KSampler is exact at 20 steps
 
 
@@ -137,7 +137,7 @@ class Result:
 
 def edition_of(checkpoint: Checkpoint) -> int:
     """Of the world that a checkpoint of the recipe was trained in: each has its own size of image."""
-    return 2 if checkpoint.trained_side == SECOND_SIDE else 1
+    return 2 if checkpoint.trained_side == SIDES[2] else 1
 
 
 def make_prompts(settings: Settings) -> list[Prompt]:

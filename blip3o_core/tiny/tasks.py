@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ..training.rl.tasks import Task
-from .evaluation import SECOND_SIDE
+from .evaluation import SIDES
 from .scenes.captions import caption
 from .scenes.edits import edit_kinds, instruction, make_edit, may_change
 from .scenes.rasterize import DEFAULT_SIDE, rasterize
@@ -54,7 +54,7 @@ def second_image_tasks(count: int, split: str, seed: int) -> list[Task]:
 
 def second_edit_tasks(count: int, split: str, seed: int) -> list[Task]:
     """The same of the second edition's world, with compositions of two references."""
-    return edit_tasks(count, split, seed, replace(SECOND, oblong=0.0), SECOND_SIDE)
+    return edit_tasks(count, split, seed, replace(SECOND, oblong=0.0), SIDES[2])
 
 
 def _of(split: str, seed: int) -> tuple[bool, int, str]:

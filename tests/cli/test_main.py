@@ -16,7 +16,7 @@ from blip3o_core.decoding.sampling import MAX_GUIDANCE, Sampling
 from blip3o_core.diffusion.reference_mode import REFERENCE_MODES
 from blip3o_core.editing.masks import MAX_FEATHER
 from blip3o_core.images.preprocess import FITS
-from blip3o_core.tiny import CATEGORIES, DEFAULT_SIDE, SPLITS, evaluation
+from blip3o_core.tiny import CATEGORIES, SPLITS, evaluation
 from blip3o_core.tiny.recipe.stages import STAGES
 from tests.support.paths import TOP
 
@@ -179,7 +179,7 @@ def test_choices_and_defaults_are_the_librarys():
     assert value(str(len(CATEGORIES))) == len(CATEGORIES)
     with pytest.raises(argparse.ArgumentTypeError):
         value(str(len(CATEGORIES) - 1))
-    assert recipe.STAGES == tuple(STAGES) and recipe.SIDES[1] == DEFAULT_SIDE
+    assert recipe.STAGES == tuple(STAGES) and recipe.SIDES == evaluation.SIDES
     assert set(bench.PARTS) == set(parts._work(1.0))
 
 

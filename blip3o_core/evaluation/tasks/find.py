@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import Blip3oError, did_you_mean, shown
 from ..interface import Task
+
+if TYPE_CHECKING:
+    from ...checkpoint import Checkpoint
 
 # Name -> (the module, seen from here, and the function in it that opens the task; what it asks for).
 TASKS: dict[str, tuple[str, str]] = {
@@ -23,16 +27,26 @@ TASKS: dict[str, tuple[str, str]] = {
     "longtext": (".text:open_long_text", "LongText-Bench in English"),
     "longtext-zh": (".text:open_long_text_zh", "LongText-Bench in Chinese"),
 }
+OF_THE_WORLD = ("tiny", "tiny-edits")  # of the bundled model, which has editions
 
 
-def open_task(name: str, data: Path | None = None, options: Mapping[str, str] = {}) -> Task:
+def open_task(
+    name: str, data: Path | None = None, options: Mapping[str, str] = {}, checkpoint: "Checkpoint | None" = None
+) -> Task:
     """A task by its name. `data`: where the benchmark's files are; `options`: the task's own.
+
+    `checkpoint`: of which images will be made. Tasks of the bundled model's world are of its edition unless an option
+    says otherwise.
 
     Raises Blip3oError for an unknown name, data that the task lacks or cannot read, and options that it does not have.
     """
     if name not in TASKS:
         raise Blip3oError(f"There is no task {shown(name, 60)!r}. {did_you_mean(name, list(TASKS)) or known()}")
     module, _, function = TASKS[name][0].partition(":")
+    if checkpoint is not None and name in OF_THE_WORLD:
+        from ...tiny.evaluation import edition_of
+
+        options = {"edition": str(edition_of(checkpoint)), **options}
     return getattr(import_module(module, __package__), function)(data, options)
 
 
