@@ -103,6 +103,10 @@ class PromptEncoder:
             )
         return id
 
+    def is_token(self, word: str) -> bool:
+        """Whether the tokenizer has the word as one token, in exactly this spelling."""
+        return self._plain.token_to_id(word) is not None
+
     def _text(self, text: str) -> list[int]:
         return self._ids(self._plain, text)
 

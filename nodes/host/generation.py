@@ -44,5 +44,5 @@ def describe(tokens: ImageTokens, lm: Language, reference: References | None = N
             for number in missing_image_numbers(prompt, len(reference)):
                 lines.append(f"warning: the prompt mentions image {number}, but only {len(reference)} are connected")
     if lm.is_bundled:
-        lines += [f"warning: {note}" for note in notes.of_prompts(tokens.prompts)]
+        lines += [f"warning: {note}" for note in notes.of_prompts(tokens.prompts, lm.encoder)]
     return "\n".join(lines)

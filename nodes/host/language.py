@@ -102,7 +102,7 @@ class Language(Part):
         features, seeds = self.reference_mode.features, row_seeds(seed, len(prompts))
         request = Request(prompts, seeds, negative_prompt, reference, features, parse_special)
         rows, longest = request.fed(self.encoder, sampling)
-        warnings = notes.of_prompts(prompts) if self.is_bundled else []
+        warnings = notes.of_prompts(prompts, self.encoder) if self.is_bundled else []
         needed = self.decode_bytes(rows, longest + total, not sampling.image_tokens_only)
         with self.loaded(needed) as device:
             rough = RoughRenders(self, self._shown_by, request) if self._shown_by else None

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from PIL import Image
 
 from ...blip3o_core.checkpoint import bundled
+from ...blip3o_core.prompts.encoder import PromptEncoder
 from ...blip3o_core.tiny.scenes.flat import is_flat
 from ...blip3o_core.tiny.scenes.known_words import unknown_words
 
@@ -82,14 +83,14 @@ class Speed:
             self._shown = now
 
 
-def of_prompts(prompts: list[str]) -> list[str]:
-    """Which words the bundled model does not know."""
-    words = list(dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt)))
+def of_prompts(prompts: list[str], encoder: PromptEncoder) -> list[str]:
+    """Which words the bundled model, whose encoder it is, does not know."""
+    words = list(dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt, encoder.is_token)))
     if not words:
         return []
     more = f" and {len(words) - MOST_WORDS} more" if len(words) > MOST_WORDS else ""
     return [
-        f"The bundled model knows shapes and colours only. It does not know: {', '.join(words[:MOST_WORDS])}{more}. "
+        f"The bundled model knows few words. It does not know: {', '.join(words[:MOST_WORDS])}{more}. "
         "For photographs choose a published checkpoint in BLIP3o Loader."
     ]
 
@@ -110,8 +111,8 @@ def of_photographs(images: list[Image.Image]) -> list[str]:
     if not found:
         return []
     return [
-        f"Reference image {' and '.join(found)} looks like a photograph. The bundled model knows flat shapes and "
-        "colours only and will not keep it. To edit photographs choose a published edit checkpoint in BLIP3o Loader."
+        f"Reference image {' and '.join(found)} looks like a photograph. The bundled model knows coloured shapes "
+        "only and will not keep it. To edit photographs choose a published edit checkpoint in BLIP3o Loader."
     ]
 
 

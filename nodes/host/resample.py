@@ -67,7 +67,7 @@ def resample(lm: Language, tokens: ImageTokens, marked: torch.Tensor, seed: int,
         progress = lm.progress(device, len(tokens), passes(marked.flatten(1)))
         written = resample_tokens(lm.network, lm.encoder, anew, progress, compute)
     if lm.is_bundled:
-        notes.tell(notes.of_prompts(written.prompts))
+        notes.tell(notes.of_prompts(written.prompts, lm.encoder))
     return written
 
 
