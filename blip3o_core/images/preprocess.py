@@ -119,6 +119,14 @@ def center_crop(image):
     return image.crop((left, top, left + side, top + side))
 
 
+def limit_aspect(image):
+    """The image, or the middle of one that is longer than MAX_ASPECT times its shorter side."""
+    longest = int(MAX_ASPECT * min(image.size))
+    width, height = (min(side, longest) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
 def resize_to_tensor(image, side: int, resample: str) -> torch.Tensor:
     """(1, side, side, 3) in [0, 1]. `resample`: a name in Pillow's `Image.Resampling`."""
     from PIL import Image

@@ -105,7 +105,8 @@ class TrainingConfig(Settings):
     image_size: Annotated[Count, Field(le=16384)] | None = (
         None  # side in pixels of the images that the latents are made from; None: the model's
     )
-    fit: Literal["crop", "stretch"] = "crop"  # images that are not square: crop to the middle, or stretch
+    # Images that are not square: crop to the middle, stretch, or keep their aspect at about image_size^2 pixels.
+    fit: Literal["crop", "stretch", "keep"] = "crop"
     cache: Folder | None = None  # folder of encoded images; None: <out>/cache
     device: Literal["auto", "cpu"] = "auto"
     workers: Annotated[Count, Field(le=256)] = 2  # threads that read and decode the images of the next steps

@@ -175,7 +175,7 @@ def encoder(world, cache=None, side=64, fit="crop") -> ImageEncoder:
 
 def batches(world, cache=None, **changes) -> Batches:
     config = world.config(**changes)
-    images = encoder(world, cache)
+    images = encoder(world, cache, fit=config.fit)
     return Batches(config, find_items(config.paths), images.checkpoint.prompt_encoder, images)
 
 

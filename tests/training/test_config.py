@@ -37,7 +37,7 @@ REFUSED = {
     "warm-up longer than the run": ({"warmup": 11}, r"warmup is 11; it must not exceed steps \(10\)"),
     "seed below zero": ({"seed": -1}, "seed is -1; it must be 0 or more"),
     "no data": ({"data": []}, "data is .*must not be empty"),
-    "unknown fit": ({"fit": "pad"}, "fit is 'pad'; it must be 'crop' or 'stretch'"),
+    "unknown fit": ({"fit": "pad"}, "fit is 'pad'; it must be 'crop', 'stretch' or 'keep'"),
     "samples of nothing": ({"sample_every": 5}, "sample_every is 5, but sample_prompts is empty"),
     "adapters of nothing": ({"lora": {}}, "Add train.language"),
     "rank of zero": ({"lora": {"rank": 0}, **ADAPTED}, "lora.rank is 0; it must be 1 or more"),

@@ -57,42 +57,49 @@ class Batches:
         self.rows = config.batch * config.accumulation * processes  # of one optimizer step
         for pack in items.packs:
             pack.check(images.checkpoint, images.shape)
-        if processes > 1 and len({pack.shape for pack in items.packs}) > 1:
+        if processes > 1:
+            self._require_one_shape()
+
+    def _require_one_shape(self) -> None:
+        """Raise Blip3oError for data whose latents may have several shapes."""
+        packs, why = self.items.packs, "Processes would then run different numbers of forward passes"
+        if self.images.fit == "keep" and len(packs) < len(self.items.parts):
             raise Blip3oError(
-                "data has packed files with latents of several shapes. Processes would then run different numbers of "
-                "forward passes: train in one process, or on files of one shape."
+                f"fit is 'keep', so latents have several shapes. {why}: train in one process, or use fit 'crop' or "
+                "'stretch'."
+            )
+        if len({pack.shape for pack in packs}) > 1:
+            raise Blip3oError(
+                f"data has packed files with latents of several shapes. {why}: train in one process, or on files of "
+                "one shape."
             )
 
     def microbatches(self, step: int) -> list[Microbatch]:
         """This process's share of one step, one microbatch for each forward pass.
 
-        Rows whose latents have another shape are a microbatch of their own; in one process also those with another
-        number of references, whose prompts are longer.
+        Rows of one pass have latents of one shape, and in one process as many references, which make prompts longer.
+        Where all rows are alike, passes are consecutive rows.
         """
         return self.finish(self.prepare(step))
 
-    def prepare(self, step: int) -> "list[_Rows | list[Microbatch]]":
+    def prepare(self, step: int) -> "list[_Rows | Microbatch]":
         """All of a step that needs no network; any thread may do it."""
         size = self.config.batch
         firsts = [(k * self.processes + self.process) * size for k in range(self.config.accumulation)]
-        return [self._prepare(step, range(first, first + size)) for first in firsts]
+        looked = self._look(step, [first + row for first in firsts for row in range(size)])
+        passes = looked.divided(size, by_references=self.processes == 1)
+        return [one if any(isinstance(item, Pending) for item in one.items) else self._collate(one) for one in passes]
 
-    def finish(self, prepared: "list[_Rows | list[Microbatch]]") -> list[Microbatch]:
+    def finish(self, prepared: "list[_Rows | Microbatch]") -> list[Microbatch]:
         """Encode the images that are not in the cache, in their order."""
-        found = (self._collate_all(one) if isinstance(one, _Rows) else one for one in prepared)
-        return [microbatch for several in found for microbatch in several]
+        return [self._collate(one) if isinstance(one, _Rows) else one for one in prepared]
 
-    def _prepare(self, step: int, rows: range) -> "_Rows | list[Microbatch]":
+    def _look(self, step: int, rows: list[int]) -> "_Rows":
         items = [self.items[self.order.index(step * self.rows + row)] for row in rows]
-        shapes = [item.pack.shape if isinstance(item, PackedItem) else self.images.shape for item in items]
-        random = [row_randomness(self.config.seed, step, row, shape) for row, shape in zip(rows, shapes, strict=True)]
+        looked = [item.look(self.images) for item in items]
+        random = [row_randomness(self.config.seed, step, row, one.shape) for row, one in zip(rows, looked, strict=True)]
         captions = [_caption(item, one.caption) for item, one in zip(items, random, strict=True)]
-        found = _Rows([item.look(self.images) for item in items], captions, random, shapes)
-        return found if any(isinstance(one, Pending) for one in found.items) else self._collate_all(found)
-
-    def _collate_all(self, rows: "_Rows") -> list[Microbatch]:
-        kinds = rows.shapes if self.processes > 1 else rows.kinds
-        return [self._collate(rows.of_kind(kinds, kind)) for kind in dict.fromkeys(kinds)]
+        return _Rows(looked, captions, random)
 
     def _collate(self, rows: "_Rows") -> Microbatch:
         encoded = [one.encode(self.images) if isinstance(one, Pending) else one for one in rows.items]
@@ -110,23 +117,28 @@ class Batches:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of one forward pass before they are put together."""
+    """Rows before they are put together."""
 
     items: list[EncodedItem | Pending]
     captions: list[str | None]
     random: list[RowRandomness]
-    shapes: list[tuple[int, int, int]]  # of the latents
 
-    @property
-    def kinds(self) -> list[tuple]:
-        """Shape and number of references of every row."""
-        return [(shape, item.num_references) for shape, item in zip(self.shapes, self.items, strict=True)]
+    def divided(self, most: int, by_references: bool) -> "list[_Rows]":
+        """Groups of at most `most` rows whose latents have one shape; `by_references`: and as many references."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row, item in enumerate(self.items):
+            groups.setdefault((*item.shape, item.num_references * by_references), []).append(row)
+        return [
+            self._chosen(group[first : first + most])
+            for group in groups.values()
+            for first in range(0, len(group), most)
+        ]
 
-    def of_kind(self, kinds: list[tuple], kind: tuple) -> "_Rows":
-        """The rows whose entry of `kinds` is `kind`."""
-        chosen = [row for row, own in enumerate(kinds) if own == kind]
+    def _chosen(self, rows: list[int]) -> "_Rows":
         return _Rows(
-            *([values[row] for row in chosen] for values in (self.items, self.captions, self.random, self.shapes))
+            [self.items[row] for row in rows],
+            [self.captions[row] for row in rows],
+            [self.random[row] for row in rows],
         )
 
 

@@ -18,6 +18,12 @@ class EncodedItem:
     reference_latents: torch.Tensor | None = None  # (R, C, h, w) float32, scaled
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of the latents."""
+        channels, rows, columns = self.latents.shape
+        return channels, rows, columns
+
+    @property
     def num_references(self) -> int:
         return 0 if self.references is None else len(self.references)
 

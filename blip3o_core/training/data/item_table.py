@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...errors import Blip3oError
 from .captions import Captions, Groups, Texts
 from .encoded import EncodedItem, assemble
 from .image_source import HeldImage, ImageSource
-from .latent_cache import Pixels
+from .latent_cache import Encoded, Pixels, Shape
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Item:
     def look(self, images) -> "EncodedItem | Pending":
         """What `images`, an ImageEncoder, has of the item without its networks. Any thread may call it."""
         found = Pending([images.look(one) for one in (self.image, *self.references)])
+        self._check_shapes(found.shapes)
         return found if any(isinstance(one, Pixels) for one in found.parts) else found.encode(images)
 
     def encode(self, images) -> EncodedItem:
@@ -35,16 +37,37 @@ class Item:
         found = self.look(images)
         return found if isinstance(found, EncodedItem) else found.encode(images)
 
+    def _check_shapes(self, shapes: list[Shape]) -> None:
+        """Raise Blip3oError for a reference that stands beside an image of another shape."""
+        for reference, shape in zip(self.references, shapes[1:], strict=True):
+            if shape != shapes[0]:
+                (_, *own), (_, *other) = shapes[0], shape
+                raise Blip3oError(
+                    f"{self.name} has latents of {own[0]} x {own[1]} cells and its reference {reference.name} of "
+                    f"{other[0]} x {other[1]}. With fit 'keep' references must have the image's aspect. Crop them, or "
+                    "use fit 'crop' or 'stretch'."
+                )
+
 
 @dataclass(frozen=True)
 class Pending:
     """An item with images that were read and are not encoded yet."""
 
-    parts: list  # of the image and its references
+    parts: "list[Encoded | Pixels]"  # of the image and its references
 
     @property
     def num_references(self) -> int:
         return len(self.parts) - 1
+
+    @property
+    def shape(self) -> Shape:
+        """Of the image's latents."""
+        return self.shapes[0]
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Of the latents of the image and of its references."""
+        return [one.shape if isinstance(one, Pixels) else tuple(one[1].shape) for one in self.parts]
 
     def encode(self, images) -> EncodedItem:
         return assemble([images.finish(one) for one in self.parts])

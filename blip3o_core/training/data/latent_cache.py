@@ -20,7 +20,7 @@ from ...checks import require_finite
 from ...errors import Blip3oError
 from ...files import atomic_write, naming_failures
 from ...images import reader
-from ...images.preprocess import center_crop, resize_to_tensor
+from ...images.preprocess import center_crop, limit_aspect, resize_to_tensor, vae_input
 from ...models import autoencoder
 from ...weights.digest import digest_of
 from .image_source import REMEDY, HeldImage, ImageSource
@@ -28,6 +28,7 @@ from .image_source import REMEDY, HeldImage, ImageSource
 _KEY = 32  # bytes
 _IDLE_STEPS = 200  # without an image to encode, until the networks leave the device
 Encoded = tuple[torch.Tensor, torch.Tensor]  # codes (T,) int64, scaled latents (C, h, w) float32
+Shape = tuple[int, int, int]  # of latents: channels, rows, columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +39,14 @@ class Pixels:
     key: str
     for_codes: torch.Tensor  # (1, 3, H, W) in [-1, 1]
     for_latents: torch.Tensor  # (1, H, W, 3) in [0, 1]
+    shape: Shape  # of the latents that it will have
 
 
 class ImageEncoder:
     """Images -> codes and latents on the CPU.
 
     `look` reads, decodes and resizes, in any thread; `finish` runs the networks, which load when they are needed.
+    `shape` is that of a square image's latents; with the fit `keep` others have other rows and columns.
     """
 
     def __init__(self, checkpoint: Checkpoint, folder: Path, side: int, fit: str, device: torch.device):
@@ -56,11 +59,12 @@ class ImageEncoder:
         self.checkpoint, self.folder, self.side, self.fit, self.device = checkpoint, folder, side, fit, device
         checkpoint.validate()
         encoders = [checkpoint.parts[part] for part in (IMAGE_TOKENIZER, AUTOENCODER)]
-        settings = (side, fit, checkpoint.image_tokenizer_config, sorted(checkpoint.autoencoder_config.items()))
+        # The sides of an image that keeps its aspect are multiples of what the transformer takes.
+        framing = (fit, checkpoint.latent_multiple) if fit == "keep" else fit
+        settings = (side, framing, checkpoint.image_tokenizer_config, sorted(checkpoint.autoencoder_config.items()))
         identity = [reader.VERSION, settings, *map(digest_of, encoders)]
         self.identity = hashlib.sha256(repr(identity).encode()).hexdigest()
-        cells = side // autoencoder.compression(checkpoint.autoencoder_config)
-        self.shape = (checkpoint.autoencoder_config["latent_channels"], cells, cells)
+        self.shape = self._shape(side, side)
         self._keys = _Keys()
         self._tokenizer = self._autoencoder = None
         self._idle = 0  # steps in a row that encoded nothing
@@ -113,6 +117,12 @@ class ImageEncoder:
             self._tokenizer = self.checkpoint.load_image_tokenizer().to(self.device)
         return self._tokenizer
 
+    def _shape(self, width: int, height: int) -> Shape:
+        """Of the latents of an image of these pixels."""
+        config = self.checkpoint.autoencoder_config
+        pixels = autoencoder.compression(config)
+        return config["latent_channels"], height // pixels, width // pixels
+
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key[2:]}.safetensors"
 
@@ -128,17 +138,22 @@ class ImageEncoder:
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return None
         same = hashlib.sha256(data[start:]).hexdigest() == digest and codes.ndim == 1
-        if not same or latents.shape != self.shape or (codes.dtype, latents.dtype) != (torch.int32, torch.float32):
+        same = same and (codes.dtype, latents.dtype) == (torch.int32, torch.float32)
+        fits = latents.ndim == 3 if self.fit == "keep" else latents.shape == self.shape
+        if not same or not fits:
             return None
         return codes.long(), latents
 
     def _pixels(self, name: str, key: str, data: bytes) -> Pixels:
         image = reader.read_image(data, name, REMEDY).on_white()
-        if self.fit == "crop":
-            image = center_crop(image)
+        image = center_crop(image) if self.fit == "crop" else limit_aspect(image) if self.fit == "keep" else image
         side = self.checkpoint.image_tokenizer_config.image_size or self.side
         seen = resize_to_tensor(image, side, "BICUBIC").movedim(-1, 1) * 2 - 1
-        return Pixels(name, key, seen, resize_to_tensor(image, self.side, "BILINEAR"))
+        if self.fit == "keep":  # as the references of an edit whose fit is `stretch`
+            whole = vae_input(image, "stretch", self.side, self.checkpoint.latent_multiple)
+        else:
+            whole = resize_to_tensor(image, self.side, "BILINEAR")
+        return Pixels(name, key, seen, whole, self._shape(whole.shape[2], whole.shape[1]))
 
     @torch.no_grad()
     def _encode(self, pixels: Pixels) -> Encoded:
