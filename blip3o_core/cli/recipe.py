@@ -25,6 +25,8 @@ STAGES = (
     "latents",
     "release",
 )
+# Of the second edition, in its order
+SECOND_STAGES = (*STAGES[: STAGES.index("instruct")], "latents", "grpo", "release")
 SIDES = {1: 64, 2: 128}  # pixels, by edition
 
 
@@ -165,10 +167,14 @@ def run_tiny(arguments: argparse.Namespace) -> None:
         _print_quick(quick.run(quick.Quick(out, print_entry, arguments.share)))
         return
     out = arguments.out or Path("runs/tiny" if arguments.edition == 1 else f"runs/tiny-{arguments.edition}")
+    stages_of_edition = STAGES if arguments.edition == 1 else SECOND_STAGES
+    foreign = [stage for stage in arguments.stages if stage not in stages_of_edition]
+    if foreign:
+        raise UsageError(f"The second edition has no stage {foreign[0]}. Its stages are {', '.join(SECOND_STAGES)}.")
     if arguments.start and arguments.edition == 1:
         raise UsageError("--start is of the second edition. Leave it out, or add --edition 2.")
     recipe = stages.Recipe(out, print_entry, arguments.share, arguments.edition, arguments.start)
-    for stage in arguments.stages or STAGES:
+    for stage in arguments.stages or stages_of_edition:
         numbers = stages.run(stage, recipe)
         print(f"{stage}: " + "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()), flush=True)
 

@@ -30,9 +30,15 @@ def test_stages_run_in_the_order_asked_for(ran, tmp_path, capsys):
     assert capsys.readouterr().out == "joint: mean 0.500\ngrpo: mean 0.500\n"
     assert main(["recipe", "tiny"]) == 0
     assert ran[2:] == [(stage, Path("runs/tiny"), 1.0) for stage in recipe.STAGES]
+    ran.clear()
+    assert main(["recipe", "tiny", "--edition=2"]) == 0
+    assert ran == [(stage, Path("runs/tiny-2"), 1.0) for stage in recipe.SECOND_STAGES]
 
 
-@pytest.mark.parametrize("words", [["painting"], ["--quick", "joint"], ["--share=0"]], ids=" ".join)
+MISTAKES = (["painting"], ["--quick", "joint"], ["--share=0"], ["--edition=2", "instruct"], ["--start=folder"])
+
+
+@pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
 def test_a_mistake_is_said_before_anything_is_trained(words, ran, capsys):
     """Catches hours of training of the wrong thing."""
     assert main(["recipe", "tiny", *words]) == 2 and not ran

@@ -8,6 +8,9 @@ joint  instruct                 the general trainer, each from the checkpoint be
 grpo                            reinforcement learning; a branch that is measured, and that no later stage starts from
 edit_language  edit  latents    from instruct: the language model alone on edits, then all parts, then all parts but it
 release                         the bundled checkpoint, from latents
+
+In the second edition `language` and `joint` learn edits and free phrasings too, so that it needs no `instruct`,
+`edit_language` and `edit`, and `grpo` is no branch: latents from joint, grpo from latents, release from grpo.
 """
 
 import json
@@ -227,8 +230,19 @@ def _divided_rates(divisor: float) -> dict[str, float]:
 
 
 def _joint(recipe: Recipe) -> None:
-    checkpoint = recipe.start_checkpoint().folder
-    recipe.train_jointly("joint", checkpoint, ["captions", "weak"], 900, RATES)
+    checkpoint = recipe.start_checkpoint()
+    if recipe.edition == 1:
+        return recipe.train_jointly("joint", checkpoint.folder, ["captions", "weak"], 900, RATES)
+    packs, rates = ["captions", "weak", "phrasings", "edits", "edits"], {**RATES, "reference_cross": 2e-3}
+    recipe.train_jointly("joint", _with_references(recipe, checkpoint, "joint"), packs, 700, rates)
+
+
+def _with_references(recipe: Recipe, source: Checkpoint, stage: str) -> Path:
+    """The folder of a copy of `source` whose SANA takes references both ways."""
+    start = recipe.out / f"{stage}-start"
+    shutil.rmtree(start, ignore_errors=True)
+    add_references(source, start, cross=True, noise=True)
+    return start
 
 
 def _instruct(recipe: Recipe) -> None:
@@ -240,7 +254,7 @@ def _instruct(recipe: Recipe) -> None:
 def _edit_language(recipe: Recipe) -> None:
     start, folder = recipe.out / "edit_language-start", recipe.out / "edit_language"
     if not folder.is_dir():
-        edit_language.add_layer(open_checkpoint(recipe.last_checkpoint("instruct")), start, recipe.edition > 1)
+        edit_language.add_layer(open_checkpoint(recipe.last_checkpoint("instruct")), start)
     settings = recipe.settings(recipe.full("edit_language", edit_language.SETTINGS))
     source, edits = open_checkpoint(start), recipe.pack_paths("edits")
     images = [path for name in ("weak", "phrasings") for path in recipe.pack_paths(name)]
@@ -259,10 +273,7 @@ def _edit_codes_gate(recipe: Recipe) -> dict[str, float]:
 
 def _edit(recipe: Recipe) -> None:
     """Train all parts on edits. Half of the rows stay text to image: with fewer, the model forgets it."""
-    source = open_checkpoint(recipe.last_checkpoint("edit_language"))
-    start = recipe.out / "edit-start"
-    shutil.rmtree(start, ignore_errors=True)
-    add_references(source, start, cross=True, noise=True)
+    start = _with_references(recipe, open_checkpoint(recipe.last_checkpoint("edit_language")), "edit")
     packs, rates = ["edits", "edits", "weak", "phrasings"], {**_divided_rates(2), "reference_cross": 5e-4}
     recipe.train_jointly("edit", start, packs, 300, rates, seed=2)
 
@@ -271,7 +282,8 @@ def _latents(recipe: Recipe) -> None:
     """Train all parts but the language model, which could only forget: references are used by the diffusion."""
     packs = ["edits", "edits", "edits", "weak"]
     rates = {part: rate for part, rate in RATES.items() if part != "language"} | {"reference_cross": 2e-3}
-    recipe.train_jointly("latents", recipe.last_checkpoint("edit"), packs, 700, rates, seed=4)
+    before = "edit" if recipe.edition == 1 else "joint"
+    recipe.train_jointly("latents", recipe.last_checkpoint(before), packs, 700, rates, seed=4)
 
 
 def _edit_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
@@ -281,7 +293,7 @@ def _edit_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
 def _grpo(recipe: Recipe) -> None:
     folder = recipe.out / "grpo"
     settings = (grpo.TinyGrpoSettings if recipe.edition == 1 else grpo.SecondGrpoSettings)(
-        checkpoint=str(recipe.last_checkpoint("instruct")), out=str(folder), updates=recipe.steps(140),
+        checkpoint=str(recipe.last_checkpoint("instruct" if recipe.edition == 1 else "latents")), out=str(folder), updates=recipe.steps(140),
         rewards=(RewardSettings(name="tiny"),), lr=5e-4, kl=0.02, top_p=1, frozen=(),
     )  # fmt: skip
     train_by_rewards(settings, folder.is_dir(), Watch(recipe.stage_report("grpo")))
@@ -290,7 +302,8 @@ def _grpo(recipe: Recipe) -> None:
 def _release(recipe: Recipe) -> None:
     # The second edition replaces the bundled model only by hand, when it is better on every row.
     whole = recipe.share >= 1 and recipe.edition == 1
-    release.release(recipe.last_checkpoint("latents"), BUNDLED if whole else recipe.out / "released")
+    last = "latents" if recipe.edition == 1 else "grpo"
+    release.release(recipe.last_checkpoint(last), BUNDLED if whole else recipe.out / "released")
 
 
 def _image_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
