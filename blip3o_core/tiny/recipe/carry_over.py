@@ -25,11 +25,12 @@ def carry_over(source: Checkpoint, target: Checkpoint, sizes: Sizes) -> dict[str
     `source` has the first edition's codes, or those of `sizes`. Raises Blip3oError for another model.
     """
     old_sizes = FIRST_EDITION if source.vocabulary.num_codes == FIRST_EDITION.codes else sizes
-    if source.vocabulary.num_codes != old_sizes.codes or source.config["num_hidden_layers"] != LANGUAGE_LAYERS + 1:
+    codes, layers = source.vocabulary.num_codes, source.config["num_hidden_layers"]
+    if codes != old_sizes.codes or layers != LANGUAGE_LAYERS + 1:
         raise Blip3oError(
-            f"{source.folder} has {source.vocabulary.num_codes:,} codes and {source.config['num_hidden_layers']} layers. "
-            f"--start takes a bundled model: {FIRST_EDITION.codes:,} or {sizes.codes:,} codes and {LANGUAGE_LAYERS + 1} "
-            "layers. Give another folder, or leave --start out."
+            f"{source.folder} has {codes:,} codes and {layers} layers. --start takes a bundled model: "
+            f"{FIRST_EDITION.codes:,} or {sizes.codes:,} codes and {LANGUAGE_LAYERS + 1} layers. Give another folder, or "
+            "leave --start out."
         )
     tensors = {name: t.float() for name, t in source.load_language(torch.float32).state_dict().items()}
     tensors = {name: t for name, t in tensors.items() if "connector" not in name}

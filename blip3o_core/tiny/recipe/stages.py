@@ -291,9 +291,9 @@ def _edit_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
 
 
 def _grpo(recipe: Recipe) -> None:
-    folder = recipe.out / "grpo"
+    folder, before = recipe.out / "grpo", "instruct" if recipe.edition == 1 else "latents"
     settings = (grpo.TinyGrpoSettings if recipe.edition == 1 else grpo.SecondGrpoSettings)(
-        checkpoint=str(recipe.last_checkpoint("instruct" if recipe.edition == 1 else "latents")), out=str(folder), updates=recipe.steps(140),
+        checkpoint=str(recipe.last_checkpoint(before)), out=str(folder), updates=recipe.steps(140),
         rewards=(RewardSettings(name="tiny"),), lr=5e-4, kl=0.02, top_p=1, frozen=(),
     )  # fmt: skip
     train_by_rewards(settings, folder.is_dir(), Watch(recipe.stage_report("grpo")))
