@@ -29,8 +29,8 @@ def carry_over(source: Checkpoint, target: Checkpoint, sizes: Sizes) -> dict[str
     if codes != old_sizes.codes or layers != LANGUAGE_LAYERS + 1:
         raise Blip3oError(
             f"{source.folder} has {codes:,} codes and {layers} layers. --start takes a bundled model: "
-            f"{FIRST_EDITION.codes:,} or {sizes.codes:,} codes and {LANGUAGE_LAYERS + 1} layers. Give another folder, or "
-            "leave --start out."
+            f"{FIRST_EDITION.codes:,} or {sizes.codes:,} codes and {LANGUAGE_LAYERS + 1} layers. Give another folder, "
+            "or leave --start out."
         )
     tensors = {name: t.float() for name, t in source.load_language(torch.float32).state_dict().items()}
     tensors = {name: t for name, t in tensors.items() if "connector" not in name}
