@@ -10,23 +10,37 @@ from .arguments import number, png_file, positive, seed, whole
 from .common import CANCELLED_ONE, needs_extra, print_entry, report
 from .parser import UsageError
 
-STAGES = (
-    "autoencoder",
-    "image_tokenizer",
-    "language",
-    "renderer",
-    "connector",
-    "data",
-    "joint",
-    "instruct",
-    "grpo",
-    "edit_language",
-    "edit",
-    "latents",
-    "release",
-)
-# Of the second edition, in its order
-SECOND_STAGES = (*STAGES[: STAGES.index("instruct")], "latents", "grpo", "release")
+# By edition, in the order in which they run
+STAGES = {
+    1: (
+        "autoencoder",
+        "image_tokenizer",
+        "language",
+        "renderer",
+        "connector",
+        "data",
+        "joint",
+        "instruct",
+        "grpo",
+        "edit_language",
+        "edit",
+        "latents",
+        "release",
+    ),
+    2: (
+        "autoencoder",
+        "decoder",
+        "image_tokenizer",
+        "language",
+        "renderer",
+        "connector",
+        "data",
+        "joint",
+        "latents",
+        "grpo",
+        "release",
+    ),
+}
 SIDES = {1: 64, 2: 128}  # pixels, by edition
 
 
@@ -87,8 +101,9 @@ def _add_tiny(recipes) -> None:
         epilog="docs/tiny.md has the order of the stages, their times and their numbers. Stages that do not need each "
         "other can run at the same time, each in a process of its own.",
     )
+    stages = "; with --edition 2: ".join(", ".join(one) for one in STAGES.values())
     parser.add_argument(
-        "stages", nargs="*", type=_stage, metavar="STAGE", help=f"{', '.join(STAGES)} (default: all, in this order)"
+        "stages", nargs="*", type=_stage, metavar="STAGE", help=f"{stages} (default: all, in this order)"
     )
     parser.add_argument(
         "--out",
@@ -129,8 +144,9 @@ def _add_tiny(recipes) -> None:
 
 def _stage(text: str) -> str:
     """The type of a STAGE: argparse refuses `choices` for an argument that may be left out."""
-    if text not in STAGES:
-        raise argparse.ArgumentTypeError(f"unknown stage {text!r}; the stages are {', '.join(STAGES)}")
+    known = tuple(dict.fromkeys((*STAGES[1], *STAGES[2])))
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"unknown stage {text!r}; the stages are {', '.join(known)}")
     return text
 
 
@@ -167,14 +183,14 @@ def run_tiny(arguments: argparse.Namespace) -> None:
         _print_quick(quick.run(quick.Quick(out, print_entry, arguments.share)))
         return
     out = arguments.out or Path("runs/tiny" if arguments.edition == 1 else f"runs/tiny-{arguments.edition}")
-    stages_of_edition = STAGES if arguments.edition == 1 else SECOND_STAGES
-    foreign = [stage for stage in arguments.stages if stage not in stages_of_edition]
+    own = STAGES[arguments.edition]
+    foreign = [stage for stage in arguments.stages if stage not in own]
     if foreign:
-        raise UsageError(f"The second edition has no stage {foreign[0]}. Its stages are {', '.join(SECOND_STAGES)}.")
+        raise UsageError(f"Edition {arguments.edition} has no stage {foreign[0]}. Its stages are {', '.join(own)}.")
     if arguments.start and arguments.edition == 1:
         raise UsageError("--start is of the second edition. Leave it out, or add --edition 2.")
     recipe = stages.Recipe(out, print_entry, arguments.share, arguments.edition, arguments.start)
-    for stage in arguments.stages or stages_of_edition:
+    for stage in arguments.stages or own:
         numbers = stages.run(stage, recipe)
         print(f"{stage}: " + "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()), flush=True)
 

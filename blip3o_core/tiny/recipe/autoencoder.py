@@ -2,6 +2,9 @@
 
 Most of every image is flat background. A loss of mostly squared error and edges keeps it from dominating the gradient.
 Noise is added to the latents in training, because the decoder will get latents from a diffusion model.
+
+In the second edition the decoder is then refined alone, as the last of DC-AE's own three phases does (arXiv 2410.10733,
+section 3.3), with more words and textures. Latents do not change, so that it may run beside the stages that use them.
 """
 
 from collections.abc import Iterable
@@ -16,7 +19,7 @@ from ...seeds import seeded
 from ..judge.judge import textured_pixels
 from ..scenes.rasterize import rasterize
 from ..scenes.textures import SOLID
-from ..scenes.world import Scene, World
+from ..scenes.world import TEXT, Scene, World
 from . import model_config
 from .gates import accuracy_by_category, held_back_scenes
 from .loop import FitSettings, Report, fit, random_integers, seeded_init
@@ -25,6 +28,8 @@ from .quick_world import make_scene
 WORLD = World(low_contrast=False, coloured=0.45)
 RESCALE_IMAGES = 512
 SETTINGS = FitSettings(steps=1200, lr=2.5e-3, muon=0.02, batch=32)
+_EXCLUDED = ("conv_in.", "conv_out.")
+REFINED = FitSettings(steps=1500, lr=1e-3, muon=0.01, batch=24, ema_decay=0.995)
 
 
 def pixels(scenes, side: int = model_config.SIDE) -> torch.Tensor:
@@ -56,6 +61,25 @@ def train(folder: Path, settings: FitSettings = SETTINGS, report: Report | None 
     with seeded_init(settings.seed):
         network = autoencoder.build(model_config.autoencoder_config(sizes=sizes))
 
+    fit(network, _round_trip_loss(network, settings, world), settings, folder, _EXCLUDED, report)
+    return rescale(network, world)
+
+
+def refine_decoder(network, folder: Path, settings: FitSettings, report: Report | None, world: World):
+    """Train the decoder of `network` and leave the encoder as it is."""
+    network.encoder.requires_grad_(False)
+    network.decoder.requires_grad_(True)
+    total = sum(weight for _, weight in world.weights)
+    weights = tuple((name, total / 2 if name == TEXT else weight) for name, weight in world.weights)
+    world = replace(world, weights=weights, textured=max(world.textured, 0.8))
+    fit(network, _round_trip_loss(network, settings, world), settings, folder, _EXCLUDED, report)
+    return network
+
+
+def _round_trip_loss(network, settings: FitSettings, world: World):
+    """The loss of images after encoding and decoding, as `fit` asks for it."""
+    side = model_config.sizes_of(world).side
+
     def loss(step: int, generator: torch.Generator):
         indices = random_integers(generator, 2**40, settings.batch)
         scenes = [make_scene(0, "train", index, world) for index in indices]
@@ -64,7 +88,7 @@ def train(folder: Path, settings: FitSettings = SETTINGS, report: Report | None 
         return value, {"mse": sum(share * error for share, (_, error) in parts)}
 
     def group_loss(scenes: list[Scene], generator: torch.Generator) -> tuple[torch.Tensor, float]:
-        true = pixels(scenes, sizes.side)
+        true = pixels(scenes, side)
         latents = network.encode(true).latent
         scale = latents.detach().float().std()
         noise = torch.randn(latents.shape, generator=generator) * scale * 0.05
@@ -73,8 +97,7 @@ def train(folder: Path, settings: FitSettings = SETTINGS, report: Report | None 
         size = (latents.float().square().mean() - 1).square()
         return image_loss(made, true) + 0.01 * size, (made.float() - true).square().mean().item()
 
-    fit(network, loss, settings, folder, ("conv_in.", "conv_out."), report)
-    return rescale(network, world)
+    return loss
 
 
 @torch.no_grad()

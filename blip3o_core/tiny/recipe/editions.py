@@ -15,15 +15,14 @@ EDITIONS = (1, 2)
 # Of FitSettings, by stage of the second edition
 CHANGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "autoencoder": {"steps": 2400, "batch": 24},
+        "autoencoder": {"steps": 3400, "batch": 24},
         "image_tokenizer": {"steps": 2600},
         "language": {"steps": 4400},
-        "renderer": {"steps": 3200},
+        "renderer": {"steps": 1500},
         "connector": {"steps": 600},
-        "edit_language": {"steps": 3600},
     }
 )
-CONTINUED = {"steps": 2000, "lr": 1e-3, "muon": 0.012}  # of `language` from another model
+CONTINUED = {"steps": 1400, "lr": 1e-3, "muon": 0.012}  # of `language` from another model
 _WORDS = 0.16  # share of scenes with words
 
 

@@ -1,6 +1,7 @@
 """The stages in order: what each needs, what it writes, and the gate after it.
 
 autoencoder  image_tokenizer    the two encoders; need nothing
+decoder                         of the second edition: the autoencoder's decoder alone, before joint
 language                        needs nothing: the true codes of a scene are known
 renderer                        needs the autoencoder
 connector  data                 need all of these
@@ -174,9 +175,24 @@ class Stage:
 
 
 def _autoencoder(recipe: Recipe) -> None:
-    network = recipe.train(autoencoder, "autoencoder")
+    _save_autoencoder(recipe, recipe.train(autoencoder, "autoencoder"))
+
+
+def _decoder(recipe: Recipe) -> None:
+    network = recipe.start_checkpoint().load_autoencoder(torch.float32)
+    settings, world = recipe.settings(autoencoder.REFINED), recipe.world(autoencoder.WORLD)
+    autoencoder.refine_decoder(network, recipe.out / "decoder", settings, recipe.report, world)
+    _save_autoencoder(recipe, network)
+
+
+def _save_autoencoder(recipe: Recipe, network) -> None:
     tensors = {VAE + name: tensor for name, tensor in network.state_dict().items()}
     save_part(recipe.out, "autoencoder", tensors, {"scaling_factor": str(network.config.scaling_factor)})
+
+
+def _round_trip_gate(recipe: Recipe) -> dict[str, float]:
+    network = recipe.start_checkpoint().load_autoencoder()
+    return autoencoder.gate(network, world=recipe.world(autoencoder.WORLD))
 
 
 def _image_tokenizer(recipe: Recipe) -> None:
@@ -323,14 +339,8 @@ def _no_gate(recipe: Recipe) -> dict[str, float]:
 
 
 STAGES = {
-    "autoencoder": Stage(
-        _autoencoder,
-        lambda recipe: autoencoder.gate(
-            recipe.start_checkpoint().load_autoencoder(), world=recipe.world(autoencoder.WORLD)
-        ),
-        "mean",
-        0.97,
-    ),
+    "autoencoder": Stage(_autoencoder, _round_trip_gate, "mean", 0.9),
+    "decoder": Stage(_decoder, _round_trip_gate, "mean", 0.97),
     "image_tokenizer": Stage(
         _image_tokenizer,
         lambda recipe: image_tokenizer.gate(
