@@ -57,6 +57,18 @@ def second_edit_tasks(count: int, split: str, seed: int) -> list[Task]:
     return edit_tasks(count, split, seed, replace(SECOND, oblong=0.0), SIDES[2])
 
 
+def second_all_tasks(count: int, split: str, seed: int) -> list[Task]:
+    """Both, one of each category and then one of each kind of edit: what is learnt of one must not cost the other."""
+    categories, kinds = len(SECOND.categories), len(edit_kinds(SECOND))
+    rounds = -(-count // (categories + kinds))
+    images = second_image_tasks(rounds * categories, split, seed)
+    edits = second_edit_tasks(rounds * kinds, split, seed)
+    found: list[Task] = []
+    for turn in range(rounds):
+        found += images[turn * categories : (turn + 1) * categories] + edits[turn * kinds : (turn + 1) * kinds]
+    return found[:count]
+
+
 def _of(split: str, seed: int) -> tuple[bool, int, str]:
     """(whether captions are plain, the seed of the scenes, their split)."""
     held_out = split == "held_out"

@@ -54,6 +54,14 @@ class SecondEditGrpoSettings(TinyEditGrpoSettings):
     prompts: Group = len(EDIT_KINDS) + 1
 
 
+class SecondAllGrpoSettings(SecondGrpoSettings):
+    """The same for images and edits together: the last stage of the second edition's recipe."""
+
+    tasks: Folder = "tiny-2-all"
+    held_out: HeldOutTasks = 320
+    prompts: Group = len(CATEGORIES) + 1 + len(EDIT_KINDS) + 1
+
+
 def variant(content: dict[str, Any]) -> type[GrpoSettings]:
     """The class of settings with the defaults for the tasks that a settings file names."""
     kinds = {
@@ -61,5 +69,6 @@ def variant(content: dict[str, Any]) -> type[GrpoSettings]:
         "tiny-edits": TinyEditGrpoSettings,
         "tiny-2": SecondGrpoSettings,
         "tiny-2-edits": SecondEditGrpoSettings,
+        "tiny-2-all": SecondAllGrpoSettings,
     }
     return kinds.get(str(content.get("tasks")), GrpoSettings)

@@ -32,6 +32,7 @@ from ...pipeline import Pipeline
 from ...rewards.settings import RewardSettings
 from ...training.config import TrainingConfig
 from ...training.edit_checkpoint import add_references
+from ...training.grpo.settings import GrpoSettings
 from ...training.grpo.train import train as train_by_rewards
 from ...training.save import save_checkpoint
 from ...training.trainer import train as train_jointly
@@ -307,11 +308,15 @@ def _edit_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
 
 
 def _grpo(recipe: Recipe) -> None:
-    folder, before = recipe.out / "grpo", "instruct" if recipe.edition == 1 else "latents"
-    settings = (grpo.TinyGrpoSettings if recipe.edition == 1 else grpo.SecondGrpoSettings)(
-        checkpoint=str(recipe.last_checkpoint(before)), out=str(folder), updates=recipe.steps(140),
-        rewards=(RewardSettings(name="tiny"),), lr=5e-4, kl=0.02, top_p=1, frozen=(),
-    )  # fmt: skip
+    folder, updates = recipe.out / "grpo", recipe.steps(140)
+    if recipe.edition == 1:
+        settings: GrpoSettings = grpo.TinyGrpoSettings(
+            checkpoint=str(recipe.last_checkpoint("instruct")), out=str(folder), updates=updates,
+            rewards=(RewardSettings(name="tiny"),), lr=5e-4, kl=0.02, top_p=1, frozen=(),
+        )  # fmt: skip
+    else:
+        checkpoint = str(recipe.last_checkpoint("latents"))
+        settings = grpo.SecondAllGrpoSettings(checkpoint=checkpoint, out=str(folder), updates=updates)
     train_by_rewards(settings, folder.is_dir(), Watch(recipe.stage_report("grpo")))
 
 
