@@ -12,7 +12,7 @@ from ...prompts.tokenizer_file import read_tokenizer
 from ...seeds import seeded
 from ..scenes.world import COLOURS
 from . import init
-from .model_config import FIRST_EDITION, LANGUAGE_LAYERS, Sizes
+from .model_config import FIRST_EDITION, LANGUAGE_LAYERS, LETTER_IDS, Sizes
 from .oracle_codes import FIRST_OBJECT, codebook, piece_ids, used_codes
 
 _EMBEDDING = "model.embed_tokens.weight"
@@ -61,6 +61,8 @@ def _embeddings(source, target, old_sizes, sizes, old: torch.Tensor, start: torc
     codes = mean + book @ fit + noise
     codes[list(known)] = learnt
     fresh[first : first + sizes.codes] = codes
+    if sizes != old_sizes:
+        fresh[LETTER_IDS] = old[LETTER_IDS].mean(0) + init.letters(codes, sizes)
     return fresh
 
 

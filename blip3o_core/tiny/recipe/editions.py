@@ -23,15 +23,16 @@ CHANGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 CONTINUED = {"steps": 1400, "lr": 1e-3, "muon": 0.012}  # of `language` from another model
-_WORDS = 0.16  # share of scenes with words
+WORDS = 0.16  # share of scenes with words; more of them where words are to be learnt
+MANY_WORDS = 0.35
 
 
-def world_of(world: World, edition: int) -> World:
+def world_of(world: World, edition: int, words: float = WORDS) -> World:
     """The first edition's world of a stage -> that of this edition, with the same shares of categories and colours."""
     if edition == 1:
         return world
     total = sum(weight for _, weight in world.weights)
-    weights = (*world.weights, (TEXT, total * _WORDS / (1 - _WORDS)))
+    weights = (*world.weights, (TEXT, total * words / (1 - words)))
     return replace(
         world, weights=weights, textured=SECOND.textured, oblong=SECOND.oblong, lettered=True, low_contrast=False
     )

@@ -1,6 +1,7 @@
 """Starting values that spare a small model what a large one has time to learn. Classes and tensor names are unchanged.
 
-- Language model: the embedding of a code starts as what its words mean. Heads of the first layers look at the patches
+- Language model: the embedding of a code starts as what its words mean, and that of a letter in a prompt as the letter
+  in the codes, so that a word is written by copying it. Heads of the first layers look at the patches
   to the left and above. In the second edition a layer stands in front of them that starts as if it were not there: its
   heads look at the references' codes of the place that is written, which are at the same distance in every prompt.
 - SANA: in cross-attention every latent cell looks at the condition of its own position.
@@ -13,7 +14,7 @@ from ..scenes.shapes import SHAPES
 from ..scenes.world import COLOURS
 from . import model_config
 from .model_config import FIRST_EDITION, Sizes
-from .oracle_codes import FIRST_OBJECT, codebook, first_letter, piece_ids
+from .oracle_codes import FIRST_OBJECT, codebook, first_letter, piece_ids, used_codes
 
 _CONSTANT = 0  # the dimension of the embedding that is the same for every token
 _PHASES = 8  # rotary pairs of highest frequency; low ones cannot tell neighbours apart
@@ -47,6 +48,8 @@ def language_model(config: dict, sizes: Sizes = FIRST_EDITION):
     spread = torch.linalg.qr(torch.randn(width, sizes.code_width))[0]
     codes = embedding[first : first + sizes.codes]
     codes.mul_(0.4).add_(0.6 * codebook(sizes) @ spread.T)
+    if used_codes(sizes) > first_letter(sizes):
+        embedding[model_config.LETTER_IDS] = letters(codes, sizes)
     # From sums of meanings alone, "red circle or blue star" cannot be told from "blue circle or red star". So each pair
     # of shape and colour has a part of its own.
     pairs = torch.randn(len(SHAPES) * len(COLOURS), width) * 0.35 / width**0.5
@@ -59,6 +62,12 @@ def language_model(config: dict, sizes: Sizes = FIRST_EDITION):
     if sizes.front_layers:
         model.layers[0].load_state_dict(edit_layer(config, TWO_REFERENCES))
     return model
+
+
+def letters(codes: torch.Tensor, sizes: Sizes) -> torch.Tensor:
+    """(26, D): what the embeddings of a letter's codes share, and those of other letters have not."""
+    of_letters = codes[first_letter(sizes) : used_codes(sizes)].unflatten(0, (-1, len(COLOURS))).mean(1)
+    return of_letters - of_letters.mean(0)
 
 
 def _look_back(attention: nn.Module, config: dict, backs: tuple[int | None, ...]) -> None:

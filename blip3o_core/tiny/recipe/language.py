@@ -53,7 +53,7 @@ EDIT_WEIGHTS = {
     "background": 1.0,
     "add": 1.3,
     "keep": 0.5,
-    COMPOSE: 1.7,
+    COMPOSE: 3.0,
 }
 _EXCLUDED = ("embed_tokens", "lm_head", CONNECTOR.removeprefix("model."))
 

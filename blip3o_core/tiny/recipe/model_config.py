@@ -15,6 +15,7 @@ from ...prompts.tokenizer_file import PLAIN_WORDS
 from ..scenes.captions import NUMBERS, phrasings
 from ..scenes.edits import edit_kinds, instructions, make_edit
 from ..scenes.font import CHARACTERS
+from ..scenes.words import LETTERS
 from ..scenes.world import CATEGORIES, SECOND, TEXT, World, make_scene
 
 
@@ -85,6 +86,12 @@ _PHRASES = (
 _MORE_WORDS = ("please", "generate", "edit", "this", "these", "images", "image", "first", "second", "third", "user")
 
 
+_QUOTED = sorted({character.lower() for character in CHARACTERS} | set("abcdefghijklmnopqrstuvwxyz0123456789"))
+_FIRST_PIECES = ("[UNK]", *_PHRASES, '"', '##"', *(f"##{letter}" for letter in _QUOTED))
+# Ids of the letters A to Z in quoted text, in every tokenizer of the tiny world
+LETTER_IDS = [_FIRST_PIECES.index(f"##{letter.lower()}") for letter in LETTERS]
+
+
 @lru_cache(maxsize=2)
 def words(sizes: Sizes = FIRST_EDITION) -> tuple[str, ...]:
     """Every word that captions and instructions use, sorted."""
@@ -111,8 +118,7 @@ def write_tokenizer(folder: Path, sizes: Sizes = FIRST_EDITION) -> int:
     """
     from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-    letters = sorted({character.lower() for character in CHARACTERS} | set("abcdefghijklmnopqrstuvwxyz0123456789"))
-    pieces = ["[UNK]", *_PHRASES, '"', '##"', *(f"##{letter}" for letter in letters), *"0123456789", *",.:;!?-'()"]
+    pieces = [*_FIRST_PIECES, *"0123456789", *",.:;!?-'()"]
     pieces += [word for word in words(sizes) if word not in pieces]
     model = models.WordPiece({piece: id for id, piece in enumerate(pieces)}, unk_token="[UNK]")
     tokenizer = Tokenizer(model)

@@ -56,7 +56,7 @@ from . import (
 )
 from .assemble import assemble, save_part
 from .carry_over import carry_over
-from .editions import CHANGES, CONTINUED, world_of
+from .editions import CHANGES, CONTINUED, MANY_WORDS, WORDS, world_of
 from .loop import FitSettings, Report
 
 # The categories that the gate of `language` found weakest are more frequent from there on.
@@ -99,9 +99,9 @@ class Recipe:
     edition: int = 1  # of the world
     start: Path | None = None  # a checkpoint whose language model the stage `language` continues
 
-    def world(self, of_stage: World) -> World:
-        """The world of a stage in this edition."""
-        return world_of(of_stage, self.edition)
+    def world(self, of_stage: World, words: float = WORDS) -> World:
+        """The world of a stage in this edition, with this share of words."""
+        return world_of(of_stage, self.edition, words)
 
     @property
     def sizes(self) -> model_config.Sizes:
@@ -220,7 +220,7 @@ def _language(recipe: Recipe) -> None:
         settings = settings.replace(**CONTINUED)
     model = language.train(
         start, recipe.out / "language", recipe.settings(settings), recipe.report,
-        recipe.world(language.WORLD), recipe.world(language.EDITS),
+        recipe.world(language.WORLD, MANY_WORDS), recipe.world(language.EDITS),
     )  # fmt: skip
     save_part(recipe.out, "language", language.tensors(model))
 
