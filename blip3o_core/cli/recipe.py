@@ -8,6 +8,7 @@ from ..files import check_writable
 from . import recipe_insights, recipe_parts
 from .arguments import number, png_file, positive, seed, whole
 from .common import CANCELLED_ONE, needs_extra, print_entry, report
+from .device import device_of
 from .parser import UsageError
 
 # By edition, in the order in which they run
@@ -137,6 +138,13 @@ def _add_tiny(recipes) -> None:
         metavar="DIR",
         help="with --edition 2: a bundled model whose language model the stage 'language' continues, in half the steps",
     )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where the parts are trained; auto: the GPU when there is one. --quick stays on the CPU (default: "
+        "%(default)s)",
+    )
     parser.set_defaults(
         run=run_tiny, parser=parser, cancelled="Cancelled. The same command continues the stage that was stopped."
     )
@@ -174,6 +182,8 @@ def run_tiny(arguments: argparse.Namespace) -> None:
         raise UsageError("--quick has a world of its own. Leave out --edition, or leave out --quick.")
     if arguments.quick and arguments.stages:
         raise UsageError("--quick has stages of its own. Leave out the names of stages, or leave out --quick.")
+    if arguments.quick and arguments.device == "cuda":
+        raise UsageError("--quick is made on the CPU. Leave out --device, or leave out --quick.")
     with needs_extra("train"):
         from ..tiny.recipe import quick, stages
 
@@ -189,7 +199,8 @@ def run_tiny(arguments: argparse.Namespace) -> None:
         raise UsageError(f"Edition {arguments.edition} has no stage {foreign[0]}. Its stages are {', '.join(own)}.")
     if arguments.start and arguments.edition == 1:
         raise UsageError("--start is of the second edition. Leave it out, or add --edition 2.")
-    recipe = stages.Recipe(out, print_entry, arguments.share, arguments.edition, arguments.start)
+    device = device_of(arguments.device).type
+    recipe = stages.Recipe(out, print_entry, arguments.share, arguments.edition, arguments.start, device)
     for stage in arguments.stages or own:
         numbers = stages.run(stage, recipe)
         print(f"{stage}: " + "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()), flush=True)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from blip3o_core.cli import recipe
@@ -35,6 +36,16 @@ def test_stages_run_in_the_order_asked_for(ran, tmp_path, capsys):
     assert ran == [(stage, Path("runs/tiny-2"), 1.0) for stage in recipe.STAGES[2]]
 
 
+def test_the_device_reaches_the_stages(monkeypatch, tmp_path):
+    """Catches a card that is asked for and not used."""
+    devices = []
+    monkeypatch.setattr(stages, "run", lambda stage, recipe: devices.append(recipe.device) or {})
+    monkeypatch.setattr(recipe, "device_of", torch.device)
+    for device in ("cpu", "cuda"):
+        assert main(["recipe", "tiny", "language", f"--out={tmp_path}", f"--device={device}"]) == 0
+    assert devices == ["cpu", "cuda"]
+
+
 MISTAKES = (
     ["painting"],
     ["--quick", "joint"],
@@ -42,6 +53,8 @@ MISTAKES = (
     ["--edition=2", "instruct"],
     ["decoder"],
     ["--start=folder"],
+    ["--device=mps"],
+    ["--quick", "--device=cuda"],
 )
 
 

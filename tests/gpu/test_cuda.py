@@ -1,5 +1,6 @@
 """The library on a CUDA card against itself on the CPU. Skipped where there is no card."""
 
+import json
 import logging
 
 import pytest
@@ -11,6 +12,7 @@ from blip3o_core.decoding.prefill import Prompts
 from blip3o_core.decoding.sampling import Sampling
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.pipeline import Pipeline
+from blip3o_core.tiny.recipe import autoencoder
 from tests.support.tiny_checkpoint import make_checkpoint
 
 pytestmark = [
@@ -119,3 +121,14 @@ def test_a_captured_diffusion_step_gives_the_same_latents(folder, monkeypatch):
             monkeypatch.setattr(diffusion, "RECORDED_CALLS", calls)
             drawn.append(pipeline.latents(tokens, [3], steps=10, guidance=guidance))
         assert torch.equal(*drawn)
+
+
+def test_a_stage_of_the_recipe_trains_as_on_the_cpu(tmp_path):
+    """Catches a part that stays on the CPU, and data of processes that differs from data made here."""
+    found = []
+    for device, workers in (("cpu", 0), ("cuda", 2)):
+        settings = autoencoder.SETTINGS.replace(steps=3, batch=6, bf16=False, device=device, workers=workers)
+        network = autoencoder.train(tmp_path / device, settings)
+        assert next(network.parameters()).device.type == "cpu"
+        found.append([json.loads(line)["loss"] for line in (tmp_path / device / "log.jsonl").read_text().splitlines()])
+    assert found[0] == pytest.approx(found[1], rel=0.01)

@@ -168,21 +168,27 @@ def test_sana_starts_with_looking_at_its_own_place(start):
     assert own[:, ::2].min() > 0.4 and own[:, 1::2].max() < 0.2
 
 
-def tiny_fit(folder, steps, stop=None):
+def tiny_fit(folder, steps, stop=None, **more):
     torch_state = torch.Generator().manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2))
     with torch.no_grad():
         for p in network.parameters():
             p.copy_(torch.randn(p.shape, generator=torch_state) * 0.1)
 
-    def loss(step, generator):
-        if step == stop:
+    steps_made = []
+
+    def make_data(generator):
+        return torch.randn(8, 3, 4, 4, generator=generator)
+
+    def loss(x):
+        steps_made.append(x)
+        if len(steps_made) - 1 == stop:
             raise KeyboardInterrupt
-        x = torch.randn(8, 3, 4, 4, generator=generator)
         return (network(x) - x.mean((2, 3))[:, :2]).square().mean(), {}
 
     settings = FitSettings(steps=steps, lr=1e-2, muon=0.02, warmup=2, ema_decay=0.9, bf16=False, save_every=4)
-    fit(network, loss, settings, folder, every=1)
+    settings = settings.replace(log_every=1, **more)
+    fit(network, make_data, loss, settings, folder)
     return network.state_dict()
 
 
@@ -205,7 +211,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path):
     network = torch.nn.Linear(2, 2)
     with pytest.raises(Blip3oError, match="loss is nan.*last good state"):
         settings = FitSettings(steps=8, lr=1e-3, muon=1e-3)
-        fit(network, lambda step, g: (network.weight.sum() * float("nan"), {}), settings, tmp_path / "n")
+        fit(network, lambda g: None, lambda _: (network.weight.sum() * float("nan"), {}), settings, tmp_path / "n")
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
@@ -238,10 +244,10 @@ def test_a_missed_gate_stops_the_recipe(tmp_path, monkeypatch):
 
 def test_packs_hold_what_the_encoders_see(start, tmp_path):
     """Catches codes, latents and captions of different images in one row."""
-    data.pack_scenes(start, tmp_path / "a.safetensors", 1, 5, WORLD, (True, False))
-    data.pack_edits(start, tmp_path / "b.safetensors", 1, 3, WORLD)
-    scenes_pack, edits_pack = open_pack(tmp_path / "a.safetensors"), open_pack(tmp_path / "b.safetensors")
     encoders = data.Encoders(start)
+    data.pack_scenes(encoders, tmp_path / "a.safetensors", 1, 5, WORLD, (True, False))
+    data.pack_edits(encoders, tmp_path / "b.safetensors", 1, 3, WORLD)
+    scenes_pack, edits_pack = open_pack(tmp_path / "a.safetensors"), open_pack(tmp_path / "b.safetensors")
     for row in range(5):
         scene = make_scene(1, "train", row, WORLD)
         codes, latents = encoders.encode([scene])

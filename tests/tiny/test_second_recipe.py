@@ -184,8 +184,9 @@ def test_gates_measure_images_of_every_shape(start):
 def packs(start, tmp_path_factory):
     """Scenes and edits in packs, those of every shape of image in one of their own."""
     folder, world = tmp_path_factory.mktemp("packs"), replace(SECOND, oblong=0.5)
-    data.pack_scenes(start, folder / "captions.safetensors", 1, 24, world, (True, False))
-    data.pack_edits(start, folder / "edits.safetensors", 1, 24, world, 2)
+    encoders = data.Encoders(start)
+    data.pack_scenes(encoders, folder / "captions.safetensors", 1, 24, world, (True, False))
+    data.pack_edits(encoders, folder / "edits.safetensors", 1, 24, world, 2)
     return folder
 
 

@@ -34,8 +34,25 @@ REFINED = FitSettings(steps=1500, lr=1e-3, muon=0.01, batch=24, ema_decay=0.995)
 
 def pixels(scenes, side: int = model_config.SIDE) -> torch.Tensor:
     """Scenes of one canvas -> (B, 3, height, width) in [-1, 1]. `side` is that of a square image."""
-    drawn = np.stack([rasterize(scene, side) for scene in scenes])
-    return torch.from_numpy(drawn).movedim(-1, 1).float() / 127.5 - 1
+    return scaled(drawn(scenes, side))
+
+
+def drawn(scenes, side: int) -> torch.Tensor:
+    """Scenes of one canvas -> (B, height, width, 3) uint8, which travels lightly from one process to another."""
+    return torch.from_numpy(np.stack([rasterize(scene, side) for scene in scenes]))
+
+
+def scaled(images: torch.Tensor) -> torch.Tensor:
+    """(B, height, width, 3) uint8 -> (B, 3, height, width) in [-1, 1]."""
+    return images.movedim(-1, 1).float() / 127.5 - 1
+
+
+def encode_images(vae, images: torch.Tensor) -> torch.Tensor:
+    """(B, height, width, 3) uint8 -> scaled latents (B, C, h, w) bf16 on the CPU, encoded where the autoencoder is."""
+    device = next(vae.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16):
+        latents = vae.encode(scaled(images.to(device))).latent
+    return (latents * vae.config.scaling_factor).bfloat16().cpu()
 
 
 def by_canvas(scenes: Iterable[Scene]) -> list[list[Scene]]:
@@ -61,7 +78,7 @@ def train(folder: Path, settings: FitSettings = SETTINGS, report: Report | None 
     with seeded_init(settings.seed):
         network = autoencoder.build(model_config.autoencoder_config(sizes=sizes))
 
-    fit(network, _round_trip_loss(network, settings, world), settings, folder, _EXCLUDED, report)
+    _fit_round_trip(network, folder, settings, report, world)
     return rescale(network, world)
 
 
@@ -72,32 +89,41 @@ def refine_decoder(network, folder: Path, settings: FitSettings, report: Report 
     total = sum(weight for _, weight in world.weights)
     weights = tuple((name, total / 2 if name == TEXT else weight) for name, weight in world.weights)
     world = replace(world, weights=weights, textured=max(world.textured, 0.8))
-    fit(network, _round_trip_loss(network, settings, world), settings, folder, _EXCLUDED, report)
+    _fit_round_trip(network, folder, settings, report, world)
     return network
 
 
-def _round_trip_loss(network, settings: FitSettings, world: World):
-    """The loss of images after encoding and decoding, as `fit` asks for it."""
-    side = model_config.sizes_of(world).side
+def _fit_round_trip(network, folder: Path, settings: FitSettings, report: Report | None, world: World) -> None:
+    """Train what learns of `network` on images that are encoded and decoded."""
+    sizes = model_config.sizes_of(world)
 
-    def loss(step: int, generator: torch.Generator):
+    def make_data(generator: torch.Generator) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(images, noise for their latents) of each shape that came up."""
         indices = random_integers(generator, 2**40, settings.batch)
-        scenes = [make_scene(0, "train", index, world) for index in indices]
-        parts = [(len(group) / len(scenes), group_loss(group, generator)) for group in by_canvas(scenes)]
+        groups = by_canvas(make_scene(0, "train", index, world) for index in indices)
+        images = [drawn(group, sizes.side) for group in groups]
+        return [(one, torch.randn(latent_shape(one, sizes), generator=generator)) for one in images]
+
+    def loss(data: list[tuple[torch.Tensor, torch.Tensor]]):
+        parts = [(len(images) / settings.batch, group_loss(scaled(images), noise)) for images, noise in data]
         value = sum(share * loss for share, (loss, _) in parts)
         return value, {"mse": sum(share * error for share, (_, error) in parts)}
 
-    def group_loss(scenes: list[Scene], generator: torch.Generator) -> tuple[torch.Tensor, float]:
-        true = pixels(scenes, side)
+    def group_loss(true: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, float]:
         latents = network.encode(true).latent
         scale = latents.detach().float().std()
-        noise = torch.randn(latents.shape, generator=generator) * scale * 0.05
-        made = network.decode(latents + noise).sample
+        made = network.decode(latents + noise * scale * 0.05).sample
         # Keeps the latents near unit scale, where bf16 is precise enough.
         size = (latents.float().square().mean() - 1).square()
         return image_loss(made, true) + 0.01 * size, (made.float() - true).square().mean().item()
 
-    return loss
+    fit(network, make_data, loss, settings, folder, _EXCLUDED, report)
+
+
+def latent_shape(images: torch.Tensor, sizes: model_config.Sizes) -> tuple[int, int, int, int]:
+    """(B, height, width, 3) images -> the shape of their latents."""
+    count, height, width, _ = images.shape
+    return count, sizes.latent_channels, height // sizes.cell, width // sizes.cell
 
 
 @torch.no_grad()

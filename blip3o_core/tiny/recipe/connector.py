@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ...checkpoint import Checkpoint
-from ...training.data.collate import collate
+from ...training.data.collate import Batch, collate
 from ...training.data.encoded import EncodedItem
 from ...training.losses import hidden_states, image_states
 from ...weights.names import CONNECTOR
@@ -37,18 +37,23 @@ def train(
     connector = model.connector.requires_grad_(True)
     encoder, sizes = checkpoint.prompt_encoder, sizes_of(world)
 
-    def loss(step: int, generator: torch.Generator):
+    def make_data(generator: torch.Generator) -> tuple[Batch, torch.Tensor]:
         indices = random_integers(generator, 2**40, settings.batch)
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index) for scene, index in zip(scenes, indices, strict=True)]
         codes = batch_codes(scenes, sizes)
-        batch = collate(encoder, captions, [EncodedItem(row) for row in codes])
+        return collate(encoder, captions, [EncodedItem(row) for row in codes]), codes
+
+    def loss(data: tuple[Batch, torch.Tensor]):
+        batch, codes = data
         with torch.no_grad():
             # Without the scale token: it has no code, so it has no condition to learn.
             states = image_states(hidden_states(model, batch, model), batch)[:, 1:]
         return F.mse_loss(connector(states).float(), oracle_conditions(codes, sizes)[:, 1:]), {}
 
-    fit(connector, loss, settings, folder, (), report)
+    model.to(settings.device)  # the connector is a part of it
+    fit(connector, make_data, loss, settings, folder, (), report)
+    model.to("cpu")
     return connector
 
 

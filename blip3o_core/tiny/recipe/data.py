@@ -9,40 +9,45 @@ from ...training.data.packed import pack
 from ..scenes.captions import SHAPE_WORDS, caption
 from ..scenes.edits import Edit, instruction, make_edit
 from ..scenes.world import SQUARE, World
-from .autoencoder import pixels
-from .image_tokenizer import squares
+from .ahead import list_of, made_ahead
+from .autoencoder import drawn, encode_images, scaled
+from .image_tokenizer import drawn_squares
 from .quick_world import make_scene
 
 _BATCH = 100
 
 
 class Encoders:
-    """Both encoders of an image: to codes, and to scaled latents."""
+    """Both encoders of an image, on a device: to codes, and to scaled latents. `workers` draw the images."""
 
-    def __init__(self, checkpoint: Checkpoint):
-        self.tower = checkpoint.load_image_tokenizer(torch.float32)
-        self.vae = checkpoint.load_autoencoder(torch.float32)
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", workers: int = 0):
+        self.workers = workers
+        self.tower = checkpoint.load_image_tokenizer(torch.float32).to(device)
+        self.vae = checkpoint.load_autoencoder(torch.float32).to(device)
 
     @torch.no_grad()
     def encode(self, scenes) -> tuple[torch.Tensor, torch.Tensor]:
         """Scenes of one canvas -> codes (N, H*W) int16 and latents (N, C, h, w) bf16."""
         codes, latents, side = [], [], self.tower.config.image_size
-        for first in range(0, len(scenes), _BATCH):
+        device = next(self.tower.parameters()).device
+
+        def draw(first: int) -> tuple[torch.Tensor, torch.Tensor]:
             batch = scenes[first : first + _BATCH]
-            codes.append(self.tower.codes(self.tower.features(squares(batch, side))).to(torch.int16))
-            with torch.autocast("cpu", torch.bfloat16):
-                found = self.vae.encode(pixels(batch, side)).latent
-            latents.append((found * self.vae.config.scaling_factor).bfloat16())
+            return drawn_squares(batch, side), drawn(batch, side)
+
+        for square, images in made_ahead(draw, range(0, len(scenes), _BATCH), self.workers):
+            features = self.tower.features(scaled(square.to(device)))
+            codes.append(self.tower.codes(features).to("cpu", torch.int16))
+            latents.append(encode_images(self.vae, images))
         return torch.cat(codes), torch.cat(latents)
 
 
-def pack_scenes(checkpoint: Checkpoint, path: Path, seed: int, count: int, world: World, plain: tuple[bool, ...]):
+def pack_scenes(encoders: Encoders, path: Path, seed: int, count: int, world: World, plain: tuple[bool, ...]):
     """Pack training scenes, each with one caption per entry of `plain`: in plain grammar, or in any phrasing.
 
     Scenes that are not square get a file of their own for each shape, whose name is in the file's.
     """
-    scenes = [make_scene(seed, "train", index, world) for index in range(count)]
-    encoders = Encoders(checkpoint)
+    scenes = list_of(lambda index: make_scene(seed, "train", index, world), count, encoders.workers)
     for canvas, rows in _rows_by_canvas([scene.canvas for scene in scenes]):
         codes, latents = encoders.encode([scenes[row] for row in rows])
         captions = [
@@ -52,10 +57,10 @@ def pack_scenes(checkpoint: Checkpoint, path: Path, seed: int, count: int, world
         pack(_path_of(path, canvas), codes, latents, captions)
 
 
-def pack_edits(checkpoint: Checkpoint, path: Path, seed: int, count: int, world: World, wordings: int = 4):
+def pack_edits(encoders: Encoders, path: Path, seed: int, count: int, world: World, wordings: int = 4):
     """Pack training edits: the images before as references, the image after as the target. Files as for scenes."""
-    edits = [make_edit(seed, "train", index, world) for index in range(count)]
-    encoders, most = Encoders(checkpoint), max(len(edit.sources) for edit in edits)
+    edits = list_of(lambda index: make_edit(seed, "train", index, world), count, encoders.workers)
+    most = max(len(edit.sources) for edit in edits)
     for canvas, rows in _rows_by_canvas([edit.target.canvas for edit in edits]):
         own = [edits[row] for row in rows]
         references, reference_latents = _references(encoders, own, most)

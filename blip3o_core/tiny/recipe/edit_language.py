@@ -11,14 +11,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...checkpoint import Checkpoint
 from ...decoding.engine import decode
 from ...decoding.prefill import Prompts
 from ...decoding.sampling import Sampling
 from ...files import write_json
-from ...training.data.collate import collate
+from ...training.data.collate import Batch, collate
 from ...training.data.encoded import EncodedItem
 from ...training.data.packed import open_pack
 from ...training.joint_model import JointModel
@@ -27,6 +26,7 @@ from ..judge.judge import judge_edit
 from ..scenes.edits import edit_kinds, instruction, make_edit
 from ..scenes.world import World
 from . import init, model_config
+from .language import plain_attention
 from .loop import FitSettings, Report, fit, random_integers, seeded_init
 from .oracle_codes import batch_codes, codes_to_image
 
@@ -67,12 +67,14 @@ def train(
     joint_model = JointModel(model, torch.nn.Identity())
     edits, images = ([item for path in paths for item in open_pack(path)] for paths in packs)
 
-    def loss(step: int, generator: torch.Generator):
+    def make_data(generator: torch.Generator) -> Batch:
         chosen = [edits[k] for k in random_integers(generator, len(edits), EDIT_ROWS)]
         chosen += [images[k] for k in random_integers(generator, len(images), IMAGE_ROWS)]
         captions = random_integers(generator, 2**40, len(chosen))
         texts = [item.captions[k % len(item.captions)] for item, k in zip(chosen, captions, strict=True)]
-        batch = collate(checkpoint.prompt_encoder, texts, [_without_latents(item.encode()) for item in chosen])
+        return collate(checkpoint.prompt_encoder, texts, [_without_latents(item.encode()) for item in chosen])
+
+    def loss(batch: Batch):
         hidden = hidden_states(model, batch, joint_model.run_language)
         edit_loss = token_loss(model, hidden[:EDIT_ROWS], batch.labels[:EDIT_ROWS])
         image_loss = token_loss(model, hidden[EDIT_ROWS:], batch.labels[EDIT_ROWS:])
@@ -80,9 +82,8 @@ def train(
         value = share * edit_loss + (1 - share) * image_loss
         return value, {"edits": edit_loss.item(), "images": image_loss.item()}
 
-    # With a mask, the CPU's fused attention has a backward pass four times as slow as plain matrix products.
-    with sdpa_kernel(SDPBackend.MATH):
-        fit(model, loss, settings, folder, _EXCLUDED, report)
+    with plain_attention(settings):
+        fit(model, make_data, loss, settings, folder, _EXCLUDED, report)
     return model
 
 

@@ -18,6 +18,7 @@ from ...models.image_tokenizer import ImageTokenizer
 from ..scenes.rasterize import rasterize
 from ..scenes.world import Scene, World
 from . import model_config
+from .autoencoder import scaled
 from .gates import held_back_scenes
 from .loop import FitSettings, Report, fit, random_integers, seeded_init
 from .model_config import FIRST_EDITION, Sizes
@@ -57,22 +58,32 @@ def train(
     sizes = model_config.sizes_of(world)
     network = build(settings.seed, sizes)
 
-    def loss(step: int, generator: torch.Generator):
+    def make_data(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Images, the numbers of those of their patches that count, and the codes of those."""
         scenes = [make_scene(0, "train", index, world) for index in random_integers(generator, 2**40, settings.batch)]
         codes = batch_codes(scenes, sizes)
         images = augment(squares(scenes, sizes.side), generator)
         # Background is most of every image and soon learnt: a quarter of its patches is enough.
         chosen = (codes >= FIRST_OBJECT) | (torch.rand(codes.shape, generator=generator) < 0.25)
-        similar = similarities(network, network.features(images)[chosen])
-        value = F.cross_entropy(SHARPNESS * similar, codes[chosen])
-        return value, {"exact": float((similar.argmax(-1) == codes[chosen]).float().mean())}
+        return images, chosen.flatten().nonzero().flatten(), codes[chosen]
 
-    fit(network, loss, settings, folder, _EXCLUDED, report)
+    def loss(data: tuple[torch.Tensor, torch.Tensor, torch.Tensor]):
+        images, places, codes = data
+        similar = similarities(network, network.features(images).flatten(0, 1)[places])
+        exact = float((similar.argmax(-1) == codes).float().mean())
+        return F.cross_entropy(SHARPNESS * similar, codes), {"exact": exact}
+
+    fit(network, make_data, loss, settings, folder, _EXCLUDED, report)
     return network
 
 
 def squares(scenes: Iterable[Scene], side: int = model_config.SIDE) -> torch.Tensor:
     """Scenes -> (B, 3, side, side) in [-1, 1], oblong ones stretched as `images.preprocess` stretches them."""
+    return scaled(drawn_squares(scenes, side))
+
+
+def drawn_squares(scenes: Iterable[Scene], side: int) -> torch.Tensor:
+    """The same as (B, side, side, 3) uint8."""
     drawn = (rasterize(scene, side) for scene in scenes)
     stretched = [
         image
@@ -80,7 +91,7 @@ def squares(scenes: Iterable[Scene], side: int = model_config.SIDE) -> torch.Ten
         else np.asarray(Image.fromarray(image).resize((side, side), Resampling.BICUBIC))
         for image in drawn
     ]
-    return torch.from_numpy(np.stack(stretched)).movedim(-1, 1).float() / 127.5 - 1
+    return torch.from_numpy(np.stack(stretched))
 
 
 def similarities(network: ImageTokenizer, features: torch.Tensor) -> torch.Tensor:

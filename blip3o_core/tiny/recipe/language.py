@@ -4,6 +4,7 @@ In the second edition half of the rows are edits, with the true codes of their r
 from the first edition's model, whose words and codes mean the same (`carry_over`).
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from ...checkpoint import Checkpoint
 from ...decoding.engine import decode
 from ...decoding.prefill import Prompts
 from ...decoding.sampling import Sampling
-from ...training.data.collate import collate
+from ...training.data.collate import Batch, collate
 from ...training.data.encoded import EncodedItem
 from ...training.joint_model import JointModel
 from ...training.losses import hidden_states, token_loss
@@ -73,28 +74,38 @@ def train(
     joint_model = JointModel(model, torch.nn.Identity())
     encoder, sizes = checkpoint.prompt_encoder, sizes_of(world)
 
-    def rows_loss(texts: list[str], items: list[EncodedItem]) -> torch.Tensor:
-        batch = collate(encoder, texts, items)
-        return token_loss(model, hidden_states(model, batch, joint_model.run_language), batch.labels)
+    images = settings.batch // 2 if edits_world else settings.batch
 
-    def loss(step: int, generator: torch.Generator):
-        images = settings.batch // 2 if edits_world else settings.batch
+    def make_data(generator: torch.Generator) -> list[Batch]:
+        """Rows of images, and rows of edits with as many references."""
         indices = random_integers(generator, 2**40, images)
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index, plain=index % 10 < 7) for scene, index in zip(scenes, indices, strict=True)]
-        image_loss = rows_loss(captions, [EncodedItem(codes) for codes in batch_codes(scenes, sizes)])
-        if not edits_world:
+        rows = [(captions, [EncodedItem(codes) for codes in batch_codes(scenes, sizes)])]
+        if edits_world:
+            rows += _edits(generator, settings.batch - images, edits_world, sizes)
+        return [collate(encoder, texts, items) for texts, items in rows]
+
+    def rows_loss(batch: Batch) -> torch.Tensor:
+        return token_loss(model, hidden_states(model, batch, joint_model.run_language), batch.labels)
+
+    def loss(data: list[Batch]):
+        image_loss, edits = rows_loss(data[0]), data[1:]
+        if not edits:
             return image_loss, {}
-        groups = _edits(generator, settings.batch - images, edits_world, sizes)
-        count = sum(len(texts) for texts, _ in groups)
-        edit_loss = torch.stack([rows_loss(texts, items) * len(texts) for texts, items in groups]).sum() / count
+        count = sum(len(batch.ids) for batch in edits)
+        edit_loss = torch.stack([rows_loss(batch) * len(batch.ids) for batch in edits]).sum() / count
         numbers = {"images": image_loss.item(), "edits": edit_loss.item()}
         return (image_loss * images + edit_loss * count) / settings.batch, numbers
 
-    # With a mask, the CPU's fused attention has a backward pass four times as slow as plain matrix products.
-    with sdpa_kernel(SDPBackend.MATH):
-        fit(model, loss, settings, folder, _EXCLUDED, report)
+    with plain_attention(settings):
+        fit(model, make_data, loss, settings, folder, _EXCLUDED, report)
     return model
+
+
+def plain_attention(settings: FitSettings):
+    """With a mask, the CPU's fused attention has a backward pass four times as slow as plain matrix products."""
+    return sdpa_kernel(SDPBackend.MATH) if settings.device == "cpu" else nullcontext()
 
 
 def _edits(

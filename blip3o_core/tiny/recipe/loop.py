@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,11 +18,12 @@ from ...checks import is_finite
 from ...errors import Blip3oError
 from ...files import atomic_write
 from ...seeds import seeded
-from ...settings import BelowOne, Count, Flag, Fraction, NotNegative, Positive, Settings, Whole
+from ...settings import BelowOne, Count, Flag, Fraction, NotNegative, Positive, Settings, Text, Whole
 from ...training.optimizer import MuonOptions, adamw_and_muon, group
 from ...training.run_folder import cut_log, saving
 from ...training.schedule import WarmupCosine
 from ...training.train_state import TrainState
+from .ahead import made_ahead
 
 Report = Callable[[dict], None]
 # The recipe's rates were found with steps of the size that Muon's authors give them, and one iteration less.
@@ -41,6 +43,9 @@ class FitSettings(Settings):
     bf16: Flag = True
     seed: Whole = 0
     save_every: Count = 250
+    log_every: Count = 50
+    device: Text = "cpu"  # of torch
+    workers: Whole = 0  # processes that make data ahead, for a device that would wait for it
 
 
 @contextmanager
@@ -78,20 +83,23 @@ def train_state(network: nn.Module, settings: FitSettings, excluded: tuple[str, 
 
 def fit(
     network: nn.Module,
-    loss: Callable[[int, torch.Generator], tuple[torch.Tensor, dict[str, float]]],
+    make_data: Callable[[torch.Generator], Any],
+    loss: Callable[[Any], tuple[torch.Tensor, dict[str, float]]],
     settings: FitSettings,
     folder: Path,
     excluded: tuple[str, ...] = (),
     report: Report | None = None,
-    every: int = 50,
 ) -> None:
     """Train `network` in place to the last step. A second call continues an interrupted one from its last saved state.
 
-    `loss(step, generator)` must take all random numbers from the generator, whose seed is a function of the run's seed
-    and the step: a resumed run then takes the same steps. Every `every`-th step is logged to `folder`/log.jsonl. Raises
+    `make_data(generator)` makes what a step needs on the CPU, with all of its random numbers from the generator, whose
+    seed is a function of the run's seed and the step: a resumed run then takes the same steps. `loss(data)` gets it on
+    the device of the settings, where the network is until training ends. Steps are logged to `folder`/log.jsonl. Raises
     Blip3oError, and leaves the last saved state alone, when a loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device(settings.device)
+    network.to(device)
     state, saved = train_state(network, settings, excluded), folder / "state.pt"
     if saved.is_file():
         state.restore(saved, f"Delete {folder} to train this part from the start.")
@@ -99,10 +107,13 @@ def fit(
         cut_log(folder / "log.jsonl", state.step)
     network.train()
     began, spent = time.perf_counter(), time.process_time()
-    while state.step < settings.steps:
-        generator = seeded(settings.seed * 1_000_003 + state.step)
-        with torch.autocast("cpu", torch.bfloat16) if settings.bf16 else nullcontext():
-            value, numbers = loss(state.step, generator)
+
+    def data_of(step: int) -> Any:
+        return make_data(seeded(settings.seed * 1_000_003 + step))
+
+    for data in made_ahead(data_of, range(state.step, settings.steps), settings.workers):
+        with autocast(settings):
+            value, numbers = loss(moved(data, device))
         if not is_finite(value):
             raise Blip3oError(
                 f"Step {state.step + 1} of {folder.name} stopped: the loss is {value.item()}. The last good state is "
@@ -111,7 +122,7 @@ def fit(
         value.backward()
         norm = float(nn.utils.clip_grad_norm_(state.parameters.values(), settings.clip))
         state.apply_gradients()
-        if state.step == 1 or state.step % every == 0 or state.step == settings.steps:
+        if state.step == 1 or state.step % settings.log_every == 0 or state.step == settings.steps:
             entry = {
                 "step": state.step,
                 "loss": value.item(),
@@ -133,7 +144,19 @@ def fit(
                 torch.save(state.state_dict(), file)
     if state.ema is not None:
         state.ema.copy_to_parameters()
-    network.eval()
+    network.to("cpu").eval()
+
+
+def autocast(settings: FitSettings):
+    """The number format of a stage's forward passes, on its device."""
+    return torch.autocast(torch.device(settings.device).type, torch.bfloat16) if settings.bf16 else nullcontext()
+
+
+def moved(data: Any, device: torch.device) -> Any:
+    """Tensors, and whatever else knows `to`, on the device, alone or in lists and tuples; the rest as it is."""
+    if isinstance(data, list | tuple):
+        return type(data)(moved(one, device) for one in data)
+    return data.to(device) if hasattr(data, "to") else data
 
 
 def random_integers(generator: torch.Generator, below: int, count: int) -> list[int]:

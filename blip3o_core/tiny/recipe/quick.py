@@ -69,7 +69,8 @@ class Quick(Recipe):
         if stage != "joint":
             return STAGES[stage].run(self)
         start = self.start_checkpoint()
-        data.pack_scenes(start, self.pack_path("captions"), 11, self.steps(JOINT_IMAGES), WORLD, (True, True, False))
+        encoders, count = data.Encoders(start), self.steps(JOINT_IMAGES)
+        data.pack_scenes(encoders, self.pack_path("captions"), 11, count, WORLD, (True, True, False))
         self.train_jointly("joint", start.folder, ["captions"], rates=RATES, **JOINT)
 
 
@@ -117,7 +118,8 @@ def _minutes(minutes: dict[str, float], what: str) -> Iterator[None]:
 
 def settings(recipe: Quick) -> dict:
     """What the numbers depend on, besides the code."""
-    stages = {stage: recipe.stage_settings(stage).model_dump() for stage in SHORT}
+    others = {"log_every", "device", "workers"}
+    stages = {stage: recipe.stage_settings(stage).model_dump(exclude=others) for stage in SHORT}
     stages["joint"] = {"images": recipe.steps(JOINT_IMAGES), **JOINT, "steps": recipe.steps(JOINT["steps"])}
     return {
         "world": asdict(WORLD),

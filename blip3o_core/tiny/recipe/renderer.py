@@ -18,7 +18,8 @@ from ...training.losses import add_noise
 from ...weights.names import SANA
 from ..scenes.world import UNITS, Scene, World
 from . import model_config
-from .autoencoder import by_canvas, pixels
+from .ahead import made_ahead
+from .autoencoder import by_canvas, drawn, encode_images
 from .gates import accuracy_by_category, held_back_scenes
 from .init import POSITION_DIMS, position_waves
 from .loop import FitSettings, Report, fit, random_integers
@@ -38,8 +39,8 @@ def oracle_conditions(codes: torch.Tensor, sizes: Sizes = FIRST_EDITION) -> torc
     """(B, H*W) codes -> (B, 1 + H*W, width). The scale token's condition is zero."""
     width = model_config.CROSS_WIDTH - POSITION_DIMS
     spread = torch.linalg.qr(torch.randn(width, sizes.code_width, generator=seeded(0)))[0]
-    meanings = (codebook(sizes) @ spread.T)[codes]
-    positions = position_waves().expand(len(codes), -1, -1)
+    meanings = (codebook(sizes).to(codes.device) @ spread.T.to(codes.device))[codes]
+    positions = position_waves().to(codes.device).expand(len(codes), -1, -1)
     positions = positions * (positions.shape[-1] / 2) ** -0.5
     given = torch.cat([positions, meanings], -1)
     given = given * (_RMS * (model_config.CROSS_WIDTH / 2) ** 0.5)
@@ -48,19 +49,22 @@ def oracle_conditions(codes: torch.Tensor, sizes: Sizes = FIRST_EDITION) -> torc
 
 @torch.no_grad()
 def encode(
-    checkpoint: Checkpoint, seed: int, count: int, world: World = WORLD
+    checkpoint: Checkpoint, settings: FitSettings, count: int, world: World = WORLD
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Codes (N, H*W) and scaled latents (N, C, h, w) bf16 of `count` training images, for each of their shapes."""
-    vae, sizes = checkpoint.load_autoencoder(torch.float32), sizes_of(world)
+    vae, sizes = checkpoint.load_autoencoder(torch.float32).to(settings.device), sizes_of(world)
     found: dict[tuple[int, int], tuple[list, list]] = {}
-    for first in range(0, count, 200):
-        drawn = [make_scene(seed, "train", index, world) for index in range(first, min(first + 200, count))]
-        for scenes in by_canvas(drawn):
-            codes, latents = found.setdefault(scenes[0].canvas, ([], []))
-            codes.append(batch_codes(scenes, sizes))
-            with torch.autocast("cpu", torch.bfloat16):
-                found_latents = vae.encode(pixels(scenes, sizes.side)).latent
-            latents.append((found_latents * vae.config.scaling_factor).bfloat16())
+
+    def draw(first: int) -> list[tuple[tuple[int, int], torch.Tensor, torch.Tensor]]:
+        scenes = [make_scene(0, "train", index, world) for index in range(first, min(first + 200, count))]
+        groups = by_canvas(scenes)
+        return [(group[0].canvas, batch_codes(group, sizes), drawn(group, sizes.side)) for group in groups]
+
+    for groups in made_ahead(draw, range(0, count, 200), settings.workers):
+        for canvas, new_codes, images in groups:
+            codes, latents = found.setdefault(canvas, ([], []))
+            codes.append(new_codes)
+            latents.append(encode_images(vae, images))
     return [(torch.cat(codes), torch.cat(latents)) for codes, latents in found.values()]
 
 
@@ -82,27 +86,29 @@ def train(
     """Train and return the transformer."""
     transformer = checkpoint.load_transformer(torch.float32)
     transformer.requires_grad_(True)
-    groups = encode(checkpoint, 0, IMAGES_PER_STEP * settings.steps, world)
+    groups = encode(checkpoint, settings, IMAGES_PER_STEP * settings.steps, world)
     shares = torch.tensor([len(codes) for codes, _ in groups], dtype=torch.float32)
     sizes = sizes_of(world)
 
-    def loss(step: int, generator: torch.Generator):
+    def make_data(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """Codes, which rows see no condition, latents, noise and timesteps."""
         # The images of a batch have one shape: each shape comes up as often as its images do.
         group = int(torch.multinomial(shares, 1, generator=generator)) if len(groups) > 1 else 0
         codes, latents = groups[group]
         rows = random_integers(generator, len(codes), settings.batch)
-        given = oracle_conditions(codes[rows], sizes)
         dropped = torch.rand(settings.batch, 1, 1, generator=generator) < DROPPED
         clean = latents[rows].float()
         noise = torch.randn(clean.shape, generator=generator)
-        times = timesteps(settings.batch, generator)
+        return codes[rows], dropped, clean, noise, timesteps(settings.batch, generator)
+
+    def loss(data: tuple[torch.Tensor, ...]):
+        codes, dropped, clean, noise, times = data
+        given = oracle_conditions(codes, sizes).masked_fill(dropped, 0)
         x, velocity = add_noise(clean, noise, times)
-        predicted = transformer(
-            x, encoder_hidden_states=given.masked_fill(dropped, 0), timestep=times, return_dict=False
-        )[0]
+        predicted = transformer(x, encoder_hidden_states=given, timestep=times, return_dict=False)[0]
         return F.mse_loss(predicted.float(), velocity), {}
 
-    fit(transformer, loss, settings, folder, _EXCLUDED, report)
+    fit(transformer, make_data, loss, settings, folder, _EXCLUDED, report)
     return transformer
 
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -54,6 +54,7 @@ from . import (
     release,
     renderer,
 )
+from .ahead import workers_for
 from .assemble import assemble, save_part
 from .carry_over import carry_over
 from .editions import CHANGES, CONTINUED, MANY_WORDS, WORDS, world_of
@@ -84,7 +85,6 @@ _JOINT: dict[str, Any] = {
     "ema_decay": 0.995,
     "warmup": 30,
     "final_lr": 0.02,
-    "device": "cpu",
     "save_every": 100,
     "log_every": 10,
     "keep": 1,
@@ -98,6 +98,12 @@ class Recipe:
     share: float = 1.0  # of the steps of every stage; below 1 no gate stops the recipe
     edition: int = 1  # of the world
     start: Path | None = None  # a checkpoint whose language model the stage `language` continues
+    device: str = "cpu"  # of torch
+
+    @property
+    def trainers_device(self) -> Literal["auto", "cpu"]:
+        """What the general trainer and GRPO call the device: they find the card themselves."""
+        return "cpu" if self.device == "cpu" else "auto"
 
     def world(self, of_stage: World, words: float = WORDS) -> World:
         """The world of a stage in this edition, with this share of words."""
@@ -116,7 +122,8 @@ class Recipe:
         steps, ema_decay = self.steps(full.steps), full.ema_decay
         if ema_decay is not None and self.share < 1:
             ema_decay = max(0.0, 1 - (1 - ema_decay) / self.share)  # a short run must forget its start
-        return full.replace(steps=steps, warmup=min(full.warmup, steps), ema_decay=ema_decay)
+        own = {"device": self.device, "workers": workers_for(self.device)}
+        return full.replace(steps=steps, warmup=min(full.warmup, steps), ema_decay=ema_decay, **own)
 
     def steps(self, full: int) -> int:
         return max(1, round(full * self.share))
@@ -157,6 +164,7 @@ class Recipe:
             "data": [str(path) for name in packs for path in self.pack_paths(name)],
             "warmup": min(_JOINT["warmup"], steps),
             "train": dict(rates),
+            "device": self.trainers_device,
             **changes,
         }
         resume = (self.out / stage).is_dir()
@@ -235,11 +243,12 @@ def _language_gate(recipe: Recipe) -> dict[str, float]:
 
 
 def _data(recipe: Recipe) -> None:
-    checkpoint, world, weak = recipe.start_checkpoint(), recipe.world(language.WORLD), recipe.world(WEAK)
-    data.pack_scenes(checkpoint, recipe.pack_path("captions"), 11, recipe.steps(36_000), world, (True, True, False))
-    data.pack_scenes(checkpoint, recipe.pack_path("weak"), 14, recipe.steps(24_000), weak, (True, True, False))
-    data.pack_scenes(checkpoint, recipe.pack_path("phrasings"), 12, recipe.steps(12_000), world, (False,) * 6)
-    data.pack_edits(checkpoint, recipe.pack_path("edits"), 13, recipe.steps(16_000), recipe.world(EDITS))
+    encoders = data.Encoders(recipe.start_checkpoint(), recipe.device, workers_for(recipe.device))
+    world, weak = recipe.world(language.WORLD), recipe.world(WEAK)
+    data.pack_scenes(encoders, recipe.pack_path("captions"), 11, recipe.steps(36_000), world, (True, True, False))
+    data.pack_scenes(encoders, recipe.pack_path("weak"), 14, recipe.steps(24_000), weak, (True, True, False))
+    data.pack_scenes(encoders, recipe.pack_path("phrasings"), 12, recipe.steps(12_000), world, (False,) * 6)
+    data.pack_edits(encoders, recipe.pack_path("edits"), 13, recipe.steps(16_000), recipe.world(EDITS))
 
 
 def _divided_rates(divisor: float) -> dict[str, float]:
@@ -304,19 +313,21 @@ def _latents(recipe: Recipe) -> None:
 
 
 def _edit_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
-    return lambda recipe: editing.gate(open_checkpoint(recipe.last_checkpoint(stage)), edition=recipe.edition)
+    return lambda recipe: editing.gate(
+        open_checkpoint(recipe.last_checkpoint(stage)), edition=recipe.edition, device=recipe.device
+    )
 
 
 def _grpo(recipe: Recipe) -> None:
-    folder, updates = recipe.out / "grpo", recipe.steps(140)
+    folder, updates, device = recipe.out / "grpo", recipe.steps(140), recipe.trainers_device
     if recipe.edition == 1:
         settings: GrpoSettings = grpo.TinyGrpoSettings(
             checkpoint=str(recipe.last_checkpoint("instruct")), out=str(folder), updates=updates,
-            rewards=(RewardSettings(name="tiny"),), lr=5e-4, kl=0.02, top_p=1, frozen=(),
+            rewards=(RewardSettings(name="tiny"),), lr=5e-4, kl=0.02, top_p=1, frozen=(), device=device,
         )  # fmt: skip
     else:
         checkpoint = str(recipe.last_checkpoint("latents"))
-        settings = grpo.SecondAllGrpoSettings(checkpoint=checkpoint, out=str(folder), updates=updates)
+        settings = grpo.SecondAllGrpoSettings(checkpoint=checkpoint, out=str(folder), updates=updates, device=device)
     train_by_rewards(settings, folder.is_dir(), Watch(recipe.stage_report("grpo")))
 
 
@@ -330,7 +341,7 @@ def _release(recipe: Recipe) -> None:
 def _image_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
     def gate(recipe: Recipe) -> dict[str, float]:
         """Share of images that are right, from true codes and from generated ones, on held-back prompts."""
-        pipeline, numbers = Pipeline(open_checkpoint(recipe.last_checkpoint(stage))), {}
+        pipeline, numbers = Pipeline(open_checkpoint(recipe.last_checkpoint(stage)), recipe.device), {}
         for source in ("true-codes", "codes"):
             result = evaluate(pipeline, Evaluation(count=324, seeds=1, guidance=1.0, edition=recipe.edition), source)
             numbers[source] = result.mean
