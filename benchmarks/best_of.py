@@ -18,7 +18,7 @@ from blip3o_core.rewards.best_of import ranking, read_rewards, render_each
 from blip3o_core.rewards.interface import Candidates
 from blip3o_core.seeds import row_seeds
 from blip3o_core.tiny import edit_evaluation, evaluation
-from blip3o_core.tiny.judge.judge import judge_edit, judge_image
+from blip3o_core.tiny.judge.judge import judge_image
 from blip3o_core.tiny.scenes.edits import may_change
 from blip3o_core.tiny.scenes.rasterize import rasterize
 from blip3o_core.tiny.scenes.spec import spec_of
@@ -34,14 +34,15 @@ Seen = tuple[list[bool], dict[str, Sequence[float | None]]]
 def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
     """Images of prompts, in float32. Run k has its own sampling seeds."""
     pipeline = Pipeline.load(BUNDLED, device, torch.float32)
-    prompts = evaluation.make_prompts(evaluation.Settings(count=QUICK if quick else PROMPTS, seeds=1))
+    prompts = evaluation.square_prompts(pipeline.checkpoint, QUICK if quick else PROMPTS)
     return _table(lambda number: _images(pipeline, prompts, number), COUNTS, 1 if quick else RUNS)
 
 
 def run_edits(device: torch.device, runs: int, quick: bool) -> list[dict]:
     """The same of edits."""
     pipeline = Pipeline.load(BUNDLED, device, torch.float32)
-    pairs = edit_evaluation.make_edits(edit_evaluation.Settings(count=QUICK if quick else EDITS))
+    edition = evaluation.edition_of(pipeline.checkpoint)
+    pairs = edit_evaluation.make_edits(edit_evaluation.Settings(QUICK if quick else EDITS, edition=edition))
     return _table(lambda number: _edits(pipeline, pairs, number), EDIT_COUNTS, 1 if quick else RUNS)
 
 
@@ -91,16 +92,17 @@ def _edits(pipeline: Pipeline, pairs: list, number: int) -> Iterator[Seen]:
     for first in range(0, len(pairs), TOGETHER):
         batch = [pair for pair in pairs[first : first + TOGETHER] for _ in range(most)]
         seeds = row_seeds(number * evaluation.SEED_STRIDE, len(batch), first * most)
-        images = list(edit_evaluation.run_edits(pipeline, batch, seeds, settings, pipeline.reference_mode))
+        images, judged = edit_evaluation.judge_batch(pipeline, batch, seeds, settings, pipeline.reference_mode)
         for place in range(0, len(batch), most):
             edit, text = batch[place]
-            source = torch.from_numpy(rasterize(edit.source, pipeline.checkpoint.trained_side)) / 255
-            mask = torch.from_numpy(may_change(edit, source.shape[0])).float()
-            made = Candidates(
-                images[place : place + most], [text] * most, [[source]] * most, [mask] * most, [{"edit": edit}] * most
+            rows, side = slice(place, place + most), pipeline.checkpoint.trained_side
+            sources = [torch.from_numpy(rasterize(scene, side)) / 255 for scene in edit.sources]
+            mask, own = torch.from_numpy(may_change(edit, side)).float(), map(torch.from_numpy, images[rows])
+            made = Candidates(list(own), [text] * most, [sources] * most, [mask] * most, [{"edit": edit}] * most)
+            yield (
+                [verdict.strict for verdict in judged[rows]],
+                {JUDGE: _scores("tiny", made), CONSISTENCY: _scores("consistency", made)},
             )
-            verdicts = [judge_edit(image.numpy(), edit).strict for image in made.images]
-            yield verdicts, {JUDGE: _scores("tiny", made), CONSISTENCY: _scores("consistency", made)}
 
 
 def _scores(reward: str, made: Candidates) -> list[float | None]:

@@ -24,7 +24,7 @@ import torch
 from blip3o_core.checkpoint.bundled import SHORT_NAME, resolve_checkpoint
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.rewards.mix import Part, RewardMix
-from blip3o_core.tiny.evaluation import Settings, make_prompts
+from blip3o_core.tiny.evaluation import square_prompts
 from blip3o_core.tiny.judge.judge import judge_image
 from blip3o_core.tiny.judge.reward import TinyReward
 from blip3o_core.tiny.scenes.spec import Spec, spec_of
@@ -100,9 +100,9 @@ class Measure:
     """What a checkpoint's diffusion makes of tokens that were written once: the language model is always the same."""
 
     def __init__(self, prompts: int):
-        self.prompts = make_prompts(Settings(count=prompts, seeds=1))
-        self.specs = [spec_of(prompt.scene) for prompt in self.prompts]
         pipeline = Pipeline.load(resolve_checkpoint(SHORT_NAME), dtype=torch.float32)
+        self.prompts = square_prompts(pipeline.checkpoint, prompts)
+        self.specs = [spec_of(prompt.scene) for prompt in self.prompts]
         texts = [prompt.text for prompt in self.prompts]
         self.tokens = [
             pipeline.generate_tokens(texts[first : first + BATCH], list(range(first, min(first + BATCH, prompts))))

@@ -19,8 +19,8 @@ from blip3o_core.pipeline import Pipeline
 from blip3o_core.seeds import row_seeds
 
 PROMPT, STEPS = "a red circle left of a blue star", 20
-# Images at once and pixels on a side: a short run, a run of many images, and one of large images.
-WORK = ((1, 64), (16, 64), (4, 256))
+# Images at once and pixels on a side (None: the model's): a short run, a run of many images, and one of large images.
+WORK = ((1, None), (16, None), (4, 256))
 
 
 def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
@@ -33,6 +33,7 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
         # The library shows no previews, so the server shows none either.
         with Server(Path(scratch), arguments=("--preview-method", "none")) as server, server.client() as client:
             for batch, side in WORK[: 1 if quick else None]:
+                side = side or pipeline.checkpoint.trained_side
                 rows.append(_compare(pipeline, client, Path(scratch), batch, side, runs))
             if not quick and shutil.which("g++"):
                 rows += [_compiled(client, batch, runs) for batch in (1, 4)]
@@ -41,7 +42,7 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
 
 def _compiled(client, batch: int, runs: int) -> dict:
     """The sampler node with and without ComfyUI's TorchCompileModel before it, in turn."""
-    from tools.comfyui.graphs import node
+    from tools.comfyui.graphs import SIDE, node
 
     compiled = {"compile": node("TorchCompileModel", model=["load", 1], backend="inductor")}
     pairs = [
@@ -49,13 +50,15 @@ def _compiled(client, batch: int, runs: int) -> dict:
         for seed in range(100, 101 + runs)
     ]
     plain, quick = (statistics.median(each) for each in zip(*pairs[1:], strict=True))
-    return {"batch": batch, "pixels": 64, "steps": STEPS, "sampler_s": plain, "compiled_s": quick,
+    return {"batch": batch, "pixels": SIDE, "steps": STEPS, "sampler_s": plain, "compiled_s": quick,
             "compiling_s": pairs[0][1], "runs": runs}  # fmt: skip
 
 
 def _sampling(client, batch: int, seed: int, more: dict) -> float:
     """Seconds between the start of the sampler node and the start of the next one."""
-    graph, stamps = _graph(batch, 64, seed) | more, []
+    from tools.comfyui.graphs import SIDE
+
+    graph, stamps = _graph(batch, SIDE, seed) | more, []
     if more:
         graph["sample"]["inputs"]["model"] = ["compile", 0]
 

@@ -118,8 +118,9 @@ def edit_numbers(pipeline: Pipeline, count: int, run: int) -> Numbers:
     seed = run * evaluation.SEED_STRIDE
     settings = edit_evaluation.Settings(count=count, steps=STEPS, guidance=GUIDANCE, seed=seed, batch=BATCH)
     result = edit_evaluation.evaluate(pipeline, settings, "both")
-    sources = [torch.from_numpy(rasterize(edit.source)).float() / 255 for edit in result.edits]
-    masks = [torch.from_numpy(may_change(edit)).float() for edit in result.edits]
+    side = pipeline.checkpoint.trained_side
+    sources = [torch.from_numpy(rasterize(edit.source, side)).float() / 255 for edit in result.edits]
+    masks = [torch.from_numpy(may_change(edit, side)).float() for edit in result.edits]
     images = [torch.from_numpy(image) for image in result.images]
     found = ConsistencyReward()(images, [""] * count, [(source,) for source in sources], masks, [{}] * count)
     shares = {name: 100 * share for name, share in result.right.items()}

@@ -45,7 +45,7 @@ def run(device: torch.device, runs: int, quick: bool) -> list[dict]:
     """In float32. Seconds are the diffusion's, for an image alone and for one in a batch."""
     pipeline = Pipeline.load(BUNDLED, device, torch.float32)
     count, batch = (16, 8) if quick else (COUNT, BATCH)
-    prompts = evaluation.make_prompts(evaluation.Settings(count=count, seeds=1))
+    prompts = evaluation.square_prompts(pipeline.checkpoint, count)
     right, near, far = ({name: [] for name, *_ in VARIANTS} for _ in range(3))
     alone, together = ({name: [] for name, *_ in VARIANTS} for _ in range(2))
     for first in range(0, count, batch):

@@ -67,8 +67,8 @@ def counted(
 
 
 def _prompts(count: int) -> list[list[int]]:
-    encode = open_checkpoint(BUNDLED).prompt_encoder.encode
-    return [encode(prompt.text) for prompt in evaluation.make_prompts(evaluation.Settings(count=count))]
+    checkpoint = open_checkpoint(BUNDLED)
+    return [checkpoint.prompt_encoder.encode(one.text) for one in evaluation.square_prompts(checkpoint, count)]
 
 
 def _compare(language: LanguageModel, prompts: list[list[int]], kind: str, window: int, device: torch.device) -> dict:

@@ -73,7 +73,7 @@ def test_an_image_that_does_not_fit_is_refused_before_the_weights_are_loaded(mon
     """Catches torch's own allocator error after the tokens are written."""
     checkpoint, compute = open_checkpoint(BUNDLED), Compute(torch.device("cpu"))
     monkeypatch.setattr(memory, "free_bytes", lambda device: GB)
-    assert check_rendering(checkpoint, None, 20, 2.0, 1, compute) == (64, 64)
+    assert check_rendering(checkpoint, None, 20, 2.0, 1, compute) == (checkpoint.trained_side,) * 2
     with pytest.raises(Blip3oError, match=r"^An image of 8192x8192 needs about .* GB of memory, and 1\.0 GB are free"):
         check_rendering(checkpoint, (8192, 8192), 20, 2.0, 1, compute)
     with pytest.raises(Blip3oError, match=r"^A batch of 1000 images of 512x512 needs about .* fewer at once\."):

@@ -12,7 +12,7 @@ from tools.comfyui.frontend import TWO_FRAMES, Frontend, open_frontend
 from tools.comfyui.server import PACK_FOLDER, Server
 from tools.comfyui.workflow import save_workflow
 from tools.environment import TOP
-from tools.samples.parts import EDIT, START, Sample, add_chain, encode, load
+from tools.samples.parts import EDIT, SIDE, START, Sample, add_chain, encode, load
 from tools.workflows import LOADED, VERSION, flat, settled
 
 SUBGRAPHS = TOP / "subgraphs"
@@ -67,8 +67,8 @@ def text_to_image() -> Blueprint:
     end = sample.add("PreviewImage", images=[chain.decode, 0])
     return Blueprint(
         sample.name, "Image generation and editing/Text to image",
-        "Makes an image from a prompt with BLIP3o-NEXT. The bundled tiny model makes 64 x 64 pixels in 20 steps; for a "
-        "published checkpoint set width and height to 1024 and 30 steps.",
+        f"Makes an image from a prompt with BLIP3o-NEXT. The bundled tiny model makes {SIDE} x {SIDE} pixels in 20 "
+        "steps; for a published checkpoint set width and height to 1024 and 30 steps.",
         sample, [end],
         [(chain.generator, "prompt"), (loader, "checkpoint"), (chain.empty, "width"), (chain.empty, "height"),
          (chain.generator, "seed"), (chain.sampler, "noise_seed"), (chain.sampler, "steps"),
@@ -80,7 +80,7 @@ def text_to_image() -> Blueprint:
 def image_edit() -> Blueprint:
     sample = Sample("Image Edit (BLIP3o-NEXT)")
     loader = load(sample)
-    image = sample.add("EmptyImage", width=64, height=64, batch_size=1, color=0)
+    image = sample.add("EmptyImage", width=SIDE, height=SIDE, batch_size=1, color=0)
     encoder = encode(sample, loader, image)
     chain = add_chain(sample, loader, EDIT, encoder)
     end = sample.add("PreviewImage", images=[chain.decode, 0])

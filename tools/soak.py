@@ -29,7 +29,7 @@ from PIL import Image
 
 from blip3o_core.checkpoint.bundled import NAME
 from tools.comfyui.client import Client, Refused
-from tools.comfyui.graphs import edit, node, text_to_image, with_ksampler
+from tools.comfyui.graphs import SIDE, edit, node, text_to_image, with_ksampler
 from tools.comfyui.server import Server
 
 COLOURS = "red green blue yellow purple orange pink cyan".split()
@@ -57,10 +57,10 @@ class Row:
 
 
 def plain(rng: random.Random, **changes) -> dict:
-    """A prompt nobody posted before, 64 x 64."""
+    """A prompt nobody posted before, of the size that the bundled model knows."""
     numbers = {"seed": rng.randrange(2**64), "noise_seed": rng.randrange(2**64), "steps": rng.choice([2, 4, 20])}
     prompt = f"a {rng.choice(COLOURS)} {rng.choice(SHAPES)}"
-    graph = text_to_image(NAME, (64, 64), **{"prompt": prompt, **numbers, **changes})
+    graph = text_to_image(NAME, (SIDE, SIDE), **{"prompt": prompt, **numbers, **changes})
     del graph["latents"]
     return graph
 
@@ -80,7 +80,7 @@ def edited(rng: random.Random, masked: bool = False) -> dict:
     word = rng.choice(COLOURS)
     graph = edit("soak.png", checkpoint=NAME, instruction=f"make it {word}", mask=mask, seed=rng.randrange(2**64))
     if masked:
-        graph["mask"] = node("SolidMask", value=1.0, width=64, height=64)
+        graph["mask"] = node("SolidMask", value=1.0, width=SIDE, height=SIDE)
     del graph["latents"]
     return graph
 
@@ -135,7 +135,7 @@ class Soak:
         self.server, self.client, self.rng, self.new_sizes = server, client, random.Random(seed), new_sizes
         self.digest = ""  # of the probe, once it is known
         buffer = io.BytesIO()
-        Image.new("RGB", (64, 64), "red").save(buffer, "PNG")
+        Image.new("RGB", (SIDE, SIDE), "red").save(buffer, "PNG")
         client.upload("soak.png", buffer.getvalue())
 
     def row(self, name: str) -> Row:

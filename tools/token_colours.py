@@ -9,6 +9,7 @@ unknown checkpoint: it renders prompts of the tiny world and looks at the mosaic
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,25 +22,27 @@ from blip3o_core.files import atomic_write
 from blip3o_core.models.image_tokenizer import ImageTokenizer
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.tiny.code_colours import FILE
-from blip3o_core.tiny.evaluation import GUIDANCE, STEPS
+from blip3o_core.tiny.evaluation import GUIDANCE, SIDES, STEPS
 from blip3o_core.tiny.recipe.autoencoder import pixels
 from blip3o_core.tiny.scenes.captions import caption
-from blip3o_core.tiny.scenes.world import World, make_scene
+from blip3o_core.tiny.scenes.world import SECOND, World, make_scene
 from blip3o_core.tokens.colours import code_colours, learn, mosaic, read_colours
 
 WIDTH = 128  # codes in a row of the PNG
 SCENES, HELD_BACK, BATCH = 3_000, 400, 100
-WORLD = World(coloured=0.6)
+# More grounds than in training. Textures change no mean colour, and oblong images have the codes of square ones.
+WORLDS = {1: World(coloured=0.6), 2: replace(SECOND, coloured=0.6, oblong=0.0)}
 LOOKS = (1, 10, 50, 100)  # after so many images
 
 
 @torch.no_grad()
 def cells(tokenizer: ImageTokenizer, split: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(N, T) codes of `count` scenes, and (N, T, 3) the mean colour of what each stands for, in [0, 255]."""
-    codes, colours = [], []
+    codes, colours, side = [], [], tokenizer.config.image_size
+    world = WORLDS[2 if side == SIDES[2] else 1]
     for first in range(0, count, BATCH):
         last = min(first + BATCH, count)
-        images = pixels([make_scene("colours", split, index, WORLD) for index in range(first, last)])
+        images = pixels([make_scene("colours", split, index, world) for index in range(first, last)], side)
         codes.append(tokenizer.codes(tokenizer.features(images)))
         means = F.avg_pool2d((images + 1) * 127.5, tokenizer.config.patch_size)
         colours.append(means.flatten(2).movedim(1, 2))

@@ -140,15 +140,28 @@ def edition_of(checkpoint: Checkpoint) -> int:
     return 2 if checkpoint.trained_side == SIDES[2] else 1
 
 
-def make_prompts(settings: Settings) -> list[Prompt]:
-    """The prompts that count, split, phrasing and contrast decide, whatever else the settings say."""
-    prompts = []
+def make_prompts(settings: Settings, world: World | None = None) -> list[Prompt]:
+    """The prompts that count, split, phrasing and contrast decide, whatever else the settings say.
+
+    `world`: in place of that of the settings.
+    """
+    prompts, world = [], world or settings.world
     for index in range(settings.count):
-        names = settings.world.categories
+        names = world.categories
         category = names[index % len(names)]
-        scene = make_scene(SCENE_SEED, settings.split, index // len(names), settings.world, category)
+        scene = make_scene(SCENE_SEED, settings.split, index // len(names), world, category)
         prompts.append(Prompt(category, caption(scene, index, plain=not settings.any_phrasing), scene))
     return prompts
+
+
+def square_prompts(checkpoint: Checkpoint, count: int | None = None) -> list[Prompt]:
+    """Held-back prompts in the edition of a checkpoint, for square images alone: any of them may be made together.
+
+    `count` None: one of each category.
+    """
+    settings = Settings(edition=edition_of(checkpoint))
+    settings = replace(settings, count=count or len(settings.world.categories))
+    return make_prompts(settings, replace(settings.world, oblong=0.0))
 
 
 def evaluate(

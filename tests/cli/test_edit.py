@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from blip3o_core.checkpoint import bundled
+from blip3o_core.checkpoint import bundled, open_checkpoint
 from blip3o_core.cli.main import main
 from blip3o_core.editing import masks
 from blip3o_core.images import reader
@@ -38,7 +38,8 @@ def test_the_bundled_model_edits_without_any_options(place, capsys):
     red.save(place / "red.png")
     assert main(["edit", f"--image={place / 'red.png'}", "--instruction=make the square blue", f"--out={out}"]) == 0
     said = capsys.readouterr()
-    assert said.out == f"{out}\n" and pixels(out).shape == (64, 64, 3)
+    side = open_checkpoint(bundled.BUNDLED).trained_side
+    assert said.out == f"{out}\n" and pixels(out).shape == (side, side, 3)
     assert "image 1: 64x64" in said.err and "of 512 tokens, 1 reference x 64" in said.err
     assert read_settings(out)["checkpoint"] == bundled.NAME and "--checkpoint" not in read_settings(out)["command"]
     assert torch.equal(made_again(out, place, {"IMAGE1": place / "red.png"}), pixels(out))

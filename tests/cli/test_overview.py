@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.cli.main import main
 from tests.support.full_size import LAYOUTS, make_full_size
@@ -40,7 +41,9 @@ def test_the_bundled_model_is_described(answers):
     assert told.pop("on disk") == f"{megabytes:.1f} MB" and megabytes > 10
     # 512 tokens of prompt, of them 60 for words: seven images of 64 tokens.
     assert told.pop("can edit") == "yes, with up to 7 references (reference modes: tokens, cross, noise, both)"
-    assert told.pop("image size") == "64x64; other sizes in multiples of 8 pixels"
+    checkpoint = open_checkpoint(BUNDLED)
+    side, multiple = checkpoint.trained_side, checkpoint.latent_multiple
+    assert told.pop("image size") == f"{side}x{side}; other sizes in multiples of {multiple} pixels"
     assert "MB for one image" in told.pop("memory") and "inside the checkpoint" in told.pop("configs from")
     assert not told
 

@@ -11,7 +11,7 @@ from blip3o_core.tiny import Expected, Spec
 from blip3o_core.tiny.judge.judge import judge_image
 from tests.support.odd_prompts import ODD_PROMPTS
 from tools import demo
-from tools.comfyui.graphs import text_to_image
+from tools.comfyui.graphs import SIDE, text_to_image
 from tools.comfyui.workflow import load_workflow, node_of, to_prompt
 
 
@@ -53,5 +53,5 @@ def test_the_demo_draws_each_of_its_prompts(client):
 @pytest.mark.parametrize("prompt", ODD_PROMPTS.values(), ids=ODD_PROMPTS)
 def test_odd_prompts_give_a_picture(client, prompt):
     """Catches an error where words are unknown, contradict themselves or fill the prompt to its limit."""
-    graph = text_to_image(NAME, size=(64, 64), prompt=prompt, steps=2)
-    assert picture(client, client.run(graph)).shape == (64, 64, 3)
+    graph = text_to_image(NAME, size=(SIDE, SIDE), prompt=prompt, steps=2)
+    assert picture(client, client.run(graph)).shape == (SIDE, SIDE, 3)

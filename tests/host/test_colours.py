@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED, NAME
 from blip3o_core.tokens.colours import read_colours
-from tools.comfyui.graphs import text_to_image
+from tools.comfyui.graphs import SIDE, text_to_image
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def copies(checkpoints):
 
 def shown(client, checkpoint: str, **changes) -> tuple[np.ndarray, np.ndarray]:
     """What the mosaic and the saved image show, as 8 x 8 colours in [0, 255]."""
-    graph = text_to_image(checkpoint, size=(64, 64), prompt="a red circle left of a blue star", steps=8, **changes)
+    graph = text_to_image(checkpoint, size=(SIDE, SIDE), prompt="a red circle left of a blue star", steps=8, **changes)
     result = client.run(graph)
     assert result.status == "success", result.error
     mosaics = [p.image for p in result.previews if p.metadata.get("node_id") == "generate"]
@@ -46,13 +47,14 @@ def test_the_next_mosaic_has_the_colours_of_the_image(client, server, copies):
     assert set(folder.glob("*")) == others
     before = apart(shown(client, copies[0]))
     [file] = set(folder.glob("*")) - others
-    assert read_colours(file, 8192).counts.sum() == 64
+    codes = open_checkpoint(BUNDLED).codes_id.num_codes
+    assert read_colours(file, codes).counts.sum() == 64
     after = apart(shown(client, copies[0], **{"sampling.top_k": 1199}))  # the same tokens, written again
     elsewhere = apart(shown(client, copies[1]))
     print(f"distance to the image: {before:.1f} before, {after:.1f} after, {elsewhere:.1f} in a copied folder")
     print(f"with the fitted colours {bundled:.1f}")
     assert before > 100 > 60 > max(bundled, after, elsewhere)
-    assert set(folder.glob("*")) - others == {file} and read_colours(file, 8192).counts.sum() == 3 * 64
+    assert set(folder.glob("*")) - others == {file} and read_colours(file, codes).counts.sum() == 3 * 64
 
 
 def test_only_whole_images_of_their_codes_are_learned_from(in_host, loose_checkpoint, tmp_path):

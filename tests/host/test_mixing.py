@@ -8,7 +8,7 @@ from PIL import Image
 
 from blip3o_core.checkpoint.bundled import NAME
 from blip3o_core.tiny.judge.judge import detect
-from tools.comfyui.graphs import node
+from tools.comfyui.graphs import SIDE, node
 
 
 def prompts(rows: int, **texts: str) -> dict:
@@ -23,9 +23,9 @@ def prompts(rows: int, **texts: str) -> dict:
     return graph
 
 
-def drawn(client, graph: dict, width: int = 64, **positives) -> dict[str, list[np.ndarray]]:
+def drawn(client, graph: dict, width: int = SIDE, **positives) -> dict[str, list[np.ndarray]]:
     """The images that each positive conditioning gives, by name."""
-    graph["empty"] = node("EmptyLatentImage", width=width, height=64, batch_size=1)
+    graph["empty"] = node("EmptyLatentImage", width=width, height=SIDE, batch_size=1)
     for name, positive in positives.items():
         graph[f"s{name}"] = node(
             "BLIP3oDiffusionSampler", model=["load", 1], positive=positive, negative=["ca", 1],
@@ -55,8 +55,8 @@ def test_two_prompts_in_two_areas(client):
             strength=1.0,
         )  # fmt: skip
     graph["both"] = node("ConditioningCombine", conditioning_1=["area_a", 0], conditioning_2=["area_b", 0])
-    for image in drawn(client, graph, 128, result=["both", 0])["result"]:
-        assert seen(image[:, :64]) == [("circle", "red")] and seen(image[:, 64:]) == [("star", "blue")]
+    for image in drawn(client, graph, 2 * SIDE, result=["both", 0])["result"]:
+        assert seen(image[:, :SIDE]) == [("circle", "red")] and seen(image[:, SIDE:]) == [("star", "blue")]
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ from PIL import Image
 
 from blip3o_core.checkpoint.bundled import NAME
 from tests.host.test_edit import png
-from tools.comfyui.graphs import edit, node, text_to_image
+from tools.comfyui.graphs import SIDE, edit, node, text_to_image
 
 pytestmark = [pytest.mark.usefixtures("checkpoint")]
 
@@ -40,7 +40,7 @@ def told(client, monkeypatch):
 
 
 def small(checkpoint=NAME, **changes) -> dict:
-    return text_to_image(checkpoint, **{"size": (64, 64), "steps": 1, "prompt": "a red circle"} | changes)
+    return text_to_image(checkpoint, **{"size": (SIDE, SIDE), "steps": 1, "prompt": "a red circle"} | changes)
 
 
 def test_words_that_the_bundled_model_does_not_know(told, client):
@@ -61,8 +61,9 @@ def test_progress_says_how_fast_and_how_long(told):
 
 def test_a_size_far_from_the_trained_one(told):
     """Catches texture in place of shapes, without a reason."""
-    assert "trained at 64x64 pixels, and this image has 512x256" in told(small(size=(512, 256)))["sample"][-1]
-    assert "sample" not in told(small(size=(96, 64), noise_seed=4))
+    said = f"trained at {SIDE}x{SIDE} pixels, and this image has 512x256"
+    assert said in told(small(size=(512, 256)))["sample"][-1]
+    assert "sample" not in told(small(size=(SIDE * 3 // 2, SIDE), noise_seed=4))
 
 
 def test_four_latents_for_one_row_of_tokens(told):

@@ -7,21 +7,23 @@ import pytest
 from PIL import Image
 
 from blip3o_core.checkpoint.bundled import NAME
-from tools.comfyui.graphs import node
+from tools.comfyui.graphs import SIDE, node
 from tools.comfyui.workflow import API, WORKFLOWS, load_api, load_workflow, node_of, to_prompt
 from tools.samples import SAMPLES
+from tools.samples.parts import PUBLISHED_SIDE
 
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 TINY = {sample.name: sample.tiny for sample in SAMPLES}
 # Those that train, and those whose images test_samples_are_right looks at; one of these draws here, too.
 SEEN = {sample.name for sample in SAMPLES if sample.trains or sample.tiny} - {"BLIP3o-1-Text-to-Image"}
 ANSWERS = {sample.name: sample.answers for sample in SAMPLES}
-# Of the picture that is saved: the bundled model's is enlarged eight times.
+# Of the picture that is saved: the bundled model's is enlarged to 512.
 SIZES = {
     **{name: (512, 512) for name in NAMES}, "BLIP3o-8-Keep-Unchanged": (1040, 512),
-    "BLIP3o-4-Masked-Edit": (64, 64), "BLIP3o-5-Two-References": (64, 64), "BLIP3o-6-Wide-Edit": (72, 48),
+    "BLIP3o-4-Masked-Edit": (SIDE, SIDE), "BLIP3o-5-Two-References": (SIDE, SIDE),
+    "BLIP3o-6-Wide-Edit": (SIDE * 9 // 8, SIDE * 3 // 4),
     "BLIP3o-12-Compare-Two-Drafts": (1040, 512), "BLIP3o-15-Two-Prompts-in-One-Image": (1024, 512),
-    "BLIP3o-16-Second-Pass": (96, 96), "BLIP3o-21-Evaluate-Prompts": (4 * 200, 2 * 224),
+    "BLIP3o-16-Second-Pass": (SIDE * 3 // 2,) * 2, "BLIP3o-21-Evaluate-Prompts": (4 * 200, 2 * 224),
 }  # fmt: skip
 
 
@@ -31,7 +33,9 @@ def prompt_of(name: str) -> dict:
     for id, values in ANSWERS[name].items():
         prompt[id]["inputs"] |= values
     for inputs in (part["inputs"] for part in prompt.values() if not TINY[name]):
-        inputs |= {key: value // 16 for key, value in inputs.items() if key in ("width", "height", "x")}
+        inputs |= {
+            key: value * SIDE // PUBLISHED_SIDE for key, value in inputs.items() if key in ("width", "height", "x")
+        }
         inputs |= {key: NAME for key in inputs if key == "checkpoint"} | {key: 2 for key in inputs if key == "steps"}
     return prompt
 
@@ -111,15 +115,19 @@ def test_outside_the_mask_the_sample_changes_no_pixel(client):
     result = client.run(prompt, timeout=300)
     assert result.status == "success", result.error
     before, after = (np.asarray(picture(client, result.outputs[id]["images"][0])) for id in ("before", "after"))
-    assert before.shape == after.shape == (64, 64, 3)
-    assert np.array_equal(after[:, :32], before[:, :32]) and not np.array_equal(after[:, 32:], before[:, 32:])
+    half = SIDE // 2
+    assert before.shape == after.shape == (SIDE, SIDE, 3)
+    assert np.array_equal(after[:, :half], before[:, :half]) and not np.array_equal(after[:, half:], before[:, half:])
 
 
 @pytest.mark.parametrize(
     "name, said",
     [
         ("BLIP3o-5-Two-References", ["of 512 tokens, 128 of them for reference images"]),
-        ("BLIP3o-6-Wide-Edit", ["96x64", "stretched to 8x8 codes", "72x48 pixels"]),
+        (
+            "BLIP3o-6-Wide-Edit",
+            [f"{SIDE * 3 // 2}x{SIDE}", "stretched to 8x8 codes", f"{SIDE * 9 // 8}x{SIDE * 3 // 4} pixels"],
+        ),
     ],
     ids=["BLIP3o-5-Two-References", "BLIP3o-6-Wide-Edit"],
 )

@@ -4,11 +4,14 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.diffusion import sampler as diffusion
 from blip3o_core.pipeline import condition
 from tools.comfyui.server import ON_CPU
 
 PROMPT = "a red fox in the snow"
+SIDE = open_checkpoint(BUNDLED).trained_side  # pixels on a side of the bundled model's images
 # The library computes on the CPU in float32, which is ComfyUI's choice there, too. On a GPU that choice is bf16, and
 # even float32 rounds differently.
 DTYPE = "auto" if ON_CPU else "fp32"

@@ -6,10 +6,11 @@ from PIL import Image
 
 from blip3o_core.tiny.edit_evaluation import Settings as EditSettings
 from blip3o_core.tiny.edit_evaluation import make_edits
-from blip3o_core.tiny.evaluation import Settings, make_prompts
+from blip3o_core.tiny.evaluation import edition_of, square_prompts
 from blip3o_core.tiny.judge.judge import judge_edit, judge_image
 from blip3o_core.tiny.scenes.rasterize import rasterize
 from blip3o_core.tiny.scenes.spec import spec_of
+from blip3o_core.tiny.scenes.world import SQUARE
 from tools.images.maker import Maker
 from tools.images.page import enlarged, sheet
 
@@ -19,25 +20,30 @@ PROMPT = "a red circle left of a blue star on a yellow background"
 
 
 def text_to_image(maker: Maker) -> Image.Image:
-    """The first prompts of `blip3o evaluate tiny`, one of each category."""
+    """Held-back prompts, the first of each category."""
     cells = []
-    for index, prompt in enumerate(make_prompts(Settings(count=8))):
+    for index, prompt in enumerate(square_prompts(maker.pipeline.checkpoint)):
         image = maker.image(maker.tokens(prompt.text, index), index)
         cells.append((enlarged(image, SIDE), _caption(prompt.text, judge_image(image, spec_of(prompt.scene)))))
     return sheet(_rows(cells))
 
 
 def edits(maker: Maker) -> Image.Image:
-    """The first edits of `blip3o evaluate tiny-edits`, one of each kind: before and after."""
-    cells = []
-    for index, (edit, words) in enumerate(make_edits(EditSettings(count=6))):
-        before = rasterize(edit.source, maker.pipeline.checkpoint.trained_side)
-        references = maker.references(before)
+    """Edits of `blip3o evaluate tiny-edits`, the first of each kind with square images: before and after."""
+    checkpoint, cells = maker.pipeline.checkpoint, []
+    first: dict[str, tuple] = {}
+    for edit, words in make_edits(EditSettings(edition=edition_of(checkpoint))):
+        if edit.target.canvas == SQUARE:
+            first.setdefault(edit.kind, (edit, words))
+    for index, (edit, words) in enumerate(first.values()):
+        before = [rasterize(scene, checkpoint.trained_side) for scene in edit.sources]
+        references = maker.references(*before)
         after = maker.image(maker.tokens(words, index, references), index, references=references)
-        pair = Image.new("RGB", (2 * SIDE + 4, SIDE), "white")
-        pair.paste(enlarged(before, SIDE), (0, 0))
-        pair.paste(enlarged(after, SIDE), (SIDE + 4, 0))
-        cells.append((pair, _caption(words, judge_edit(after, edit), 48)))
+        images = [*before, after]
+        row = Image.new("RGB", (len(images) * (SIDE + 4) - 4, SIDE), "white")
+        for place, image in enumerate(images):
+            row.paste(enlarged(image, SIDE), (place * (SIDE + 4), 0))
+        cells.append((row, _caption(words, judge_edit(after, edit), 48)))
     return sheet(_rows(cells, 2))
 
 

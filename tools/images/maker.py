@@ -32,8 +32,8 @@ class Maker:
         made = self.pipeline.render(tokens, [noise_seed], steps=steps, guidance=GUIDANCE, edit=edit)
         return to_pixels(made[0].numpy())
 
-    def references(self, image: np.ndarray) -> References:
-        return self.pipeline.references([Image.fromarray(image)])
+    def references(self, *images: np.ndarray) -> References:
+        return self.pipeline.references([Image.fromarray(image) for image in images])
 
     def from_noise(self, tokens: ImageTokens, noise_seed: int, references=None) -> list[np.ndarray]:
         """What the latent looks like before the first step and after each, (H, W, 3) uint8."""

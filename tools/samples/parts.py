@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from blip3o_core.checkpoint.bundled import NAME
 from blip3o_core.tiny.evaluation import GUIDANCE, STEPS
+from tools.comfyui.graphs import SIDE
 
-SIDE = 64  # pixels on a side of the bundled model's images
-ENLARGE = 8
+ENLARGE = 512 // SIDE
 # Of samples that are not for the bundled model
 PUBLISHED, PUBLISHED_SIDE, PUBLISHED_STEPS = "BLIP3o-NEXT-edit-VAE", 1024, 30
 SAMPLER = "BLIP3oDiffusionSampler"
@@ -137,7 +137,7 @@ def add_render(
 
 
 def enlarge(sample: Sample, image: str) -> str:
-    """64 pixels are a postage stamp on a screen; what a published checkpoint makes is large enough."""
+    """The bundled model's are a postage stamp on a screen; what a published checkpoint makes is large enough."""
     if not sample.tiny:
         return image
     return sample.add("ImageScaleBy", image=[image, 0], upscale_method="bicubic", scale_by=float(ENLARGE))
@@ -198,8 +198,8 @@ def edit_columns(
 
 PUBLISHED_AT = "https://huggingface.co/BLIP3o"
 TINY = (
-    "The bundled **tiny model** knows up to four coloured shapes (circle, square, triangle, star, ring, cross) at 64 x "
-    "64 pixels. Upscale Image By only enlarges its images.\n\n"
+    "The bundled **tiny model** knows up to four coloured shapes (circle, square, triangle, star, ring, cross) at "
+    f"{SIDE} x {SIDE} pixels. Upscale Image By only enlarges its images.\n\n"
 )
 PHOTOGRAPHS = (
     "**For photographs**\n\n"

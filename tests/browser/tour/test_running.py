@@ -22,6 +22,7 @@ from tests.browser.tour.steps import (
     once,
 )  # fmt: skip
 from tests.support.pictures import noise
+from tools.samples.parts import ENLARGE, SIDE
 
 pytestmark = pytest.mark.slow
 END = {"VAEDecode", "ImageScaleBy", "SaveImage"}
@@ -106,7 +107,8 @@ def test_a_width_between_two_cells(tour):
     tour.set(EMPTY, width=100)
     assert tour.run().ended == "execution_success"
     [width] = [node["inputs"]["width"] for node in tour.frontend.save()[1].values() if node["class_type"] == EMPTY]
-    assert width % 8 == 0 and Image.open(io.BytesIO(tour.images()[0])).size == (width * 8, 64 * 8)
+    assert width % 8 == 0
+    assert Image.open(io.BytesIO(tour.images()[0])).size == (width * ENLARGE, SIDE * ENLARGE)
 
 
 @once
@@ -121,7 +123,7 @@ def test_a_node_is_switched_off(tour, kind, mode):
     tour.shot(f"off-{mode}-{kind}")
     if kind == "ImageScaleBy" and mode == BYPASSED:
         assert run.ended == "execution_success"
-        assert Image.open(io.BytesIO(tour.images()[0])).size == (64, 64)
+        assert Image.open(io.BytesIO(tour.images()[0])).size == (SIDE, SIDE)
     elif (kind, mode) == (SAMPLER, BYPASSED):
         assert run.ended == "execution_error" and "check that the sampler is not bypassed" in run.told
     else:

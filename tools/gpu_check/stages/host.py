@@ -81,7 +81,7 @@ def _more_runs(session: "Session") -> None:
     before = session.run("the first again", seed=5)
     session.run("four images", seed=7, batch=4)
     session.run("stopped", seed=8, stop_at=2 if session.bench.dry else 100)
-    session.run("bundled", checkpoint=NAME, size=(64, 64), seed=5)
+    session.run("bundled", checkpoint=NAME, size=(graphs.SIDE, graphs.SIDE), seed=5)
     after = session.run("after the others", seed=5, fresh=True)
     session.bench.notes.put(same_latents=before == after)
     if before != after:
@@ -92,7 +92,7 @@ def _soak(session: "Session") -> None:
     """Prompts in a row, every third with the other model, every fifth stopped: does memory grow?"""
     bench = session.bench
     for k in range(bench.sizes.soak):
-        other: dict = {"checkpoint": NAME, "size": (64, 64)} if k % 3 == 2 else {}
+        other: dict = {"checkpoint": NAME, "size": (graphs.SIDE, graphs.SIDE)} if k % 3 == 2 else {}
         session.run(f"soak {k}", seed=100 + k, steps=4, stop_at=1 if k % 5 == 4 else None, table="soak", **other)
     rows = bench.notes.found["soak"]
     half = len(rows) // 2
