@@ -242,6 +242,16 @@ def test_a_missed_gate_stops_the_recipe(tmp_path, monkeypatch):
         stages.run("week", recipe)
 
 
+def test_stages_beside_each_other_have_starts_of_their_own(tmp_path, monkeypatch):
+    """Catches a gate that loads a checkpoint while another process writes it anew."""
+    folders = []
+    note = stages.Stage(lambda recipe: folders.append(recipe.start_checkpoint().folder), lambda recipe: {})
+    for name in ("one", "two"):
+        monkeypatch.setitem(stages.STAGES, name, note)
+        stages.run(name, stages.Recipe(tmp_path, print))
+    assert folders[0] != folders[1]
+
+
 def test_packs_hold_what_the_encoders_see(start, tmp_path):
     """Catches codes, latents and captions of different images in one row."""
     encoders = data.Encoders(start)

@@ -18,7 +18,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,6 +99,7 @@ class Recipe:
     edition: int = 1  # of the world
     start: Path | None = None  # a checkpoint whose language model the stage `language` continues
     device: str = "cpu"  # of torch
+    stage: str = "start"  # that runs: stages beside each other must not write one folder
 
     @property
     def trainers_device(self) -> Literal["auto", "cpu"]:
@@ -130,7 +131,7 @@ class Recipe:
 
     def start_checkpoint(self) -> Checkpoint:
         """A checkpoint of all parts that are trained, the others with their starting values."""
-        return open_checkpoint(assemble(self.out, self.out / "start", sizes=self.sizes))
+        return open_checkpoint(assemble(self.out, self.out / "start" / self.stage, sizes=self.sizes))
 
     def pack_path(self, name: str) -> Path:
         return self.out / "data" / f"{name}.safetensors"
@@ -394,6 +395,7 @@ def run(stage: str, recipe: Recipe) -> dict[str, float]:
     if stage not in STAGES:
         raise Blip3oError(f"Stage {stage!r} is unknown. Choose one of: {', '.join(STAGES)}.")
     chosen, cpu, wall = STAGES[stage], time.process_time(), time.perf_counter()
+    recipe = replace(recipe, stage=stage)
     recipe.out.mkdir(parents=True, exist_ok=True)
     chosen.run(recipe)
     numbers = {"cpu_minutes": (time.process_time() - cpu) / 60, "minutes": (time.perf_counter() - wall) / 60}
