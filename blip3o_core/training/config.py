@@ -108,6 +108,7 @@ class TrainingConfig(Settings):
     # Images that are not square: crop to the middle, stretch, or keep their aspect at about image_size^2 pixels.
     fit: Literal["crop", "stretch", "keep"] = "crop"
     cache: Folder | None = None  # folder of encoded images; None: <out>/cache
+    cache_images: Flag = True  # false: images are encoded each time they are used, and nothing is kept
     device: Literal["auto", "cpu"] = "auto"
     workers: Annotated[Count, Field(le=256)] = 2  # threads that read and decode the images of the next steps
     log_every: Number = 1
@@ -128,6 +129,8 @@ class TrainingConfig(Settings):
         if len({one.weight is None for one in self.data}) > 1:
             one = next(one for one in self.data if one.weight is None)
             yield f"data gives weights, but {one.path} has none. Give every source a weight, or none of them."
+        if self.cache and not self.cache_images:
+            yield f"cache is {self.cache}, but cache_images is false. Leave cache out, or set cache_images to true."
         if self.warmup > self.steps:
             yield f"warmup is {self.warmup}; it must not exceed steps ({self.steps})."
         if self.lora is not None and "language" not in self.train:
@@ -158,14 +161,18 @@ class TrainingConfig(Settings):
         return found or None
 
     @property
-    def cache_folder(self) -> Path:
+    def cache_folder(self) -> Path | None:
+        """Where encoded images are kept; None: nowhere."""
+        if not self.cache_images:
+            return None
         return Path(self.cache) if self.cache else Path(self.out) / "cache"
 
     def resume_fingerprint(self, processes: int) -> dict:
         """All settings that decide the losses. A batch may be divided otherwise between processes and microbatches."""
         free = (
-            "checkpoint", "diffusion_folder", "out", "data", "steps", "batch", "accumulation", "cache", "device",
-            "workers", "log_every", "save_every", "keep", "shard_gb", "adapter_only", "gradient_checkpointing",
+            "checkpoint", "diffusion_folder", "out", "data", "steps", "batch", "accumulation", "cache", "cache_images",
+            "device", "workers", "log_every", "save_every", "keep", "shard_gb", "adapter_only",
+            "gradient_checkpointing",
         )  # fmt: skip
         kept = {
             name: value

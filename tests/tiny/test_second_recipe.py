@@ -1,24 +1,26 @@
 """How the second edition's model is made: codes with letters, images of several shapes, two references."""
 
+import io
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
+from blip3o_core.shards.read import ShardFolder
 from blip3o_core.tiny import CATEGORIES, TEXT, edit_evaluation, evaluation
 from blip3o_core.tiny.judge.judge import judge_image
 from blip3o_core.tiny.recipe import (
     assemble,
     autoencoder,
     connector,
-    data,
     edit_language,
     grpo,
     image_tokenizer,
@@ -26,6 +28,7 @@ from blip3o_core.tiny.recipe import (
     model_config,
     release,
     renderer,
+    shards,
     stages,
 )
 from blip3o_core.tiny.recipe.carry_over import carry_over
@@ -40,14 +43,14 @@ from blip3o_core.tiny.recipe.oracle_codes import (
 )
 from blip3o_core.tiny.scenes.captions import phrasings
 from blip3o_core.tiny.scenes.edits import COMPOSE, edit_kinds, instructions, make_edit
+from blip3o_core.tiny.scenes.rasterize import rasterize
 from blip3o_core.tiny.scenes.spec import spec_of
 from blip3o_core.tiny.scenes.textures import SOLID
-from blip3o_core.tiny.scenes.world import SECOND, SQUARE, Scene, World, lettered_word, make_scene
+from blip3o_core.tiny.scenes.world import SECOND, Scene, World, lettered_word, make_scene
 from blip3o_core.training.config import TrainingConfig
 from blip3o_core.training.data.batches import Batches
 from blip3o_core.training.data.items import find_items
 from blip3o_core.training.data.latent_cache import ImageEncoder
-from blip3o_core.training.data.packed import open_pack
 from blip3o_core.training.edit_checkpoint import add_references
 from blip3o_core.training.rl.tasks import find_tasks
 
@@ -181,53 +184,96 @@ def test_gates_measure_images_of_every_shape(start):
 
 
 @pytest.fixture(scope="module")
-def packs(start, tmp_path_factory):
-    """Scenes and edits in packs, those of every shape of image in one of their own."""
-    folder, world = tmp_path_factory.mktemp("packs"), replace(SECOND, oblong=0.5)
-    encoders = data.Encoders(start)
-    data.pack_scenes(encoders, folder / "captions.safetensors", 1, 24, world, (True, False))
-    data.pack_edits(encoders, folder / "edits.safetensors", 1, 24, world, 2)
+def written(tmp_path_factory):
+    """Scenes and edits of every shape of image in shard folders."""
+    folder, world = tmp_path_factory.mktemp("data"), replace(SECOND, oblong=0.5)
+    shards.write_scenes(0, folder / "captions", 1, 24, world, (True, False))
+    shards.write_edits(0, folder / "edits", 1, 24, world, 2)
     return folder
 
 
-def test_packs_are_of_one_shape_each_and_hold_both_references(packs):
-    """Catches an image lost between the files, captions of another row, and a composition with one reference."""
-    opened = {path.stem: open_pack(path) for path in packs.iterdir()}
-    assert sum(len(pack) for name, pack in opened.items() if name.startswith("captions")) == 24
-    assert opened["captions"].shape == (32, 8, 8) and opened["edits-wide"].shape == (32, 6, 12)
+def test_shards_hold_scenes_with_their_captions_and_edits_with_both_references(written):
+    """Catches captions of another image, references in the wrong order, and a composition with one reference."""
     world = replace(SECOND, oblong=0.5)
-    found = [scene for scene in (make_scene(1, "train", k, world) for k in range(24)) if scene.canvas == SQUARE]
-    for row, scene in enumerate(found):
-        assert set(opened["captions"].captions[row]) <= set(phrasings(scene))
-    edits = [edit for edit in (make_edit(1, "train", k, world) for k in range(24)) if edit.target.canvas == SQUARE]
-    counts = [len(edit.sources) for edit in edits]
-    assert opened["edits"].counts.tolist() == counts and 2 in counts
-    assert [edit.kind == COMPOSE for edit in edits] == [count == 2 for count in counts]
+    for number, item in enumerate(find_items((str(written / "captions"),))):
+        scene = make_scene(1, "train", number, world)
+        assert np.array_equal(_pixels(item.image), rasterize(scene, 128))
+        assert len(item.captions) == 2 and set(item.captions) <= set(phrasings(scene))
+    kinds = set()
+    for number, item in enumerate(find_items((str(written / "edits"),))):
+        edit = make_edit(1, "train", number, world)
+        images = [_pixels(one) for one in (item.image, *item.references)]
+        assert len(images) == 2 + (edit.kind == COMPOSE)
+        for image, scene in zip(images, (edit.target, *edit.sources), strict=True):
+            assert np.array_equal(image, rasterize(scene, 128))
+        assert set(item.captions) <= set(instructions(edit))
+        kinds.add(edit.kind)
+    assert COMPOSE in kinds
 
 
-def _batches(start, packs, processes: int = 1, **changes) -> Batches:
-    paths = sorted(map(str, packs.glob("*.safetensors")))
+def _pixels(image) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(image.read())))
+
+
+def test_interrupted_shards_are_finished_and_those_of_other_arguments_replaced(tmp_path, monkeypatch):
+    """Catches shards that are written twice, half a folder that looks whole, and images of another world or seed."""
+    monkeypatch.setattr(shards, "_ITEMS", 4)
+    drawn, draw = [], shards.rasterize
+
+    def counted(scene, side):
+        if len(drawn) == 6:
+            raise KeyboardInterrupt
+        drawn.append(scene)
+        return draw(scene, side)
+
+    monkeypatch.setattr(shards, "rasterize", counted)
+    folder, given = tmp_path / "data" / "captions", (10, SECOND, (True,))
+    with pytest.raises(KeyboardInterrupt):
+        shards.write_scenes(0, folder, 1, *given)
+    with pytest.raises(Blip3oError, match="manifest"):
+        ShardFolder(folder)
+    monkeypatch.setattr(shards, "rasterize", lambda scene, side: drawn.append(scene) or draw(scene, side))
+    shards.write_scenes(0, folder, 1, *given)
+    assert len(drawn) == 6 + 6  # the first shard is whole, the second one begins again
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shards.write_scenes(0, folder, 1, *given)
+    assert len(drawn) == 12 and {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    shards.write_scenes(0, folder, 2, *given)
+    assert len(drawn) == 22 and (folder / "0000.tar").read_bytes() != whole["0000.tar"]
+    assert ShardFolder(folder).counts == [4, 4, 2]
+
+
+def _batches(start, written, processes: int = 1, **changes) -> Batches:
+    paths = [str(written / name) for name in ("captions", "edits")]
     config = TrainingConfig(
-        checkpoint=str(start.folder), out="unused", data=paths, train={"sana": 1e-3}, steps=1, batch=16, **changes
-    )
-    images = ImageEncoder(start, packs / "cache", 128, "crop", torch.device("cpu"))
+        checkpoint=str(start.folder), out="unused", data=paths, train={"sana": 1e-3}, steps=1, batch=16,
+        **{**shards.SETTINGS, **changes},
+    )  # fmt: skip
+    images = ImageEncoder(start, config.cache_folder, 128, config.fit, torch.device("cpu"))
     return Batches(config, find_items(paths), start.prompt_encoder, images, 0, processes)
 
 
-def test_rows_of_one_step_are_divided_by_the_shape_of_their_latents(start, packs):
+def test_rows_of_one_step_are_divided_by_the_shape_of_their_latents(start, written, tmp_path):
     """Catches rows that are lost or used twice, noise of another shape, and processes that wait for each other."""
-    batches = _batches(start, packs)
+    batches = _batches(start, written)
     microbatches = batches.microbatches(0)
     assert all(one.noising.noise.shape == one.batch.latents.shape for one in microbatches)
     found = [one.batch for one in microbatches]
     kinds = [(tuple(one.latents.shape[1:]), 0 if one.references is None else one.references.shape[1]) for one in found]
     assert len(set(kinds)) == len(kinds) > 4
     items = [batches.items[batches.order.index(row)] for row in range(16)]
+    sizes = [_pixels(item.image).shape for item in items]
     assert dict(zip(kinds, (len(one.ids) for one in found), strict=True)) == Counter(
-        (item.pack.shape, item.num_references) for item in items
+        ((32, height // 16, width // 16), item.num_references)
+        for (height, width, _), item in zip(sizes, items, strict=True)
     )
     with pytest.raises(Blip3oError, match="several shapes"):
-        _batches(start, packs, processes=2)
+        _batches(start, written, processes=2)
+    # Images that are encoded together and not kept are those that are encoded one by one.
+    cached = _batches(start, written, cache_images=True, cache=str(tmp_path / "cache")).microbatches(0)
+    for one, other in zip(found, (other.batch for other in cached), strict=True):
+        assert (one.latents - other.latents).abs().max() < 1e-4 and (one.ids == other.ids).float().mean() > 0.98
+    assert (tmp_path / "cache").is_dir() and not (written / "cache").exists()
 
 
 def test_tasks_of_reinforcement_learning_are_of_the_edition():
@@ -245,12 +291,12 @@ def test_tasks_of_reinforcement_learning_are_of_the_edition():
 
 
 @pytest.mark.slow
-def test_the_trainer_trains_on_images_of_every_shape(start, packs, tmp_path):
+def test_the_trainer_trains_on_images_of_every_shape(start, written, tmp_path):
     """Catches a trainer that stacks latents of several shapes, or weighs a shape by its number of batches."""
     recipe = stages.Recipe(tmp_path, lambda entry: None, share=0.01, edition=2)
-    (tmp_path / "data").symlink_to(packs)
-    assert len(recipe.pack_paths("captions")) > 2
-    recipe.train_jointly("joint", start.folder, ["captions", "edits"], 200, {"sana": 1e-3, "connector": 1e-3})
+    (tmp_path / "data").symlink_to(written)
+    rates = {"sana": 1e-3, "connector": 1e-3}
+    recipe.train_jointly("joint", start.folder, ["captions", "edits"], 200, rates, batch=12)
     trained = recipe.last_checkpoint("joint")
     with (
         safe_open(trained / "model.safetensors", "pt") as after,

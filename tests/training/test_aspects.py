@@ -10,10 +10,12 @@ from PIL import Image
 
 from blip3o_core.errors import Blip3oError
 from blip3o_core.models import autoencoder
+from blip3o_core.training.data import latent_cache
 from blip3o_core.training.data.batches import Batches
 from blip3o_core.training.data.items import find_items
 from blip3o_core.training.data.latent_cache import ImageEncoder
 from blip3o_core.training.data.order import ShuffledOrder
+from blip3o_core.training.data.packed import pack
 from tests.support.training_world import (
     assert_resumes,
     assert_same_microbatches,
@@ -137,3 +139,32 @@ def test_what_cannot_be_trained_is_refused(world, tmp_path):
     make_images(data, sizes, sizes)
     passes = batches(world, data=str(data), fit="keep", batch=2).microbatches(0)
     assert all(one.batch.references.shape[2:] == one.batch.latents.shape[1:] for one in passes)
+
+
+def test_packed_files_of_several_shapes_train_together(world, tmp_path):
+    """Catches latents of several shapes in one pass, and processes that run different numbers of passes."""
+    images, paths = encoder(world), [str(tmp_path / f"{name}.safetensors") for name in ("square", "wide")]
+    codes = torch.zeros(3, len(images.encode(find_items((str(world.data),))[0].image)[0]), dtype=torch.int64)
+    for path, shape in zip(paths, (images.shape, (images.shape[0], 4, 16)), strict=True):
+        pack(path, codes, torch.zeros(3, *shape), ["a", "b", "c"])
+    passes = batches(world, data=paths, batch=6).microbatches(0)
+    assert sorted(tuple(one.batch.latents.shape[2:]) for one in passes) == [(4, 16), (8, 8)]
+    config = world.config(data=paths, batch=6)
+    with pytest.raises(Blip3oError, match="several shapes"):
+        Batches(config, find_items(paths), images.checkpoint.prompt_encoder, images, 0, 2)
+
+
+def test_images_need_no_cache(world, tmp_path, monkeypatch):
+    """Catches files that nobody asked for, images that take each other's codes, and a cache that is named in vain."""
+    kept = batches(world, tmp_path / "cache", batch=6).microbatches(0)
+    loader = batches(world, batch=6)
+    loader.images = encoder(world, fit="crop")
+    loader.images.folder = None
+    monkeypatch.setattr(latent_cache, "_AT_ONCE", 4 * 64 * 64)
+    [one], [other] = loader.microbatches(0), kept
+    assert torch.equal(one.batch.ids, other.batch.ids)
+    assert (one.batch.latents - other.batch.latents).abs().max() < 1e-4
+    with pytest.raises(Blip3oError, match="cache_images is false"):
+        world.config(cache_images=False)
+    out = world.train("run", steps=1, cache=None, cache_images=False).parent
+    assert not (out / "cache").exists()

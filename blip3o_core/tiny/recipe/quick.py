@@ -70,7 +70,7 @@ class Quick(Recipe):
             return STAGES[stage].run(self)
         start = self.start_checkpoint()
         encoders, count = data.Encoders(start), self.steps(JOINT_IMAGES)
-        data.pack_scenes(encoders, self.pack_path("captions"), 11, count, WORLD, (True, True, False))
+        data.pack_scenes(encoders, self.data_path("captions"), 11, count, WORLD, (True, True, False))
         self.train_jointly("joint", start.folder, ["captions"], rates=RATES, **JOINT)
 
 

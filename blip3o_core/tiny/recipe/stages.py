@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +54,7 @@ from . import (
     model_config,
     release,
     renderer,
+    shards,
 )
 from .ahead import workers_for
 from .assemble import assemble, save_part
@@ -133,13 +135,9 @@ class Recipe:
         """A checkpoint of all parts that are trained, the others with their starting values."""
         return open_checkpoint(assemble(self.out, self.out / "start" / self.stage, sizes=self.sizes))
 
-    def pack_path(self, name: str) -> Path:
-        return self.out / "data" / f"{name}.safetensors"
-
-    def pack_paths(self, name: str) -> list[Path]:
-        """The pack of square images, and those of other shapes beside it."""
-        path = self.pack_path(name)
-        return [path, *sorted(path.parent.glob(f"{name}-*.safetensors"))]
+    def data_path(self, name: str) -> Path:
+        """A shard folder; in the first edition a packed file."""
+        return self.out / "data" / (f"{name}.safetensors" if self.edition == 1 else name)
 
     def last_checkpoint(self, stage: str) -> Path:
         """The newest checkpoint of a stage of the general trainer. Raises Blip3oError if there is none."""
@@ -153,16 +151,20 @@ class Recipe:
         return module.train(*given, self.out / stage, settings, self.report, self.world(module.WORLD))
 
     def train_jointly(
-        self, stage: str, checkpoint: Path, packs: list[str], steps: int, rates: dict[str, float], **changes
+        self, stage: str, checkpoint: Path, names: list[str], steps: int, rates: dict[str, float], **changes
     ) -> None:
-        """Run the general trainer. `rates`: learning rate of each part that is trained. `changes`: of its settings."""
+        """Run the general trainer on the data of these names.
+
+        `rates`: learning rate of each part that is trained. `changes`: of its settings.
+        """
         steps = self.steps(steps)
         content = {
             **_JOINT,
+            **(shards.SETTINGS if self.edition > 1 else {}),
             "checkpoint": str(checkpoint),
             "out": str(self.out / stage),
             "steps": steps,
-            "data": [str(path) for name in packs for path in self.pack_paths(name)],
+            "data": [str(self.data_path(name)) for name in names],
             "warmup": min(_JOINT["warmup"], steps),
             "train": dict(rates),
             "device": self.trainers_device,
@@ -244,12 +246,17 @@ def _language_gate(recipe: Recipe) -> dict[str, float]:
 
 
 def _data(recipe: Recipe) -> None:
-    encoders = data.Encoders(recipe.start_checkpoint(), recipe.device, workers_for(recipe.device))
-    world, weak = recipe.world(language.WORLD), recipe.world(WEAK)
-    data.pack_scenes(encoders, recipe.pack_path("captions"), 11, recipe.steps(36_000), world, (True, True, False))
-    data.pack_scenes(encoders, recipe.pack_path("weak"), 14, recipe.steps(24_000), weak, (True, True, False))
-    data.pack_scenes(encoders, recipe.pack_path("phrasings"), 12, recipe.steps(12_000), world, (False,) * 6)
-    data.pack_edits(encoders, recipe.pack_path("edits"), 13, recipe.steps(16_000), recipe.world(EDITS))
+    world, weak, two_plain = recipe.world(language.WORLD), recipe.world(WEAK), (True, True, False)
+    workers = workers_for(recipe.device)
+    if recipe.edition == 1:
+        encoders = data.Encoders(recipe.start_checkpoint(), recipe.device, workers)
+        scenes, edits = partial(data.pack_scenes, encoders), partial(data.pack_edits, encoders)
+    else:
+        scenes, edits = partial(shards.write_scenes, workers), partial(shards.write_edits, workers)
+    scenes(recipe.data_path("captions"), 11, recipe.steps(36_000), world, two_plain)
+    scenes(recipe.data_path("weak"), 14, recipe.steps(24_000), weak, two_plain)
+    scenes(recipe.data_path("phrasings"), 12, recipe.steps(12_000), world, (False,) * 6)
+    edits(recipe.data_path("edits"), 13, recipe.steps(16_000), recipe.world(EDITS))
 
 
 def _divided_rates(divisor: float) -> dict[str, float]:
@@ -283,8 +290,8 @@ def _edit_language(recipe: Recipe) -> None:
     if not folder.is_dir():
         edit_language.add_layer(open_checkpoint(recipe.last_checkpoint("instruct")), start)
     settings = recipe.settings(recipe.full("edit_language", edit_language.SETTINGS))
-    source, edits = open_checkpoint(start), recipe.pack_paths("edits")
-    images = [path for name in ("weak", "phrasings") for path in recipe.pack_paths(name)]
+    source, edits = open_checkpoint(start), [recipe.data_path("edits")]
+    images = [recipe.data_path(name) for name in ("weak", "phrasings")]
     model = edit_language.train(source, (edits, images), folder, settings, recipe.report)
     done = folder / f"step-{settings.steps:08d}"
     shutil.rmtree(done, ignore_errors=True)

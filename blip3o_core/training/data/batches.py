@@ -15,7 +15,7 @@ from ..config import TrainingConfig
 from ..losses import Noising, timesteps_from
 from .collate import IGNORED, Batch, collate
 from .encoded import EncodedItem
-from .item_table import Item, Pending
+from .item_table import Item, Pending, encode_all
 from .items import Items
 from .latent_cache import ImageEncoder
 from .order import order_of
@@ -102,7 +102,7 @@ class Batches:
         return _Rows(looked, captions, random)
 
     def _collate(self, rows: "_Rows") -> Microbatch:
-        encoded = [one.encode(self.images) if isinstance(one, Pending) else one for one in rows.items]
+        encoded = encode_all(rows.items, self.images)
         batch = collate(self.prompts, [caption or "" for caption in rows.captions], encoded, self.config.quirks)
         has_caption = torch.tensor([caption is not None for caption in rows.captions])
         batch = dataclasses.replace(batch, labels=batch.labels.masked_fill(~has_caption[:, None], IGNORED))

@@ -70,7 +70,13 @@ class Pending:
         return [one.shape if isinstance(one, Pixels) else tuple(one[1].shape) for one in self.parts]
 
     def encode(self, images) -> EncodedItem:
-        return assemble([images.finish(one) for one in self.parts])
+        return assemble(images.finish(self.parts))
+
+
+def encode_all(items: "Sequence[EncodedItem | Pending]", images) -> list[EncodedItem]:
+    """The items of one forward pass, whose latents have one shape; `images` is an ImageEncoder."""
+    done = iter(images.finish([part for item in items if isinstance(item, Pending) for part in item.parts]))
+    return [assemble([next(done) for _ in item.parts]) if isinstance(item, Pending) else item for item in items]
 
 
 class ItemTable(Sequence[Item]):

@@ -1,11 +1,13 @@
 """Images -> image codes and scaled latents, cached on disk by content.
 
 - Images are encoded one by one: an entry must not depend on which images are encoded together.
+- Without a cache small images are encoded together, those of one forward pass: that is a function of the step alone.
 - The key is a hash of the file's bytes, of both encoders' weights, of size and fit, and of the reader's version.
 - An entry says what its bytes must be. One that is damaged, or not what this encoder writes, is made again.
 """
 
 import hashlib
+import itertools
 import json
 import threading
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from ...weights.digest import digest_of
 from .image_source import REMEDY, HeldImage, ImageSource
 
 _KEY = 32  # bytes
+_AT_ONCE = 2**18  # pixels that are encoded together: 16 images of 128 px, one of 512
 _IDLE_STEPS = 200  # without an image to encode, until the networks leave the device
 Encoded = tuple[torch.Tensor, torch.Tensor]  # codes (T,) int64, scaled latents (C, h, w) float32
 Shape = tuple[int, int, int]  # of latents: channels, rows, columns
@@ -46,10 +49,11 @@ class ImageEncoder:
     """Images -> codes and latents on the CPU.
 
     `look` reads, decodes and resizes, in any thread; `finish` runs the networks, which load when they are needed.
+    `folder` has what was encoded before; None: nothing is kept.
     `shape` is that of a square image's latents; with the fit `keep` others have other rows and columns.
     """
 
-    def __init__(self, checkpoint: Checkpoint, folder: Path, side: int, fit: str, device: torch.device):
+    def __init__(self, checkpoint: Checkpoint, folder: Path | None, side: int, fit: str, device: torch.device):
         autoencoder.check_size(side, side, checkpoint.latent_multiple)
         if checkpoint.image_tokenizer_config is None:
             raise Blip3oError(
@@ -70,10 +74,12 @@ class ImageEncoder:
         self._idle = 0  # steps in a row that encoded nothing
 
     def encode(self, image: ImageSource | HeldImage) -> Encoded:
-        return self.finish(self.look(image))
+        return self.finish([self.look(image)])[0]
 
     def look(self, image: ImageSource | HeldImage) -> Encoded | Pixels:
         """What the cache has of an image, or its pixels."""
+        if self.folder is None:
+            return self._pixels(image.name, "", image.read())
         data, key = None, self._keys.get(image.number)
         if key is None:
             data = image.read()
@@ -82,14 +88,22 @@ class ImageEncoder:
         found = self._cached(key.hex())
         return self._pixels(image.name, key.hex(), image.read() if data is None else data) if found is None else found
 
-    def finish(self, found: Encoded | Pixels) -> Encoded:
-        """Codes and latents; an image that `look` did not find in the cache is encoded and goes there."""
-        if not isinstance(found, Pixels):
-            return found
+    def finish(self, found: "list[Encoded | Pixels]") -> list[Encoded]:
+        """Codes and latents of images whose latents have one shape. What was encoded goes into the cache."""
+        if self.folder is not None:
+            return [self._finish_one(one) if isinstance(one, Pixels) else one for one in found]
+        pixels = [one for one in found if isinstance(one, Pixels)]
+        size = max(1, _AT_ONCE // pixels[0].for_latents[..., 0].numel()) if pixels else 1
+        self._idle = 0
+        parts = (pixels[first : first + size] for first in range(0, len(pixels), size))
+        done = itertools.chain.from_iterable(map(self._encode, parts))
+        return [next(done) if isinstance(one, Pixels) else one for one in found]
+
+    def _finish_one(self, found: Pixels) -> Encoded:
         if (encoded := self._cached(found.key)) is not None:  # the same image was in the step before
             return encoded
         self._idle = 0
-        codes, latents = self._encode(found)
+        [(codes, latents)] = self._encode([found])
         path = self._path(found.key)
         with naming_failures(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +138,7 @@ class ImageEncoder:
         return config["latent_channels"], height // pixels, width // pixels
 
     def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key[2:]}.safetensors"
+        return Path(self.folder or "") / key[:2] / f"{key[2:]}.safetensors"
 
     def _cached(self, key: str) -> Encoded | None:
         """The entry of a key; None when there is none, or when it is not what `_entry` writes for this encoder."""
@@ -156,14 +170,15 @@ class ImageEncoder:
         return Pixels(name, key, seen, whole, self._shape(whole.shape[2], whole.shape[1]))
 
     @torch.no_grad()
-    def _encode(self, pixels: Pixels) -> Encoded:
-        weight = self.tokenizer.encode_task_layer[0].weight
-        features = self.tokenizer.features(pixels.for_codes.to(weight.device, weight.dtype))
-        codes, vae = self.tokenizer.codes(features)[0], self.autoencoder
-        latents = autoencoder.encode(vae, pixels.for_latents.to(self.device))[0]
+    def _encode(self, pixels: list[Pixels]) -> list[Encoded]:
+        weight, vae = self.tokenizer.encode_task_layer[0].weight, self.autoencoder
+        seen = torch.cat([one.for_codes for one in pixels])
+        codes = self.tokenizer.codes(self.tokenizer.features(seen.to(weight.device, weight.dtype))).cpu()
+        latents = autoencoder.encode(vae, torch.cat([one.for_latents for one in pixels]).to(self.device))
         latents = (latents.float() * vae.config.scaling_factor).cpu().contiguous()
-        require_finite(latents, f"{pixels.name}: what the autoencoder makes of it", "Remove the image from the data.")
-        return codes.cpu(), latents
+        for one, row in zip(pixels, latents, strict=True):
+            require_finite(row, f"{one.name}: what the autoencoder makes of it", "Remove the image from the data.")
+        return list(zip(codes, latents, strict=True))
 
 
 def _entry(codes: torch.Tensor, latents: torch.Tensor) -> bytes:
