@@ -28,13 +28,13 @@ from blip3o_core.pipeline import Pipeline
 from blip3o_core.rewards.consistency import ConsistencyReward
 from blip3o_core.seeds import row_seeds
 from blip3o_core.tiny import edit_evaluation, evaluation
-from blip3o_core.tiny.judge.judge import detect, judge_image, to_pixels
+from blip3o_core.tiny.judge.judge import detect
 from blip3o_core.tiny.recipe.grpo import TinyEditGrpoSettings, TinyGrpoSettings
 from blip3o_core.tiny.scenes.captions import caption
 from blip3o_core.tiny.scenes.edits import EDIT_KINDS, may_change
 from blip3o_core.tiny.scenes.rasterize import rasterize
 from blip3o_core.tiny.scenes.spec import spec_of
-from blip3o_core.tiny.scenes.world import CATEGORIES, SPLITS, make_scene
+from blip3o_core.tiny.scenes.world import SPLITS, make_scene
 from blip3o_core.tiny.tasks import HELD_OUT_SEED, SEED, WORLD, edit_tasks
 from blip3o_core.training.grpo.settings import GrpoSettings
 from blip3o_core.training.grpo.train import train
@@ -98,16 +98,19 @@ def largeness(image) -> float:
 
 def image_numbers(pipeline: Pipeline, count: int, run: int) -> Numbers:
     """% of right images by category, and how large the shapes are, with the sampling seeds of one run."""
-    settings = evaluation.Settings(count=count, seeds=1, steps=STEPS, guidance=GUIDANCE, batch=BATCH)
+    settings = evaluation.Settings(
+        count=count, seeds=1, steps=STEPS, guidance=GUIDANCE, batch=BATCH,
+        edition=evaluation.edition_of(pipeline.checkpoint),
+    )  # fmt: skip
     stopwatch = evaluation.Stopwatch(pipeline.device)
-    right: dict[str, list[bool]] = {name: [] for name in CATEGORIES}
+    right: dict[str, list[bool]] = {name: [] for name in settings.world.categories}
     sizes, prompts = [], evaluation.make_prompts(settings)
     for first in range(0, count, BATCH):
         batch = prompts[first : first + BATCH]
         seeds = row_seeds(run * evaluation.SEED_STRIDE, len(batch), first)
-        made = evaluation.make_images(pipeline, evaluation.CODES, batch, seeds, settings, stopwatch)
-        for image, prompt in zip(made, batch, strict=True):
-            right[prompt.category].append(judge_image(to_pixels(image), spec_of(prompt.scene)).strict)
+        made, verdicts = evaluation.judge_batch(pipeline, evaluation.CODES, batch, seeds, settings, stopwatch)
+        for image, prompt, verdict in zip(made, batch, verdicts, strict=True):
+            right[prompt.category].append(verdict.strict)
             sizes.append(largeness(image))
     shares = {name: 100 * mean(each) for name, each in right.items()}
     return {**shares, "mean": mean(shares.values()), "largeness": 100 * mean(sizes)}
