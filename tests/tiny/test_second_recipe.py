@@ -124,7 +124,7 @@ def test_a_stage_world_is_that_of_the_edition():
     world = world_of(language.WORLD, 2)
     assert world.lettered and world.textured == SECOND.textured and world.oblong == SECOND.oblong
     shares, total = dict(world.weights), sum(weight for _, weight in world.weights)
-    assert 0.1 < shares[TEXT] / total < 0.2 and shares["position"] == dict(language.WORLD.weights)["position"]
+    assert 0.2 < shares[TEXT] / total < 0.3 and shares["position"] == dict(language.WORLD.weights)["position"]
     assert model_config.sizes_of(world) == SIZES and model_config.sizes_of(World()) == model_config.FIRST_EDITION
 
 
