@@ -28,6 +28,7 @@ from blip3o_core.tiny.recipe import (
     model_config,
     release,
     renderer,
+    second_language,
     shards,
     stages,
 )
@@ -323,3 +324,23 @@ def test_evaluations_make_images_of_every_shape_and_of_two_references(start, tmp
     edited = edit_evaluation.evaluate(pipeline, settings, "both")
     assert set(edited.right) == {*edit_kinds(SECOND), "mean"} and edited.surfaces > 0
     assert [image.shape[:2] for image in edited.images] == [edit.target.canvas[::-1] for edit in edited.edits]
+
+
+def test_the_language_model_is_trained_in_phases(start, tmp_path, monkeypatch):
+    """Catches a phase that starts from nothing, words that are never practised, and edits that are left out."""
+    ran = []
+
+    def train(checkpoint, folder, settings, report, world, edits_world):
+        model = checkpoint.load_language(torch.float32)
+        share = dict(world.weights)[TEXT] / sum(weight for _, weight in world.weights)
+        ran.append(
+            (folder.name, settings.steps, round(share, 2), edits_world is not None, model.model.norm.weight[0].item())
+        )
+        model.model.norm.weight[0] += 1
+        return model
+
+    monkeypatch.setattr(language, "train", train)
+    second_language.train(start, tmp_path, lambda settings: settings, lambda entry: None, None)
+    phases = [("all", 4400, 0.35, True), ("words", 300, 0.8, False), ("again", 1000, 0.3, True)]
+    assert [phase[:4] for phase in ran] == phases
+    assert [phase[4] - ran[0][4] for phase in ran] == [0, 1, 2]

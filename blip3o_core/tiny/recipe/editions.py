@@ -17,14 +17,11 @@ CHANGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "autoencoder": {"steps": 3400, "batch": 24},
         "image_tokenizer": {"steps": 2600},
-        "language": {"steps": 4400},
         "renderer": {"steps": 2600},
         "connector": {"steps": 600},
     }
 )
-CONTINUED = {"steps": 1400, "lr": 1e-3, "muon": 0.012}  # of `language` from another model
 WORDS = 0.25  # share of scenes with words
-MANY_WORDS = 0.35  # where they are learnt
 
 
 def world_of(world: World, edition: int, words: float = WORDS) -> World:

@@ -54,12 +54,12 @@ from . import (
     model_config,
     release,
     renderer,
+    second_language,
     shards,
 )
 from .ahead import workers_for
 from .assemble import assemble, save_part
-from .carry_over import carry_over
-from .editions import CHANGES, CONTINUED, MANY_WORDS, WORDS, world_of
+from .editions import CHANGES, world_of
 from .loop import FitSettings, Report
 
 # The categories that the gate of `language` found weakest are more frequent from there on.
@@ -108,9 +108,9 @@ class Recipe:
         """What the general trainer and GRPO call the device: they find the card themselves."""
         return "cpu" if self.device == "cpu" else "auto"
 
-    def world(self, of_stage: World, words: float = WORDS) -> World:
-        """The world of a stage in this edition, with this share of words."""
-        return world_of(of_stage, self.edition, words)
+    def world(self, of_stage: World) -> World:
+        """The world of a stage in this edition."""
+        return world_of(of_stage, self.edition)
 
     @property
     def sizes(self) -> model_config.Sizes:
@@ -224,15 +224,8 @@ def _language(recipe: Recipe) -> None:
     """In the second edition with edits from the start, so that it needs no stage for them."""
     if recipe.edition == 1:
         return _part("language", language)(recipe)
-    start, settings = recipe.start_checkpoint(), recipe.full("language", language.SETTINGS)
-    if recipe.start is not None:
-        learnt = carry_over(open_checkpoint(recipe.start), start, recipe.sizes)
-        start = open_checkpoint(assemble(recipe.out, recipe.out / "language-start", sizes=recipe.sizes, given=learnt))
-        settings = settings.replace(**CONTINUED)
-    model = language.train(
-        start, recipe.out / "language", recipe.settings(settings), recipe.report,
-        recipe.world(language.WORLD, MANY_WORDS), recipe.world(language.EDITS),
-    )  # fmt: skip
+    other = open_checkpoint(recipe.start) if recipe.start else None
+    model = second_language.train(recipe.start_checkpoint(), recipe.out, recipe.settings, recipe.report, other)
     save_part(recipe.out, "language", language.tensors(model))
 
 
