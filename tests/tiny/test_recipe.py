@@ -252,6 +252,15 @@ def test_stages_beside_each_other_have_starts_of_their_own(tmp_path, monkeypatch
     assert folders[0] != folders[1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["autoencoder", "image_tokenizer", "language", "renderer"])
+def test_a_gate_runs_as_its_stage_calls_it(stage, tmp_path, monkeypatch):
+    """Catches a gate that writes its checkpoint anew while it reads it: the numbers of a long training are lost."""
+    for module in (autoencoder, image_tokenizer, language, renderer):
+        monkeypatch.setattr(module, "held_back_scenes", lambda *_: {"size": [make_scene(0, "train", 0, WORLD, "size")]})
+    assert stages.STAGES[stage].key in stages.STAGES[stage].gate(stages.Recipe(tmp_path, print))
+
+
 def test_packs_hold_what_the_encoders_see(start, tmp_path):
     """Catches codes, latents and captions of different images in one row."""
     encoders = data.Encoders(start)

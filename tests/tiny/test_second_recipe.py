@@ -175,7 +175,7 @@ def test_gates_measure_images_of_every_shape(start):
     assert 8 < rounds["flat"] < 30
     assert set(image_tokenizer.gate(tower, 18, world)) == {"patches", "images"}
     assert set(language.gate(start, start.load_language(torch.float32), 9, world=world)) == {*NAMES, "mean"}
-    assert set(renderer.gate(start, start.load_transformer(torch.float32), 9, steps=1, world=world)) == {*NAMES, "mean"}
+    assert set(renderer.gate(start, 9, steps=1, world=world)) == {*NAMES, "mean"}
     kinds = edit_kinds(SECOND)
     numbers = edit_language.gate(start, start.load_language(torch.float32), len(kinds), world=world)
     assert set(numbers) == {*kinds, "mean"}

@@ -115,14 +115,14 @@ def train(
 @torch.no_grad()
 def gate(
     checkpoint: Checkpoint,
-    transformer,
     count: int = 160,
     steps: int = 12,
     guidance: float = 1.0,
     world: World = World(low_contrast=False),
 ) -> dict:
     """Share of held-back scenes whose images, rendered from their true codes, are right. Codes do not say textures."""
-    vae, sizes = checkpoint.load_autoencoder(torch.float32), sizes_of(world)
+    vae, transformer = checkpoint.load_autoencoder(torch.float32), checkpoint.load_transformer(torch.float32)
+    sizes = sizes_of(world)
     schedule = diffusion.sigmas(steps, checkpoint.shift)
 
     def render(scenes: list[Scene]) -> list[np.ndarray]:

@@ -369,9 +369,7 @@ STAGES = {
     "language": Stage(_language, _language_gate, "mean", 0.8),
     "renderer": Stage(
         _part("renderer", renderer),
-        lambda recipe: renderer.gate(
-            recipe.start_checkpoint(), recipe.start_checkpoint().load_transformer(), world=recipe.world(_PLAIN)
-        ),
+        lambda recipe: renderer.gate(recipe.start_checkpoint(), world=recipe.world(_PLAIN)),
         "mean",
         0.9,
     ),
