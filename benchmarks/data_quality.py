@@ -5,9 +5,9 @@
 The raw data are scenes of the tiny world with their captions, of which 40 % are spoilt: a caption of another scene, a
 copy of an image that is there already, a blurred image. The engine sees nothing of that plan; its limits are in
 `curation`. Every training starts from one checkpoint, the bundled model or another of the recipe, and sees as many
-images, in the edition of the world that the checkpoint knows. What is measured are images of
-prompts kept back, by the world's judge. Seeds that were measured are skipped; the tables are in `DIR/result.md`,
-settings and machine in `DIR/record.json`.
+images, in the edition of the world that the checkpoint knows. What is measured are images of prompts kept back, by the
+world's judge. Seeds that were measured are skipped; the tables are in `DIR/result.md`, settings and machine in
+`DIR/record.json`.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def pairs(seed: int, spoilt: bool, edition: int = 1) -> Iterator[Record]:
 
 
 def _pair(seed: int, index: int, edition: int):
-    # Shards hold images of one shape: the square ones of the second edition.
+    # Square images alone: the training crops others.
     world = replace(SECOND, oblong=0.0, coloured=WORLD.coloured) if edition == 2 else WORLD
     scene = make_scene(SCENES + seed, "train", index, world)
     return scene, caption(scene, index, True)

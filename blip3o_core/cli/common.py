@@ -45,7 +45,7 @@ def open_named(name: str, diffusion_folder: Path | None = None):
     except OSError as error:
         what = shown(error.filename or name)
         raise Blip3oError(
-            f"{what} cannot be read: {first_line(error)}. Choose another --checkpoint or --diffusion-folder."
+            f"{what} cannot be read: {first_line(error)}. Choose another checkpoint or diffusion folder."
         ) from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..files import check_writable
 from . import recipe_insights, recipe_parts
 from .arguments import number, png_file, positive, seed, whole
-from .common import CANCELLED_ONE, needs_extra, print_entry, report
+from .common import CANCELLED_ONE, needs_extra, open_named, print_entry, report
 from .device import device_of
 from .parser import UsageError
 
@@ -184,6 +184,8 @@ def run_tiny(arguments: argparse.Namespace) -> None:
         raise UsageError("--quick has stages of its own. Leave out the names of stages, or leave out --quick.")
     if arguments.quick and arguments.device == "cuda":
         raise UsageError("--quick is made on the CPU. Leave out --device, or leave out --quick.")
+    if arguments.quick and arguments.start:
+        raise UsageError("--quick starts from nothing. Leave out --start, or leave out --quick.")
     with needs_extra("train"):
         from ..tiny.recipe import quick, stages
 
@@ -199,6 +201,8 @@ def run_tiny(arguments: argparse.Namespace) -> None:
         raise UsageError(f"Edition {arguments.edition} has no stage {foreign[0]}. Its stages are {', '.join(own)}.")
     if arguments.start and arguments.edition == 1:
         raise UsageError("--start is of the second edition. Leave it out, or add --edition 2.")
+    if arguments.start:  # a wrong folder is said now, not when the stages before `language` have run for hours
+        arguments.start = open_named(str(arguments.start)).folder
     device = device_of(arguments.device).type
     recipe = stages.Recipe(out, print_entry, arguments.share, arguments.edition, arguments.start, device)
     for stage in arguments.stages or own:

@@ -33,7 +33,7 @@ from .run_folder import differences
 _SHAPES = {SQUARE: "square images", **{canvas: f"{name} images" for name, canvas in CANVASES.items()}}
 _ELSEWHERE = "Choose another --out, or restore what was changed."
 
-Key = tuple[int, int]  # (item, run over all items with sampling seeds of its own)
+Key = tuple[int, int]  # of a batch: (run over all items with sampling seeds of its own, its first item)
 
 
 @dataclass(frozen=True)

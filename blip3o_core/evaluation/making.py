@@ -28,9 +28,8 @@ class Sampler:
 
     sampling: Sampling = Sampling()
     negative: str | None = None  # None: tokens are not guided
-    size: tuple[int, int] | None = (
-        None  # (width, height) in pixels; None: the item's, or the model's, for an edit its reference's
-    )
+    # (width, height) in pixels; None: the item's, without one the model's, for an edit its reference's
+    size: tuple[int, int] | None = None
     steps: int = 30
     guidance: GuidanceSchedule = GuidanceSchedule(2.0)
     fit: str = "stretch"

@@ -58,11 +58,14 @@ def second_edit_tasks(count: int, split: str, seed: int) -> list[Task]:
 
 
 def second_all_tasks(count: int, split: str, seed: int) -> list[Task]:
-    """Both, one of each category and then one of each kind of edit: what is learnt of one must not cost the other."""
+    """Both, one of each category and then one of each kind of edit: what is learnt of one must not cost the other.
+
+    Groups of edits are named "edit ...": there is a category and a kind called "background".
+    """
     categories, kinds = len(SECOND.categories), len(edit_kinds(SECOND))
     rounds = -(-count // (categories + kinds))
     images = second_image_tasks(rounds * categories, split, seed)
-    edits = second_edit_tasks(rounds * kinds, split, seed)
+    edits = [replace(task, group=f"edit {task.group}") for task in second_edit_tasks(rounds * kinds, split, seed)]
     found: list[Task] = []
     for turn in range(rounds):
         found += images[turn * categories : (turn + 1) * categories] + edits[turn * kinds : (turn + 1) * kinds]

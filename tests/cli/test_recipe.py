@@ -55,6 +55,7 @@ MISTAKES = (
     ["--start=folder"],
     ["--device=mps"],
     ["--quick", "--device=cuda"],
+    ["--quick", "--start=folder"],
 )
 
 
@@ -63,6 +64,12 @@ def test_a_mistake_is_said_before_anything_is_trained(words, ran, capsys):
     """Catches hours of training of the wrong thing."""
     assert main(["recipe", "tiny", *words]) == 2 and not ran
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_start_that_is_not_there_is_said_before_anything_is_trained(ran, tmp_path, capsys):
+    """Catches a wrong folder that is found out when the stages before `language` have run for hours."""
+    assert main(["recipe", "tiny", "--edition=2", f"--start={tmp_path / 'nowhere'}"]) != 0 and not ran
+    assert "nowhere" in capsys.readouterr().err
 
 
 def test_a_cancelled_quick_run_says_what_to_delete(monkeypatch, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -242,6 +243,15 @@ def test_a_missed_gate_stops_the_recipe(tmp_path, monkeypatch):
         stages.run("week", recipe)
 
 
+def test_only_an_autoencoder_that_is_refined_later_has_a_lower_gate(tmp_path, monkeypatch):
+    """Catches a first edition that goes on with an autoencoder that loses one shape in ten."""
+    rough = replace(stages.STAGES["autoencoder"], run=lambda recipe: None, gate=lambda recipe: {"mean": 0.93})
+    monkeypatch.setitem(stages.STAGES, "autoencoder", rough)
+    assert stages.run("autoencoder", stages.Recipe(tmp_path, print, edition=2))["mean"] == 0.93
+    with pytest.raises(Blip3oError, match="its gate needs 0.97"):
+        stages.run("autoencoder", stages.Recipe(tmp_path, print))
+
+
 def test_stages_beside_each_other_have_starts_of_their_own(tmp_path, monkeypatch):
     """Catches a gate that loads a checkpoint while another process writes it anew."""
     folders = []
@@ -272,6 +282,9 @@ def test_packs_hold_what_the_encoders_see(start, tmp_path):
         codes, latents = encoders.encode([scene])
         assert np.array_equal(scenes_pack.codes[row], codes[0])
         assert torch.allclose(scenes_pack.latents[row].float(), latents[0].float(), atol=0.05)
+        with torch.no_grad():
+            exact = encoders.vae.encode(autoencoder.pixels([scene])).latent * encoders.vae.config.scaling_factor
+        assert torch.equal(latents, exact.bfloat16())  # computed in float32, and rounded once
         assert set(scenes_pack.captions[row]) <= set(phrasings(scene))
     edit = make_edit(1, "train", 2, WORLD)
     assert np.array_equal(edits_pack.references[2, 0], encoders.encode([edit.source])[0][0])

@@ -137,3 +137,5 @@ def test_a_card_has_workers_and_the_cpu_has_none(tmp_path, monkeypatch):
     assert (settings.device, settings.workers) == ("cuda", 3)
     settings = stages.Recipe(tmp_path, print).settings(language.SETTINGS)
     assert (settings.device, settings.workers) == ("cpu", 0)
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    assert card.settings(language.SETTINGS).workers == 0  # Windows cannot copy a process

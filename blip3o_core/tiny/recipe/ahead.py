@@ -3,6 +3,7 @@
 Everything random in the data comes from its number alone, so it is the same whoever makes it.
 """
 
+import multiprocessing
 import os
 import pickle
 from collections.abc import Callable, Iterator
@@ -48,8 +49,9 @@ def made_ahead(make: Callable[[int], Made], numbers: range, workers: int) -> Ite
 
 
 def workers_for(device: str) -> int:
-    """Processes for a card, which would wait for one. Beside training on the CPU there are none."""
-    return 0 if device == "cpu" else max(1, min(_MOST, (os.cpu_count() or 1) - 1))
+    """Processes for a card, which would wait for one. There are none beside training on the CPU, and on Windows."""
+    forks = "fork" in multiprocessing.get_all_start_methods()
+    return 0 if device == "cpu" or not forks else max(1, min(_MOST, (os.cpu_count() or 1) - 1))
 
 
 def _same(found: bytes) -> bytes:

@@ -49,9 +49,7 @@ def scaled(images: torch.Tensor) -> torch.Tensor:
 
 def encode_images(vae, images: torch.Tensor) -> torch.Tensor:
     """(B, height, width, 3) uint8 -> scaled latents (B, C, h, w) bf16 on the CPU, encoded where the autoencoder is."""
-    device = next(vae.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16):
-        latents = vae.encode(scaled(images.to(device))).latent
+    latents = vae.encode(scaled(images.to(next(vae.parameters()).device))).latent
     return (latents * vae.config.scaling_factor).bfloat16().cpu()
 
 

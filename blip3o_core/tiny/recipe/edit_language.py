@@ -18,7 +18,6 @@ from ...decoding.prefill import Prompts
 from ...decoding.sampling import Sampling
 from ...files import write_json
 from ...training.data.collate import Batch, collate
-from ...training.data.encoded import EncodedItem
 from ...training.data.packed import open_pack
 from ...training.joint_model import JointModel
 from ...training.losses import hidden_states, token_loss
@@ -72,7 +71,7 @@ def train(
         chosen += [images[k] for k in random_integers(generator, len(images), IMAGE_ROWS)]
         captions = random_integers(generator, 2**40, len(chosen))
         texts = [item.captions[k % len(item.captions)] for item, k in zip(chosen, captions, strict=True)]
-        return collate(checkpoint.prompt_encoder, texts, [_without_latents(item.encode()) for item in chosen])
+        return collate(checkpoint.prompt_encoder, texts, [item.encode() for item in chosen])
 
     def loss(batch: Batch):
         hidden = hidden_states(model, batch, joint_model.run_language)
@@ -85,13 +84,6 @@ def train(
     with plain_attention(settings):
         fit(model, make_data, loss, settings, folder, _EXCLUDED, report)
     return model
-
-
-def _without_latents(item: EncodedItem) -> EncodedItem:
-    """With latents of one number: the language model needs none, and those of oblong images do not fit the others."""
-    latents = torch.zeros(1, 1, 1)
-    references = None if item.references is None else latents.expand(item.num_references, 1, 1, 1)
-    return EncodedItem(item.codes, latents, item.references, references)
 
 
 @torch.no_grad()

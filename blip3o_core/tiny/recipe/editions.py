@@ -21,6 +21,8 @@ CHANGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "connector": {"steps": 600},
     }
 )
+# Of the stages' gates, where the second edition's is another: its autoencoder goes on to the stage `decoder`.
+MINIMA: Mapping[str, float] = MappingProxyType({"autoencoder": 0.9})
 WORDS = 0.25  # share of scenes with words
 
 

@@ -64,7 +64,8 @@ def encode(
         for canvas, new_codes, images in groups:
             codes, latents = found.setdefault(canvas, ([], []))
             codes.append(new_codes)
-            latents.append(encode_images(vae, images))
+            with torch.autocast(torch.device(settings.device).type, torch.bfloat16):
+                latents.append(encode_images(vae, images))
     return [(torch.cat(codes), torch.cat(latents)) for codes, latents in found.values()]
 
 

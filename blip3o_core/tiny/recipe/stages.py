@@ -59,7 +59,7 @@ from . import (
 )
 from .ahead import workers_for
 from .assemble import assemble, save_part
-from .editions import CHANGES, world_of
+from .editions import CHANGES, MINIMA, world_of
 from .loop import FitSettings, Report
 
 # The categories that the gate of `language` found weakest are more frequent from there on.
@@ -78,7 +78,6 @@ WEAK = World(
     ),
 )
 _PLAIN = World(low_contrast=False)  # of the gates
-EDITS = World(low_contrast=False, coloured=0.35)
 RATES = {"language": 3e-4, "connector": 1e-3, "sana": 6e-4}  # learning rates of the joint stage
 _JOINT: dict[str, Any] = {
     "batch": 48,
@@ -249,7 +248,7 @@ def _data(recipe: Recipe) -> None:
     scenes(recipe.data_path("captions"), 11, recipe.steps(36_000), world, two_plain)
     scenes(recipe.data_path("weak"), 14, recipe.steps(24_000), weak, two_plain)
     scenes(recipe.data_path("phrasings"), 12, recipe.steps(12_000), world, (False,) * 6)
-    edits(recipe.data_path("edits"), 13, recipe.steps(16_000), recipe.world(EDITS))
+    edits(recipe.data_path("edits"), 13, recipe.steps(16_000), recipe.world(language.EDITS))
 
 
 def _divided_rates(divisor: float) -> dict[str, float]:
@@ -356,7 +355,7 @@ def _no_gate(recipe: Recipe) -> dict[str, float]:
 
 
 STAGES = {
-    "autoencoder": Stage(_autoencoder, _round_trip_gate, "mean", 0.9),
+    "autoencoder": Stage(_autoencoder, _round_trip_gate, "mean", 0.97),
     "decoder": Stage(_decoder, _round_trip_gate, "mean", 0.97),
     "image_tokenizer": Stage(
         _image_tokenizer,
@@ -400,9 +399,10 @@ def run(stage: str, recipe: Recipe) -> dict[str, float]:
     numbers |= chosen.gate(recipe)
     with open(recipe.out / "gates.jsonl", "a", encoding="utf-8") as log:
         log.write(json.dumps({"stage": stage, **numbers}) + "\n")
-    if chosen.key and recipe.share >= 1 and numbers[chosen.key] < chosen.minimum:
+    minimum = MINIMA.get(stage, chosen.minimum) if recipe.edition > 1 else chosen.minimum
+    if chosen.key and recipe.share >= 1 and numbers[chosen.key] < minimum:
         raise Blip3oError(
-            f"Stage {stage} reached {chosen.key} {numbers[chosen.key]:.3f}, but its gate needs {chosen.minimum:.2f}. "
+            f"Stage {stage} reached {chosen.key} {numbers[chosen.key]:.3f}, but its gate needs {minimum:.2f}. "
             "Train it longer before the next stage."
         )
     return numbers
