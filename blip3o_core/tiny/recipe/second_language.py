@@ -46,20 +46,22 @@ def train(
 ) -> LanguageModel:
     """Train and return the language model of `start`, from what `other` has learnt if it is given.
 
-    Folders of the phases are in `out`/language. `scaled` gives the settings for a share of the steps.
+    The phases' folders are in `out`/language, with and without `other` in folders of their own. `scaled` gives the
+    settings for a share of the steps.
     """
     first = Phase("all", _FIRST if other is None else _CONTINUED, 0.35)
+    place = out / "language" / ("from-nothing" if other is None else "carried-over")
     if other is not None:
-        start = _with(out, "start", carry_over(other, start, SECOND_EDITION))
+        start = _with(out, place, "start", carry_over(other, start, SECOND_EDITION))
     edits = world_of(language.EDITS, 2)
     for phase in (first, *_LATER):
-        world, folder = world_of(language.WORLD, 2, phase.words), out / "language" / phase.name
+        world, folder = world_of(language.WORLD, 2, phase.words), place / phase.name
         model = language.train(start, folder, scaled(phase.settings), report, world, edits if phase.edits else None)
-        start = _with(out, phase.name, language.tensors(model))
+        start = _with(out, place, phase.name, language.tensors(model))
     return model
 
 
-def _with(out: Path, name: str, tensors: dict[str, torch.Tensor]) -> Checkpoint:
+def _with(out: Path, place: Path, name: str, tensors: dict[str, torch.Tensor]) -> Checkpoint:
     """A checkpoint of these tensors and the starting values of all other parts."""
-    folder = out / "language" / f"{name}-checkpoint"
+    folder = place / f"{name}-checkpoint"
     return open_checkpoint(assemble(out, folder, sizes=SECOND_EDITION, given=tensors))
