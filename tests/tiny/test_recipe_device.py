@@ -14,8 +14,8 @@ from blip3o_core.tiny.recipe.ahead import list_of, made_ahead
 from blip3o_core.tiny.recipe.assemble import assemble
 
 STAGES = {one.__name__.rpartition(".")[2]: one for one in (autoencoder, image_tokenizer, language, renderer, connector)}
-# Losses of the first and the last of three steps in float32 with 6 rows. Those of edition 1 are of the code before stages
-# took a device; edition 2 has had more words since, and letters that start as the letters of the codes.
+# Losses of the first and the last of three steps in float32 with 6 rows. Those of edition 1 are of the code before
+# stages took a device; edition 2 has had more words since, and letters that start as the letters of the codes.
 LOSSES: dict[int, dict[str, tuple[float, float]]] = {
     1: {
         "autoencoder": (11.47868, 7.60635),
