@@ -207,8 +207,14 @@ def add_rendering_options(parser: Parser, default_size: str) -> None:
     parser.group(IMAGE).add_argument(
         "--size", type=size, metavar="WxH", help=f"image size in pixels (default: {default_size})"
     )
+    add_diffusion_options(parser, 30)
+
+
+def add_diffusion_options(parser: Parser, default_steps: int) -> None:
     group = parser.group(DIFFUSION)
-    group.add_argument("--steps", type=steps, default=30, metavar="N", help="diffusion steps (default: %(default)s)")
+    group.add_argument(
+        "--steps", type=steps, default=default_steps, metavar="N", help="diffusion steps (default: %(default)s)"
+    )
     group.add_argument(
         "--guidance",
         type=not_negative,

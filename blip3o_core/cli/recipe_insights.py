@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_json
-from .arguments import DIFFUSION, add_compute_options, add_sampling_options, not_negative, positive, steps, whole
+from .arguments import add_compute_options, add_diffusion_options, add_sampling_options, positive, whole
 from .common import Bar, load_pipeline, needs_extra, open_named, report, sampling_of
 from .device import device_name, device_of
 from .output import FOLDER
@@ -61,15 +61,7 @@ def add_command(recipes) -> None:
     )
     group.add_argument("--batch", type=positive, default=50, help="images made together (default: %(default)s)")
     add_sampling_options(parser)
-    group = parser.group(DIFFUSION)
-    group.add_argument("--steps", type=steps, default=20, metavar="N", help="diffusion steps (default: %(default)s)")
-    group.add_argument(
-        "--guidance",
-        type=not_negative,
-        default=2.0,
-        metavar="X",
-        help="diffusion guidance; 1 turns it off (default: %(default)s)",
-    )
+    add_diffusion_options(parser, 20)
     add_compute_options(parser, dtype="fp32")
     parser.set_defaults(
         run=run, parser=parser, cancelled="Cancelled. What was judged is kept. Run the same command again to continue."

@@ -5,13 +5,11 @@ from pathlib import Path
 
 from ..files import check_writable, write_json
 from .arguments import (
-    DIFFUSION,
+    add_diffusion_options,
     add_model_options,
     add_sampling_options,
-    not_negative,
     png_file,
     positive,
-    steps,
     whole,
 )
 from .common import Bar, load_pipeline, needs_extra, open_checkpoint, report, sampling_of
@@ -68,15 +66,7 @@ def add_command(recipes) -> None:
     )
     group.add_argument("--speed", action="store_true", help="also measure the time of an image made alone")
     add_sampling_options(parser)
-    group = parser.group(DIFFUSION)
-    group.add_argument("--steps", type=steps, default=20, metavar="N", help="diffusion steps (default: %(default)s)")
-    group.add_argument(
-        "--guidance",
-        type=not_negative,
-        default=2.0,
-        metavar="X",
-        help="diffusion guidance; 1 turns it off (default: %(default)s)",
-    )
+    add_diffusion_options(parser, 20)
     add_model_options(parser, dtype="fp32")
     parser.set_defaults(run=run, parser=parser, cancelled="Cancelled. Only the files listed above are complete.")
 

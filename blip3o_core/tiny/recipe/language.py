@@ -1,7 +1,7 @@
 """Trains the tiny Qwen3 to write images as codes: cross-entropy on image tokens, no diffusion yet.
 
-In the second edition half of the rows are edits, with the true codes of their references in the prompt. It may start
-from the first edition's model, whose words and codes mean the same (`carry_over`).
+In the second edition half of the rows may be edits, with the true codes of their references in the prompt
+(`second_language`).
 """
 
 from contextlib import nullcontext
