@@ -118,8 +118,10 @@ def image_numbers(pipeline: Pipeline, count: int, run: int) -> Numbers:
 
 def edit_numbers(pipeline: Pipeline, count: int, run: int) -> Numbers:
     """% of right edits by kind and of edits with the right objects, the reward's consistency, the error outside."""
-    seed = run * evaluation.SEED_STRIDE
-    settings = edit_evaluation.Settings(count=count, steps=STEPS, guidance=GUIDANCE, seed=seed, batch=BATCH)
+    settings = edit_evaluation.Settings(
+        count=count, steps=STEPS, guidance=GUIDANCE, seed=run * evaluation.SEED_STRIDE, batch=BATCH,
+        edition=evaluation.edition_of(pipeline.checkpoint),
+    )  # fmt: skip
     result = edit_evaluation.evaluate(pipeline, settings, "both")
     side = pipeline.checkpoint.trained_side
     sources = [torch.from_numpy(rasterize(edit.source, side)).float() / 255 for edit in result.edits]

@@ -25,7 +25,7 @@ from ..seeds import row_seeds
 from ..tokens.image_tokens import ImageTokens
 from .evaluation import GUIDANCE, STEPS
 from .judge.judge import judge_edit
-from .scenes.edits import EDIT_KINDS, Edit, edit_kinds, instruction, make_edit
+from .scenes.edits import Edit, edit_kinds, instruction, make_edit
 from .scenes.rasterize import rasterize
 from .scenes.spec import Verdict
 from .scenes.world import SECOND, World, check_choice
@@ -54,8 +54,8 @@ class Settings:
         return edit_kinds(self.world)
 
     def __post_init__(self):
-        if self.count < len(EDIT_KINDS):
-            raise Blip3oError(f"count is {self.count}. Give at least {len(EDIT_KINDS)}, one edit of each kind.")
+        if self.count < len(self.kinds):
+            raise Blip3oError(f"count is {self.count}. Give at least {len(self.kinds)}, one edit of each kind.")
         if self.batch < 1:
             raise Blip3oError(f"batch is {self.batch}. It must be at least 1.")
 
@@ -99,7 +99,7 @@ class Result:
 
 
 def make_edits(settings: Settings) -> list[tuple[Edit, str]]:
-    """Edits with their instructions; edit k is of kind k % 6."""
+    """Edits with their instructions; edit k is of kind k % 6, in the second edition k % 7."""
     kinds, world = settings.kinds, settings.world
     edits = [
         make_edit(EDIT_SEED, "held_back", k // len(kinds), world, kinds[k % len(kinds)]) for k in range(settings.count)

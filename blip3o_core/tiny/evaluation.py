@@ -30,7 +30,7 @@ from .judge.judge import judge_image, to_pixels
 from .scenes.captions import caption
 from .scenes.rasterize import rasterize, size_of
 from .scenes.spec import Verdict, spec_of
-from .scenes.world import CATEGORIES, SECOND, SPLITS, Scene, World, check_choice, make_scene
+from .scenes.world import SECOND, SPLITS, Scene, World, check_choice, make_scene
 
 SOURCES = CODES, TRUE_CODES, AUTOENCODER = "codes", "true-codes", "autoencoder"
 SCENE_SEED = 1000  # no stage of the training uses it
@@ -54,10 +54,9 @@ class Settings:
 
     def __post_init__(self):
         check_choice("split", self.split, SPLITS)
-        if not len(CATEGORIES) <= self.count <= SEED_STRIDE:
-            raise Blip3oError(
-                f"count is {self.count}. Give {len(CATEGORIES)} to {SEED_STRIDE} prompts, at least one a category."
-            )
+        least = len(self.world.categories)
+        if not least <= self.count <= SEED_STRIDE:
+            raise Blip3oError(f"count is {self.count}. Give {least} to {SEED_STRIDE} prompts, at least one a category.")
         for name in ("seeds", "batch"):
             if getattr(self, name) < 1:
                 raise Blip3oError(f"{name} is {getattr(self, name)}. It must be at least 1.")

@@ -1,14 +1,17 @@
 """The benchmark of reinforcement learning: its command runs to the end, and says what changed."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from benchmarks import rl
+from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.rewards.load import load_rewards
 from blip3o_core.tiny import CATEGORIES, rasterize
-from blip3o_core.tiny.scenes.edits import EDIT_KINDS
+from blip3o_core.tiny.scenes.edits import COMPOSE, EDIT_KINDS
 from blip3o_core.tiny.scenes.world import World, make_scene
 from blip3o_core.training.run_folder import RunFolder
 
@@ -18,8 +21,8 @@ SMALL = {"updates": 2, "prompts": 2, "group": 2, "batch": 4, "held_out": 2, "hel
          "steps": 1, "held_out_steps": 1, "count": 8}  # fmt: skip
 
 
-def drawn(scene) -> torch.Tensor:
-    return torch.from_numpy(rasterize(scene, 64)).float() / 255
+def drawn(scene, side: int = 64) -> torch.Tensor:
+    return torch.from_numpy(rasterize(scene, side)).float() / 255
 
 
 @pytest.mark.long
@@ -47,6 +50,17 @@ def test_edits_are_measured_by_what_they_are_rewarded_for(monkeypatch):
     # Doing nothing is right where nothing is asked for, and consistent there alone.
     assert numbers["keep"] == 100 and numbers["error outside"] == 0
     assert numbers["consistency"] == pytest.approx(100 / 6, abs=0.1) and numbers["recolour"] == 0
+
+
+def test_edits_are_of_the_edition_of_the_checkpoint(monkeypatch):
+    """Catches edits of small images without compositions, asked of a model of the second edition."""
+    monkeypatch.setattr(
+        rl.edit_evaluation, "run_edits", lambda _, pairs, *rest: torch.stack([drawn(e.source, 128) for e, _ in pairs])
+    )
+    bundled = open_checkpoint(BUNDLED)
+    checkpoint = SimpleNamespace(folder=bundled.folder, trained_side=128)
+    numbers = rl.edit_numbers(SimpleNamespace(checkpoint=checkpoint, reference_mode=bundled.reference_mode), 14, 0)
+    assert set(numbers) >= {*EDIT_KINDS, COMPOSE} and numbers["keep"] == 100
 
 
 def test_the_narrow_reward_knows_nothing_but_size():

@@ -17,7 +17,7 @@ from blip3o_core.images.preprocess import to_images, tokenizer_input
 from blip3o_core.models import autoencoder
 from blip3o_core.models.image_tokenizer import encode_images
 from blip3o_core.pipeline import Pipeline
-from blip3o_core.tiny import evaluation, evaluation_report, make_scene, rasterize, spec_of
+from blip3o_core.tiny import edit_evaluation, evaluation, evaluation_report, make_scene, rasterize, spec_of
 from blip3o_core.tiny.evaluation import (
     AUTOENCODER,
     CODES,
@@ -167,6 +167,15 @@ def test_settings_reach_the_model(pipeline):
     for change in ({"steps": 3}, {"guidance": 5.0}, {"sampling": evaluation.Sampling(temperature=0.2)}):
         other = evaluate(pipeline, Settings(**{"count": 8, "seeds": 1, "steps": 2, "batch": 8, **change}))
         assert not np.array_equal(other.images, plain), change
+
+
+@pytest.mark.parametrize("edition, prompts, edits", [(1, 8, 6), (2, 9, 7)])
+def test_a_count_has_one_of_each_category(edition, prompts, edits):
+    """Catches a table without the last category of the second edition, or without its compositions."""
+    for kind, least in ((Settings, prompts), (edit_evaluation.Settings, edits)):
+        assert kind(count=least, edition=edition)
+        with pytest.raises(Blip3oError, match=f"count is {least - 1}. Give (at least )?{least}"):
+            kind(count=least - 1, edition=edition)
 
 
 def test_parts_in_training_are_read_as_they_are_now(checkpoint, pipeline):

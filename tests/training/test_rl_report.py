@@ -63,6 +63,21 @@ def test_a_report_is_one_page_with_everything_in_it(run, capsys):
     assert write_report(run, run / "other.html").read_text(encoding="utf-8") == page
 
 
+@pytest.mark.parametrize("count, parts", [(9, 1), (16, 2), (19, 3)])
+def test_every_group_is_drawn_in_a_colour_of_its_own(run, count, parts):
+    """Catches groups that are left out without a word, and two lines of one colour in a chart."""
+    groups = {f"held_out_passed/group-{number:02d}": 0.5 for number in range(count)}
+    log = [json.dumps({"step": step, "held_out_reward": 0.5, **groups}) + "\n" for step in (0, 20)]
+    (run / "log.jsonl").write_text("".join(log))
+    page = write_report(run).read_text(encoding="utf-8")
+    charts = [part.split("</figure>")[0] for part in page.split("<figcaption>Share that passes, by group")[1:]]
+    colours = [re.findall("color:(#[0-9a-f]+)", one) for one in charts]
+    assert len(charts) == parts and all(len(own) == len(set(own)) for own in colours)
+    assert sorted(name for one in charts for name in re.findall("</span> (group-[0-9]+)", one)) == [
+        name.partition("/")[2] for name in sorted(groups)
+    ]
+
+
 def test_a_folder_without_a_run_is_a_sentence(tmp_path, run):
     """Catches an empty page for a mistyped folder, and a traceback for a damaged log."""
     with pytest.raises(Blip3oError, match="not the folder of a run"):

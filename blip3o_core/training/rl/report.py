@@ -12,7 +12,7 @@ from ...errors import Blip3oError, shown
 from ...files import parse_json, read_lines
 from ...images.png import read_settings
 from ...images.reader import open_image
-from ...reports.charts import Line, chart
+from ...reports.charts import COLOURS, Line, chart
 from ...reports.page import FILE, section, thumbnail_tag, write_page
 from ..watch import Watch
 from .held_out import GAP
@@ -136,14 +136,23 @@ def _held_out_charts(looks: Sequence[Mapping]) -> list[str]:
     rewards = [name for name in _names(looks, "held_out_reward/") if not name.endswith("_spread")]
     return [
         chart("Share that passes", [_line(looks, "held_out_passed", "all", smooth=False)]),
-        chart("Share that passes, by group", [_line(looks, n, n.split("/", 1)[1], smooth=False) for n in groups[:9]])
-        if len(groups) > 1
-        else "",
+        *(_group_charts(looks, groups) if len(groups) > 1 else ()),
         chart(
             "Mean reward",
             [_line(looks, n, n.removeprefix("held_out_"), smooth=False) for n in rewards or ["held_out_reward"]],
         ),
     ]
+
+
+def _group_charts(looks: Sequence[Mapping], groups: Sequence[str]) -> list[str]:
+    """As few charts, with about as many lines each, as there are colours for."""
+    count, found = -(-len(groups) // len(COLOURS)), []
+    for number in range(count):
+        own = groups[number * len(groups) // count : (number + 1) * len(groups) // count]
+        part = f", {number + 1} of {count}" if count > 1 else ""
+        lines = [_line(looks, name, name.split("/", 1)[1], smooth=False) for name in own]
+        found.append(chart(f"Share that passes, by group{part}", lines))
+    return found
 
 
 def _movement_charts(steps: Sequence[Mapping]) -> list[str]:
