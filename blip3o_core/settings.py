@@ -24,7 +24,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from .errors import Blip3oError, bullet_list, did_you_mean, shown
-from .files import parse_yaml, read_text
+from .files import read_text
+from .yaml_reader import parse_yaml
 
 SETTINGS_LIMIT = 2**18  # bytes
 

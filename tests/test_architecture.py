@@ -17,7 +17,7 @@ PACK = sorted((TOP / "nodes").rglob("*.py"))
 HOST = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "nodes", "folder_paths", "server", "execution", "app"}
 # From the ground up. A room imports rooms before it in this list, never those behind it.
 ROOMS = """
-    errors checks files settings seeds weights download images prompts models memory decoding
+    errors checks files yaml_reader settings seeds weights download images prompts models memory decoding
     diffusion checkpoint editing tokens pipeline compat reports rewards shards curation training tiny
     evaluation cli __main__
 """.split()

@@ -188,6 +188,7 @@ def run_tiny(arguments: argparse.Namespace) -> None:
         raise UsageError("--quick starts from nothing. Leave out --start, or leave out --quick.")
     with needs_extra("train"):
         from ..tiny.recipe import quick, stages
+        from ..tiny.recipe.recipe import Recipe
 
     if arguments.quick:
         out = arguments.out or Path("runs/quick")
@@ -204,7 +205,7 @@ def run_tiny(arguments: argparse.Namespace) -> None:
     if arguments.start:  # a wrong folder is said now, not when the stages before `language` have run for hours
         arguments.start = open_named(str(arguments.start)).folder
     device = device_of(arguments.device).type
-    recipe = stages.Recipe(out, print_entry, arguments.share, arguments.edition, arguments.start, device)
+    recipe = Recipe(out, print_entry, arguments.share, arguments.edition, arguments.start, device)
     for stage in arguments.stages or own:
         numbers = stages.run(stage, recipe)
         print(f"{stage}: " + "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()), flush=True)

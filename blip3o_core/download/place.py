@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from ..errors import Blip3oError
-from ..files import parse_yaml, read_text
+from ..files import read_text
+from ..yaml_reader import parse_yaml
 
 _FOLDER = Path("models", "blip3o")
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from blip3o_core.errors import Blip3oError
-from blip3o_core.files import parse_yaml
 from blip3o_core.settings import Settings, Text, Texts, Whole, load_settings
+from blip3o_core.yaml_reader import parse_yaml
 
 
 class Example(Settings):

@@ -1,9 +1,6 @@
-"""How the tiny model is made: what codes mean, where training starts from, the loop, the files."""
+"""How the tiny model is made: what codes mean, where training starts from, what is learnt, the files."""
 
-import json
-import math
 import shutil
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -30,12 +27,9 @@ from blip3o_core.tiny.recipe import (
     image_tokenizer,
     language,
     model_config,
-    quick,
     release,
     renderer,
-    stages,
 )
-from blip3o_core.tiny.recipe.loop import FitSettings, fit
 from blip3o_core.tiny.recipe.oracle_codes import (
     FIRST_OBJECT,
     batch_codes,
@@ -50,10 +44,8 @@ from blip3o_core.tiny.scenes.spec import spec_of
 from blip3o_core.tiny.scenes.world import CATEGORIES, World, make_scene
 from blip3o_core.training.data.packed import open_pack
 from blip3o_core.training.edit_checkpoint import add_references
-from tests.support.paths import TOP
 
 WORLD = World(low_contrast=False)
-DOCS = TOP / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -169,53 +161,6 @@ def test_sana_starts_with_looking_at_its_own_place(start):
     assert own[:, ::2].min() > 0.4 and own[:, 1::2].max() < 0.2
 
 
-def tiny_fit(folder, steps, stop=None, **more):
-    torch_state = torch.Generator().manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2))
-    with torch.no_grad():
-        for p in network.parameters():
-            p.copy_(torch.randn(p.shape, generator=torch_state) * 0.1)
-
-    steps_made = []
-
-    def make_data(generator):
-        return torch.randn(8, 3, 4, 4, generator=generator)
-
-    def loss(x):
-        steps_made.append(x)
-        if len(steps_made) - 1 == stop:
-            raise KeyboardInterrupt
-        return (network(x) - x.mean((2, 3))[:, :2]).square().mean(), {}
-
-    settings = FitSettings(steps=steps, lr=1e-2, muon=0.02, warmup=2, ema_decay=0.9, bf16=False, save_every=4)
-    settings = settings.replace(log_every=1, **more)
-    fit(network, make_data, loss, settings, folder)
-    return network.state_dict()
-
-
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path):
-    """Catches state that is not saved: momentum, the average, the random stream."""
-    whole = tiny_fit(tmp_path / "whole", 12)
-    with pytest.raises(KeyboardInterrupt):
-        tiny_fit(tmp_path / "cut", 12, stop=7)
-    again = tiny_fit(tmp_path / "cut", 12)
-    for name, tensor in whole.items():
-        assert torch.equal(tensor, again[name]), name
-    steps = [json.loads(line)["step"] for line in (tmp_path / "cut/log.jsonl").read_text().splitlines()]
-    assert steps[-1] == 12
-
-
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path):
-    """Catches NaN weights over the last good ones."""
-    tiny_fit(tmp_path, 4)
-    before = (tmp_path / "state.pt").read_bytes()
-    network = torch.nn.Linear(2, 2)
-    with pytest.raises(Blip3oError, match="loss is nan.*last good state"):
-        settings = FitSettings(steps=8, lr=1e-3, muon=1e-3)
-        fit(network, lambda g: None, lambda _: (network.weight.sum() * float("nan"), {}), settings, tmp_path / "n")
-    assert (tmp_path / "state.pt").read_bytes() == before
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [autoencoder, image_tokenizer, language, renderer])
 def test_a_stage_learns(stage, start, tmp_path, monkeypatch):
@@ -229,46 +174,6 @@ def test_a_stage_learns(stage, start, tmp_path, monkeypatch):
     stage.train(*given, folder=tmp_path, settings=settings, report=entries.append)
     assert [entry["step"] for entry in entries] == [1, 6]
     assert entries[1]["loss"] < 0.8 * entries[0]["loss"]
-
-
-def test_a_missed_gate_stops_the_recipe(tmp_path, monkeypatch):
-    """Catches stages that go on from a part that failed."""
-    weak = stages.Stage(lambda recipe: None, lambda recipe: {"mean": 0.2}, "mean", 0.9)
-    monkeypatch.setitem(stages.STAGES, "weak", weak)
-    recipe = stages.Recipe(tmp_path, print)
-    with pytest.raises(Blip3oError, match="weak reached mean 0.200, but its gate needs 0.90"):
-        stages.run("weak", recipe)
-    assert json.loads((tmp_path / "gates.jsonl").read_text())["mean"] == 0.2
-    with pytest.raises(Blip3oError, match="'week' is unknown"):
-        stages.run("week", recipe)
-
-
-def test_only_an_autoencoder_that_is_refined_later_has_a_lower_gate(tmp_path, monkeypatch):
-    """Catches a first edition that goes on with an autoencoder that loses one shape in ten."""
-    rough = replace(stages.STAGES["autoencoder"], run=lambda recipe: None, gate=lambda recipe: {"mean": 0.93})
-    monkeypatch.setitem(stages.STAGES, "autoencoder", rough)
-    assert stages.run("autoencoder", stages.Recipe(tmp_path, print, edition=2))["mean"] == 0.93
-    with pytest.raises(Blip3oError, match="its gate needs 0.97"):
-        stages.run("autoencoder", stages.Recipe(tmp_path, print))
-
-
-def test_stages_beside_each_other_have_starts_of_their_own(tmp_path, monkeypatch):
-    """Catches a gate that loads a checkpoint while another process writes it anew."""
-    folders = []
-    note = stages.Stage(lambda recipe: folders.append(recipe.start_checkpoint().folder), lambda recipe: {})
-    for name in ("one", "two"):
-        monkeypatch.setitem(stages.STAGES, name, note)
-        stages.run(name, stages.Recipe(tmp_path, print))
-    assert folders[0] != folders[1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["autoencoder", "image_tokenizer", "language", "renderer"])
-def test_a_gate_runs_as_its_stage_calls_it(stage, tmp_path, monkeypatch):
-    """Catches a gate that writes its checkpoint anew while it reads it: the numbers of a long training are lost."""
-    for module in (autoencoder, image_tokenizer, language, renderer):
-        monkeypatch.setattr(module, "held_back_scenes", lambda *_: {"size": [make_scene(0, "train", 0, WORLD, "size")]})
-    assert stages.STAGES[stage].key in stages.STAGES[stage].gate(stages.Recipe(tmp_path, print))
 
 
 def test_packs_hold_what_the_encoders_see(start, tmp_path):
@@ -369,59 +274,3 @@ def test_the_layer_for_edits_adds_nothing_and_looks_at_the_reference(start, tmp_
     for place in (0, 17, 63):  # what is fed there is the scale token, or the code before
         row = scores[0, len(ids) - 1 + place, : len(ids) + place]
         assert int(row.argmax()) == span.start + place
-
-
-def test_a_share_of_the_recipe_has_a_share_of_the_steps(tmp_path):
-    """Catches a short run whose warm-up or average outlasts it: nothing would have been learnt."""
-    recipe = stages.Recipe(tmp_path, print, share=0.01)
-    settings = recipe.settings(language.SETTINGS)
-    assert settings.steps == 22 and settings.warmup <= 22 and settings.ema_decay <= 0.8
-    assert stages.Recipe(tmp_path, print).settings(language.SETTINGS) == language.SETTINGS
-
-
-@pytest.mark.long
-def test_a_quick_run_goes_from_nothing_to_a_record(tmp_path, monkeypatch):
-    """Catches a stage that the quick schedule lost, and a run that takes over parts of another one."""
-    for stage in quick.SHORT:
-        monkeypatch.setitem(quick.SHORT, stage, (250, 4))
-    monkeypatch.setitem(quick.JOINT, "batch", 4)
-    monkeypatch.setattr(autoencoder, "RESCALE_IMAGES", 16)
-    recipe = quick.Quick(tmp_path, lambda entry: None, share=0.004)
-    record = quick.run(recipe, count=1)
-    assert json.loads((tmp_path / quick.CURVE).read_text()) == json.loads(json.dumps(record))
-    parts = [*quick.SHORT, "joint"]
-    assert list(record["cpu_minutes"]) == [*parts, "accuracy"] and list(record["stages"]) == parts
-    assert all(curve["step"] == [1] and math.isfinite(curve["loss"][0]) for curve in record["stages"].values())
-    assert set(record["accuracy"]) == {"single_object", "colors"}
-    assert open_checkpoint(recipe.last_checkpoint("joint")).load_language().model.embed_tokens.weight.isfinite().all()
-    with pytest.raises(Blip3oError, match="is not empty.*give another one"):
-        quick.run(recipe)
-
-
-def test_the_recorded_quick_run_is_of_this_recipe(start, tmp_path):
-    """Catches a record of other settings, of a run that failed, or of other starting values, worlds or seeds."""
-    record = json.loads((DOCS / "tiny_quick.json").read_text())
-    recipe = quick.Quick(tmp_path, lambda entry: None)
-    assert record["settings"] == json.loads(json.dumps(quick.settings(recipe)))
-    assert list(record["stages"]) == [*quick.SHORT, "joint"]
-    assert min(record["accuracy"].values()) > 0.5
-    for stage, curve in record["stages"].items():
-        last = record["settings"]["stages"][stage]["steps"]
-        assert curve["step"][1:] == sorted({*range(50, last, 50), last}), stage
-        assert len(curve["loss"]) == len(curve["step"]) and all(map(math.isfinite, curve["loss"]))
-        assert curve["loss"][-1] < 0.7 * curve["loss"][0], stage
-    for module, given in ((image_tokenizer, ()), (language, (start,))):
-        stage, entries = module.__name__.rpartition(".")[2], []
-        first = recipe.stage_settings(stage).replace(steps=1)
-        module.train(*given, tmp_path / stage, first, entries.append, quick.WORLD)
-        assert entries[0]["loss"] == pytest.approx(record["stages"][stage]["loss"][0], rel=0.01)
-
-
-def test_the_docs_show_the_recorded_quick_run():
-    """Catches a new record beside the old table."""
-    record, text = json.loads((DOCS / "tiny_quick.json").read_text()), (DOCS / "tiny.md").read_text()
-    for stage, curve in record["stages"].items():
-        steps, loss, minutes = curve["step"][-1], curve["loss"], record["cpu_minutes"][stage]
-        assert f"| `{stage}` | {steps} | {minutes:.1f} | {loss[0]:.3f} | {loss[-1]:.3f} |" in text
-    shares = " | ".join(f"{100 * share:.0f}" for share in record["accuracy"].values())
-    assert f"| {shares} |" in text

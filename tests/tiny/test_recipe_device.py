@@ -9,9 +9,10 @@ from torch.utils._pytree import tree_leaves
 
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.seeds import seeded
-from blip3o_core.tiny.recipe import autoencoder, connector, image_tokenizer, language, loop, renderer, stages
+from blip3o_core.tiny.recipe import autoencoder, connector, image_tokenizer, language, loop, renderer
 from blip3o_core.tiny.recipe.ahead import list_of, made_ahead
 from blip3o_core.tiny.recipe.assemble import assemble
+from blip3o_core.tiny.recipe.recipe import Recipe
 
 STAGES = {one.__name__.rpartition(".")[2]: one for one in (autoencoder, image_tokenizer, language, renderer, connector)}
 # Losses of the first and the last of three steps in float32 with 6 rows. Those of edition 1 are of the code before
@@ -35,14 +36,14 @@ LOSSES: dict[int, dict[str, tuple[float, float]]] = {
 
 
 @pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.long)])
-def recipe(request, tmp_path_factory) -> stages.Recipe:
+def recipe(request, tmp_path_factory) -> Recipe:
     """A recipe of each edition with its starting values."""
-    made = stages.Recipe(tmp_path_factory.mktemp("recipe"), print, edition=request.param)
+    made = Recipe(tmp_path_factory.mktemp("recipe"), print, edition=request.param)
     assemble(made.out, made.out / "start", sizes=made.sizes)
     return made
 
 
-def train(stage: str, recipe: stages.Recipe, folder, **changes):
+def train(stage: str, recipe: Recipe, folder, **changes):
     """What a stage trains for a few steps with few rows."""
     module = STAGES[stage]
     settings = module.SETTINGS.replace(steps=3, warmup=1, batch=6, bf16=False).replace(**changes)
@@ -132,11 +133,11 @@ def test_a_fault_in_a_process_is_said():
 def test_a_card_has_workers_and_the_cpu_has_none(tmp_path, monkeypatch):
     """Catches processes that take cores from a training on the CPU, and a card that waits for its data."""
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    card = stages.Recipe(tmp_path, print, device="cuda")
-    assert card.trainers_device == "auto" and stages.Recipe(tmp_path, print).trainers_device == "cpu"
+    card = Recipe(tmp_path, print, device="cuda")
+    assert card.trainers_device == "auto" and Recipe(tmp_path, print).trainers_device == "cpu"
     settings = card.settings(language.SETTINGS)
     assert (settings.device, settings.workers) == ("cuda", 3)
-    settings = stages.Recipe(tmp_path, print).settings(language.SETTINGS)
+    settings = Recipe(tmp_path, print).settings(language.SETTINGS)
     assert (settings.device, settings.workers) == ("cpu", 0)
     monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
     assert card.settings(language.SETTINGS).workers == 0  # Windows cannot copy a process

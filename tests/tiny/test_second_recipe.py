@@ -30,7 +30,6 @@ from blip3o_core.tiny.recipe import (
     renderer,
     second_language,
     shards,
-    stages,
 )
 from blip3o_core.tiny.recipe.carry_over import carry_over
 from blip3o_core.tiny.recipe.editions import world_of
@@ -42,6 +41,7 @@ from blip3o_core.tiny.recipe.oracle_codes import (
     scene_codes,
     used_codes,
 )
+from blip3o_core.tiny.recipe.recipe import Recipe
 from blip3o_core.tiny.scenes.captions import phrasings
 from blip3o_core.tiny.scenes.edits import COMPOSE, edit_kinds, instructions, make_edit
 from blip3o_core.tiny.scenes.rasterize import rasterize
@@ -295,7 +295,7 @@ def test_tasks_of_reinforcement_learning_are_of_the_edition():
 @pytest.mark.slow
 def test_the_trainer_trains_on_images_of_every_shape(start, written, tmp_path):
     """Catches a trainer that stacks latents of several shapes, or weighs a shape by its number of batches."""
-    recipe = stages.Recipe(tmp_path, lambda entry: None, share=0.01, edition=2)
+    recipe = Recipe(tmp_path, lambda entry: None, share=0.01, edition=2)
     (tmp_path / "data").symlink_to(written)
     rates = {"sana": 1e-3, "connector": 1e-3}
     recipe.train_jointly("joint", start.folder, ["captions", "edits"], 200, rates, batch=12)

@@ -24,7 +24,8 @@ from . import autoencoder, connector, data, image_tokenizer, language, renderer
 from .gates import accuracy
 from .loop import FitSettings
 from .quick_world import QuickWorld, make_scene
-from .stages import RATES, STAGES, Recipe
+from .recipe import Recipe
+from .stages import RATES, STAGES
 
 WORLD = QuickWorld(
     coloured=0.0,

@@ -21,7 +21,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 
@@ -31,12 +30,10 @@ from ...errors import Blip3oError
 from ...models.image_tokenizer import PREFIX
 from ...pipeline import Pipeline
 from ...rewards.settings import RewardSettings
-from ...training.config import TrainingConfig
 from ...training.edit_checkpoint import add_references
 from ...training.grpo.settings import GrpoSettings
 from ...training.grpo.train import train as train_by_rewards
 from ...training.save import save_checkpoint
-from ...training.trainer import train as train_jointly
 from ...training.watch import Watch
 from ...weights.names import VAE
 from ..evaluation import Settings as Evaluation
@@ -51,16 +48,15 @@ from . import (
     grpo,
     image_tokenizer,
     language,
-    model_config,
     release,
     renderer,
     second_language,
     shards,
 )
 from .ahead import workers_for
-from .assemble import assemble, save_part
-from .editions import CHANGES, MINIMA, world_of
-from .loop import FitSettings, Report
+from .assemble import save_part
+from .editions import MINIMA
+from .recipe import Recipe
 
 # The categories that the gate of `language` found weakest are more frequent from there on.
 WEAK = World(
@@ -79,102 +75,6 @@ WEAK = World(
 )
 _PLAIN = World(low_contrast=False)  # of the gates
 RATES = {"language": 3e-4, "connector": 1e-3, "sana": 6e-4}  # learning rates of the joint stage
-_JOINT: dict[str, Any] = {
-    "batch": 48,
-    "muon": 10.0,
-    "bf16": True,
-    "ema_decay": 0.995,
-    "warmup": 30,
-    "final_lr": 0.02,
-    "save_every": 100,
-    "log_every": 10,
-    "keep": 1,
-}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    out: Path
-    report: Report
-    share: float = 1.0  # of the steps of every stage; below 1 no gate stops the recipe
-    edition: int = 1  # of the world
-    start: Path | None = None  # a checkpoint whose language model the stage `language` continues
-    device: str = "cpu"  # of torch
-    stage: str = "start"  # that runs: stages beside each other must not write one folder
-
-    @property
-    def trainers_device(self) -> Literal["auto", "cpu"]:
-        """What the general trainer and GRPO call the device: they find the card themselves."""
-        return "cpu" if self.device == "cpu" else "auto"
-
-    def world(self, of_stage: World) -> World:
-        """The world of a stage in this edition."""
-        return world_of(of_stage, self.edition)
-
-    @property
-    def sizes(self) -> model_config.Sizes:
-        return model_config.sizes_of(self.world(language.WORLD))
-
-    def full(self, stage: str, settings: FitSettings) -> FitSettings:
-        """The settings of a stage in this edition, before its share is taken."""
-        return settings.replace(**CHANGES.get(stage, {})) if self.edition > 1 else settings
-
-    def settings(self, full: FitSettings) -> FitSettings:
-        """The settings of a stage for this share of its steps."""
-        steps, ema_decay = self.steps(full.steps), full.ema_decay
-        if ema_decay is not None and self.share < 1:
-            ema_decay = max(0.0, 1 - (1 - ema_decay) / self.share)  # a short run must forget its start
-        own = {"device": self.device, "workers": workers_for(self.device)}
-        return full.replace(steps=steps, warmup=min(full.warmup, steps), ema_decay=ema_decay, **own)
-
-    def steps(self, full: int) -> int:
-        return max(1, round(full * self.share))
-
-    def start_checkpoint(self) -> Checkpoint:
-        """A checkpoint of all parts that are trained, the others with their starting values."""
-        return open_checkpoint(assemble(self.out, self.out / "start" / self.stage, sizes=self.sizes))
-
-    def data_path(self, name: str) -> Path:
-        """A shard folder; in the first edition a packed file."""
-        return self.out / "data" / (f"{name}.safetensors" if self.edition == 1 else name)
-
-    def last_checkpoint(self, stage: str) -> Path:
-        """The newest checkpoint of a stage of the general trainer. Raises Blip3oError if there is none."""
-        found = sorted((self.out / stage).glob("step-*"))
-        if not found:
-            raise Blip3oError(f"{self.out / stage} contains no checkpoint. Run stage {stage} first.")
-        return found[-1]
-
-    def train(self, module, stage: str, *given):
-        settings = self.settings(self.full(stage, module.SETTINGS))
-        return module.train(*given, self.out / stage, settings, self.report, self.world(module.WORLD))
-
-    def train_jointly(
-        self, stage: str, checkpoint: Path, names: list[str], steps: int, rates: dict[str, float], **changes
-    ) -> None:
-        """Run the general trainer on the data of these names.
-
-        `rates`: learning rate of each part that is trained. `changes`: of its settings.
-        """
-        steps = self.steps(steps)
-        content = {
-            **_JOINT,
-            **(shards.SETTINGS if self.edition > 1 else {}),
-            "checkpoint": str(checkpoint),
-            "out": str(self.out / stage),
-            "steps": steps,
-            "data": [str(self.data_path(name)) for name in names],
-            "warmup": min(_JOINT["warmup"], steps),
-            "train": dict(rates),
-            "device": self.trainers_device,
-            **changes,
-        }
-        resume = (self.out / stage).is_dir()
-        train_jointly(TrainingConfig(**content), resume, Watch(self.stage_report(stage)))
-
-    def stage_report(self, stage: str) -> Report:
-        """A report that names the stage in every entry."""
-        return lambda entry: self.report({"stage": stage, **entry})
 
 
 @dataclass(frozen=True)

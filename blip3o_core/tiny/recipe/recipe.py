@@ -1,0 +1,114 @@
+"""One making of the model: its folder, its edition of the world, its share of the steps, and what follows from them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ...checkpoint import Checkpoint, open_checkpoint
+from ...errors import Blip3oError
+from ...training.config import TrainingConfig
+from ...training.trainer import train as train_jointly
+from ...training.watch import Watch
+from ..scenes.world import World
+from . import language, model_config, shards
+from .ahead import workers_for
+from .assemble import assemble
+from .editions import CHANGES, world_of
+from .loop import FitSettings, Report
+
+_JOINT: dict[str, Any] = {  # settings of the general trainer
+    "batch": 48,
+    "muon": 10.0,
+    "bf16": True,
+    "ema_decay": 0.995,
+    "warmup": 30,
+    "final_lr": 0.02,
+    "save_every": 100,
+    "log_every": 10,
+    "keep": 1,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    out: Path
+    report: Report
+    share: float = 1.0  # of the steps of every stage; below 1 no gate stops the recipe
+    edition: int = 1  # of the world
+    start: Path | None = None  # a checkpoint whose language model the stage `language` continues
+    device: str = "cpu"  # of torch
+    stage: str = "start"  # that runs: stages beside each other must not write one folder
+
+    @property
+    def trainers_device(self) -> Literal["auto", "cpu"]:
+        """What the general trainer and GRPO call the device: they find the card themselves."""
+        return "cpu" if self.device == "cpu" else "auto"
+
+    def world(self, of_stage: World) -> World:
+        """The world of a stage in this edition."""
+        return world_of(of_stage, self.edition)
+
+    @property
+    def sizes(self) -> model_config.Sizes:
+        return model_config.sizes_of(self.world(language.WORLD))
+
+    def full(self, stage: str, settings: FitSettings) -> FitSettings:
+        """The settings of a stage in this edition, before its share is taken."""
+        return settings.replace(**CHANGES.get(stage, {})) if self.edition > 1 else settings
+
+    def settings(self, full: FitSettings) -> FitSettings:
+        """The settings of a stage for this share of its steps."""
+        steps, ema_decay = self.steps(full.steps), full.ema_decay
+        if ema_decay is not None and self.share < 1:
+            ema_decay = max(0.0, 1 - (1 - ema_decay) / self.share)  # a short run must forget its start
+        own = {"device": self.device, "workers": workers_for(self.device)}
+        return full.replace(steps=steps, warmup=min(full.warmup, steps), ema_decay=ema_decay, **own)
+
+    def steps(self, full: int) -> int:
+        return max(1, round(full * self.share))
+
+    def start_checkpoint(self) -> Checkpoint:
+        """A checkpoint of all parts that are trained, the others with their starting values."""
+        return open_checkpoint(assemble(self.out, self.out / "start" / self.stage, sizes=self.sizes))
+
+    def data_path(self, name: str) -> Path:
+        """A shard folder; in the first edition a packed file."""
+        return self.out / "data" / (f"{name}.safetensors" if self.edition == 1 else name)
+
+    def last_checkpoint(self, stage: str) -> Path:
+        """The newest checkpoint of a stage of the general trainer. Raises Blip3oError if there is none."""
+        found = sorted((self.out / stage).glob("step-*"))
+        if not found:
+            raise Blip3oError(f"{self.out / stage} contains no checkpoint. Run stage {stage} first.")
+        return found[-1]
+
+    def train(self, module, stage: str, *given):
+        settings = self.settings(self.full(stage, module.SETTINGS))
+        return module.train(*given, self.out / stage, settings, self.report, self.world(module.WORLD))
+
+    def train_jointly(
+        self, stage: str, checkpoint: Path, names: list[str], steps: int, rates: dict[str, float], **changes
+    ) -> None:
+        """Run the general trainer on the data of these names.
+
+        `rates`: learning rate of each part that is trained. `changes`: of its settings.
+        """
+        steps = self.steps(steps)
+        content = {
+            **_JOINT,
+            **(shards.SETTINGS if self.edition > 1 else {}),
+            "checkpoint": str(checkpoint),
+            "out": str(self.out / stage),
+            "steps": steps,
+            "data": [str(self.data_path(name)) for name in names],
+            "warmup": min(_JOINT["warmup"], steps),
+            "train": dict(rates),
+            "device": self.trainers_device,
+            **changes,
+        }
+        resume = (self.out / stage).is_dir()
+        train_jointly(TrainingConfig(**content), resume, Watch(self.stage_report(stage)))
+
+    def stage_report(self, stage: str) -> Report:
+        """A report that names the stage in every entry."""
+        return lambda entry: self.report({"stage": stage, **entry})
