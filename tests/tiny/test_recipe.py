@@ -244,7 +244,7 @@ def test_every_reference_mode_changes_the_edited_image(start, tmp_path):
     assert all(image.shape == (1, model_config.SIDE, model_config.SIDE, 3) for image in images)
     for image, other in combinations(images, 2):
         assert (image - other).abs().max() > 1e-4
-    numbers = editing.gate(open_checkpoint(tmp_path / "edit"), count=len(EDIT_KINDS))
+    numbers = editing.gate(open_checkpoint(tmp_path / "edit"), each=1)
     assert set(numbers) == {*EDIT_KINDS, "mean", "outside"} and numbers["outside"] > 0
 
 

@@ -2,11 +2,23 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import load_file
 
 from blip3o_core.errors import Blip3oError
-from blip3o_core.tiny.recipe import autoencoder, image_tokenizer, language, renderer, stages
+from blip3o_core.tiny.recipe import (
+    autoencoder,
+    connector,
+    editing,
+    image_tokenizer,
+    language,
+    renderer,
+    stages,
+    starts,
+)
+from blip3o_core.tiny.recipe.assemble import save_part
 from blip3o_core.tiny.recipe.recipe import Recipe
 from blip3o_core.tiny.scenes.world import World, make_scene
 
@@ -59,3 +71,105 @@ def test_a_share_of_the_recipe_has_a_share_of_the_steps(tmp_path):
     settings = recipe.settings(language.SETTINGS)
     assert settings.steps == 22 and settings.warmup <= 22 and settings.ema_decay <= 0.8
     assert Recipe(tmp_path, print).settings(language.SETTINGS) == language.SETTINGS
+
+
+def test_a_state_that_was_begun_from_something_else_is_refused(tmp_path):
+    """Catches a training that goes on with weights from before an earlier one was made anew."""
+    folder, behind = tmp_path / "words", tmp_path / "again"
+    starts.claim(folder, "one")
+    starts.claim(folder, "other")  # nothing was trained yet
+    (folder / "state.pt").touch()
+    starts.claim(folder, "other")
+    behind.mkdir()
+    with pytest.raises(Blip3oError, match=f"Remove {folder} and {behind}, then"):
+        starts.claim(folder, "one", [behind, tmp_path / "absent"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "stage, part, kept, changed",
+    [
+        (
+            "decoder",
+            "autoencoder",
+            "model.sana_vae.decoder.conv_out.conv.weight",
+            "model.sana_vae.encoder.conv_in.conv.weight",
+        ),
+        (
+            "renderer",
+            "autoencoder",
+            "model.sana_vae.decoder.conv_out.conv.weight",
+            "model.sana_vae.encoder.conv_in.conv.weight",
+        ),
+        ("connector", "language", "model.diffusion_connector.0.weight", "model.norm.weight"),
+    ],
+    ids=["decoder", "renderer", "connector"],
+)
+def test_a_stage_does_not_go_on_behind_a_part_that_was_trained_anew(stage, part, kept, changed, tmp_path, monkeypatch):
+    """Catches a renderer of old latents, a decoder of an old encoder, and a connector of an old language model."""
+    ran = []
+    monkeypatch.setattr(autoencoder, "refine_decoder", lambda *_: ran.append(stage))
+    monkeypatch.setattr(Recipe, "train", lambda *_: ran.append(stage))
+    for module in (renderer, connector):
+        monkeypatch.setattr(module, "tensors", lambda trained: {})
+    recipe = Recipe(tmp_path, print, edition=2)
+    before = load_file(recipe.start_checkpoint().folder / "model.safetensors")
+    stages.STAGES[stage].run(recipe)
+    (tmp_path / stage / "state.pt").touch()
+    save_part(tmp_path, part, {kept: before[kept] + 1}, {"scaling_factor": "1"})
+    stages.STAGES[stage].run(recipe)
+    assert ran == [stage] * 2
+    save_part(tmp_path, part, {changed: before[changed] + 1}, {"scaling_factor": "1"})
+    with pytest.raises(Blip3oError, match=f"{stage} was begun from other weights.*Remove {tmp_path / stage}, then"):
+        stages.STAGES[stage].run(recipe)
+    assert ran == [stage] * 2
+
+
+def test_the_second_edition_refines_its_decoder_before_joint(tmp_path, monkeypatch):
+    """Catches a decoder that is trained for nothing, because the stages behind `joint` keep the one before it."""
+    joined = []
+    monkeypatch.setattr(Recipe, "train_jointly", lambda self, stage, *_: joined.append(stage))
+    monkeypatch.setattr(Recipe, "start_checkpoint", lambda self: SimpleNamespace(folder=self.out))
+    monkeypatch.setattr(stages, "add_references", lambda *_, **__: None)
+    recipe = Recipe(tmp_path, print, edition=2)
+    for stage in ("autoencoder", "decoder"):
+        monkeypatch.setitem(stages.STAGES, stage, stages.Stage(lambda recipe: None, lambda recipe: {}))
+    stages.STAGES["joint"].run(recipe)  # parts that were copied into the folder are as they shall be
+    (tmp_path / "autoencoder").mkdir()
+    for finished in ([], ["autoencoder"], ["decoder", "autoencoder"]):
+        for stage in finished:
+            stages.run(stage, recipe)
+        with pytest.raises(Blip3oError, match="Run stage decoder first"):
+            stages.STAGES["joint"].run(recipe)
+    assert joined == ["joint"]
+    stages.run("decoder", recipe)
+    stages.STAGES["joint"].run(recipe)
+    assert joined == ["joint"] * 2
+    stages.STAGES["joint"].run(replace(recipe, out=tmp_path / "first", edition=1))
+
+
+@pytest.mark.parametrize("edition, categories", [(1, 8), (2, 9)])
+def test_gates_ask_each_category_and_kind_as_often(edition, categories, tmp_path, monkeypatch):
+    """Catches a gate that asks the first categories more often, and one that leaves the second edition's edits out."""
+    counts, kinds = [], []
+
+    def images(pipeline, settings, source):
+        counts.append(settings.count)
+        return SimpleNamespace(mean=0.9, strict={"size": 0.8})
+
+    def edits(pipeline, settings, mode):
+        kinds.append(settings.count / len(settings.kinds))
+        return SimpleNamespace(right={"mean": 0.7}, outside={"mean": 2.0}, surfaces=None)
+
+    monkeypatch.setattr(stages, "evaluate", images)
+    monkeypatch.setattr(editing, "evaluate", edits)
+    for module in (stages, editing):
+        monkeypatch.setattr(module, "Pipeline", lambda *_: None)
+    monkeypatch.setattr(stages, "open_checkpoint", lambda *_: None)
+    monkeypatch.setattr(Recipe, "last_checkpoint", lambda *_: None)
+    recipe = Recipe(tmp_path, print, edition=edition)
+    numbers = stages.STAGES["joint"].gate(recipe)
+    assert counts == [40 * categories] * 2 and (numbers["weakest"], numbers["mean"]) == (0.8, 0.9)
+    assert numbers.get("edits mean") == (0.7 if edition == 2 else None)
+    stages.STAGES["latents"].gate(recipe)
+    assert kinds == ([25, 50] if edition == 2 else [50])

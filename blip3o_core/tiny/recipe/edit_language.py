@@ -6,28 +6,20 @@ changes nothing.
 """
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from ...checkpoint import Checkpoint
-from ...decoding.engine import decode
-from ...decoding.prefill import Prompts
-from ...decoding.sampling import Sampling
 from ...files import write_json
 from ...training.data.collate import Batch, collate
 from ...training.data.packed import open_pack
 from ...training.joint_model import JointModel
 from ...training.losses import hidden_states, token_loss
-from ..judge.judge import judge_edit
-from ..scenes.edits import edit_kinds, instruction, make_edit
-from ..scenes.world import World
-from . import init, model_config
+from . import init
 from .language import plain_attention
 from .loop import FitSettings, Report, fit, random_integers, seeded_init
-from .oracle_codes import batch_codes, codes_to_image
 
 SETTINGS = FitSettings(steps=2400, lr=5e-4, muon=0.008, warmup=50, ema_decay=0.997, final_lr=0.02, save_every=100)
 EDIT_ROWS, IMAGE_ROWS = 32, 16  # rows of a batch: without text to image, the model forgets it
@@ -84,28 +76,3 @@ def train(
     with plain_attention(settings):
         fit(model, make_data, loss, settings, folder, _EXCLUDED, report)
     return model
-
-
-@torch.no_grad()
-def gate(
-    checkpoint: Checkpoint, model, count: int = 180, seed: int = 70, world: World = World(low_contrast=False)
-) -> dict[str, float]:
-    """Share of held-back edits whose generated codes are right, drawn without any network, by kind.
-
-    Textures are left out of the edits: codes say nothing of them.
-    """
-    encoder, accuracy = checkpoint.prompt_encoder, {}
-    kinds, sizes = edit_kinds(world), model_config.sizes_of(world)
-    world = replace(world, textured=0.0)
-    for kind in kinds:
-        edits = [make_edit(seed, "held_back", k, world, kind) for k in range(count // len(kinds))]
-        codes = [batch_codes(edit.sources, sizes) for edit in edits]
-        instructions = [instruction(edit, k) for k, edit in enumerate(edits)]
-        prompts = [encoder.encode_edit(text, rows) for text, rows in zip(instructions, codes, strict=True)]
-        ids = decode(model, Prompts(prompts), list(range(len(edits))), Sampling()).ids - encoder.vocabulary.image_start
-        verdicts = [
-            judge_edit(codes_to_image(row, edit.target.canvas, sizes), edit)
-            for row, edit in zip(ids.numpy(), edits, strict=True)
-        ]
-        accuracy[kind] = sum(verdict.strict for verdict in verdicts) / len(edits)
-    return {**accuracy, "mean": sum(accuracy.values()) / len(kinds)}

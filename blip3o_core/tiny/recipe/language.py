@@ -5,6 +5,7 @@ In the second edition half of the rows may be edits, with the true codes of thei
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from ...training.data.encoded import EncodedItem
 from ...training.joint_model import JointModel
 from ...training.losses import hidden_states, token_loss
 from ...weights.names import CONNECTOR
+from ..judge.judge import judge_edit
 from ..scenes.captions import caption
-from ..scenes.edits import COMPOSE, instruction, make_edit
+from ..scenes.edits import COMPOSE, edit_kinds, instruction, make_edit
 from ..scenes.world import Scene, World
 from .gates import accuracy_by_category, held_back_scenes
 from .loop import FitSettings, Report, fit, random_integers
@@ -149,6 +151,31 @@ def gate(
         return [codes_to_image(row, scene.canvas, sizes) for row, scene in zip(rows, scenes, strict=True)]
 
     return accuracy_by_category(held_back_scenes(3, count, world), write, textures=False)
+
+
+@torch.no_grad()
+def edit_gate(
+    checkpoint: Checkpoint, model, count: int = 180, seed: int = 70, world: World = World(low_contrast=False)
+) -> dict[str, float]:
+    """Share of held-back edits whose generated codes are right, drawn without any network, by kind.
+
+    Textures are left out of the edits: codes say nothing of them.
+    """
+    encoder, accuracy = checkpoint.prompt_encoder, {}
+    kinds, sizes = edit_kinds(world), sizes_of(world)
+    world = replace(world, textured=0.0)
+    for kind in kinds:
+        edits = [make_edit(seed, "held_back", k, world, kind) for k in range(count // len(kinds))]
+        codes = [batch_codes(edit.sources, sizes) for edit in edits]
+        instructions = [instruction(edit, k) for k, edit in enumerate(edits)]
+        prompts = [encoder.encode_edit(text, rows) for text, rows in zip(instructions, codes, strict=True)]
+        ids = decode(model, Prompts(prompts), list(range(len(edits))), Sampling()).ids - encoder.vocabulary.image_start
+        verdicts = [
+            judge_edit(codes_to_image(row, edit.target.canvas, sizes), edit)
+            for row, edit in zip(ids.numpy(), edits, strict=True)
+        ]
+        accuracy[kind] = sum(verdict.strict for verdict in verdicts) / len(edits)
+    return {**accuracy, "mean": sum(accuracy.values()) / len(kinds)}
 
 
 def tensors(model) -> dict[str, torch.Tensor]:

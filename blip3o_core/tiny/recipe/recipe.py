@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from ...checkpoint import Checkpoint, open_checkpoint
 from ...errors import Blip3oError
+from ...files import parse_json, read_lines
 from ...training.config import TrainingConfig
 from ...training.trainer import train as train_jointly
 from ...training.watch import Watch
@@ -38,6 +39,18 @@ class Recipe:
     start: Path | None = None  # a checkpoint whose language model the stage `language` continues
     device: str = "cpu"  # of torch
     stage: str = "start"  # that runs: stages beside each other must not write one folder
+
+    @property
+    def log(self) -> Path:
+        """The numbers of every stage's gate, in the order in which the stages ended."""
+        return self.out / "gates.jsonl"
+
+    @property
+    def finished(self) -> list[str]:
+        """The stages that ran to their end in this folder, in their order; one that ran twice is there twice."""
+        lines = read_lines(self.log) if self.log.is_file() else []
+        named = (f"{self.log}, line {number}," for number in range(1, len(lines) + 1))
+        return [parse_json(*one, "Remove that line.")["stage"] for one in zip(lines, named, strict=True)]
 
     @property
     def trainers_device(self) -> Literal["auto", "cpu"]:

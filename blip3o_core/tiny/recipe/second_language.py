@@ -18,6 +18,7 @@ from .carry_over import carry_over
 from .editions import world_of
 from .loop import FitSettings, Report
 from .model_config import SECOND_EDITION
+from .starts import claim, language_digest
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,20 @@ def train(
     """Train and return the language model of `start`, from what `other` has learnt if it is given.
 
     The phases' folders are in `out`/language, with and without `other` in folders of their own. `scaled` gives the
-    settings for a share of the steps.
+    settings for a share of the steps. Raises Blip3oError for a phase that was begun from another model than this one.
     """
-    first = Phase("all", _FIRST if other is None else _CONTINUED, 0.35)
+    phases = (Phase("all", _FIRST if other is None else _CONTINUED, 0.35), *_LATER)
     place = out / "language" / ("from-nothing" if other is None else "carried-over")
+    begun_from = "starting values" if other is None else language_digest(other)
     if other is not None:
         start = _with(out, place, "start", carry_over(other, start, SECOND_EDITION))
     edits = world_of(language.EDITS, 2)
-    for phase in (first, *_LATER):
+    for number, phase in enumerate(phases):
         world, folder = world_of(language.WORLD, 2, phase.words), place / phase.name
+        claim(folder, begun_from, [place / later.name for later in phases[number + 1 :]])
         model = language.train(start, folder, scaled(phase.settings), report, world, edits if phase.edits else None)
         start = _with(out, place, phase.name, language.tensors(model))
+        begun_from = language_digest(start)
     return model
 
 

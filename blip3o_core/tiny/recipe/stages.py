@@ -27,6 +27,7 @@ import torch
 from ...checkpoint import Checkpoint, open_checkpoint
 from ...checkpoint.bundled import BUNDLED
 from ...errors import Blip3oError
+from ...files import append_lines
 from ...models.image_tokenizer import PREFIX
 from ...pipeline import Pipeline
 from ...rewards.settings import RewardSettings
@@ -57,6 +58,7 @@ from .ahead import workers_for
 from .assemble import save_part
 from .editions import MINIMA
 from .recipe import Recipe
+from .starts import claim, encoder_digest, language_digest
 
 # The categories that the gate of `language` found weakest are more frequent from there on.
 WEAK = World(
@@ -90,7 +92,9 @@ def _autoencoder(recipe: Recipe) -> None:
 
 
 def _decoder(recipe: Recipe) -> None:
-    network = recipe.start_checkpoint().load_autoencoder(torch.float32)
+    start = recipe.start_checkpoint()
+    claim(recipe.out / "decoder", encoder_digest(start))
+    network = start.load_autoencoder(torch.float32)
     settings, world = recipe.settings(autoencoder.REFINED), recipe.world(autoencoder.WORLD)
     autoencoder.refine_decoder(network, recipe.out / "decoder", settings, recipe.report, world)
     _save_autoencoder(recipe, network)
@@ -111,9 +115,14 @@ def _image_tokenizer(recipe: Recipe) -> None:
     save_part(recipe.out, "image_tokenizer", {PREFIX + name: tensor for name, tensor in tensors.items()})
 
 
-def _part(stage: str, module) -> Callable[[Recipe], None]:
+def _part(stage: str, module, digest: Callable[[Checkpoint], str] | None = None) -> Callable[[Recipe], None]:
+    """`digest`: of what the part learns from and leaves as it is."""
+
     def run(recipe: Recipe) -> None:
-        trained = recipe.train(module, stage, recipe.start_checkpoint())
+        start = recipe.start_checkpoint()
+        if digest is not None:
+            claim(recipe.out / stage, digest(start))
+        trained = recipe.train(module, stage, start)
         save_part(recipe.out, stage, module.tensors(trained))
 
     return run
@@ -133,7 +142,7 @@ def _language_gate(recipe: Recipe) -> dict[str, float]:
     numbers = language.gate(checkpoint, checkpoint.load_language(), world=world)
     if recipe.edition == 1:
         return numbers
-    edits = edit_language.gate(checkpoint, checkpoint.load_language(), world=world)
+    edits = language.edit_gate(checkpoint, checkpoint.load_language(), world=world)
     return numbers | {f"edits {kind}": value for kind, value in edits.items()}
 
 
@@ -155,10 +164,24 @@ def _divided_rates(divisor: float) -> dict[str, float]:
     return {part: rate / divisor for part, rate in RATES.items()}
 
 
+def _require_decoder(recipe: Recipe) -> None:
+    """Raise Blip3oError unless the autoencoder that was trained in this folder has got its last decoder.
+
+    The stages from `joint` on leave the autoencoder as it is, and the release has theirs.
+    """
+    trained = [stage for stage in recipe.finished if stage in ("autoencoder", "decoder")]
+    if (recipe.out / "autoencoder").is_dir() and trained[-1:] != ["decoder"]:
+        raise Blip3oError(
+            f"The decoder in {recipe.out} was not trained since the autoencoder was, and the stages from joint on keep "
+            "it as it is. Run stage decoder first."
+        )
+
+
 def _joint(recipe: Recipe) -> None:
     checkpoint = recipe.start_checkpoint()
     if recipe.edition == 1:
         return recipe.train_jointly("joint", checkpoint.folder, ["captions", "weak"], 900, RATES)
+    _require_decoder(recipe)
     packs, rates = ["captions", "weak", "phrasings", "edits", "edits"], {**RATES, "reference_cross": 2e-3}
     recipe.train_jointly("joint", _with_references(recipe, checkpoint, "joint"), packs, 700, rates)
 
@@ -194,7 +217,7 @@ def _edit_language(recipe: Recipe) -> None:
 def _edit_codes_gate(recipe: Recipe) -> dict[str, float]:
     checkpoint = open_checkpoint(recipe.last_checkpoint("edit_language"))
     world = recipe.world(_PLAIN)
-    return edit_language.gate(checkpoint, checkpoint.load_language(torch.float32), world=world)
+    return language.edit_gate(checkpoint, checkpoint.load_language(torch.float32), world=world)
 
 
 def _edit(recipe: Recipe) -> None:
@@ -240,12 +263,21 @@ def _release(recipe: Recipe) -> None:
 
 def _image_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
     def gate(recipe: Recipe) -> dict[str, float]:
-        """Share of images that are right, from true codes and from generated ones, on held-back prompts."""
-        pipeline, numbers = Pipeline(open_checkpoint(recipe.last_checkpoint(stage)), recipe.device), {}
+        """Share of images that are right, from true codes and from generated ones, on held-back prompts.
+
+        In the second edition, where every checkpoint has learnt edits, that of edits as well.
+        """
+        checkpoint = open_checkpoint(recipe.last_checkpoint(stage))
+        pipeline, numbers = Pipeline(checkpoint, recipe.device), dict[str, float]()
+        count = 40 * len(recipe.world(_PLAIN).categories)
         for source in ("true-codes", "codes"):
-            result = evaluate(pipeline, Evaluation(count=324, seeds=1, guidance=1.0, edition=recipe.edition), source)
+            result = evaluate(pipeline, Evaluation(count=count, seeds=1, guidance=1.0, edition=recipe.edition), source)
             numbers[source] = result.mean
-        return {**numbers, "weakest": min(result.strict.values()), "mean": result.mean}
+        numbers |= {"weakest": min(result.strict.values()), "mean": result.mean}
+        if recipe.edition > 1:
+            edits = editing.gate(checkpoint, 25, edition=recipe.edition, device=recipe.device)
+            numbers |= {f"edits {kind}": value for kind, value in edits.items()}
+        return numbers
 
     return gate
 
@@ -267,12 +299,12 @@ STAGES = {
     ),
     "language": Stage(_language, _language_gate, "mean", 0.8),
     "renderer": Stage(
-        _part("renderer", renderer),
+        _part("renderer", renderer, encoder_digest),
         lambda recipe: renderer.gate(recipe.start_checkpoint(), world=recipe.world(_PLAIN)),
         "mean",
         0.9,
     ),
-    "connector": Stage(_part("connector", connector), _no_gate),
+    "connector": Stage(_part("connector", connector, language_digest), _no_gate),
     "data": Stage(_data, _no_gate),
     "joint": Stage(_joint, _image_gate("joint"), "true-codes", 0.9),
     "instruct": Stage(_instruct, _image_gate("instruct"), "true-codes", 0.9),
@@ -297,8 +329,7 @@ def run(stage: str, recipe: Recipe) -> dict[str, float]:
     chosen.run(recipe)
     numbers = {"cpu_minutes": (time.process_time() - cpu) / 60, "minutes": (time.perf_counter() - wall) / 60}
     numbers |= chosen.gate(recipe)
-    with open(recipe.out / "gates.jsonl", "a", encoding="utf-8") as log:
-        log.write(json.dumps({"stage": stage, **numbers}) + "\n")
+    append_lines(recipe.log, [json.dumps({"stage": stage, **numbers})])
     minimum = MINIMA.get(stage, chosen.minimum) if recipe.edition > 1 else chosen.minimum
     if chosen.key and recipe.share >= 1 and numbers[chosen.key] < minimum:
         raise Blip3oError(
