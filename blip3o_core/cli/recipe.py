@@ -125,6 +125,13 @@ def _add_tiny(recipes) -> None:
         help="share of each stage's steps to run; below 1 the stages' gates are not enforced (default: %(default)s)",
     )
     parser.add_argument(
+        "--longer",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="with the name of one stage: train it for N steps more than its own, even if it has ended",
+    )
+    parser.add_argument(
         "--edition",
         type=int,
         choices=tuple(SIDES),
@@ -178,14 +185,7 @@ def _add_world_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tiny(arguments: argparse.Namespace) -> None:
-    if arguments.quick and arguments.edition != 1:
-        raise UsageError("--quick has a world of its own. Leave out --edition, or leave out --quick.")
-    if arguments.quick and arguments.stages:
-        raise UsageError("--quick has stages of its own. Leave out the names of stages, or leave out --quick.")
-    if arguments.quick and arguments.device == "cuda":
-        raise UsageError("--quick is made on the CPU. Leave out --device, or leave out --quick.")
-    if arguments.quick and arguments.start:
-        raise UsageError("--quick starts from nothing. Leave out --start, or leave out --quick.")
+    _check(arguments)
     with needs_extra("train"):
         from ..tiny.recipe import quick, stages
         from ..tiny.recipe.recipe import Recipe
@@ -196,19 +196,34 @@ def run_tiny(arguments: argparse.Namespace) -> None:
         _print_quick(quick.run(quick.Quick(out, print_entry, arguments.share)))
         return
     out = arguments.out or Path("runs/tiny" if arguments.edition == 1 else f"runs/tiny-{arguments.edition}")
+    if arguments.start:  # a wrong folder is said now, not when the stages before `language` have run for hours
+        arguments.start = open_named(str(arguments.start)).folder
+    device = device_of(arguments.device).type
+    given = arguments.share, arguments.edition, arguments.start, device, arguments.longer
+    recipe = Recipe(out, print_entry, *given)
+    for stage in arguments.stages or STAGES[arguments.edition]:
+        numbers = stages.run(stage, recipe)
+        print(f"{stage}: " + "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()), flush=True)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for options of `recipe tiny` that do not go together."""
+    if arguments.quick and arguments.edition != 1:
+        raise UsageError("--quick has a world of its own. Leave out --edition, or leave out --quick.")
+    if arguments.quick and arguments.stages:
+        raise UsageError("--quick has stages of its own. Leave out the names of stages, or leave out --quick.")
+    if arguments.quick and arguments.device == "cuda":
+        raise UsageError("--quick is made on the CPU. Leave out --device, or leave out --quick.")
+    if arguments.quick and arguments.start:
+        raise UsageError("--quick starts from nothing. Leave out --start, or leave out --quick.")
+    if arguments.longer and (len(arguments.stages) != 1 or arguments.stages[0] in ("data", "release")):
+        raise UsageError("--longer trains one stage on. Name that stage alone; data and release train nothing.")
     own = STAGES[arguments.edition]
     foreign = [stage for stage in arguments.stages if stage not in own]
     if foreign:
         raise UsageError(f"Edition {arguments.edition} has no stage {foreign[0]}. Its stages are {', '.join(own)}.")
     if arguments.start and arguments.edition == 1:
         raise UsageError("--start is of the second edition. Leave it out, or add --edition 2.")
-    if arguments.start:  # a wrong folder is said now, not when the stages before `language` have run for hours
-        arguments.start = open_named(str(arguments.start)).folder
-    device = device_of(arguments.device).type
-    recipe = Recipe(out, print_entry, arguments.share, arguments.edition, arguments.start, device)
-    for stage in arguments.stages or own:
-        numbers = stages.run(stage, recipe)
-        print(f"{stage}: " + "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()), flush=True)
 
 
 def run_report(arguments: argparse.Namespace) -> int:

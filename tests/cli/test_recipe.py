@@ -46,6 +46,14 @@ def test_the_device_reaches_the_stages(monkeypatch, tmp_path):
     assert devices == ["cpu", "cuda"]
 
 
+def test_a_stage_is_trained_for_longer(monkeypatch, tmp_path):
+    """Catches steps that are asked for and not made."""
+    given = []
+    monkeypatch.setattr(stages, "run", lambda stage, recipe: given.append((stage, recipe.longer)) or {})
+    assert main(["recipe", "tiny", "joint", "--longer=200", f"--out={tmp_path}", "--device=cpu"]) == 0
+    assert given == [("joint", 200)]
+
+
 MISTAKES = (
     ["painting"],
     ["--quick", "joint"],
@@ -56,6 +64,10 @@ MISTAKES = (
     ["--device=mps"],
     ["--quick", "--device=cuda"],
     ["--quick", "--start=folder"],
+    ["--longer=100"],
+    ["joint", "instruct", "--longer=100"],
+    ["data", "--longer=100"],
+    ["joint", "--longer=0"],
 )
 
 

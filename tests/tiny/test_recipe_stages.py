@@ -73,6 +73,24 @@ def test_a_share_of_the_recipe_has_a_share_of_the_steps(tmp_path):
     assert Recipe(tmp_path, print).settings(language.SETTINGS) == language.SETTINGS
 
 
+def test_a_stage_is_trained_for_longer(tmp_path, monkeypatch):
+    """Catches steps that reach one of the three trainers alone, and numbers that do not say what they are of."""
+    given = []
+    monkeypatch.setattr("blip3o_core.tiny.recipe.recipe.train_jointly", lambda config, *_: given.append(config.steps))
+    monkeypatch.setattr(stages, "train_by_rewards", lambda settings, *_: given.append(settings.updates))
+    monkeypatch.setattr(Recipe, "last_checkpoint", lambda *_: tmp_path)
+    recipe = Recipe(tmp_path, print, longer=30)
+    assert recipe.settings(language.SETTINGS) == language.SETTINGS.replace(steps=2230)
+    for name, stage in {"instruct": 250, "grpo": 140}.items():
+        stages.STAGES[name].run(recipe)
+        assert given.pop() == stage + 30
+    weak = stages.Stage(lambda recipe: None, lambda recipe: {"mean": 0.2}, "mean", 0.9)
+    monkeypatch.setitem(stages.STAGES, "weak", weak)
+    with pytest.raises(Blip3oError, match="--longer"):
+        stages.run("weak", recipe)
+    assert json.loads(recipe.log.read_text())["longer"] == 30
+
+
 def test_a_state_that_was_begun_from_something_else_is_refused(tmp_path):
     """Catches a training that goes on with weights from before an earlier one was made anew."""
     folder, behind = tmp_path / "words", tmp_path / "again"

@@ -1,7 +1,6 @@
 """How the second edition's model is made: codes with letters, images of several shapes, two references."""
 
 import io
-import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
@@ -29,7 +27,6 @@ from blip3o_core.tiny.recipe import (
     model_config,
     release,
     renderer,
-    second_language,
     shards,
 )
 from blip3o_core.tiny.recipe.carry_over import carry_over
@@ -326,51 +323,3 @@ def test_evaluations_make_images_of_every_shape_and_of_two_references(start, tmp
     edited = edit_evaluation.evaluate(pipeline, settings, "both")
     assert set(edited.right) == {*edit_kinds(SECOND), "mean"} and edited.surfaces > 0
     assert [image.shape[:2] for image in edited.images] == [edit.target.canvas[::-1] for edit in edited.edits]
-
-
-def test_the_language_model_is_trained_in_phases(start, tmp_path, monkeypatch):
-    """Catches a phase that starts from nothing, words that are never practised, and edits that are left out."""
-    ran = []
-
-    def train(checkpoint, folder, settings, report, world, edits_world):
-        model = checkpoint.load_language(torch.float32)
-        share = dict(world.weights)[TEXT] / sum(weight for _, weight in world.weights)
-        ran.append(
-            (folder.name, settings.steps, round(share, 2), edits_world is not None, model.model.norm.weight[0].item())
-        )
-        model.model.norm.weight[0] += 1
-        return model
-
-    monkeypatch.setattr(language, "train", train)
-    second_language.train(start, tmp_path, lambda settings: settings, lambda entry: None, None)
-    phases = [("all", 4400, 0.35, True), ("words", 300, 0.8, False), ("again", 1000, 0.3, True)]
-    assert [phase[:4] for phase in ran] == phases
-    assert [phase[4] - ran[0][4] for phase in ran] == [0, 1, 2]
-
-
-@pytest.mark.slow
-def test_a_carried_over_model_is_trained_on_and_phases_know_their_start(start, tmp_path, monkeypatch):
-    """Catches a phase that goes on from before its start was trained anew, and one that takes up another model's."""
-    other, reported = open_checkpoint(BUNDLED), []
-
-    def train(other, **changes):
-        def scaled(settings):
-            return settings.replace(steps=1, batch=6, warmup=0, **changes)
-
-        return second_language.train(start, tmp_path, scaled, reported.append, other).model.norm.weight
-
-    trained = train(other)
-    place = tmp_path / "language" / "carried-over"
-    assert [entry["stage"] for entry in reported] == ["all", "words", "again"]
-    assert all((place / name / "state.pt").is_file() for name in ("all", "words", "again"))
-    assert reported[0]["loss"] < 6  # of random codes: 9
-    assert torch.equal(train(other), trained) and len(reported) == 3
-    shutil.rmtree(place / "all")
-    with pytest.raises(Blip3oError, match=f"Remove {place / 'words'} and {place / 'again'}, then"):
-        train(other, lr=2e-3)
-    altered = shutil.copytree(BUNDLED, tmp_path / "other")
-    tensors = load_file(altered / "model.safetensors")
-    tensors["model.norm.weight"] += 1
-    save_file(tensors, altered / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(Blip3oError, match="all was begun from other weights"):
-        train(open_checkpoint(altered))

@@ -38,6 +38,7 @@ class Recipe:
     edition: int = 1  # of the world
     start: Path | None = None  # a checkpoint whose language model the stage `language` continues
     device: str = "cpu"  # of torch
+    longer: int = 0  # steps that a stage trains beyond its own
     stage: str = "start"  # that runs: stages beside each other must not write one folder
 
     @property
@@ -70,8 +71,8 @@ class Recipe:
         return settings.replace(**CHANGES.get(stage, {})) if self.edition > 1 else settings
 
     def settings(self, full: FitSettings) -> FitSettings:
-        """The settings of a stage for this share of its steps."""
-        steps, ema_decay = self.steps(full.steps), full.ema_decay
+        """The settings of a stage for this share of its steps, and for those beyond them."""
+        steps, ema_decay = self.steps(full.steps) + self.longer, full.ema_decay
         if ema_decay is not None and self.share < 1:
             ema_decay = max(0.0, 1 - (1 - ema_decay) / self.share)  # a short run must forget its start
         own = {"device": self.device, "workers": workers_for(self.device)}
@@ -106,7 +107,7 @@ class Recipe:
 
         `rates`: learning rate of each part that is trained. `changes`: of its settings.
         """
-        steps = self.steps(steps)
+        steps = self.steps(steps) + self.longer
         content = {
             **_JOINT,
             **(shards.SETTINGS if self.edition > 1 else {}),

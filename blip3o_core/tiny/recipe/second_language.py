@@ -4,8 +4,7 @@ To write a word, the model must copy letters of the prompt in their order. Among
 which letters the word has (650 steps at 40 % words); with eight images of ten showing a word it copies after 200 steps.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,8 +15,9 @@ from . import language
 from .assemble import assemble
 from .carry_over import carry_over
 from .editions import world_of
-from .loop import FitSettings, Report
+from .loop import FitSettings
 from .model_config import SECOND_EDITION
+from .recipe import Recipe
 from .starts import claim, language_digest
 
 
@@ -42,14 +42,14 @@ _LATER = (
 )
 
 
-def train(
-    start: Checkpoint, out: Path, scaled: Callable[[FitSettings], FitSettings], report: Report, other: Checkpoint | None
-) -> LanguageModel:
-    """Train and return the language model of `start`, from what `other` has learnt if it is given.
+def train(recipe: Recipe) -> LanguageModel:
+    """Train and return the language model, from what that of `recipe.start` has learnt if it is given.
 
-    The phases' folders are in `out`/language, with and without `other` in folders of their own. `scaled` gives the
-    settings for a share of the steps. Raises Blip3oError for a phase that was begun from another model than this one.
+    The phases' folders are in `out`/language, with and without such a model in folders of their own. Steps beyond the
+    stage's own are of the last phase. Raises Blip3oError for a phase that was begun from another model than this one.
     """
+    start, out = recipe.start_checkpoint(), recipe.out
+    other = open_checkpoint(recipe.start) if recipe.start else None
     phases = (Phase("all", _FIRST if other is None else _CONTINUED, 0.35), *_LATER)
     place = out / "language" / ("from-nothing" if other is None else "carried-over")
     begun_from = "starting values" if other is None else language_digest(other)
@@ -59,7 +59,9 @@ def train(
     for number, phase in enumerate(phases):
         world, folder = world_of(language.WORLD, 2, phase.words), place / phase.name
         claim(folder, begun_from, [place / later.name for later in phases[number + 1 :]])
-        model = language.train(start, folder, scaled(phase.settings), report, world, edits if phase.edits else None)
+        own = recipe if phase is phases[-1] else replace(recipe, longer=0)
+        given = own.settings(phase.settings), recipe.report, world, edits if phase.edits else None
+        model = language.train(start, folder, *given)
         start = _with(out, place, phase.name, language.tensors(model))
         begun_from = language_digest(start)
     return model

@@ -132,9 +132,7 @@ def _language(recipe: Recipe) -> None:
     """In the second edition with edits from the start, so that it needs no stage for them."""
     if recipe.edition == 1:
         return _part("language", language)(recipe)
-    other = open_checkpoint(recipe.start) if recipe.start else None
-    model = second_language.train(recipe.start_checkpoint(), recipe.out, recipe.settings, recipe.report, other)
-    save_part(recipe.out, "language", language.tensors(model))
+    save_part(recipe.out, "language", language.tensors(second_language.train(recipe)))
 
 
 def _language_gate(recipe: Recipe) -> dict[str, float]:
@@ -242,7 +240,7 @@ def _edit_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
 
 
 def _grpo(recipe: Recipe) -> None:
-    folder, updates, device = recipe.out / "grpo", recipe.steps(140), recipe.trainers_device
+    folder, updates, device = recipe.out / "grpo", recipe.steps(140) + recipe.longer, recipe.trainers_device
     if recipe.edition == 1:
         settings: GrpoSettings = grpo.TinyGrpoSettings(
             checkpoint=str(recipe.last_checkpoint("instruct")), out=str(folder), updates=updates,
@@ -329,11 +327,12 @@ def run(stage: str, recipe: Recipe) -> dict[str, float]:
     chosen.run(recipe)
     numbers = {"cpu_minutes": (time.process_time() - cpu) / 60, "minutes": (time.perf_counter() - wall) / 60}
     numbers |= chosen.gate(recipe)
-    append_lines(recipe.log, [json.dumps({"stage": stage, **numbers})])
+    longer = {"longer": recipe.longer} if recipe.longer else {}
+    append_lines(recipe.log, [json.dumps({"stage": stage, **longer, **numbers})])
     minimum = MINIMA.get(stage, chosen.minimum) if recipe.edition > 1 else chosen.minimum
     if chosen.key and recipe.share >= 1 and numbers[chosen.key] < minimum:
         raise Blip3oError(
             f"Stage {stage} reached {chosen.key} {numbers[chosen.key]:.3f}, but its gate needs {minimum:.2f}. "
-            "Train it longer before the next stage."
+            "Train it longer before the next stage: --longer N adds N steps to its own."
         )
     return numbers

@@ -1,0 +1,62 @@
+"""The phases of the second edition's language model: what each learns, from what, and for how long."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from blip3o_core.checkpoint.bundled import BUNDLED
+from blip3o_core.errors import Blip3oError
+from blip3o_core.tiny import TEXT
+from blip3o_core.tiny.recipe import language, second_language
+from blip3o_core.tiny.recipe.recipe import Recipe
+
+
+def test_the_language_model_is_trained_in_phases(tmp_path, monkeypatch):
+    """Catches a phase that starts from nothing, words never practised, edits left out, and every phase made longer."""
+    ran = []
+
+    def train(checkpoint, folder, settings, report, world, edits_world):
+        model = checkpoint.load_language(torch.float32)
+        share = dict(world.weights)[TEXT] / sum(weight for _, weight in world.weights)
+        ran.append(
+            (folder.name, settings.steps, round(share, 2), edits_world is not None, model.model.norm.weight[0].item())
+        )
+        model.model.norm.weight[0] += 1
+        return model
+
+    monkeypatch.setattr(language, "train", train)
+    second_language.train(Recipe(tmp_path, print, edition=2, longer=100))
+    phases = [("all", 4400, 0.35, True), ("words", 300, 0.8, False), ("again", 1100, 0.3, True)]
+    assert [phase[:4] for phase in ran] == phases
+    assert [phase[4] - ran[0][4] for phase in ran] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_a_carried_over_model_is_trained_on_and_phases_know_their_start(tmp_path, monkeypatch):
+    """Catches a phase that goes on from before its start was trained anew, and one that takes up another model's."""
+    small, reported = {"batch": 6, "warmup": 0}, []
+    monkeypatch.setattr(Recipe, "settings", lambda self, full: full.replace(steps=1 + self.longer, **small))
+
+    def train(other, longer: int = 0):
+        return second_language.train(Recipe(tmp_path, reported.append, edition=2, start=other, longer=longer))
+
+    first = train(BUNDLED)
+    assert [(entry["stage"], entry["step"]) for entry in reported] == [("all", 1), ("words", 1), ("again", 1)]
+    assert reported[0]["loss"] < 6  # of random codes: 9
+    longer = train(BUNDLED, 1)
+    assert [(entry["stage"], entry["step"]) for entry in reported[3:]] == [("again", 2)]
+    assert not torch.equal(first.model.norm.weight, longer.model.norm.weight)
+
+    place = tmp_path / "language" / "carried-over"
+    shutil.rmtree(place / "all")
+    small["lr"] = 2e-3
+    with pytest.raises(Blip3oError, match=f"Remove {place / 'words'} and {place / 'again'}, then"):
+        train(BUNDLED)
+    altered = shutil.copytree(BUNDLED, tmp_path / "other")
+    tensors = load_file(altered / "model.safetensors")
+    tensors["model.norm.weight"] += 1
+    save_file(tensors, altered / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Blip3oError, match="all was begun from other weights"):
+        train(altered)
