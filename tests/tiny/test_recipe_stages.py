@@ -76,14 +76,18 @@ def test_a_share_of_the_recipe_has_a_share_of_the_steps(tmp_path):
 def test_a_stage_is_trained_for_longer(tmp_path, monkeypatch):
     """Catches steps that reach one of the three trainers alone, and numbers that do not say what they are of."""
     given = []
-    monkeypatch.setattr("blip3o_core.tiny.recipe.recipe.train_jointly", lambda config, *_: given.append(config.steps))
-    monkeypatch.setattr(stages, "train_by_rewards", lambda settings, *_: given.append(settings.updates))
+    monkeypatch.setattr("blip3o_core.tiny.recipe.recipe.train_jointly", lambda config, *_: given.append(config))
+    monkeypatch.setattr(stages, "train_by_rewards", lambda settings, *_: given.append(settings))
     monkeypatch.setattr(Recipe, "last_checkpoint", lambda *_: tmp_path)
     recipe = Recipe(tmp_path, print, longer=30)
     assert recipe.settings(language.SETTINGS) == language.SETTINGS.replace(steps=2230)
-    for name, stage in {"instruct": 250, "grpo": 140}.items():
+    for name in ("instruct", "grpo"):
         stages.STAGES[name].run(recipe)
-        assert given.pop() == stage + 30
+    assert given[0].steps == 250 + 30 and given[1].updates == 140 + 30
+    # A trainer refuses to continue with another warm-up.
+    stages.STAGES["instruct"].run(replace(recipe, share=0.01))
+    assert (given[2].steps, given[2].warmup) == (32, 2)
+    assert replace(recipe, share=0.01).settings(language.SETTINGS).warmup == 22
     weak = stages.Stage(lambda recipe: None, lambda recipe: {"mean": 0.2}, "mean", 0.9)
     monkeypatch.setitem(stages.STAGES, "weak", weak)
     with pytest.raises(Blip3oError, match="--longer"):

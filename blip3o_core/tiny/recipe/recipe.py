@@ -72,11 +72,12 @@ class Recipe:
 
     def settings(self, full: FitSettings) -> FitSettings:
         """The settings of a stage for this share of its steps, and for those beyond them."""
-        steps, ema_decay = self.steps(full.steps) + self.longer, full.ema_decay
+        steps, ema_decay = self.steps(full.steps), full.ema_decay
         if ema_decay is not None and self.share < 1:
             ema_decay = max(0.0, 1 - (1 - ema_decay) / self.share)  # a short run must forget its start
         own = {"device": self.device, "workers": workers_for(self.device)}
-        return full.replace(steps=steps, warmup=min(full.warmup, steps), ema_decay=ema_decay, **own)
+        warmup = min(full.warmup, steps)  # a longer run has the one that it began with
+        return full.replace(steps=steps + self.longer, warmup=warmup, ema_decay=ema_decay, **own)
 
     def steps(self, full: int) -> int:
         return max(1, round(full * self.share))
@@ -107,13 +108,13 @@ class Recipe:
 
         `rates`: learning rate of each part that is trained. `changes`: of its settings.
         """
-        steps = self.steps(steps) + self.longer
+        steps = self.steps(steps)
         content = {
             **_JOINT,
             **(shards.SETTINGS if self.edition > 1 else {}),
             "checkpoint": str(checkpoint),
             "out": str(self.out / stage),
-            "steps": steps,
+            "steps": steps + self.longer,
             "data": [str(self.data_path(name)) for name in names],
             "warmup": min(_JOINT["warmup"], steps),
             "train": dict(rates),
