@@ -17,20 +17,33 @@ def test_the_language_model_is_trained_in_phases(tmp_path, monkeypatch):
     """Catches a phase that starts from nothing, words never practised, edits left out, and every phase made longer."""
     ran = []
 
-    def train(checkpoint, folder, settings, report, world, edits_world):
+    def train(checkpoint, folder, settings, report, world, edits_world, edit_weights):
         model = checkpoint.load_language(torch.float32)
         share = dict(world.weights)[TEXT] / sum(weight for _, weight in world.weights)
         ran.append(
-            (folder.name, settings.steps, round(share, 2), edits_world is not None, model.model.norm.weight[0].item())
+            (
+                folder.name,
+                settings.steps,
+                round(share, 2),
+                edits_world and edits_world.oblong,
+                world.oblong,
+                edit_weights["add"],
+                model.model.norm.weight[0].item(),
+            )  # fmt: skip
         )
         model.model.norm.weight[0] += 1
         return model
 
     monkeypatch.setattr(language, "train", train)
     second_language.train(Recipe(tmp_path, print, edition=2, longer=100))
-    phases = [("all", 4400, 0.35, True), ("words", 300, 0.8, False), ("again", 1100, 0.3, True)]
-    assert [phase[:4] for phase in ran] == phases
-    assert [phase[4] - ran[0][4] for phase in ran] == [0, 1, 2]
+    phases = [
+        ("all", 4400, 0.35, 0.25, 0.25, 1.3),
+        ("words", 300, 0.8, None, 0.25, 1.3),
+        ("again", 3000, 0.3, 0.25, 0.25, 1.3),
+        ("weak", 1500, 0.2, 0.35, 0.45, 2.5),
+    ]
+    assert [phase[:-1] for phase in ran] == phases
+    assert [phase[-1] - ran[0][-1] for phase in ran] == [0, 1, 2, 3]
 
 
 @pytest.mark.slow
@@ -43,16 +56,21 @@ def test_a_carried_over_model_is_trained_on_and_phases_know_their_start(tmp_path
         return second_language.train(Recipe(tmp_path, reported.append, edition=2, start=other, longer=longer))
 
     first = train(BUNDLED)
-    assert [(entry["stage"], entry["step"]) for entry in reported] == [("all", 1), ("words", 1), ("again", 1)]
+    assert [(entry["stage"], entry["step"]) for entry in reported] == [
+        ("all", 1),
+        ("words", 1),
+        ("again", 1),
+        ("weak", 1),
+    ]
     assert reported[0]["loss"] < 6  # of random codes: 9
     longer = train(BUNDLED, 1)
-    assert [(entry["stage"], entry["step"]) for entry in reported[3:]] == [("again", 2)]
+    assert [(entry["stage"], entry["step"]) for entry in reported[4:]] == [("weak", 2)]
     assert not torch.equal(first.model.norm.weight, longer.model.norm.weight)
 
     place = tmp_path / "language" / "carried-over"
     shutil.rmtree(place / "all")
     small["lr"] = 2e-3
-    with pytest.raises(Blip3oError, match=f"Remove {place / 'words'} and {place / 'again'}, then"):
+    with pytest.raises(Blip3oError, match="Remove .*words and .*again and .*weak, then"):
         train(BUNDLED)
     altered = shutil.copytree(BUNDLED, tmp_path / "other")
     tensors = load_file(altered / "model.safetensors")

@@ -29,7 +29,7 @@ WORLD = World(low_contrast=False, coloured=0.45)
 RESCALE_IMAGES = 512
 SETTINGS = FitSettings(steps=1200, lr=2.5e-3, muon=0.02, batch=32)
 _EXCLUDED = ("conv_in.", "conv_out.")
-REFINED = FitSettings(steps=1500, lr=1e-3, muon=0.01, batch=24, ema_decay=0.995)
+REFINED = FitSettings(steps=2300, lr=1e-3, muon=0.01, batch=24, ema_decay=0.995)
 
 
 def pixels(scenes, side: int = model_config.SIDE) -> torch.Tensor:

@@ -4,6 +4,7 @@ In the second edition half of the rows may be edits, with the true codes of thei
 (`second_language`).
 """
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -68,8 +69,12 @@ def train(
     report: Report | None = None,
     world: World = WORLD,
     edits_world: World | None = None,
+    edit_weights: Mapping[str, float] = EDIT_WEIGHTS,
 ):
-    """Train and return the language model. Its connector does not change. `edits_world`: half of the rows are edits."""
+    """Train and return the language model. Its connector does not change.
+
+    `edits_world`: half of the rows are edits, whose kinds are as frequent as `edit_weights` says.
+    """
     model = checkpoint.load_language(torch.float32)
     model.requires_grad_(True)
     model.connector.requires_grad_(False)
@@ -85,7 +90,7 @@ def train(
         captions = [caption(scene, index, plain=index % 10 < 7) for scene, index in zip(scenes, indices, strict=True)]
         rows = [(captions, [EncodedItem(codes) for codes in batch_codes(scenes, sizes)])]
         if edits_world:
-            rows += _edits(generator, settings.batch - images, edits_world, sizes)
+            rows += _edits(generator, settings.batch - images, edits_world, sizes, edit_weights)
         return [collate(encoder, texts, items) for texts, items in rows]
 
     def rows_loss(batch: Batch) -> torch.Tensor:
@@ -111,10 +116,10 @@ def plain_attention(settings: FitSettings):
 
 
 def _edits(
-    generator: torch.Generator, count: int, world: World, sizes: Sizes
+    generator: torch.Generator, count: int, world: World, sizes: Sizes, edit_weights: Mapping[str, float]
 ) -> list[tuple[list[str], list[EncodedItem]]]:
     """Instructions and items of random edits, those with as many references together: a row is as long as they are."""
-    kinds, weights = list(EDIT_WEIGHTS), torch.tensor(list(EDIT_WEIGHTS.values()))
+    kinds, weights = list(edit_weights), torch.tensor(list(edit_weights.values()))
     chosen = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
     groups: dict[int, tuple[list[str], list[EncodedItem]]] = {}
     for index, kind in zip(random_integers(generator, 2**40, count), chosen, strict=True):
