@@ -35,6 +35,7 @@ STAGES = {
         "language",
         "renderer",
         "connector",
+        "align",
         "data",
         "joint",
         "latents",

@@ -9,15 +9,18 @@ from safetensors.torch import load_file, save_file
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.errors import Blip3oError
 from blip3o_core.tiny import TEXT
-from blip3o_core.tiny.recipe import language, second_language
+from blip3o_core.tiny.recipe import language, second_language, stages
+from blip3o_core.tiny.recipe.assemble import save_part
 from blip3o_core.tiny.recipe.recipe import Recipe
+from blip3o_core.tiny.recipe.starts import language_digest
+from blip3o_core.weights.names import CONNECTOR
 
 
 def test_the_language_model_is_trained_in_phases(tmp_path, monkeypatch):
     """Catches a phase that starts from nothing, words never practised, edits left out, and every phase made longer."""
     ran = []
 
-    def train(checkpoint, folder, settings, report, world, edits_world, edit_weights):
+    def train(checkpoint, folder, settings, report, world, edits):
         model = checkpoint.load_language(torch.float32)
         share = dict(world.weights)[TEXT] / sum(weight for _, weight in world.weights)
         ran.append(
@@ -25,9 +28,9 @@ def test_the_language_model_is_trained_in_phases(tmp_path, monkeypatch):
                 folder.name,
                 settings.steps,
                 round(share, 2),
-                edits_world and edits_world.oblong,
+                edits and edits.world.oblong,
                 world.oblong,
-                edit_weights["add"],
+                edits.weights["add"] if edits else None,
                 model.model.norm.weight[0].item(),
             )  # fmt: skip
         )
@@ -38,7 +41,7 @@ def test_the_language_model_is_trained_in_phases(tmp_path, monkeypatch):
     second_language.train(Recipe(tmp_path, print, edition=2, longer=100))
     phases = [
         ("all", 4400, 0.35, 0.25, 0.25, 1.3),
-        ("words", 300, 0.8, None, 0.25, 1.3),
+        ("words", 300, 0.8, None, 0.25, None),
         ("again", 3000, 0.3, 0.25, 0.25, 1.3),
         ("weak", 1500, 0.2, 0.35, 0.45, 2.5),
     ]
@@ -78,3 +81,22 @@ def test_a_carried_over_model_is_trained_on_and_phases_know_their_start(tmp_path
     save_file(tensors, altered / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(Blip3oError, match="all was begun from other weights"):
         train(altered)
+
+
+@pytest.mark.slow
+def test_aligned_states_tell_the_connector_what_sana_was_taught(tmp_path, monkeypatch):
+    """Catches a connector that does not learn along, and `joint` behind states of another language model."""
+    monkeypatch.setattr(Recipe, "settings", lambda self, full: full.replace(steps=4, batch=8, warmup=0, log_every=1))
+    reported: list[dict] = []
+    recipe = Recipe(tmp_path, reported.append, edition=2, stage="align")
+    stages.STAGES["align"].run(recipe)
+    assert reported[-1]["loss"] < reported[0]["loss"] - 0.5  # the error is 5.5 in the beginning
+    assert {name for name in load_file(tmp_path / "align.safetensors") if name.startswith(CONNECTOR)}
+    assert not (tmp_path / "language.safetensors").exists()
+
+    own = language_digest(recipe.start_checkpoint(without=("align",)))
+    aligned = recipe.start_checkpoint()
+    assert language_digest(aligned) != own
+    save_part(tmp_path, "language", language.tensors(aligned.load_language(torch.float32)))
+    with pytest.raises(Blip3oError, match="align was begun from other weights"):
+        stages.STAGES["joint"].run(recipe)

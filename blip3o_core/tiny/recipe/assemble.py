@@ -1,5 +1,6 @@
 """Writes a checkpoint in the published layout from the parts trained so far. Other parts have their starting values."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from .loop import seeded_init
 from .model_config import FIRST_EDITION, Sizes
 
 # Stages that write a file of tensors, by their published names
-PARTS = ("autoencoder", "image_tokenizer", "language", "renderer", "connector")
+PARTS = ("autoencoder", "image_tokenizer", "language", "renderer", "connector", "align")  # a later one's tensors count
 
 
 def save_part(out: Path, stage: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -40,6 +41,7 @@ def assemble(
     seed: int = 0,
     sizes: Sizes = FIRST_EDITION,
     given: dict[str, torch.Tensor] | None = None,
+    parts: Sequence[str] = PARTS,
 ) -> Path:
     """Write `folder` as a complete checkpoint from the parts in `out`, and from the `given` tensors before them."""
     config = model_config.write_configs(folder, scaling_factor(out), sizes)
@@ -58,7 +60,7 @@ def assemble(
     }
     tensors = {prefix + name: tensor for prefix, state in networks.items() for name, tensor in state.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".pos_embed")}
-    for stage in PARTS:
+    for stage in parts:
         path = out / f"{stage}.safetensors"
         if path.is_file():
             tensors |= load_file(path)

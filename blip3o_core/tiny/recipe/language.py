@@ -6,12 +6,13 @@ In the second edition half of the rows may be edits, with the true codes of thei
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import mse_loss
 
 from ...checkpoint import Checkpoint
 from ...decoding.engine import decode
@@ -20,7 +21,7 @@ from ...decoding.sampling import Sampling
 from ...training.data.collate import Batch, collate
 from ...training.data.encoded import EncodedItem
 from ...training.joint_model import JointModel
-from ...training.losses import hidden_states, token_loss
+from ...training.losses import hidden_states, image_states, token_loss
 from ...weights.names import CONNECTOR
 from ..judge.judge import judge_edit
 from ..scenes.captions import caption
@@ -31,6 +32,7 @@ from .loop import FitSettings, Report, fit, random_integers
 from .model_config import Sizes, sizes_of
 from .oracle_codes import batch_codes, codes_to_image
 from .quick_world import make_scene
+from .renderer import oracle_conditions
 
 # Categories that are harder to lay out are more frequent.
 WORLD = World(
@@ -68,20 +70,21 @@ def train(
     settings: FitSettings = SETTINGS,
     report: Report | None = None,
     world: World = WORLD,
-    edits_world: World | None = None,
-    edit_weights: Mapping[str, float] = EDIT_WEIGHTS,
+    edits: "Edits | None" = None,
+    conditions: float = 0.0,
 ):
-    """Train and return the language model. Its connector does not change.
+    """Train and return the language model.
 
-    `edits_world`: half of the rows are edits, whose kinds are as frequent as `edit_weights` says.
+    `edits`: half of the rows. `conditions`: weight of the connector's mean squared error to what SANA was taught; at 0
+    the connector does not change.
     """
     model = checkpoint.load_language(torch.float32)
     model.requires_grad_(True)
-    model.connector.requires_grad_(False)
+    model.connector.requires_grad_(conditions > 0)
     joint_model = JointModel(model, torch.nn.Identity())
     encoder, sizes = checkpoint.prompt_encoder, sizes_of(world)
 
-    images = settings.batch // 2 if edits_world else settings.batch
+    images = settings.batch // 2 if edits else settings.batch
 
     def make_data(generator: torch.Generator) -> list[Batch]:
         """Rows of images, and rows of edits with as many references."""
@@ -89,19 +92,27 @@ def train(
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index, plain=index % 10 < 7) for scene, index in zip(scenes, indices, strict=True)]
         rows = [(captions, [EncodedItem(codes) for codes in batch_codes(scenes, sizes)])]
-        if edits_world:
-            rows += _edits(generator, settings.batch - images, edits_world, sizes, edit_weights)
+        if edits:
+            rows += edits.rows(generator, settings.batch - images, sizes)
         return [collate(encoder, texts, items) for texts, items in rows]
 
     def rows_loss(batch: Batch) -> torch.Tensor:
-        return token_loss(model, hidden_states(model, batch, joint_model.run_language), batch.labels)
+        states = hidden_states(model, batch, joint_model.run_language)
+        tokens = token_loss(model, states, batch.labels)
+        return tokens + conditions * condition_error(states, batch) if conditions else tokens
+
+    def condition_error(states: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Without the scale token: it has no code, so it has no condition to learn."""
+        ids = image_states(batch.ids.unsqueeze(-1), batch)[:, 1:, 0]
+        wanted = oracle_conditions(ids - encoder.vocabulary.image_start, sizes)[:, 1:]
+        return mse_loss(model.connector(image_states(states, batch)[:, 1:]).float(), wanted)
 
     def loss(data: list[Batch]):
-        image_loss, edits = rows_loss(data[0]), data[1:]
-        if not edits:
+        image_loss, others = rows_loss(data[0]), data[1:]
+        if not others:
             return image_loss, {}
-        count = sum(len(batch.ids) for batch in edits)
-        edit_loss = torch.stack([rows_loss(batch) * len(batch.ids) for batch in edits]).sum() / count
+        count = sum(len(batch.ids) for batch in others)
+        edit_loss = torch.stack([rows_loss(batch) * len(batch.ids) for batch in others]).sum() / count
         numbers = {"images": image_loss.item(), "edits": edit_loss.item()}
         return (image_loss * images + edit_loss * count) / settings.batch, numbers
 
@@ -115,19 +126,24 @@ def plain_attention(settings: FitSettings):
     return sdpa_kernel(SDPBackend.MATH) if settings.device == "cpu" else nullcontext()
 
 
-def _edits(
-    generator: torch.Generator, count: int, world: World, sizes: Sizes, edit_weights: Mapping[str, float]
-) -> list[tuple[list[str], list[EncodedItem]]]:
-    """Instructions and items of random edits, those with as many references together: a row is as long as they are."""
-    kinds, weights = list(edit_weights), torch.tensor(list(edit_weights.values()))
-    chosen = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
-    groups: dict[int, tuple[list[str], list[EncodedItem]]] = {}
-    for index, kind in zip(random_integers(generator, 2**40, count), chosen, strict=True):
-        edit = make_edit(0, "train", index, world, kinds[kind])
-        texts, items = groups.setdefault(len(edit.sources), ([], []))
-        texts.append(instruction(edit, index))
-        items.append(edit_item(batch_codes((edit.target, *edit.sources), sizes)))
-    return [groups[references] for references in sorted(groups)]
+@dataclass(frozen=True)
+class Edits:
+    """Random edits: their world, and how frequent each kind is."""
+
+    world: World
+    weights: Mapping[str, float] = field(default_factory=lambda: EDIT_WEIGHTS)
+
+    def rows(self, generator: torch.Generator, count: int, sizes: Sizes) -> list[tuple[list[str], list[EncodedItem]]]:
+        """Instructions and items, those with as many references together: a row is as long as they are."""
+        kinds, weights = list(self.weights), torch.tensor(list(self.weights.values()))
+        chosen = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
+        groups: dict[int, tuple[list[str], list[EncodedItem]]] = {}
+        for index, kind in zip(random_integers(generator, 2**40, count), chosen, strict=True):
+            edit = make_edit(0, "train", index, self.world, kinds[kind])
+            texts, items = groups.setdefault(len(edit.sources), ([], []))
+            texts.append(instruction(edit, index))
+            items.append(edit_item(batch_codes((edit.target, *edit.sources), sizes)))
+        return [groups[references] for references in sorted(groups)]
 
 
 def edit_item(codes: torch.Tensor) -> EncodedItem:

@@ -1,5 +1,6 @@
 """One making of the model: its folder, its edition of the world, its share of the steps, and what follows from them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from ...training.watch import Watch
 from ..scenes.world import World
 from . import language, model_config, shards
 from .ahead import workers_for
-from .assemble import assemble
+from .assemble import PARTS, assemble
 from .editions import CHANGES, world_of
 from .loop import FitSettings, Report
 
@@ -82,9 +83,10 @@ class Recipe:
     def steps(self, full: int) -> int:
         return max(1, round(full * self.share))
 
-    def start_checkpoint(self) -> Checkpoint:
-        """A checkpoint of all parts that are trained, the others with their starting values."""
-        return open_checkpoint(assemble(self.out, self.out / "start" / self.stage, sizes=self.sizes))
+    def start_checkpoint(self, without: Sequence[str] = ()) -> Checkpoint:
+        """A checkpoint of all parts that are trained but those of the stages `without`, the others as they start."""
+        parts = [part for part in PARTS if part not in without]
+        return open_checkpoint(assemble(self.out, self.out / "start" / self.stage, sizes=self.sizes, parts=parts))
 
     def data_path(self, name: str) -> Path:
         """A shard folder; in the first edition a packed file."""

@@ -5,6 +5,7 @@ decoder                         of the second edition: the autoencoder's decoder
 language                        needs nothing: the true codes of a scene are known
 renderer                        needs the autoencoder
 connector  data                 need all of these
+align                           of the second edition: language model and connector together, behind connector
 joint  instruct                 the general trainer, each from the checkpoint before
 grpo                            reinforcement learning; a branch that is measured, and that no later stage starts from
 edit_language  edit  latents    from instruct: the language model alone on edits, then all parts, then all parts but it
@@ -119,7 +120,7 @@ def _part(stage: str, module, digest: Callable[[Checkpoint], str] | None = None)
     """`digest`: of what the part learns from and leaves as it is."""
 
     def run(recipe: Recipe) -> None:
-        start = recipe.start_checkpoint()
+        start = recipe.start_checkpoint(without=("align",))
         if digest is not None:
             claim(recipe.out / stage, digest(start))
         trained = recipe.train(module, stage, start)
@@ -135,8 +136,14 @@ def _language(recipe: Recipe) -> None:
     save_part(recipe.out, "language", language.tensors(second_language.train(recipe)))
 
 
+def _align(recipe: Recipe) -> None:
+    model = second_language.align(recipe)
+    save_part(recipe.out, "align", language.tensors(model) | connector.tensors(model.connector))
+
+
 def _language_gate(recipe: Recipe) -> dict[str, float]:
-    checkpoint, world = recipe.start_checkpoint(), recipe.world(_PLAIN)
+    checkpoint = recipe.start_checkpoint(without=() if recipe.stage == "align" else ("align",))
+    world = recipe.world(_PLAIN)
     numbers = language.gate(checkpoint, checkpoint.load_language(), world=world)
     if recipe.edition == 1:
         return numbers
@@ -176,10 +183,13 @@ def _require_decoder(recipe: Recipe) -> None:
 
 
 def _joint(recipe: Recipe) -> None:
-    checkpoint = recipe.start_checkpoint()
     if recipe.edition == 1:
-        return recipe.train_jointly("joint", checkpoint.folder, ["captions", "weak"], 900, RATES)
+        start = recipe.start_checkpoint().folder
+        return recipe.train_jointly("joint", start, ["captions", "weak"], 900, RATES)
     _require_decoder(recipe)
+    if (recipe.out / "align.safetensors").is_file():  # of this language model, not of one before it
+        claim(recipe.out / "align", language_digest(recipe.start_checkpoint(without=("align",))))
+    checkpoint = recipe.start_checkpoint()
     packs, rates = ["captions", "weak", "phrasings", "edits", "edits"], {**RATES, "reference_cross": 2e-3}
     recipe.train_jointly("joint", _with_references(recipe, checkpoint, "joint"), packs, 700, rates)
 
@@ -303,6 +313,7 @@ STAGES = {
         0.9,
     ),
     "connector": Stage(_part("connector", connector, language_digest), _no_gate),
+    "align": Stage(_align, _language_gate, "mean", 0.8),
     "data": Stage(_data, _no_gate),
     "joint": Stage(_joint, _image_gate("joint"), "true-codes", 0.9),
     "instruct": Stage(_instruct, _image_gate("instruct"), "true-codes", 0.9),
