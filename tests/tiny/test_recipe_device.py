@@ -48,7 +48,7 @@ def train(stage: str, recipe: Recipe, folder, **changes):
     module = STAGES[stage]
     settings = module.SETTINGS.replace(steps=3, warmup=1, batch=6, bf16=False).replace(**changes)
     given = () if module in (autoencoder, image_tokenizer) else (open_checkpoint(recipe.out / "start"),)
-    edits = (recipe.world(language.EDITS),) if module is language and recipe.edition == 2 else ()
+    edits = (language.Edits(recipe.world(language.EDITS)),) if module is language and recipe.edition == 2 else ()
     return module.train(*given, folder, settings, None, recipe.world(module.WORLD), *edits)
 
 
