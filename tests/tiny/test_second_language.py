@@ -94,7 +94,7 @@ def test_aligned_states_tell_the_connector_what_sana_was_taught(tmp_path, monkey
     assert {name for name in load_file(tmp_path / "align.safetensors") if name.startswith(CONNECTOR)}
     assert not (tmp_path / "language.safetensors").exists()
 
-    own = language_digest(recipe.start_checkpoint(without=("align",)))
+    own = language_digest(recipe.start_checkpoint(aligned=False))
     aligned = recipe.start_checkpoint()
     assert language_digest(aligned) != own
     save_part(tmp_path, "language", language.tensors(aligned.load_language(torch.float32)))

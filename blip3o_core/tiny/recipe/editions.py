@@ -21,7 +21,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "connector": {"steps": 600},
     }
 )
-# Of the stages' gates, where the second edition's is another: its autoencoder goes on to the stage `decoder`.
+# A gate's minimum where the second edition has another: the stage `decoder` trains its autoencoder on.
 MINIMA: Mapping[str, float] = MappingProxyType({"autoencoder": 0.9})
 WORDS = 0.25  # share of scenes with words
 

@@ -1,6 +1,5 @@
 """One making of the model: its folder, its edition of the world, its share of the steps, and what follows from them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -83,9 +82,12 @@ class Recipe:
     def steps(self, full: int) -> int:
         return max(1, round(full * self.share))
 
-    def start_checkpoint(self, without: Sequence[str] = ()) -> Checkpoint:
-        """A checkpoint of all parts that are trained but those of the stages `without`, the others as they start."""
-        parts = [part for part in PARTS if part not in without]
+    def start_checkpoint(self, aligned: bool = True) -> Checkpoint:
+        """A checkpoint of all parts that are trained, the others with their starting values.
+
+        Not `aligned`: with the language model and the connector as they were before the stage `align`.
+        """
+        parts = PARTS if aligned else [part for part in PARTS if part != "align"]
         return open_checkpoint(assemble(self.out, self.out / "start" / self.stage, sizes=self.sizes, parts=parts))
 
     def data_path(self, name: str) -> Path:

@@ -46,6 +46,7 @@ _LATER = (
     Phase("weak", _AGAIN.replace(steps=1400), 0.2, weak=True),
 )
 _ALIGN = Phase("align", _AGAIN.replace(steps=850, lr=1e-3, muon=0.008, warmup=30, ema_decay=0.99), 0.2, weak=True)
+_CONDITIONS = 0.2  # weight of the connector's error in `align`; it begins near 0.7 where cross-entropy is 0.15
 # After `again`, codes of square images were right in 91 %, of oblong ones in 62 %; two objects, backgrounds, and edits
 # that add or compose were behind the others.
 _WEAK_IMAGES = (
@@ -70,7 +71,7 @@ def train(recipe: Recipe) -> LanguageModel:
     The phases' folders are in `out`/language, with and without such a model in folders of their own. Steps beyond the
     stage's own are of the last phase. Raises Blip3oError for a phase that was begun from another model than this one.
     """
-    start, out = recipe.start_checkpoint(without=("align",)), recipe.out
+    start, out = recipe.start_checkpoint(aligned=False), recipe.out
     other = open_checkpoint(recipe.start) if recipe.start else None
     phases = (Phase("all", _FIRST if other is None else _CONTINUED, 0.35), *_LATER)
     place = out / "language" / ("from-nothing" if other is None else "carried-over")
@@ -93,9 +94,9 @@ def align(recipe: Recipe) -> LanguageModel:
     A model that only predicts the next code forgets which one it has just written: from its states alone the connector
     cannot tell SANA. Here the states learn to keep it, at a third of the price of a step of `joint`.
     """
-    start, folder = recipe.start_checkpoint(without=("align",)), recipe.out / "align"
+    start, folder = recipe.start_checkpoint(aligned=False), recipe.out / "align"
     claim(folder, language_digest(start))
-    return language.train(start, folder, recipe.settings(_ALIGN.settings), recipe.report, *_data(_ALIGN), 0.2)
+    return language.train(start, folder, recipe.settings(_ALIGN.settings), recipe.report, *_data(_ALIGN), _CONDITIONS)
 
 
 def _data(phase: Phase) -> tuple[World, language.Edits | None]:

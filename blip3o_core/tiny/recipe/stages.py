@@ -120,7 +120,7 @@ def _part(stage: str, module, digest: Callable[[Checkpoint], str] | None = None)
     """`digest`: of what the part learns from and leaves as it is."""
 
     def run(recipe: Recipe) -> None:
-        start = recipe.start_checkpoint(without=("align",))
+        start = recipe.start_checkpoint(aligned=False)
         if digest is not None:
             claim(recipe.out / stage, digest(start))
         trained = recipe.train(module, stage, start)
@@ -142,7 +142,7 @@ def _align(recipe: Recipe) -> None:
 
 
 def _language_gate(recipe: Recipe) -> dict[str, float]:
-    checkpoint = recipe.start_checkpoint(without=() if recipe.stage == "align" else ("align",))
+    checkpoint = recipe.start_checkpoint(aligned=recipe.stage == "align")
     world = recipe.world(_PLAIN)
     numbers = language.gate(checkpoint, checkpoint.load_language(), world=world)
     if recipe.edition == 1:
@@ -188,7 +188,7 @@ def _joint(recipe: Recipe) -> None:
         return recipe.train_jointly("joint", start, ["captions", "weak"], 900, RATES)
     _require_decoder(recipe)
     if (recipe.out / "align.safetensors").is_file():  # of this language model, not of one before it
-        claim(recipe.out / "align", language_digest(recipe.start_checkpoint(without=("align",))))
+        claim(recipe.out / "align", language_digest(recipe.start_checkpoint(aligned=False)))
     checkpoint = recipe.start_checkpoint()
     packs, rates = ["captions", "weak", "phrasings", "edits", "edits"], {**RATES, "reference_cross": 2e-3}
     recipe.train_jointly("joint", _with_references(recipe, checkpoint, "joint"), packs, 700, rates)
