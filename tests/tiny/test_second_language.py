@@ -20,7 +20,8 @@ def test_the_language_model_is_trained_in_phases(tmp_path, monkeypatch):
     """Catches a phase that starts from nothing, words never practised, edits left out, and every phase made longer."""
     ran = []
 
-    def train(checkpoint, folder, settings, report, world, edits):
+    def train(checkpoint, folder, settings, report, world, edits, alignment):
+        assert alignment is None
         model = checkpoint.load_language(torch.float32)
         share = dict(world.weights)[TEXT] / sum(weight for _, weight in world.weights)
         ran.append(
@@ -47,6 +48,24 @@ def test_the_language_model_is_trained_in_phases(tmp_path, monkeypatch):
     ]
     assert [phase[:-1] for phase in ran] == phases
     assert [phase[-1] - ran[0][-1] for phase in ran] == [0, 1, 2, 3]
+
+
+def test_states_keep_what_is_written_before_edits_come_back(tmp_path, monkeypatch):
+    """Catches phases of `align` that lose the connector between them, and letters that nothing asks for."""
+    ran = []
+
+    def train(checkpoint, folder, settings, report, world, edits, alignment):
+        model = checkpoint.load_language(torch.float32)
+        bias = model.connector[0].bias
+        ran.append((folder.name, settings.steps, bool(edits), world.textured, alignment.letters > 0, bias[0].item()))
+        bias.data[0] += 1
+        return model
+
+    monkeypatch.setattr(language, "train", train)
+    model = second_language.align(Recipe(tmp_path, print, edition=2, stage="align", longer=100))
+    assert [phase[:-1] for phase in ran] == [("keep", 300, False, 1.0, True), ("all", 1200, True, 0.8, True)]
+    first = ran[0][-1]
+    assert [ran[1][-1] - first, model.connector[0].bias[0].item() - first] == pytest.approx([1, 2])
 
 
 @pytest.mark.slow
@@ -98,5 +117,5 @@ def test_aligned_states_tell_the_connector_what_sana_was_taught(tmp_path, monkey
     aligned = recipe.start_checkpoint()
     assert language_digest(aligned) != own
     save_part(tmp_path, "language", language.tensors(aligned.load_language(torch.float32)))
-    with pytest.raises(Blip3oError, match="align was begun from other weights"):
+    with pytest.raises(Blip3oError, match="keep was begun from other weights"):
         stages.STAGES["joint"].run(recipe)

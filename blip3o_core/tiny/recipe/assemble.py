@@ -46,7 +46,7 @@ def assemble(
     """Write `folder` as a complete checkpoint from the parts in `out`, and from the `given` tensors before them."""
     config = model_config.write_configs(folder, scaling_factor(out), sizes)
     with seeded_init(seed):
-        connector = build_connector(model_config.LANGUAGE_WIDTH, model_config.CROSS_WIDTH)
+        connector = build_connector(model_config.LANGUAGE_WIDTH, sizes.cross_width)
         transformer = diffusion_transformer.build(model_config.transformer_config(sizes))
         vae = autoencoder.build(model_config.autoencoder_config(sizes=sizes))
         language = init.language_model(config, sizes)

@@ -17,7 +17,7 @@ CHANGES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "autoencoder": {"steps": 3400, "batch": 24},
         "image_tokenizer": {"steps": 2600},
-        "renderer": {"steps": 7200},
+        "renderer": {"steps": 11900},
         "connector": {"steps": 600},
     }
 )

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import mse_loss
 
 from ...checkpoint import Checkpoint
 from ...decoding.engine import decode
@@ -27,12 +26,12 @@ from ..judge.judge import judge_edit
 from ..scenes.captions import caption
 from ..scenes.edits import COMPOSE, edit_kinds, instruction, make_edit
 from ..scenes.world import Scene, World
+from .alignment import Alignment
 from .gates import accuracy_by_category, held_back_scenes
 from .loop import FitSettings, Report, fit, random_integers
 from .model_config import Sizes, sizes_of
-from .oracle_codes import batch_codes, codes_to_image
+from .oracle_codes import batch_codes, codes_to_image, named_textures
 from .quick_world import make_scene
-from .renderer import oracle_conditions
 
 # Categories that are harder to lay out are more frequent.
 WORLD = World(
@@ -71,44 +70,43 @@ def train(
     report: Report | None = None,
     world: World = WORLD,
     edits: "Edits | None" = None,
-    conditions: float = 0.0,
+    alignment: Alignment | None = None,
 ):
     """Train and return the language model.
 
-    `edits`: half of the rows. `conditions`: weight of the connector's mean squared error to what SANA was taught; at 0
-    the connector does not change.
+    `edits`: half of the rows; their instructions name no textures. `alignment`: the connector learns, too.
     """
     model = checkpoint.load_language(torch.float32)
     model.requires_grad_(True)
-    model.connector.requires_grad_(conditions > 0)
+    model.connector.requires_grad_(alignment is not None)
     joint_model = JointModel(model, torch.nn.Identity())
     encoder, sizes = checkpoint.prompt_encoder, sizes_of(world)
 
     images = settings.batch // 2 if edits else settings.batch
 
-    def make_data(generator: torch.Generator) -> list[Batch]:
-        """Rows of images, and rows of edits with as many references."""
+    def make_data(generator: torch.Generator) -> tuple[list[Batch], torch.Tensor | None]:
+        """Rows of images, and rows of edits with as many references; the textures that captions name."""
         indices = random_integers(generator, 2**40, images)
         scenes = [make_scene(0, "train", index, world) for index in indices]
         captions = [caption(scene, index, plain=index % 10 < 7) for scene, index in zip(scenes, indices, strict=True)]
         rows = [(captions, [EncodedItem(codes) for codes in batch_codes(scenes, sizes)])]
         if edits:
             rows += edits.rows(generator, settings.batch - images, sizes)
-        return [collate(encoder, texts, items) for texts, items in rows]
+        textures = named_textures(scenes, sizes) if alignment else None
+        return [collate(encoder, texts, items) for texts, items in rows], textures
 
-    def rows_loss(batch: Batch) -> torch.Tensor:
+    def rows_loss(batch: Batch, textures: torch.Tensor | None = None) -> torch.Tensor:
         states = hidden_states(model, batch, joint_model.run_language)
         tokens = token_loss(model, states, batch.labels)
-        return tokens + conditions * condition_error(states, batch) if conditions else tokens
+        if alignment is None:
+            return tokens
+        codes = image_states(batch.ids.unsqueeze(-1), batch)[:, 1:, 0] - encoder.vocabulary.image_start
+        textures = torch.zeros_like(codes) if textures is None else textures
+        return tokens + alignment.loss(model.connector, image_states(states, batch)[:, 1:], codes, textures, sizes)
 
-    def condition_error(states: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Without the scale token: it has no code, so it has no condition to learn."""
-        ids = image_states(batch.ids.unsqueeze(-1), batch)[:, 1:, 0]
-        wanted = oracle_conditions(ids - encoder.vocabulary.image_start, sizes)[:, 1:]
-        return mse_loss(model.connector(image_states(states, batch)[:, 1:]).float(), wanted)
-
-    def loss(data: list[Batch]):
-        image_loss, others = rows_loss(data[0]), data[1:]
+    def loss(data: tuple[list[Batch], torch.Tensor | None]):
+        (first, *others), textures = data
+        image_loss = rows_loss(first, textures)
         if not others:
             return image_loss, {}
         count = sum(len(batch.ids) for batch in others)

@@ -33,6 +33,8 @@ class Sizes:
     decoder_layers: tuple[int, ...]
     sana_layers: int
     front_layers: int  # of the language model, for the references of edits
+    # Of the conditions. In the first edition they are half as wide as the states; the second's say more.
+    cross_width: int
 
     @property
     def cell(self) -> int:
@@ -40,8 +42,8 @@ class Sizes:
         return self.side // GRID
 
 
-FIRST_EDITION = Sizes(64, 8192, 32, 16, (24, 32, 64, 128), (0, 1, 1, 1), (0, 1, 2, 2), 4, 0)
-SECOND_EDITION = Sizes(128, 9216, 64, 32, (24, 24, 48, 96, 192), (0, 1, 1, 1, 1), (0, 1, 1, 2, 2), 5, 1)
+FIRST_EDITION = Sizes(64, 8192, 32, 16, (24, 32, 64, 128), (0, 1, 1, 1), (0, 1, 2, 2), 4, 0, 96)
+SECOND_EDITION = Sizes(128, 9216, 64, 32, (24, 24, 48, 96, 192), (0, 1, 1, 1, 1), (0, 1, 1, 2, 2), 5, 1, 192)
 
 
 def sizes_of(world: World) -> Sizes:
@@ -52,7 +54,7 @@ def sizes_of(world: World) -> Sizes:
 GRID = 8
 SIDE, CODES, CODE_WIDTH, LATENT_CHANNELS = 64, 8192, 32, 16  # of the first edition
 LANGUAGE_WIDTH, LANGUAGE_LAYERS, HEADS, KV_HEADS, HEAD_DIM = 192, 5, 4, 2, 48
-SANA_HEADS, SANA_HEAD_DIM, CROSS_WIDTH = 6, 32, 96
+SANA_HEADS, SANA_HEAD_DIM = 6, 32
 PROMPT_LIMIT = 512
 AFTER_REFERENCES = 7  # tokens of every prompt of an edit
 
@@ -205,7 +207,7 @@ def transformer_config(sizes: Sizes = FIRST_EDITION) -> dict:
         "num_cross_attention_heads": SANA_HEADS,
         "cross_attention_head_dim": SANA_HEAD_DIM,
         "cross_attention_dim": inner,
-        "caption_channels": CROSS_WIDTH,
+        "caption_channels": sizes.cross_width,
         "mlp_ratio": 2.5,
         "patch_size": 1,
         "sample_size": GRID,

@@ -7,7 +7,8 @@ mean. Once an object's first piece is written, the rest of the object is decided
 layout; background codes tell it where it is.
 
 The image tokenizer sees an oblong image stretched to the square. Its patches are as oblong as the image, offsets are in
-half patches of that shape, and a piece keeps its code. No code says anything of textures.
+half patches of that shape, and a piece keeps its code. No code says anything of textures; those that a caption names
+are told apart from the codes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ import torch
 
 from ..scenes.rasterize import footprint, size_of
 from ..scenes.shapes import SHAPES
+from ..scenes.textures import KINDS, SOLID
 from ..scenes.words import LETTERS
 from ..scenes.world import CANVASES, COLOURS, PALETTE, SQUARE, Scene, SceneObject, Word, lettered_word, spacing
 from ..scenes.world import PATCH as PATCH_UNITS
@@ -89,20 +91,28 @@ def _pieces(obj: SceneObject, canvas: tuple[int, int], sizes: Sizes) -> dict[int
 
 
 def scene_codes(scene: Scene, sizes: Sizes = FIRST_EDITION) -> np.ndarray:
-    """(H * W,) int64 codes of the scene's image. A patch of two objects belongs to the one that covers more of it."""
+    """(H * W,) int64 codes of the scene's image."""
+    return _codes_and_owners(scene, sizes)[0]
+
+
+def _codes_and_owners(scene: Scene, sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
+    """(H * W,) codes, and the number of each patch's object, or -1.
+
+    A patch of two objects belongs to the one that covers more of it.
+    """
     codes = _BACKGROUNDS.index(scene.background) * _PATCHES + np.arange(_PATCHES)
-    covered = np.zeros(_PATCHES)
-    for obj in scene.objects:
+    covered, owners = np.zeros(_PATCHES), np.full(_PATCHES, -1)
+    for owner, obj in enumerate(scene.objects):
         for patch, (piece, coverage) in _pieces(obj, scene.canvas, sizes).items():
             number = piece_ids(sizes).get(piece)
             if number is not None and coverage > covered[patch]:
-                covered[patch] = coverage
+                covered[patch], owners[patch] = coverage, owner
                 codes[patch] = FIRST_OBJECT + number * len(_COLOURS) + _COLOURS.index(obj.colour)
     if scene.word is not None:
         start, colour = _first_patch(scene.word), _COLOURS.index(scene.word.colour)
         for place, letter in enumerate(scene.word.text):
             codes[start + place] = first_letter(sizes) + LETTERS.index(letter) * len(_COLOURS) + colour
-    return codes
+    return codes, owners
 
 
 def _first_patch(word: Word) -> int:
@@ -112,6 +122,19 @@ def _first_patch(word: Word) -> int:
 def batch_codes(scenes: Iterable[Scene], sizes: Sizes = FIRST_EDITION) -> torch.Tensor:
     """(B, H * W) int64 codes of the scenes' images."""
     return torch.stack([torch.from_numpy(scene_codes(scene, sizes)) for scene in scenes])
+
+
+def named_textures(scenes: Iterable[Scene], sizes: Sizes = FIRST_EDITION) -> torch.Tensor:
+    """(B, H * W) int64: the number of the texture that a scene's caption names at each patch, from 1; 0: none."""
+    return torch.stack([torch.from_numpy(_named_textures(scene, sizes)) for scene in scenes])
+
+
+def _named_textures(scene: Scene, sizes: Sizes) -> np.ndarray:
+    surfaces = (scene.texture, *(obj.texture for obj in scene.objects))
+    named = [
+        0 if texture == SOLID or not scene.textures_named else 1 + KINDS.index(texture.kind) for texture in surfaces
+    ]
+    return np.array(named)[1 + _codes_and_owners(scene, sizes)[1]]
 
 
 @lru_cache(maxsize=2)

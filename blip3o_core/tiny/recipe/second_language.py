@@ -2,6 +2,7 @@
 
 To write a word, the model must copy letters of the prompt in their order. Among everything else it learns no more than
 which letters the word has (650 steps at 40 % words); with eight images of ten showing a word it copies after 200 steps.
+`align` has two phases of the same kind: what the states shall keep is learnt first, without edits, and then beside all.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +14,8 @@ from ...checkpoint import Checkpoint, open_checkpoint
 from ...models.language import LanguageModel
 from ..scenes.edits import COMPOSE
 from ..scenes.world import World
-from . import language
+from . import connector, language
+from .alignment import Alignment
 from .assemble import assemble
 from .carry_over import carry_over
 from .editions import world_of
@@ -30,6 +32,8 @@ class Phase:
     words: float  # share of scenes with words
     edits: bool = True  # half of the rows
     weak: bool = False  # more of what the gate found weakest
+    textured: float | None = None  # share of images with textures; None: the world's
+    alignment: Alignment | None = None  # of the states with what SANA was taught
 
 
 _FIRST = language.SETTINGS.replace(steps=4400)
@@ -45,8 +49,25 @@ _LATER = (
     Phase("again", _AGAIN.replace(steps=3000), 0.3),
     Phase("weak", _AGAIN.replace(steps=1400), 0.2, weak=True),
 )
-_ALIGN = Phase("align", _AGAIN.replace(steps=850, lr=1e-3, muon=0.008, warmup=30, ema_decay=0.99), 0.2, weak=True)
-_CONDITIONS = 0.2  # weight of the connector's error in `align`; it begins near 0.7 where cross-entropy is 0.15
+_ALIGN = (
+    Phase(
+        "keep",
+        _AGAIN.replace(steps=300, lr=1.5e-3, muon=0.015, warmup=15, ema_decay=0.95, final_lr=0.3),
+        0.4,
+        edits=False,
+        weak=True,
+        textured=1.0,
+        alignment=Alignment(conditions=0.5, letters=0.25, textures=0.5),
+    ),
+    Phase(
+        "all",
+        _AGAIN.replace(steps=1100, lr=1e-3, muon=0.01, warmup=30, ema_decay=0.99),
+        0.2,
+        weak=True,
+        textured=0.8,
+        alignment=Alignment(conditions=0.3, letters=0.05, textures=0.1),
+    ),
+)
 # After `again`, codes of square images were right in 91 %, of oblong ones in 62 %; two objects, backgrounds, and edits
 # that add or compose were behind the others.
 _WEAK_IMAGES = (
@@ -78,14 +99,7 @@ def train(recipe: Recipe) -> LanguageModel:
     begun_from = "starting values" if other is None else language_digest(other)
     if other is not None:
         start = _with(out, place, "start", carry_over(other, start, SECOND_EDITION))
-    for number, phase in enumerate(phases):
-        folder = place / phase.name
-        claim(folder, begun_from, [place / later.name for later in phases[number + 1 :]])
-        own = recipe if phase is phases[-1] else replace(recipe, longer=0)
-        model = language.train(start, folder, own.settings(phase.settings), recipe.report, *_data(phase))
-        start = _with(out, place, phase.name, language.tensors(model))
-        begun_from = language_digest(start)
-    return model
+    return _run(recipe, phases, place, start, begun_from)
 
 
 def align(recipe: Recipe) -> LanguageModel:
@@ -94,18 +108,34 @@ def align(recipe: Recipe) -> LanguageModel:
     A model that only predicts the next code forgets which one it has just written: from its states alone the connector
     cannot tell SANA. Here the states learn to keep it, at a third of the price of a step of `joint`.
     """
-    start, folder = recipe.start_checkpoint(aligned=False), recipe.out / "align"
-    claim(folder, language_digest(start))
-    return language.train(start, folder, recipe.settings(_ALIGN.settings), recipe.report, *_data(_ALIGN), _CONDITIONS)
+    start = recipe.start_checkpoint(aligned=False)
+    return _run(recipe, _ALIGN, recipe.out / "align", start, language_digest(start))
+
+
+def _run(recipe: Recipe, phases: tuple[Phase, ...], place: Path, start: Checkpoint, begun_from: str) -> LanguageModel:
+    """Train one phase after the other in folders of `place`, the last with the steps beyond the stage's own."""
+    for number, phase in enumerate(phases):
+        folder = place / phase.name
+        claim(folder, begun_from, [place / later.name for later in phases[number + 1 :]])
+        own = recipe if phase is phases[-1] else replace(recipe, longer=0)
+        settings = own.settings(phase.settings)
+        model = language.train(start, folder, settings, recipe.report, *_data(phase), phase.alignment)
+        trained = language.tensors(model) | connector.tensors(model.connector)
+        start = _with(recipe.out, place, phase.name, trained)
+        begun_from = language_digest(start)
+    return model
 
 
 def _data(phase: Phase) -> tuple[World, language.Edits | None]:
-    images, edits = language.WORLD, language.Edits(world_of(language.EDITS, 2))
-    if not phase.weak:
-        return world_of(images, 2, phase.words), edits if phase.edits else None
-    world = world_of(replace(images, weights=_WEAK_IMAGES), 2, phase.words)
-    of_images, of_edits = _WEAK_OBLONG
-    return replace(world, oblong=of_images), language.Edits(replace(edits.world, oblong=of_edits), _WEAK_EDITS)
+    images, edits = world_of(language.WORLD, 2, phase.words), language.Edits(world_of(language.EDITS, 2))
+    if phase.textured is not None:
+        images = replace(images, textured=phase.textured)
+    if phase.weak:
+        of_images, of_edits = _WEAK_OBLONG
+        weak = world_of(replace(language.WORLD, weights=_WEAK_IMAGES), 2, phase.words)
+        images = replace(images, weights=weak.weights, oblong=of_images)
+        edits = language.Edits(replace(edits.world, oblong=of_edits), _WEAK_EDITS)
+    return images, edits if phase.edits else None
 
 
 def _with(out: Path, place: Path, name: str, tensors: dict[str, torch.Tensor]) -> Checkpoint:

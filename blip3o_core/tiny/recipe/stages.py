@@ -188,7 +188,7 @@ def _joint(recipe: Recipe) -> None:
         return recipe.train_jointly("joint", start, ["captions", "weak"], 900, RATES)
     _require_decoder(recipe)
     if (recipe.out / "align.safetensors").is_file():  # of this language model, not of one before it
-        claim(recipe.out / "align", language_digest(recipe.start_checkpoint(aligned=False)))
+        claim(recipe.out / "align" / "keep", language_digest(recipe.start_checkpoint(aligned=False)))
     checkpoint = recipe.start_checkpoint()
     packs, rates = ["captions", "weak", "phrasings", "edits", "edits"], {**RATES, "reference_cross": 2e-3}
     recipe.train_jointly("joint", _with_references(recipe, checkpoint, "joint"), packs, 700, rates)
