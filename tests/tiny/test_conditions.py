@@ -6,7 +6,7 @@ from blip3o_core.seeds import seeded
 from blip3o_core.tiny.recipe.alignment import Alignment, condition_weights, directions
 from blip3o_core.tiny.recipe.model_config import SECOND_EDITION
 from blip3o_core.tiny.recipe.oracle_codes import FIRST_OBJECT, batch_codes, first_letter, named_textures, used_codes
-from blip3o_core.tiny.recipe.renderer import inexactness, oracle_conditions
+from blip3o_core.tiny.recipe.renderer import condition_noise, oracle_conditions
 from blip3o_core.tiny.scenes.textures import SOLID, Texture
 from blip3o_core.tiny.scenes.world import Scene, SceneObject
 
@@ -59,7 +59,7 @@ def test_letters_and_objects_weigh_more_than_grounds_in_the_connectors_error():
 
 def test_half_of_the_conditions_are_exact():
     """Catches a renderer that never sees what it is measured with, or only that."""
-    error = inexactness(400, 65, SIZES.cross_width, seeded(0))
+    error = condition_noise(400, 65, SIZES.cross_width, seeded(0))
     size = error.flatten(1).std(1)
     assert 0.4 < (size == 0).float().mean() < 0.6
     assert 0.5 < size.max() < 0.65 and size[size > 0].min() < 0.1

@@ -33,8 +33,8 @@ WORLD = World(low_contrast=False, coloured=0.4)
 SETTINGS = FitSettings(steps=1600, lr=1.5e-3, muon=0.015, warmup=30, ema_decay=0.995, final_lr=0.02)
 IMAGES_PER_STEP = 16  # encoded images, for batches of 48: each is used about three times, with other noise
 DROPPED = 0.1  # share of rows that get the null condition: zeros here
-_INEXACT = 0.6  # largest standard deviation of what is added to half of the conditions, whose own is 2.3
-_CONDITION = 96  # dimensions that say something; the rest of a wider condition is zero
+_NOISE = 0.6  # largest standard deviation of what is added to half of the conditions, whose own is 2.3
+_SAID = 96  # dimensions that say something; the rest of a wider condition is zero
 # Of ten scenes those that name their textures, whatever their captions do; share of scenes that have any
 _NAMED, _TEXTURED = 6, 0.85
 _TEXTURE = 0.7  # length of what a texture adds to a meaning of length 1
@@ -49,7 +49,7 @@ def oracle_conditions(
 
     `textures`: (B, H*W), those that captions name, as `named_textures` numbers them; None: they name none.
     """
-    width = _CONDITION - POSITION_DIMS
+    width = _SAID - POSITION_DIMS
     spread = torch.linalg.qr(torch.randn(width, sizes.code_width, generator=seeded(0)))[0]
     meanings = codebook(sizes).to(codes.device)[codes]
     if textures is not None:  # in the last dimensions, which no code uses in the second edition
@@ -59,8 +59,8 @@ def oracle_conditions(
     positions = position_waves().to(codes.device).expand(len(codes), -1, -1)
     positions = positions * (positions.shape[-1] / 2) ** -0.5
     given = torch.cat([positions, meanings], -1)
-    given = given * (_RMS * (_CONDITION / 2) ** 0.5)
-    return F.pad(given, (0, sizes.cross_width - _CONDITION, 1, 0))
+    given = given * (_RMS * (_SAID / 2) ** 0.5)
+    return F.pad(given, (0, sizes.cross_width - _SAID, 1, 0))
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def encode(
     def draw(first: int) -> list[tuple[tuple[int, int], torch.Tensor, torch.Tensor]]:
         scenes = [_scene(index, world) for index in range(first, min(first + 200, count))]
         groups = by_canvas(scenes)
-        return [(group[0].canvas, _meant(group, sizes), drawn(group, sizes.side)) for group in groups]
+        return [(group[0].canvas, _codes_and_textures(group, sizes), drawn(group, sizes.side)) for group in groups]
 
     for groups in made_ahead(draw, range(0, count, 200), settings.workers):
         for canvas, new_meant, images in groups:
@@ -89,14 +89,14 @@ def encode(
 
 
 def _scene(index: int, world: World) -> Scene:
-    """A training scene. Of a world with textures most have some and name them: captions alone would name too few."""
+    """A training scene. In a world with textures most scenes have some and name them; captions name too few."""
     if not world.textured:
         return make_scene(0, "train", index, world)
     scene = make_scene(0, "train", index, replace(world, textured=_TEXTURED))
     return replace(scene, textures_named=scene.textures_named or index % 10 < _NAMED)
 
 
-def _meant(scenes: list[Scene], sizes: Sizes) -> torch.Tensor:
+def _codes_and_textures(scenes: list[Scene], sizes: Sizes) -> torch.Tensor:
     """(B, 2, H*W): codes and named textures."""
     return torch.stack([batch_codes(scenes, sizes), named_textures(scenes, sizes)], 1)
 
@@ -109,9 +109,9 @@ def timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
     return (1000 * chosen).clamp(1, 1000)
 
 
-def inexactness(count: int, places: int, width: int, generator: torch.Generator) -> torch.Tensor:
+def condition_noise(count: int, places: int, width: int, generator: torch.Generator) -> torch.Tensor:
     """(count, places, width): what is added to conditions, as far from them as a trained connector's may be."""
-    size = _INEXACT * torch.rand(count, 1, 1, generator=generator)
+    size = _NOISE * torch.rand(count, 1, 1, generator=generator)
     size = size.masked_fill(torch.rand(count, 1, 1, generator=generator) < 0.5, 0)
     return size * torch.randn(count, places, width, generator=generator)
 
@@ -142,7 +142,7 @@ def train(
         noise = torch.randn(clean.shape, generator=generator)
         times = timesteps(settings.batch, generator)
         places = 1 + meant.shape[-1]
-        error = inexactness(settings.batch, places, sizes.cross_width, generator) if inexact else torch.zeros(1)
+        error = condition_noise(settings.batch, places, sizes.cross_width, generator) if inexact else torch.zeros(1)
         return meant[rows], dropped, clean, noise, times, error
 
     def loss(data: tuple[torch.Tensor, ...]):
@@ -173,7 +173,7 @@ def gate(
         return [image for group in by_canvas(scenes) for image in render_group(group)]
 
     def render_group(scenes: list[Scene]) -> np.ndarray:
-        given = oracle_conditions(*_meant(scenes, sizes).unbind(1), sizes=sizes)
+        given = oracle_conditions(*_codes_and_textures(scenes, sizes).unbind(1), sizes=sizes)
         rows, columns = (side * sizes.side // (UNITS * sizes.cell) for side in reversed(scenes[0].canvas))
         noise = diffusion.initial_noise((sizes.latent_channels, rows, columns), list(range(len(scenes))))
         conditioning = diffusion.Conditioning(given, torch.zeros_like(given[:1]))
