@@ -10,7 +10,7 @@ from ..scenes.font import CHARACTERS
 from ..scenes.keyed_random import KeyedRandom
 from ..scenes.shapes import BOXES, SHAPES
 from ..scenes.spec import SIZE_BORDER, compare, detection_of, spec_of
-from ..scenes.textures import KINDS, SOLID, Texture
+from ..scenes.textures import KINDS, SOLID, VARIANTS, Texture
 from ..scenes.world import (
     CANVASES,
     LETTER_PITCH,
@@ -181,7 +181,7 @@ def _wrong_texture(rng: KeyedRandom, scene: Scene) -> Scene | None:
     old = scene.texture if index == len(scene.objects) else scene.objects[index].texture
     if old == SOLID:
         return None
-    new = rng.choice([SOLID, *(Texture(kind, rng.below(2)) for kind in KINDS if kind != old.kind)])
+    new = rng.choice([SOLID, *(Texture(kind, rng.below(VARIANTS[kind])) for kind in KINDS if kind != old.kind)])
     if index == len(scene.objects):
         return replace(scene, texture=new)
     return _replace_object(scene, index, replace(scene.objects[index], texture=new))

@@ -3,6 +3,9 @@
 A pattern is fixed to the image, in units, so that an autoencoder meets few of them; a gradient is fixed to what it lies
 on. Its mean is zero: the mean colour of a textured surface is its colour. The codes of the image tokenizer say nothing
 of textures.
+
+Captions name a kind, not its variant. A renderer that is unsure which is meant draws their mean, so a kind whose
+variants cancel out has one: light falls from above, and every grain is the same.
 """
 
 import math
@@ -12,11 +15,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from .keyed_random import KeyedRandom
+
 DEPTH = 24  # of 255, largest displacement of a channel; the palette's nearest colours are 78 apart
 MIN_DEPTH = 25.0  # RGB length of a displacement that can be seen; white has no room for one
 ADJECTIVES = {"stripes": "striped", "dots": "dotted", "checks": "checked", "gradient": "shaded", "grain": "grainy"}
 KINDS = tuple(ADJECTIVES)
-VARIANTS = {"stripes": 4, "dots": 2, "checks": 2, "gradient": 4, "grain": 4}
+VARIANTS = {"stripes": 4, "dots": 2, "checks": 2, "gradient": 1, "grain": 1}
 _GRAIN = 4  # units, side of a grain
 _GRAINS = 8  # a side of the tile that is repeated
 
@@ -24,11 +29,17 @@ _GRAINS = 8  # a side of the tile that is repeated
 @dataclass(frozen=True)
 class Texture:
     kind: str = "solid"
-    variant: int = 0  # direction, size or pattern; captions do not name it
+    variant: int = 0  # direction or size; captions do not name it
 
 
 SOLID = Texture()
 TEXTURES = tuple(Texture(kind, variant) for kind in KINDS for variant in range(VARIANTS[kind]))
+
+
+def any_texture(rng: KeyedRandom) -> Texture:
+    """Each kind as often as the others."""
+    kind = rng.choice(KINDS)
+    return Texture(kind, rng.below(VARIANTS[kind]))
 
 
 def displacement(rgb) -> np.ndarray:
@@ -56,12 +67,11 @@ def pattern(texture: Texture, x: np.ndarray, y: np.ndarray, box: tuple[float, fl
         return np.where(distance <= radius**2, -1, share / (1 - share)).astype(np.float32)
     if kind == "grain":
         row, column = ((np.floor(values / _GRAIN) % _GRAINS).astype(int) for values in (y, x))
-        return _grain(variant)[row, column]
+        return _grain()[row, column]
     if kind == "gradient":
-        left, top, right, bottom = box
-        across, down = 2 * (x - left) / (right - left) - 1, 2 * (y - top) / (bottom - top) - 1
-        value = (across, down, -across, -down)[variant] + 0 * (x + y)
-        return np.clip(value, -1, 1).astype(np.float32)
+        _, top, _, bottom = box
+        height = 1 - 2 * (y - top) / (bottom - top)
+        return np.clip(height + 0 * (x + y), -1, 1).astype(np.float32)
     return np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
 
 
@@ -69,11 +79,11 @@ def _sign(count: np.ndarray) -> np.ndarray:
     return (1 - 2 * (count % 2)).astype(np.float32)
 
 
-@lru_cache(8)
-def _grain(variant: int) -> np.ndarray:
-    """(8, 8) of as many 1 as -1, in an order of its own."""
+@lru_cache(1)
+def _grain() -> np.ndarray:
+    """(8, 8) of as many 1 as -1."""
     count = _GRAINS * _GRAINS
-    draw = random.Random(f"grain/{variant}").random  # its numbers never change
+    draw = random.Random("grain/0").random  # its numbers never change
     order = sorted(range(count), key=lambda _: draw())
     tile = np.ones(count, np.float32)
     tile[order[: count // 2]] = -1

@@ -16,7 +16,7 @@ from ...errors import Blip3oError
 from .font import CHARACTERS, HEIGHT, PITCH, WIDTH
 from .keyed_random import KeyedRandom
 from .shapes import BOXES, SHAPES
-from .textures import SOLID, TEXTURES, Texture, displacement
+from .textures import SOLID, Texture, any_texture, displacement
 from .words import LETTERS, MORE_WORDS, WORDS
 
 UNITS = 128
@@ -350,8 +350,8 @@ def _with_textures(rng: KeyedRandom, scene: Scene) -> Scene:
     """The scene with textures, on at least one surface where any can show. A word stands on solid ground."""
     ground = scene.word is None and displacement(PALETTE[scene.background]).any()
     while ground or scene.objects:
-        texture = rng.choice(TEXTURES) if ground and rng.chance(TEXTURED_PARTS) else SOLID
-        chosen = [rng.choice(TEXTURES) if rng.chance(TEXTURED_PARTS) else SOLID for _ in scene.objects]
+        texture = any_texture(rng) if ground and rng.chance(TEXTURED_PARTS) else SOLID
+        chosen = [any_texture(rng) if rng.chance(TEXTURED_PARTS) else SOLID for _ in scene.objects]
         if scene.category == "counting":  # alike, or the caption would have to tell them apart
             chosen = chosen[:1] * len(chosen)
         if texture != SOLID or any(one != SOLID for one in chosen):
