@@ -43,10 +43,13 @@ class TinyReward:
             about if shown_before or about.keys() & {"spec", "edit"} else {"spec": read_caption(prompt)}
             for prompt, shown_before, about in zip(prompts, references, meta, strict=True)
         ]
-        return [self._value(judged(image, about)) for image, about in zip(images, asked, strict=True)]
+        verdicts = [judged(image, about) for image, about in zip(images, asked, strict=True)]
+        return [None if verdict is None else value(verdict, self.strict) for verdict in verdicts]
 
-    def _value(self, verdict: Verdict | None) -> float | None:
-        return None if verdict is None else self.strict * verdict.strict + (1 - self.strict) * verdict.credit
+
+def value(verdict: Verdict, strict: float = STRICT) -> float:
+    """The reward of a judged image."""
+    return strict * verdict.strict + (1 - strict) * verdict.credit
 
 
 def judged(image: torch.Tensor, about: Mapping[str, Any]) -> Verdict | None:

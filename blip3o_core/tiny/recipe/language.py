@@ -24,7 +24,7 @@ from ...training.losses import hidden_states, image_states, token_loss
 from ...weights.names import CONNECTOR
 from ..judge.judge import judge_edit
 from ..scenes.captions import caption
-from ..scenes.edits import COMPOSE, edit_kinds, instruction, make_edit
+from ..scenes.edits import COMPOSE, Edit, edit_kinds, instruction, make_edit
 from ..scenes.world import Scene, World
 from .alignment import Alignment
 from .gates import accuracy_by_category, held_back_scenes
@@ -32,6 +32,7 @@ from .loop import FitSettings, Report, fit, random_integers
 from .model_config import Sizes, sizes_of
 from .oracle_codes import batch_codes, codes_to_image, named_textures
 from .quick_world import make_scene
+from .reinforcement import Reinforcement, Task
 
 # Categories that are harder to lay out are more frequent.
 WORLD = World(
@@ -71,10 +72,12 @@ def train(
     world: World = WORLD,
     edits: "Edits | None" = None,
     alignment: Alignment | None = None,
+    reinforcement: Reinforcement | None = None,
 ):
     """Train and return the language model.
 
     `edits`: half of the rows; their instructions name no textures. `alignment`: the connector learns, too.
+    `reinforcement`: on images that the model writes itself, beside those of the data.
     """
     model = checkpoint.load_language(torch.float32)
     model.requires_grad_(True)
@@ -84,16 +87,31 @@ def train(
 
     images = settings.batch // 2 if edits else settings.batch
 
-    def make_data(generator: torch.Generator) -> tuple[list[Batch], torch.Tensor | None]:
-        """Rows of images, and rows of edits with as many references; the textures that captions name."""
-        indices = random_integers(generator, 2**40, images)
+    def make_scenes(generator: torch.Generator, count: int) -> tuple[list[Scene], list[str]]:
+        indices = random_integers(generator, 2**40, count)
         scenes = [make_scene(0, "train", index, world) for index in indices]
-        captions = [caption(scene, index, plain=index % 10 < 7) for scene, index in zip(scenes, indices, strict=True)]
+        return scenes, [
+            caption(scene, index, plain=index % 10 < 7) for scene, index in zip(scenes, indices, strict=True)
+        ]
+
+    def make_tasks(generator: torch.Generator, count: int) -> list[Task]:
+        # Codes say nothing of textures, and an edit is right where they are as before.
+        plain = edits and Edits(replace(edits.world, textured=0.0), edits.weights)
+        of_edits = plain.draw(generator, count // 2) if plain else []
+        seeds = iter(random_integers(generator, 2**40, count))
+        scenes, captions = make_scenes(generator, count - len(of_edits))
+        tasks = [Task.of_scene(text, scene, sizes, next(seeds)) for text, scene in zip(captions, scenes, strict=True)]
+        return tasks + [Task.of_edit(text, edit_item(edit, sizes), edit, sizes, next(seeds)) for text, edit in of_edits]
+
+    def make_data(generator: torch.Generator) -> tuple[list[Batch], torch.Tensor | None, list[Task]]:
+        """Rows of images, and rows of edits with as many references; the textures that captions name; tasks."""
+        scenes, captions = make_scenes(generator, images)
         rows = [(captions, [EncodedItem(codes) for codes in batch_codes(scenes, sizes)])]
         if edits:
             rows += edits.rows(generator, settings.batch - images, sizes)
         textures = named_textures(scenes, sizes) if alignment else None
-        return [collate(encoder, texts, items) for texts, items in rows], textures
+        tasks = make_tasks(generator, reinforcement.tasks) if reinforcement else []
+        return [collate(encoder, texts, items) for texts, items in rows], textures, tasks
 
     def rows_loss(batch: Batch, textures: torch.Tensor | None = None) -> torch.Tensor:
         states = hidden_states(model, batch, joint_model.run_language)
@@ -104,8 +122,16 @@ def train(
         textures = torch.zeros_like(codes) if textures is None else textures
         return tokens + alignment.loss(model.connector, image_states(states, batch)[:, 1:], codes, textures, sizes)
 
-    def loss(data: tuple[list[Batch], torch.Tensor | None]):
-        (first, *others), textures = data
+    def loss(data: tuple[list[Batch], torch.Tensor | None, list[Task]]):
+        batches, textures, tasks = data
+        total, numbers = imitation_loss(batches, textures)
+        if reinforcement is None:
+            return total, numbers
+        more, own = reinforcement.loss(model, joint_model.run_language, encoder, tasks)
+        return total + more, numbers | own
+
+    def imitation_loss(batches: list[Batch], textures: torch.Tensor | None) -> tuple[torch.Tensor, dict[str, float]]:
+        first, *others = batches
         image_loss = rows_loss(first, textures)
         if not others:
             return image_loss, {}
@@ -131,21 +157,29 @@ class Edits:
     world: World
     weights: Mapping[str, float] = field(default_factory=lambda: EDIT_WEIGHTS)
 
-    def rows(self, generator: torch.Generator, count: int, sizes: Sizes) -> list[tuple[list[str], list[EncodedItem]]]:
-        """Instructions and items, those with as many references together: a row is as long as they are."""
+    def draw(self, generator: torch.Generator, count: int) -> list[tuple[str, Edit]]:
+        """Instructions and their edits."""
         kinds, weights = list(self.weights), torch.tensor(list(self.weights.values()))
         chosen = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
+        indices = random_integers(generator, 2**40, count)
+        edits = [
+            make_edit(0, "train", index, self.world, kinds[kind]) for index, kind in zip(indices, chosen, strict=True)
+        ]
+        return [(instruction(edit, index), edit) for edit, index in zip(edits, indices, strict=True)]
+
+    def rows(self, generator: torch.Generator, count: int, sizes: Sizes) -> list[tuple[list[str], list[EncodedItem]]]:
+        """Instructions and items, those with as many references together: a row is as long as they are."""
         groups: dict[int, tuple[list[str], list[EncodedItem]]] = {}
-        for index, kind in zip(random_integers(generator, 2**40, count), chosen, strict=True):
-            edit = make_edit(0, "train", index, self.world, kinds[kind])
+        for text, edit in self.draw(generator, count):
             texts, items = groups.setdefault(len(edit.sources), ([], []))
-            texts.append(instruction(edit, index))
-            items.append(edit_item(batch_codes((edit.target, *edit.sources), sizes)))
+            texts.append(text)
+            items.append(edit_item(edit, sizes))
         return [groups[references] for references in sorted(groups)]
 
 
-def edit_item(codes: torch.Tensor) -> EncodedItem:
-    """(1 + R, T) codes of an edited image and its references. The language model needs no latents: one number each."""
+def edit_item(edit: Edit, sizes: Sizes) -> EncodedItem:
+    """An edit's codes and its references'. The language model needs no latents: one number each."""
+    codes = batch_codes((edit.target, *edit.sources), sizes)
     latents = torch.zeros(1, 1, 1)
     return EncodedItem(codes[0], latents, codes[1:], latents.expand(len(codes) - 1, 1, 1, 1))
 
