@@ -20,8 +20,9 @@ def test_the_language_model_is_trained_in_phases(tmp_path, monkeypatch):
     """Catches a phase that starts from nothing, words never practised, edits left out, and every phase made longer."""
     ran = []
 
-    def train(checkpoint, folder, settings, report, world, edits, alignment):
-        assert alignment is None
+    def train(checkpoint, folder, settings, report, world, additions):
+        assert additions.alignment is None
+        edits = additions.edits
         model = checkpoint.load_language(torch.float32)
         share = dict(world.weights)[TEXT] / sum(weight for _, weight in world.weights)
         ran.append(
@@ -54,10 +55,10 @@ def test_states_keep_what_is_written_before_edits_come_back(tmp_path, monkeypatc
     """Catches phases of `align` that lose the connector between them, and letters that nothing asks for."""
     ran = []
 
-    def train(checkpoint, folder, settings, report, world, edits, alignment):
+    def train(checkpoint, folder, settings, report, world, additions):
         model = checkpoint.load_language(torch.float32)
-        bias = model.connector[0].bias
-        ran.append((folder.name, settings.steps, bool(edits), world.textured, alignment.letters > 0, bias[0].item()))
+        bias, letters = model.connector[0].bias, additions.alignment.letters > 0
+        ran.append((folder.name, settings.steps, bool(additions.edits), world.textured, letters, bias[0].item()))
         bias.data[0] += 1
         return model
 

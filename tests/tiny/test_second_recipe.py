@@ -135,8 +135,8 @@ def test_a_language_model_of_the_first_edition_is_carried_over(start, tmp_path):
     for name, checkpoint in {"start": start, "carried": carried}.items():
         entries = []
         settings = language.SETTINGS.replace(batch=8, steps=1, warmup=0)
-        worlds = (world_of(language.WORLD, 2), language.Edits(world_of(language.EDITS, 2)))
-        language.train(checkpoint, tmp_path / name, settings, entries.append, *worlds)
+        additions = language.Additions(language.Edits(world_of(language.EDITS, 2)))
+        language.train(checkpoint, tmp_path / name, settings, entries.append, world_of(language.WORLD, 2), additions)
         losses[name] = entries[0]
     for kind in ("images", "edits"):
         assert losses["carried"][kind] < losses["start"][kind] / 2

@@ -17,6 +17,8 @@ from ...checkpoint import Checkpoint
 from ...decoding.engine import decode
 from ...decoding.prefill import Prompts
 from ...decoding.sampling import Sampling
+from ...models.language import LanguageModel
+from ...prompts.encoder import PromptEncoder
 from ...training.data.collate import Batch, collate
 from ...training.data.encoded import EncodedItem
 from ...training.joint_model import JointModel
@@ -64,85 +66,114 @@ EDIT_WEIGHTS = {
 _EXCLUDED = ("embed_tokens", "lm_head", CONNECTOR.removeprefix("model."))
 
 
+@dataclass(frozen=True)
+class Additions:
+    """What the language model learns beside the codes of images."""
+
+    edits: "Edits | None" = None  # half of the rows; their instructions name no textures
+    alignment: Alignment | None = None  # the connector learns, too
+    reinforcement: Reinforcement | None = None  # on images that the model writes itself
+
+
 def train(
     checkpoint: Checkpoint,
     folder: Path,
     settings: FitSettings = SETTINGS,
     report: Report | None = None,
     world: World = WORLD,
-    edits: "Edits | None" = None,
-    alignment: Alignment | None = None,
-    reinforcement: Reinforcement | None = None,
+    additions: Additions = Additions(),
 ):
-    """Train and return the language model.
-
-    `edits`: half of the rows; their instructions name no textures. `alignment`: the connector learns, too.
-    `reinforcement`: on images that the model writes itself, beside those of the data.
-    """
+    """Train and return the language model."""
     model = checkpoint.load_language(torch.float32)
     model.requires_grad_(True)
-    model.connector.requires_grad_(alignment is not None)
-    joint_model = JointModel(model, torch.nn.Identity())
-    encoder, sizes = checkpoint.prompt_encoder, sizes_of(world)
+    model.connector.requires_grad_(additions.alignment is not None)
+    encoder = checkpoint.prompt_encoder
+    rows, losses = _Rows(encoder, settings.batch, world, additions), _Losses(model, encoder, world, additions)
+    with plain_attention(settings):
+        fit(model, rows.make, losses, settings, folder, _EXCLUDED, report)
+    return model
 
-    images = settings.batch // 2 if edits else settings.batch
 
-    def make_scenes(generator: torch.Generator, count: int) -> tuple[list[Scene], list[str]]:
+@dataclass(frozen=True)
+class _Data:
+    batches: list[Batch]  # images, and edits with as many references
+    textures: torch.Tensor | None  # (B, H*W), what the captions of the images name, if there is an alignment
+    tasks: list[Task]
+
+    def to(self, device: torch.device) -> "_Data":
+        textures = None if self.textures is None else self.textures.to(device)
+        return _Data([batch.to(device) for batch in self.batches], textures, self.tasks)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Makes what a step learns from."""
+
+    encoder: PromptEncoder
+    count: int
+    world: World
+    additions: Additions
+
+    def make(self, generator: torch.Generator) -> _Data:
+        edits, reinforcement, sizes = self.additions.edits, self.additions.reinforcement, sizes_of(self.world)
+        images = self.count // 2 if edits else self.count
+        scenes, captions = self._scenes(generator, images)
+        rows = [(captions, [EncodedItem(codes) for codes in batch_codes(scenes, sizes)])]
+        if edits:
+            rows += edits.rows(generator, self.count - images, sizes)
+        textures = named_textures(scenes, sizes) if self.additions.alignment else None
+        tasks = self._tasks(generator, reinforcement.tasks) if reinforcement else []
+        return _Data([collate(self.encoder, texts, items) for texts, items in rows], textures, tasks)
+
+    def _scenes(self, generator: torch.Generator, count: int) -> tuple[list[Scene], list[str]]:
         indices = random_integers(generator, 2**40, count)
-        scenes = [make_scene(0, "train", index, world) for index in indices]
+        scenes = [make_scene(0, "train", index, self.world) for index in indices]
         return scenes, [
             caption(scene, index, plain=index % 10 < 7) for scene, index in zip(scenes, indices, strict=True)
         ]
 
-    def make_tasks(generator: torch.Generator, count: int) -> list[Task]:
-        # Codes say nothing of textures, and an edit is right where they are as before.
-        plain = edits and Edits(replace(edits.world, textured=0.0), edits.weights)
+    def _tasks(self, generator: torch.Generator, count: int) -> list[Task]:
+        """Half of them edits, if the rows have any: without textures, of which codes say nothing."""
+        edits, sizes = self.additions.edits, sizes_of(self.world)
+        plain = edits and replace(edits, world=replace(edits.world, textured=0.0))
         of_edits = plain.draw(generator, count // 2) if plain else []
         seeds = iter(random_integers(generator, 2**40, count))
-        scenes, captions = make_scenes(generator, count - len(of_edits))
+        scenes, captions = self._scenes(generator, count - len(of_edits))
         tasks = [Task.of_scene(text, scene, sizes, next(seeds)) for text, scene in zip(captions, scenes, strict=True)]
         return tasks + [Task.of_edit(text, edit_item(edit, sizes), edit, sizes, next(seeds)) for text, edit in of_edits]
 
-    def make_data(generator: torch.Generator) -> tuple[list[Batch], torch.Tensor | None, list[Task]]:
-        """Rows of images, and rows of edits with as many references; the textures that captions name; tasks."""
-        scenes, captions = make_scenes(generator, images)
-        rows = [(captions, [EncodedItem(codes) for codes in batch_codes(scenes, sizes)])]
-        if edits:
-            rows += edits.rows(generator, settings.batch - images, sizes)
-        textures = named_textures(scenes, sizes) if alignment else None
-        tasks = make_tasks(generator, reinforcement.tasks) if reinforcement else []
-        return [collate(encoder, texts, items) for texts, items in rows], textures, tasks
 
-    def rows_loss(batch: Batch, textures: torch.Tensor | None = None) -> torch.Tensor:
-        states = hidden_states(model, batch, joint_model.run_language)
+class _Losses:
+    def __init__(self, model: LanguageModel, encoder: PromptEncoder, world: World, additions: Additions):
+        self.model, self.encoder, self.additions, self.sizes = model, encoder, additions, sizes_of(world)
+        self._run = JointModel(model, torch.nn.Identity()).run_language
+
+    def __call__(self, data: _Data) -> tuple[torch.Tensor, dict[str, float]]:
+        total, numbers = self._imitation(data)
+        if self.additions.reinforcement is None:
+            return total, numbers
+        more, own = self.additions.reinforcement.loss(self.model, self._run, self.encoder, data.tasks)
+        return total + more, numbers | own
+
+    def _imitation(self, data: _Data) -> tuple[torch.Tensor, dict[str, float]]:
+        first, *others = data.batches
+        of_images = self._of_batch(first, data.textures)
+        if not others:
+            return of_images, {}
+        images, edits = len(first.ids), sum(len(batch.ids) for batch in others)
+        of_edits = torch.stack([self._of_batch(batch) * len(batch.ids) for batch in others]).sum() / edits
+        numbers = {"images": of_images.item(), "edits": of_edits.item()}
+        return (of_images * images + of_edits * edits) / (images + edits), numbers
+
+    def _of_batch(self, batch: Batch, textures: torch.Tensor | None = None) -> torch.Tensor:
+        model, alignment = self.model, self.additions.alignment
+        states = hidden_states(model, batch, self._run)
         tokens = token_loss(model, states, batch.labels)
         if alignment is None:
             return tokens
-        codes = image_states(batch.ids.unsqueeze(-1), batch)[:, 1:, 0] - encoder.vocabulary.image_start
+        codes = image_states(batch.ids.unsqueeze(-1), batch)[:, 1:, 0] - model.vocabulary.image_start
         textures = torch.zeros_like(codes) if textures is None else textures
-        return tokens + alignment.loss(model.connector, image_states(states, batch)[:, 1:], codes, textures, sizes)
-
-    def loss(data: tuple[list[Batch], torch.Tensor | None, list[Task]]):
-        batches, textures, tasks = data
-        total, numbers = imitation_loss(batches, textures)
-        if reinforcement is None:
-            return total, numbers
-        more, own = reinforcement.loss(model, joint_model.run_language, encoder, tasks)
-        return total + more, numbers | own
-
-    def imitation_loss(batches: list[Batch], textures: torch.Tensor | None) -> tuple[torch.Tensor, dict[str, float]]:
-        first, *others = batches
-        image_loss = rows_loss(first, textures)
-        if not others:
-            return image_loss, {}
-        count = sum(len(batch.ids) for batch in others)
-        edit_loss = torch.stack([rows_loss(batch) * len(batch.ids) for batch in others]).sum() / count
-        numbers = {"images": image_loss.item(), "edits": edit_loss.item()}
-        return (image_loss * images + edit_loss * count) / settings.batch, numbers
-
-    with plain_attention(settings):
-        fit(model, make_data, loss, settings, folder, _EXCLUDED, report)
-    return model
+        return tokens + alignment.loss(model.connector, image_states(states, batch)[:, 1:], codes, textures, self.sizes)
 
 
 def plain_attention(settings: FitSettings):

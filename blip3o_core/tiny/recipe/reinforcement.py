@@ -1,9 +1,9 @@
 """Reinforcement learning on codes alone, beside cross-entropy: they are judged as they are drawn, by no network.
 
 A token-by-token loss teaches every code alike, and one wrong piece makes an image wrong. Here the language model writes
-several images of a prompt, and those that are better than the others of their group become likelier, as in GRPO. Nothing
-is rendered, so that it costs a small part of the stage `grpo`, which judges images. The other losses of the step keep
-the model near the data in the place of a KL term.
+several images of a prompt, and those that are better than the others of their group become likelier, as in GRPO.
+Nothing is rendered, so that it costs a small part of the stage `grpo`, which judges images. The other losses of the
+step keep the model near the data in the place of a KL term.
 """
 
 from collections.abc import Callable, Sequence

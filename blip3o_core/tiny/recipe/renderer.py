@@ -5,6 +5,7 @@ the connector's norm will scale it. The connector is trained later to produce th
 so half of the conditions are inexact here, too.
 """
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from .gates import accuracy_by_category, held_back_scenes
 from .init import POSITION_DIMS, position_waves
 from .loop import FitSettings, Report, fit, random_integers
 from .model_config import FIRST_EDITION, Sizes, sizes_of
-from .oracle_codes import batch_codes, codebook, named_textures
+from .oracle_codes import FIRST_OBJECT, batch_codes, codebook, named_textures
 from .quick_world import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.4)
@@ -34,6 +35,7 @@ SETTINGS = FitSettings(steps=1600, lr=1.5e-3, muon=0.015, warmup=30, ema_decay=0
 IMAGES_PER_STEP = 16  # encoded images, for batches of 48: each is used about three times, with other noise
 DROPPED = 0.1  # share of rows that get the null condition: zeros here
 _NOISE = 0.6  # largest standard deviation of what is added to half of the conditions, whose own is 2.3
+_OF_OBJECT, _OF_TEXTURE = 4.0, 2.0  # how much the error at pieces of objects, and at named textures, counts
 _SAID = 96  # dimensions that say something; the rest of a wider condition is zero
 # Of ten scenes those that name their textures, whatever their captions do; share of scenes that have any
 _NAMED, _TEXTURED = 6, 0.85
@@ -116,6 +118,16 @@ def condition_noise(count: int, places: int, width: int, generator: torch.Genera
     return size * torch.randn(count, places, width, generator=generator)
 
 
+def _place_weights(codes: torch.Tensor, textures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Codes and named textures (B, H*W) -> (B, 1, h, w): how much the error of a latent's places counts.
+
+    Nine places of ten are ground. Where all counted alike, SANA left the gradients of objects out.
+    """
+    weights = (1 + (_OF_OBJECT - 1) * (codes >= FIRST_OBJECT)) * (1 + (_OF_TEXTURE - 1) * (textures > 0))
+    side = math.isqrt(codes.shape[1])
+    return F.interpolate(weights.view(-1, 1, side, side), size=size, mode="area")
+
+
 def train(
     checkpoint: Checkpoint,
     folder: Path,
@@ -150,7 +162,11 @@ def train(
         given = (oracle_conditions(*meant.unbind(1), sizes=sizes) + error).masked_fill(dropped, 0)
         x, velocity = add_noise(clean, noise, times)
         predicted = transformer(x, encoder_hidden_states=given, timestep=times, return_dict=False)[0]
-        return F.mse_loss(predicted.float(), velocity), {}
+        errors = (predicted.float() - velocity).square()
+        if sizes == FIRST_EDITION:
+            return errors.mean(), {}
+        weights = _place_weights(*meant.unbind(1), errors.shape[-2:])
+        return (errors * weights).sum() / (weights.sum() * errors.shape[1]), {}
 
     fit(transformer, make_data, loss, settings, folder, _EXCLUDED, report)
     return transformer

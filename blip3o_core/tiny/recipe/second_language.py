@@ -22,6 +22,7 @@ from .editions import world_of
 from .loop import FitSettings
 from .model_config import SECOND_EDITION
 from .recipe import Recipe
+from .reinforcement import Reinforcement
 from .starts import claim, language_digest
 
 
@@ -34,6 +35,7 @@ class Phase:
     weak: bool = False  # more of what the gate found weakest
     textured: float | None = None  # share of images with textures; None: the world's
     alignment: Alignment | None = None  # of the states with what SANA was taught
+    reinforcement: Reinforcement | None = None
 
 
 _FIRST = language.SETTINGS.replace(steps=4400)
@@ -119,14 +121,14 @@ def _run(recipe: Recipe, phases: tuple[Phase, ...], place: Path, start: Checkpoi
         claim(folder, begun_from, [place / later.name for later in phases[number + 1 :]])
         own = recipe if phase is phases[-1] else replace(recipe, longer=0)
         settings = own.settings(phase.settings)
-        model = language.train(start, folder, settings, recipe.report, *_data(phase), phase.alignment)
+        model = language.train(start, folder, settings, recipe.report, *_data(phase))
         trained = language.tensors(model) | connector.tensors(model.connector)
         start = _with(recipe.out, place, phase.name, trained)
         begun_from = language_digest(start)
     return model
 
 
-def _data(phase: Phase) -> tuple[World, language.Edits | None]:
+def _data(phase: Phase) -> tuple[World, language.Additions]:
     images, edits = world_of(language.WORLD, 2, phase.words), language.Edits(world_of(language.EDITS, 2))
     if phase.textured is not None:
         images = replace(images, textured=phase.textured)
@@ -135,7 +137,7 @@ def _data(phase: Phase) -> tuple[World, language.Edits | None]:
         weak = world_of(replace(language.WORLD, weights=_WEAK_IMAGES), 2, phase.words)
         images = replace(images, weights=weak.weights, oblong=of_images)
         edits = language.Edits(replace(edits.world, oblong=of_edits), _WEAK_EDITS)
-    return images, edits if phase.edits else None
+    return images, language.Additions(edits if phase.edits else None, phase.alignment, phase.reinforcement)
 
 
 def _with(out: Path, place: Path, name: str, tensors: dict[str, torch.Tensor]) -> Checkpoint:
