@@ -41,7 +41,7 @@ _SAID = 96  # dimensions that say something; the rest of a wider condition is ze
 _NAMED, _TEXTURED = 6, 0.85
 _TEXTURE = 0.7  # length of what a texture adds to a meaning of length 1
 _RMS = 5.5**0.5  # root mean square that the connector's norm starts with
-_EXCLUDED = ("attn2.to_q", "attn2.to_k", "caption_", "patch_embed", "proj_out", "time_embed", "scale_shift_table")
+EXCLUDED = ("attn2.to_q", "attn2.to_k", "caption_", "patch_embed", "proj_out", "time_embed", "scale_shift_table")
 
 
 def oracle_conditions(
@@ -118,14 +118,17 @@ def condition_noise(count: int, places: int, width: int, generator: torch.Genera
     return size * torch.randn(count, places, width, generator=generator)
 
 
-def _place_weights(codes: torch.Tensor, textures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Codes and named textures (B, H*W) -> (B, 1, h, w): how much the error of a latent's places counts.
+def weighted_error(
+    predicted: torch.Tensor, velocity: torch.Tensor, codes: torch.Tensor, textures: torch.Tensor
+) -> torch.Tensor:
+    """Mean squared error of velocities (B, C, h, w) of images with these codes and named textures (B, H*W).
 
     Nine places of ten are ground. Where all counted alike, SANA left the gradients of objects out.
     """
     weights = (1 + (_OF_OBJECT - 1) * (codes >= FIRST_OBJECT)) * (1 + (_OF_TEXTURE - 1) * (textures > 0))
     side = math.isqrt(codes.shape[1])
-    return F.interpolate(weights.view(-1, 1, side, side), size=size, mode="area")
+    weights = F.interpolate(weights.view(-1, 1, side, side), size=velocity.shape[-2:], mode="area")
+    return ((predicted.float() - velocity).square() * weights).sum() / (weights.sum() * velocity.shape[1])
 
 
 def train(
@@ -162,13 +165,11 @@ def train(
         given = (oracle_conditions(*meant.unbind(1), sizes=sizes) + error).masked_fill(dropped, 0)
         x, velocity = add_noise(clean, noise, times)
         predicted = transformer(x, encoder_hidden_states=given, timestep=times, return_dict=False)[0]
-        errors = (predicted.float() - velocity).square()
         if sizes == FIRST_EDITION:
-            return errors.mean(), {}
-        weights = _place_weights(*meant.unbind(1), errors.shape[-2:])
-        return (errors * weights).sum() / (weights.sum() * errors.shape[1]), {}
+            return F.mse_loss(predicted.float(), velocity), {}
+        return weighted_error(predicted, velocity, *meant.unbind(1)), {}
 
-    fit(transformer, make_data, loss, settings, folder, _EXCLUDED, report)
+    fit(transformer, make_data, loss, settings, folder, EXCLUDED, report)
     return transformer
 
 
