@@ -133,10 +133,10 @@ class _Rows:
         ]
 
     def _tasks(self, generator: torch.Generator, count: int) -> list[Task]:
-        """Half of them edits, if the rows have any: without textures, of which codes say nothing."""
+        """A quarter of them edits, if the rows have any: without textures, of which codes say nothing."""
         edits, sizes = self.additions.edits, sizes_of(self.world)
         plain = edits and replace(edits, world=replace(edits.world, textured=0.0))
-        of_edits = plain.draw(generator, count // 2) if plain else []
+        of_edits = plain.draw(generator, count // 4) if plain else []
         seeds = iter(random_integers(generator, 2**40, count))
         scenes, captions = self._scenes(generator, count - len(of_edits))
         tasks = [Task.of_scene(text, scene, sizes, next(seeds)) for text, scene in zip(captions, scenes, strict=True)]

@@ -63,8 +63,9 @@ class Task:
 @dataclass(frozen=True)
 class Reinforcement:
     weight: float  # of the loss, beside cross-entropy
-    tasks: int = 16  # half of them edits, if the phase has edits
+    tasks: int = 64  # of a step; a quarter of them edits, if the phase has edits
     group: int = 8  # images of a task
+    kept: int = 4  # images of a task that are learnt from: of the best as many as of the worst
 
     def loss(
         self, model: LanguageModel, forward: Forward, encoder: PromptEncoder, tasks: Sequence[Task]
@@ -83,7 +84,7 @@ class Reinforcement:
                 losses.append(_policy_loss(model, forward, encoder, rows, advantages[chosen]))
         count = len(tasks) * self.group
         numbers = {"right": sum(v.strict for v in verdicts) / count, "reward": sum(map(value, verdicts)) / count}
-        return self.weight * torch.stack(losses or [torch.zeros(())]).sum() / count, numbers
+        return self.weight * torch.stack(losses or [torch.zeros(())]).sum() / (len(tasks) * self.kept), numbers
 
     @torch.no_grad()
     def _write(self, model: LanguageModel, encoder: PromptEncoder, rows: Sequence[Task]) -> torch.Tensor:
@@ -96,10 +97,18 @@ class Reinforcement:
         return decode(model, Prompts(prompts), seeds, _SAMPLING).ids.cpu() - encoder.vocabulary.image_start
 
     def _advantages(self, verdicts: Sequence[Verdict]) -> torch.Tensor:
-        """(N,) rewards around their group's mean, in its standard deviations. Zero in groups that are all alike."""
+        """(N,) rewards of the kept images around their mean, in their standard deviations; of the others zero.
+
+        Where most images of a group are alike, learning from all of them costs more than it teaches.
+        """
         rewards = torch.tensor([value(verdict) for verdict in verdicts]).view(-1, self.group)
-        spread = rewards.std(1, keepdim=True)
-        return torch.where(spread > 1e-3, (rewards - rewards.mean(1, keepdim=True)) / (spread + 1e-4), 0).flatten()
+        order = rewards.argsort(1, stable=True)
+        half = self.kept // 2
+        rows = torch.cat([order[:, : self.kept - half], order[:, self.group - half :]], 1)
+        kept = rewards.gather(1, rows)
+        spread = kept.std(1, keepdim=True)
+        advantages = torch.where(spread > 1e-3, (kept - kept.mean(1, keepdim=True)) / (spread + 1e-4), 0)
+        return torch.zeros_like(rewards).scatter(1, rows, advantages).flatten()
 
 
 def _policy_loss(
