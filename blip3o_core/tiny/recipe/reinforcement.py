@@ -102,7 +102,7 @@ class Reinforcement:
         Where most images of a group are alike, learning from all of them costs more than it teaches.
         """
         rewards = torch.tensor([value(verdict) for verdict in verdicts]).view(-1, self.group)
-        order = rewards.argsort(1, stable=True)
+        order = rewards.argsort(dim=1, stable=True)
         half = self.kept // 2
         rows = torch.cat([order[:, : self.kept - half], order[:, self.group - half :]], 1)
         kept = rewards.gather(1, rows)
