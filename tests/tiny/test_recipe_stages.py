@@ -14,6 +14,7 @@ from blip3o_core.tiny.recipe import (
     editing,
     image_tokenizer,
     language,
+    references,
     renderer,
     stages,
     starts,
@@ -147,27 +148,28 @@ def test_a_stage_does_not_go_on_behind_a_part_that_was_trained_anew(stage, part,
     assert ran == [stage] * 2
 
 
-def test_the_second_edition_refines_its_decoder_before_joint(tmp_path, monkeypatch):
-    """Catches a decoder that is trained for nothing, because the stages behind `joint` keep the one before it."""
-    joined = []
-    monkeypatch.setattr(Recipe, "train_jointly", lambda self, stage, *_: joined.append(stage))
-    monkeypatch.setattr(Recipe, "start_checkpoint", lambda self: SimpleNamespace(folder=self.out))
-    monkeypatch.setattr(stages, "add_references", lambda *_, **__: None)
+def test_the_second_edition_refines_its_decoder_before_references(tmp_path, monkeypatch):
+    """Catches a decoder that is trained for nothing, because the stages from `references` on keep the one before it."""
+    trained = []
+    monkeypatch.setattr(references, "train", lambda checkpoint, folder, *_: trained.append(folder.name))
+    monkeypatch.setattr(Recipe, "start_checkpoint", lambda self: None)
+    for name in ("_with_references", "open_checkpoint", "_save_step"):
+        monkeypatch.setattr(stages, name, lambda *_: None)
+    monkeypatch.setattr(stages, "encoder_digest", lambda *_: "the same")
     recipe = Recipe(tmp_path, print, edition=2)
     for stage in ("autoencoder", "decoder"):
         monkeypatch.setitem(stages.STAGES, stage, stages.Stage(lambda recipe: None, lambda recipe: {}))
-    stages.STAGES["joint"].run(recipe)  # parts that were copied into the folder are as they shall be
+    stages.STAGES["references"].run(recipe)  # parts that were copied into the folder are as they shall be
     (tmp_path / "autoencoder").mkdir()
     for finished in ([], ["autoencoder"], ["decoder", "autoencoder"]):
         for stage in finished:
             stages.run(stage, recipe)
         with pytest.raises(Blip3oError, match="Run stage decoder first"):
-            stages.STAGES["joint"].run(recipe)
-    assert joined == ["joint"]
+            stages.STAGES["references"].run(recipe)
+    assert trained == ["references"]
     stages.run("decoder", recipe)
-    stages.STAGES["joint"].run(recipe)
-    assert joined == ["joint"] * 2
-    stages.STAGES["joint"].run(replace(recipe, out=tmp_path / "first", edition=1))
+    stages.STAGES["references"].run(recipe)
+    assert trained == ["references"] * 2
 
 
 @pytest.mark.parametrize("edition, categories", [(1, 8), (2, 9)])
@@ -193,5 +195,5 @@ def test_gates_ask_each_category_and_kind_as_often(edition, categories, tmp_path
     numbers = stages.STAGES["joint"].gate(recipe)
     assert counts == [40 * categories] * 2 and (numbers["weakest"], numbers["mean"]) == (0.8, 0.9)
     assert numbers.get("edits mean") == (0.7 if edition == 2 else None)
-    stages.STAGES["latents"].gate(recipe)
+    stages.STAGES["latents" if edition == 1 else "references"].gate(recipe)
     assert kinds == ([25, 50] if edition == 2 else [50])

@@ -58,15 +58,20 @@ def test_states_keep_what_is_written_before_edits_come_back(tmp_path, monkeypatc
     def train(checkpoint, folder, settings, report, world, additions):
         model = checkpoint.load_language(torch.float32)
         bias, letters = model.connector[0].bias, additions.alignment.letters > 0
-        ran.append((folder.name, settings.steps, bool(additions.edits), world.textured, letters, bias[0].item()))
+        own = additions.reinforcement is not None
+        ran.append((folder.name, settings.steps, bool(additions.edits), world.textured, letters, own, bias[0].item()))
         bias.data[0] += 1
         return model
 
     monkeypatch.setattr(language, "train", train)
     model = second_language.align(Recipe(tmp_path, print, edition=2, stage="align", longer=100))
-    assert [phase[:-1] for phase in ran] == [("keep", 300, False, 1.0, True), ("all", 1200, True, 0.8, True)]
+    assert [phase[:-1] for phase in ran] == [
+        ("keep", 300, False, 1.0, True, False),
+        ("all", 1100, True, 0.8, True, False),
+        ("own", 500, True, 0.6, True, True),
+    ]
     first = ran[0][-1]
-    assert [ran[1][-1] - first, model.connector[0].bias[0].item() - first] == pytest.approx([1, 2])
+    assert [ran[1][-1] - first, model.connector[0].bias[0].item() - first] == pytest.approx([1, 3])
 
 
 @pytest.mark.slow
@@ -107,6 +112,7 @@ def test_a_carried_over_model_is_trained_on_and_phases_know_their_start(tmp_path
 def test_aligned_states_tell_the_connector_what_sana_was_taught(tmp_path, monkeypatch):
     """Catches a connector that does not learn along, and `joint` behind states of another language model."""
     monkeypatch.setattr(Recipe, "settings", lambda self, full: full.replace(steps=4, batch=8, warmup=0, log_every=1))
+    monkeypatch.setattr(second_language, "_ALIGN", second_language._ALIGN[:2])  # `own` has no error of its own
     reported: list[dict] = []
     recipe = Recipe(tmp_path, reported.append, edition=2, stage="align")
     stages.STAGES["align"].run(recipe)
@@ -119,4 +125,4 @@ def test_aligned_states_tell_the_connector_what_sana_was_taught(tmp_path, monkey
     assert language_digest(aligned) != own
     save_part(tmp_path, "language", language.tensors(aligned.load_language(torch.float32)))
     with pytest.raises(Blip3oError, match="keep was begun from other weights"):
-        stages.STAGES["joint"].run(recipe)
+        stages.STAGES["references"].run(recipe)

@@ -2,7 +2,8 @@
 
 To write a word, the model must copy letters of the prompt in their order. Among everything else it learns no more than
 which letters the word has (650 steps at 40 % words); with eight images of ten showing a word it copies after 200 steps.
-`align` has two phases of the same kind: what the states shall keep is learnt first, without edits, and then beside all.
+`align` has phases of the same kind: what the states shall keep is learnt first, without edits, and then beside all. In
+the last one the model learns from images of its own, too.
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ class Phase:
     weak: bool = False  # more of what the gate found weakest
     textured: float | None = None  # share of images with textures; None: the world's
     alignment: Alignment | None = None  # of the states with what SANA was taught
-    reinforcement: Reinforcement | None = None
+    reinforcement: Reinforcement | None = None  # from images of its own
 
 
 _FIRST = language.SETTINGS.replace(steps=4400)
@@ -68,6 +69,14 @@ _ALIGN = (
         weak=True,
         textured=0.8,
         alignment=Alignment(conditions=0.3, letters=0.05, textures=0.1),
+    ),
+    Phase(
+        "own",
+        _AGAIN.replace(steps=400, batch=24, lr=4e-4, muon=0.004, warmup=10, ema_decay=0.97, final_lr=0.05),
+        0.12,
+        weak=True,
+        alignment=Alignment(conditions=0.2, letters=0.03, textures=0.06),
+        reinforcement=Reinforcement(weight=3.0),
     ),
 )
 # After `again`, codes of square images were right in 91 %, of oblong ones in 62 %; two objects, backgrounds, and edits

@@ -1,7 +1,7 @@
 """The stages in order: what each needs, what it writes, and the gate after it.
 
 autoencoder  image_tokenizer    the two encoders; need nothing
-decoder                         of the second edition: the autoencoder's decoder alone, before joint
+decoder                         of the second edition: the autoencoder's decoder alone, before references
 language                        needs nothing: the true codes of a scene are known
 renderer                        needs the autoencoder
 connector  data                 need all of these
@@ -11,8 +11,9 @@ grpo                            reinforcement learning; a branch that is measure
 edit_language  edit  latents    from instruct: the language model alone on edits, then all parts, then all parts but it
 release                         the bundled checkpoint, from latents
 
-In the second edition `language` and `joint` learn edits and free phrasings too, so that it needs no `instruct`,
-`edit_language` and `edit`, and `grpo` is no branch: latents from joint, grpo from latents, release from grpo.
+In the second edition `language` and `joint` learn edits and free phrasings too, and SANA learns references before
+`joint`, so that it needs no `instruct`, `edit_language`, `edit` and `latents`, and `grpo` is no branch:
+references behind align, joint from references, grpo from joint, release from grpo.
 """
 
 import json
@@ -50,6 +51,7 @@ from . import (
     grpo,
     image_tokenizer,
     language,
+    references,
     release,
     renderer,
     second_language,
@@ -172,13 +174,13 @@ def _divided_rates(divisor: float) -> dict[str, float]:
 def _require_decoder(recipe: Recipe) -> None:
     """Raise Blip3oError unless the autoencoder that was trained in this folder has got its last decoder.
 
-    The stages from `joint` on leave the autoencoder as it is, and the release has theirs.
+    The stages from `references` on leave the autoencoder as it is, and the release has theirs.
     """
     trained = [stage for stage in recipe.finished if stage in ("autoencoder", "decoder")]
     if (recipe.out / "autoencoder").is_dir() and trained[-1:] != ["decoder"]:
         raise Blip3oError(
-            f"The decoder in {recipe.out} was not trained since the autoencoder was, and the stages from joint on keep "
-            "it as it is. Run stage decoder first."
+            f"The decoder in {recipe.out} was not trained since the autoencoder was, and the stages from references on "
+            "keep it as it is. Run stage decoder first."
         )
 
 
@@ -189,9 +191,31 @@ def _joint(recipe: Recipe) -> None:
     _require_decoder(recipe)
     if (recipe.out / "align.safetensors").is_file():  # of this language model, not of one before it
         claim(recipe.out / "align" / "keep", language_digest(recipe.start_checkpoint(aligned=False)))
-    checkpoint = recipe.start_checkpoint()
-    packs, rates = ["captions", "weak", "phrasings", "edits", "edits"], {**RATES, "reference_cross": 2e-3}
-    recipe.train_jointly("joint", _with_references(recipe, checkpoint, "joint"), packs, 700, rates)
+    packs, rates = ["captions", "weak", "phrasings", "edits", "edits"], _divided_rates(4)
+    rates["reference_cross"] = rates["connector"]
+    recipe.train_jointly("joint", recipe.last_checkpoint("references"), packs, 300, rates)
+
+
+def _references(recipe: Recipe) -> None:
+    """Train SANA and its reference connector, and write a checkpoint of all parts."""
+    _require_decoder(recipe)
+    if (recipe.out / "align.safetensors").is_file():  # of this language model, not of one before it
+        claim(recipe.out / "align" / "keep", language_digest(recipe.start_checkpoint(aligned=False)))
+    folder, start = recipe.out / "references", recipe.start_checkpoint()
+    claim(folder, encoder_digest(start))
+    source = open_checkpoint(_with_references(recipe, start, "references"))
+    settings = recipe.settings(references.SETTINGS)
+    worlds = recipe.world(renderer.WORLD), recipe.world(references.EDITS)
+    tensors = references.train(source, folder, settings, recipe.report, *worlds)
+    _save_step(folder, settings.steps, source, tensors)
+
+
+def _save_step(folder: Path, step: int, source: Checkpoint, tensors: dict[str, torch.Tensor]) -> None:
+    """Write what was trained as the general trainer's stages write it: a whole checkpoint in a folder of its own."""
+    done = folder / f"step-{step:08d}"
+    shutil.rmtree(done, ignore_errors=True)
+    done.mkdir()
+    save_checkpoint(done, source, tensors, 5 * 10**9)
 
 
 def _with_references(recipe: Recipe, source: Checkpoint, stage: str) -> Path:
@@ -216,10 +240,7 @@ def _edit_language(recipe: Recipe) -> None:
     source, edits = open_checkpoint(start), [recipe.data_path("edits")]
     images = [recipe.data_path(name) for name in ("weak", "phrasings")]
     model = edit_language.train(source, (edits, images), folder, settings, recipe.report)
-    done = folder / f"step-{settings.steps:08d}"
-    shutil.rmtree(done, ignore_errors=True)
-    done.mkdir()
-    save_checkpoint(done, source, language.tensors(model), 5 * 10**9)
+    _save_step(folder, settings.steps, source, language.tensors(model))
 
 
 def _edit_codes_gate(recipe: Recipe) -> dict[str, float]:
@@ -239,8 +260,7 @@ def _latents(recipe: Recipe) -> None:
     """Train all parts but the language model, which could only forget: references are used by the diffusion."""
     packs = ["edits", "edits", "edits", "weak"]
     rates = {part: rate for part, rate in RATES.items() if part != "language"} | {"reference_cross": 2e-3}
-    before = "edit" if recipe.edition == 1 else "joint"
-    recipe.train_jointly("latents", recipe.last_checkpoint(before), packs, 700, rates, seed=4)
+    recipe.train_jointly("latents", recipe.last_checkpoint("edit"), packs, 700, rates, seed=4)
 
 
 def _edit_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
@@ -257,7 +277,7 @@ def _grpo(recipe: Recipe) -> None:
             rewards=(RewardSettings(name="tiny"),), lr=5e-4, kl=0.02, top_p=1, frozen=(), device=device,
         )  # fmt: skip
     else:
-        checkpoint = str(recipe.last_checkpoint("latents"))
+        checkpoint = str(recipe.last_checkpoint("joint"))
         settings = grpo.SecondAllGrpoSettings(checkpoint=checkpoint, out=str(folder), updates=updates, device=device)
     train_by_rewards(settings, folder.is_dir(), Watch(recipe.stage_report("grpo")))
 
@@ -315,6 +335,7 @@ STAGES = {
     "connector": Stage(_part("connector", connector, language_digest), _no_gate),
     "align": Stage(_align, _language_gate, "mean", 0.8),
     "data": Stage(_data, _no_gate),
+    "references": Stage(_references, _edit_gate("references"), "mean", 0.7),
     "joint": Stage(_joint, _image_gate("joint"), "true-codes", 0.9),
     "instruct": Stage(_instruct, _image_gate("instruct"), "true-codes", 0.9),
     "grpo": Stage(_grpo, _image_gate("grpo"), "mean", 0.92),
