@@ -52,6 +52,7 @@ def test_the_better_images_of_a_group_become_likelier(monkeypatch):
     """Catches a sign that is the wrong way round, and probabilities of other codes than those that were judged."""
     checkpoint = open_checkpoint(BUNDLED)
     model, encoder = checkpoint.load_language(torch.float32), checkpoint.prompt_encoder
+    model.requires_grad_(True)
     run = JointModel(model, torch.nn.Identity()).run_language
     (scene, right), (_, wrong) = scene_and_codes(0), scene_and_codes(1)
     task = Task.of_scene(caption(scene, 0), scene, SIZES, 0)
