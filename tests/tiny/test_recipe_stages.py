@@ -153,7 +153,7 @@ def test_the_second_edition_refines_its_decoder_before_references(tmp_path, monk
     trained = []
     monkeypatch.setattr(references, "train", lambda checkpoint, folder, *_: trained.append(folder.name))
     monkeypatch.setattr(Recipe, "start_checkpoint", lambda self: None)
-    for name in ("_with_references", "open_checkpoint", "_save_step"):
+    for name in ("_with_references", "open_checkpoint", "save_part"):
         monkeypatch.setattr(stages, name, lambda *_: None)
     monkeypatch.setattr(stages, "encoder_digest", lambda *_: "the same")
     recipe = Recipe(tmp_path, print, edition=2)
@@ -195,5 +195,7 @@ def test_gates_ask_each_category_and_kind_as_often(edition, categories, tmp_path
     numbers = stages.STAGES["joint"].gate(recipe)
     assert counts == [40 * categories] * 2 and (numbers["weakest"], numbers["mean"]) == (0.8, 0.9)
     assert numbers.get("edits mean") == (0.7 if edition == 2 else None)
+    monkeypatch.setattr(stages, "_with_references", lambda *_: None)
+    monkeypatch.setattr(Recipe, "start_checkpoint", lambda *_: None)
     stages.STAGES["latents" if edition == 1 else "references"].gate(recipe)
     assert kinds == ([25, 50] if edition == 2 else [50])

@@ -17,8 +17,8 @@ from .image_tokenizer import tensors as tokenizer_tensors
 from .loop import seeded_init
 from .model_config import FIRST_EDITION, Sizes
 
-# Stages that write a file of tensors, by their published names
-PARTS = ("autoencoder", "image_tokenizer", "language", "renderer", "connector", "align")  # a later one's tensors count
+# Stages that write a file of tensors, by their published names; a later one's count
+PARTS = ("autoencoder", "image_tokenizer", "language", "renderer", "connector", "align", "references")
 
 
 def save_part(out: Path, stage: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -85,9 +85,9 @@ class Recipe:
     def start_checkpoint(self, aligned: bool = True) -> Checkpoint:
         """A checkpoint of all parts that are trained, the others with their starting values.
 
-        Not `aligned`: with the language model and the connector as they were before the stage `align`.
+        Not `aligned`: with all parts as they were before the stage `align`.
         """
-        parts = PARTS if aligned else [part for part in PARTS if part != "align"]
+        parts = PARTS if aligned else PARTS[: PARTS.index("align")]
         return open_checkpoint(assemble(self.out, self.out / "start" / self.stage, sizes=self.sizes, parts=parts))
 
     def data_path(self, name: str) -> Path:

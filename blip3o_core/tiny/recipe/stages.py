@@ -193,29 +193,27 @@ def _joint(recipe: Recipe) -> None:
         claim(recipe.out / "align" / "keep", language_digest(recipe.start_checkpoint(aligned=False)))
     packs, rates = ["captions", "weak", "phrasings", "edits", "edits"], _divided_rates(4)
     rates["reference_cross"] = rates["connector"]
-    recipe.train_jointly("joint", recipe.last_checkpoint("references"), packs, 300, rates)
+    start = _with_references(recipe, recipe.start_checkpoint(), "joint")
+    recipe.train_jointly("joint", start, packs, 300, rates)
 
 
 def _references(recipe: Recipe) -> None:
-    """Train SANA and its reference connector, and write a checkpoint of all parts."""
     _require_decoder(recipe)
     if (recipe.out / "align.safetensors").is_file():  # of this language model, not of one before it
         claim(recipe.out / "align" / "keep", language_digest(recipe.start_checkpoint(aligned=False)))
-    folder, start = recipe.out / "references", recipe.start_checkpoint()
-    claim(folder, encoder_digest(start))
+    start = recipe.start_checkpoint()
+    claim(recipe.out / "references", encoder_digest(start))
     source = open_checkpoint(_with_references(recipe, start, "references"))
-    settings = recipe.settings(references.SETTINGS)
-    worlds = recipe.world(renderer.WORLD), recipe.world(references.EDITS)
-    tensors = references.train(source, folder, settings, recipe.report, *worlds)
-    _save_step(folder, settings.steps, source, tensors)
+    settings, worlds = recipe.settings(references.SETTINGS), (renderer.WORLD, references.EDITS)
+    tensors = references.train(
+        source, recipe.out / "references", settings, recipe.report, *(recipe.world(world) for world in worlds)
+    )
+    save_part(recipe.out, "references", tensors)
 
 
-def _save_step(folder: Path, step: int, source: Checkpoint, tensors: dict[str, torch.Tensor]) -> None:
-    """Write what was trained as the general trainer's stages write it: a whole checkpoint in a folder of its own."""
-    done = folder / f"step-{step:08d}"
-    shutil.rmtree(done, ignore_errors=True)
-    done.mkdir()
-    save_checkpoint(done, source, tensors, 5 * 10**9)
+def _references_gate(recipe: Recipe) -> dict[str, float]:
+    checkpoint = open_checkpoint(_with_references(recipe, recipe.start_checkpoint(), "references"))
+    return editing.gate(checkpoint, edition=recipe.edition, device=recipe.device)
 
 
 def _with_references(recipe: Recipe, source: Checkpoint, stage: str) -> Path:
@@ -240,7 +238,10 @@ def _edit_language(recipe: Recipe) -> None:
     source, edits = open_checkpoint(start), [recipe.data_path("edits")]
     images = [recipe.data_path(name) for name in ("weak", "phrasings")]
     model = edit_language.train(source, (edits, images), folder, settings, recipe.report)
-    _save_step(folder, settings.steps, source, language.tensors(model))
+    done = folder / f"step-{settings.steps:08d}"
+    shutil.rmtree(done, ignore_errors=True)
+    done.mkdir()
+    save_checkpoint(done, source, language.tensors(model), 5 * 10**9)
 
 
 def _edit_codes_gate(recipe: Recipe) -> dict[str, float]:
@@ -335,7 +336,7 @@ STAGES = {
     "connector": Stage(_part("connector", connector, language_digest), _no_gate),
     "align": Stage(_align, _language_gate, "mean", 0.8),
     "data": Stage(_data, _no_gate),
-    "references": Stage(_references, _edit_gate("references"), "mean", 0.7),
+    "references": Stage(_references, _references_gate, "mean", 0.7),
     "joint": Stage(_joint, _image_gate("joint"), "true-codes", 0.9),
     "instruct": Stage(_instruct, _image_gate("instruct"), "true-codes", 0.9),
     "grpo": Stage(_grpo, _image_gate("grpo"), "mean", 0.92),
