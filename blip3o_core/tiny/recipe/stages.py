@@ -171,10 +171,10 @@ def _divided_rates(divisor: float) -> dict[str, float]:
     return {part: rate / divisor for part, rate in RATES.items()}
 
 
-def _require_decoder(recipe: Recipe) -> None:
-    """Raise Blip3oError unless the autoencoder that was trained in this folder has got its last decoder.
+def _require_parts_that_fit(recipe: Recipe) -> None:
+    """Raise Blip3oError unless the parts are the last of their kind: later stages keep them, and the release has them.
 
-    The stages from `references` on leave the autoencoder as it is, and the release has theirs.
+    The autoencoder that was trained in this folder has got its last decoder; `align` began from this language model.
     """
     trained = [stage for stage in recipe.finished if stage in ("autoencoder", "decoder")]
     if (recipe.out / "autoencoder").is_dir() and trained[-1:] != ["decoder"]:
@@ -182,15 +182,15 @@ def _require_decoder(recipe: Recipe) -> None:
             f"The decoder in {recipe.out} was not trained since the autoencoder was, and the stages from references on "
             "keep it as it is. Run stage decoder first."
         )
+    if (recipe.out / "align.safetensors").is_file():
+        claim(recipe.out / "align" / "keep", language_digest(recipe.start_checkpoint(aligned=False)))
 
 
 def _joint(recipe: Recipe) -> None:
     if recipe.edition == 1:
         start = recipe.start_checkpoint().folder
         return recipe.train_jointly("joint", start, ["captions", "weak"], 900, RATES)
-    _require_decoder(recipe)
-    if (recipe.out / "align.safetensors").is_file():  # of this language model, not of one before it
-        claim(recipe.out / "align" / "keep", language_digest(recipe.start_checkpoint(aligned=False)))
+    _require_parts_that_fit(recipe)
     packs, rates = ["captions", "weak", "phrasings", "edits", "edits"], _divided_rates(4)
     rates["reference_cross"] = rates["connector"]
     start = _with_references(recipe, recipe.start_checkpoint(), "joint")
@@ -198,9 +198,7 @@ def _joint(recipe: Recipe) -> None:
 
 
 def _references(recipe: Recipe) -> None:
-    _require_decoder(recipe)
-    if (recipe.out / "align.safetensors").is_file():  # of this language model, not of one before it
-        claim(recipe.out / "align" / "keep", language_digest(recipe.start_checkpoint(aligned=False)))
+    _require_parts_that_fit(recipe)
     start = recipe.start_checkpoint()
     claim(recipe.out / "references", encoder_digest(start))
     source = open_checkpoint(_with_references(recipe, start, "references"))
