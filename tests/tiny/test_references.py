@@ -1,12 +1,15 @@
 """The recipe's stage `references`: what it trains, and that `joint` starts from it."""
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from blip3o_core.checkpoint import open_checkpoint
-from blip3o_core.tiny.recipe import references, renderer, stages
+from blip3o_core.seeds import seeded
+from blip3o_core.tiny.recipe import loop, references, renderer, stages
 from blip3o_core.tiny.recipe.recipe import Recipe
 from blip3o_core.weights.names import REFERENCE_CONNECTOR, SANA
+from tests.tiny.test_recipe_device import Looked, OneDevice
 
 
 def test_both_ways_of_a_reference_are_trained_and_joint_starts_from_them(tmp_path, monkeypatch):
@@ -34,6 +37,30 @@ def test_both_ways_of_a_reference_are_trained_and_joint_starts_from_them(tmp_pat
     assert checkpoint.reference_mode.cross and checkpoint.reference_mode.noise
     connector = checkpoint.load_language(torch.float32).reference_connector
     assert torch.equal(connector[0].weight, trained[REFERENCE_CONNECTOR + "0.weight"])
+
+
+@pytest.mark.slow
+def test_everything_of_a_step_is_on_the_device(tmp_path, monkeypatch):
+    """Catches a tensor that the stage leaves on the CPU: a step on a card stops with it."""
+
+    def look(network, make_data, loss, settings, *_):
+        data = loop.moved(make_data(seeded(0)), torch.device("meta"))
+        network.to("meta")
+        with OneDevice():
+            loss(data)[0].backward()
+        raise Looked
+
+    recipe = Recipe(tmp_path, print, edition=2, stage="references")
+    start = open_checkpoint(stages._with_references(recipe, recipe.start_checkpoint(), "references"))
+    meant, latents = torch.zeros(8, 2, 64, dtype=torch.int64), torch.zeros(8, 2, recipe.sizes.latent_channels, 8, 8)
+    monkeypatch.setattr(renderer, "encode", lambda *_: [(meant, latents[:, 0])])
+    monkeypatch.setattr(references, "_encode_edits", lambda *_: [references._Group(meant, latents)])
+    monkeypatch.setattr(references, "_EDITS", 1.0)
+    monkeypatch.setattr(references, "_ALONE", 0.0)  # both ways in every step
+    monkeypatch.setattr(references, "fit", look)
+    settings = references.SETTINGS.replace(steps=3, batch=6, device="meta")
+    with pytest.raises(Looked):
+        references.train(start, tmp_path, settings, None, recipe.world(renderer.WORLD), recipe.world(references.EDITS))
 
 
 class Counted:

@@ -1,5 +1,6 @@
 """Reinforcement from codes in the recipe: what is judged, whom it is compared with, and what becomes likelier."""
 
+import pickle
 from types import SimpleNamespace
 
 import torch
@@ -38,13 +39,14 @@ def test_images_are_compared_with_those_of_their_own_prompt():
 
 
 def test_codes_are_judged_as_they_are_drawn():
-    """Catches a judge of another scene, and an edit that is judged without what must be kept."""
+    """Catches a judge of another scene, an edit judged without what must be kept, and a task no process can send."""
     (scene, codes), (_, others) = scene_and_codes(0), scene_and_codes(1)
     task = Task.of_scene(caption(scene, 0), scene, SIZES, 0)
+    task = pickle.loads(pickle.dumps(task))
     assert task.judge(codes.numpy()).strict and not task.judge(others.numpy()).strict
     ((text, edit),) = Edits(WORLD, {"recolour": 1.0}).draw(torch.Generator().manual_seed(3), 1)
     item = edit_item(edit, SIZES)
-    task = Task.of_edit(text, item, edit, SIZES, 0)
+    task = Task(text, item, edit, SIZES, 0)
     assert task.judge(item.codes.numpy()).strict and not task.judge(item.references[0].numpy()).strict
 
 

@@ -140,7 +140,7 @@ class _Rows:
         seeds = iter(random_integers(generator, 2**40, count))
         scenes, captions = self._scenes(generator, count - len(of_edits))
         tasks = [Task.of_scene(text, scene, sizes, next(seeds)) for text, scene in zip(captions, scenes, strict=True)]
-        return tasks + [Task.of_edit(text, edit_item(edit, sizes), edit, sizes, next(seeds)) for text, edit in of_edits]
+        return tasks + [Task(text, edit_item(edit, sizes), edit, sizes, next(seeds)) for text, edit in of_edits]
 
 
 class _Losses:

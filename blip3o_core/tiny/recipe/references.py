@@ -67,7 +67,7 @@ def train(
         [len(g.meant) * (_EDITS / total[1] if g.latents.shape[1] > 1 else (1 - _EDITS) / total[0]) for g in groups]
     )
 
-    def make_data(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+    def make_data(generator: torch.Generator) -> tuple:
         group = groups[int(torch.multinomial(shares, 1, generator=generator))]
         references = group.latents.shape[1] - 1
         count = settings.batch * 2 // (2 + references)  # of about as many places
@@ -77,9 +77,9 @@ def train(
         dropped = torch.rand(count, 1, 1, generator=generator) < renderer.DROPPED
         times = renderer.timesteps(count, generator)
         error = renderer.condition_noise(count, 1 + group.meant.shape[-1], sizes.cross_width, generator)
-        return group.meant[rows], clean, noise, dropped, times, error, torch.rand(1, generator=generator)
+        return group.meant[rows], clean, noise, dropped, times, error, float(torch.rand(1, generator=generator))
 
-    def loss(data: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(data: tuple) -> tuple[torch.Tensor, dict[str, float]]:
         meant, clean, noise, dropped, times, error, way = data
         codes, textures = meant.unbind(1)
         context = renderer.oracle_conditions(codes, textures, sizes=sizes) + error

@@ -6,7 +6,7 @@ Nothing is rendered, so that it costs a small part of the stage `grpo`, which ju
 step keep the model near the data in the place of a KL term.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,26 +38,19 @@ class Task:
 
     text: str
     item: EncodedItem
-    judge: Callable[[np.ndarray], Verdict]  # of (H*W,) codes
+    asked: Scene | Edit  # an edit without textures, of which codes say nothing
+    sizes: Sizes
     seed: int  # of the first image of the group; the next ones follow
 
     @classmethod
     def of_scene(cls, text: str, scene: Scene, sizes: Sizes, seed: int) -> "Task":
-        spec = spec_of(replace(scene, textures_named=False))  # codes say nothing of them
+        return cls(text, EncodedItem(torch.empty(0)), replace(scene, textures_named=False), sizes, seed)
 
-        def judge(codes: np.ndarray) -> Verdict:
-            return judge_image(codes_to_image(codes, scene.canvas, sizes), spec)
-
-        return cls(text, EncodedItem(torch.empty(0)), judge, seed)
-
-    @classmethod
-    def of_edit(cls, text: str, item: EncodedItem, edit: Edit, sizes: Sizes, seed: int) -> "Task":
-        """Of an edit without textures, and its references."""
-
-        def judge(codes: np.ndarray) -> Verdict:
-            return judge_edit(codes_to_image(codes, edit.target.canvas, sizes), edit)
-
-        return cls(text, item, judge, seed)
+    def judge(self, codes: np.ndarray) -> Verdict:
+        """(H*W,) codes -> the judge's verdict on what they say."""
+        if isinstance(self.asked, Edit):
+            return judge_edit(codes_to_image(codes, self.asked.target.canvas, self.sizes), self.asked)
+        return judge_image(codes_to_image(codes, self.asked.canvas, self.sizes), spec_of(self.asked))
 
 
 @dataclass(frozen=True)
