@@ -59,13 +59,10 @@ def train(
 ) -> dict[str, torch.Tensor]:
     """Train the transformer and the reference connector of a checkpoint that has one -> their tensors by name."""
     network, sizes = _Network(checkpoint), sizes_of(world)
-    plain = renderer.encode(checkpoint, settings, _count(settings, 1 - _EDITS), world)
-    groups = [_Group(meant, latents[:, None]) for meant, latents in plain]
-    groups += _encode_edits(checkpoint, settings, _count(settings, _EDITS), edits, sizes)
-    total = [sum(len(g.meant) for g in groups if (g.latents.shape[1] > 1) == edited) for edited in (False, True)]
-    shares = torch.tensor(
-        [len(g.meant) * (_EDITS / total[1] if g.latents.shape[1] > 1 else (1 - _EDITS) / total[0]) for g in groups]
-    )
+    encoded = renderer.encode(checkpoint, settings, _count(settings, 1 - _EDITS), world)
+    plain = [_Group(meant, latents[:, None]) for meant, latents in encoded]
+    edited = _encode_edits(checkpoint, settings, _count(settings, _EDITS), edits, sizes)
+    groups, shares = plain + edited, torch.cat([(1 - _EDITS) * _shares(plain), _EDITS * _shares(edited)])
 
     def make_data(generator: torch.Generator) -> tuple:
         group = groups[int(torch.multinomial(shares, 1, generator=generator))]
@@ -97,6 +94,12 @@ def train(
     fit(network, make_data, loss, settings, folder, renderer.EXCLUDED, report)
     connector = network.connector.state_dict()
     return renderer.tensors(network.transformer) | {REFERENCE_CONNECTOR + name: t for name, t in connector.items()}
+
+
+def _shares(groups: Sequence[_Group]) -> torch.Tensor:
+    """The share of the images that each group has."""
+    counts = torch.tensor([float(len(group.meant)) for group in groups])
+    return counts / counts.sum()
 
 
 def _count(settings: FitSettings, share: float) -> int:

@@ -34,7 +34,7 @@ _SAMPLING = Sampling(temperature=1.0, top_p=0.95)  # as in inference
 
 @dataclass(frozen=True)
 class Task:
-    """What the language model is asked for: `item` has the references, and codes that nobody looks at."""
+    """What the language model is asked for. Of `item` only the references of an edit are used, not its codes."""
 
     text: str
     item: EncodedItem
@@ -55,6 +55,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Reinforcement:
+    """How much of a step are images of the model's own, and which of them it learns from."""
+
     weight: float  # of the loss, beside cross-entropy
     tasks: int = 64  # of a step; a quarter of them edits, if the phase has edits
     group: int = 8  # images of a task
