@@ -5,6 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from blip3o_core.checkpoint import open_checkpoint
+from blip3o_core.diffusion.reference_conditioning import append_reference_tokens
+from blip3o_core.models.connector import connect
 from blip3o_core.seeds import seeded
 from blip3o_core.tiny.recipe import loop, references, renderer, stages
 from blip3o_core.tiny.recipe.recipe import Recipe
@@ -37,6 +39,30 @@ def test_both_ways_of_a_reference_are_trained_and_joint_starts_from_them(tmp_pat
     assert checkpoint.reference_mode.cross and checkpoint.reference_mode.noise
     connector = checkpoint.load_language(torch.float32).reference_connector
     assert torch.equal(connector[0].weight, trained[REFERENCE_CONNECTOR + "0.weight"])
+
+
+def test_the_null_condition_is_that_of_inference(tmp_path, monkeypatch):
+    """Catches zeros in its place: guidance then moves away from what SANA never saw."""
+    settings = references.SETTINGS.replace(steps=1, batch=4, seed=5)
+    monkeypatch.setattr(Recipe, "settings", lambda self, full: settings)
+    monkeypatch.setattr(renderer, "IMAGES_PER_STEP", 8)
+    monkeypatch.setattr(renderer, "DROPPED", 1.0)
+    monkeypatch.setattr(references, "_EDITS", 1.0)
+    monkeypatch.setattr(references, "_ALONE", 0.0)
+    seen = []
+
+    def append(*given):
+        seen.append(given)
+        return append_reference_tokens(*given)
+
+    monkeypatch.setattr(references, "append_reference_tokens", append)
+    recipe = Recipe(tmp_path, print, edition=2, stage="references")
+    language = recipe.start_checkpoint().load_language(torch.float32)
+    null = connect(language.connector, torch.zeros(1, 1, language.config.hidden_size))[1]
+    assert null.any()
+    stages.STAGES["references"].run(recipe)
+    ((context, tokens),) = seen
+    assert torch.equal(context, null.expand_as(context)) and not tokens.any()
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 The condition is the renderer's, of the codes alone, because instructions name no textures: those come from the
 references. A reference comes in two ways, as tokens of cross-attention and beside the noise. Some steps leave one of
-them out, so that each serves alone.
+them out, so that each serves alone. The null condition is that of inference from here on, which the connector has.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from torch import nn
 
 from ...checkpoint import Checkpoint
 from ...diffusion.reference_conditioning import append_reference_tokens, predict_side_by_side, reference_tokens
+from ...models.connector import connect
 from ...seeds import seeded
 from ...training.losses import add_noise
 from ...weights.names import REFERENCE_CONNECTOR
@@ -37,8 +38,12 @@ class _Network(nn.Module):
     def __init__(self, checkpoint: Checkpoint):
         super().__init__()
         self.transformer = checkpoint.load_transformer(torch.float32)
-        self.connector = checkpoint.load_language(torch.float32).reference_connector
+        language = checkpoint.load_language(torch.float32)
+        self.connector = language.reference_connector
         self.requires_grad_(True)
+        with torch.no_grad():
+            null = connect(language.connector, torch.zeros(1, 1, language.config.hidden_size))[1]
+        self.register_buffer("null", null)  # (1, 1, width)
 
 
 @dataclass(frozen=True)
@@ -80,11 +85,13 @@ def train(
         meant, clean, noise, dropped, times, error, way = data
         codes, textures = meant.unbind(1)
         context = renderer.oracle_conditions(codes, textures, sizes=sizes) + error
+        context = torch.where(dropped, network.null, context)
         x, velocity = add_noise(clean[:, 0], noise, times)
         references = clean[:, 1:]
         if references.shape[1] and way >= _ALONE:
-            context = append_reference_tokens(context, reference_tokens(network.connector, references))[0]
-        inputs = {"encoder_hidden_states": context.masked_fill(dropped, 0), "timestep": times}
+            tokens = reference_tokens(network.connector, references).masked_fill(dropped, 0)
+            context = append_reference_tokens(context, tokens)[0]
+        inputs = {"encoder_hidden_states": context, "timestep": times}
         if references.shape[1] and way < 1 - _ALONE:
             predicted = predict_side_by_side(network.transformer, x, list(references.unbind(1)), **inputs)
         else:
