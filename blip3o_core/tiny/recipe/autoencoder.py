@@ -4,7 +4,8 @@ Most of every image is flat background. A loss of mostly squared error and edges
 Noise is added to the latents in training, because the decoder will get latents from a diffusion model.
 
 In the second edition the decoder is then refined alone, as the last of DC-AE's own three phases does (arXiv 2410.10733,
-section 3.3), with more words and textures. Latents do not change, so that it may run beside the stages that use them.
+section 3.3), with more words and textures, and errors at objects and letters count more. Latents do not change, so
+that it may run beside the stages that use them.
 """
 
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ RESCALE_IMAGES = 512
 SETTINGS = FitSettings(steps=1200, lr=2.5e-3, muon=0.02, batch=32)
 _EXCLUDED = ("conv_in.", "conv_out.")
 REFINED = FitSettings(steps=2300, lr=1e-3, muon=0.01, batch=24, ema_decay=0.995)
+_OF_OBJECT = 4.0  # how much the error at objects and letters counts while the decoder is refined
 
 
 def pixels(scenes, side: int = model_config.SIDE) -> torch.Tensor:
@@ -61,12 +63,18 @@ def by_canvas(scenes: Iterable[Scene]) -> list[list[Scene]]:
     return list(groups.values())
 
 
-def image_loss(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """0.5 L1 + 10 L2 + 0.7 L1 of the image gradients. Errors in images of low contrast weigh more."""
+def image_loss(made: torch.Tensor, true: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
+    """0.5 L1 + 10 L2 + 0.7 L1 of the image gradients. Errors in images of low contrast weigh more.
+
+    `places` (B, 1, height, width): how much each pixel counts; None: all alike.
+    """
     difference = made.float() - true
     contrast = true.flatten(2).std(-1).mean(1).clamp(0.1, 0.5).view(-1, 1, 1, 1)
-    weight = 0.3 / contrast
-    edges = (difference.diff(dim=-1).abs() * weight).mean() + (difference.diff(dim=-2).abs() * weight).mean()
+    weight = (0.3 / contrast).expand_as(true[:, :1])
+    if places is not None:
+        weight = weight * places / places.mean()
+    edges = (difference.diff(dim=-1).abs() * weight[..., 1:]).mean()
+    edges = edges + (difference.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
     return (difference.abs() * weight).mean() * 0.5 + 10 * (difference.square() * weight).mean() + 0.7 * edges
 
 
@@ -87,35 +95,50 @@ def refine_decoder(network, folder: Path, settings: FitSettings, report: Report 
     total = sum(weight for _, weight in world.weights)
     weights = tuple((name, total / 2 if name == TEXT else weight) for name, weight in world.weights)
     world = replace(world, weights=weights, textured=max(world.textured, 0.8))
-    _fit_round_trip(network, folder, settings, report, world)
+    _fit_round_trip(network, folder, settings, report, world, _OF_OBJECT)
     return network
 
 
-def _fit_round_trip(network, folder: Path, settings: FitSettings, report: Report | None, world: World) -> None:
+def _fit_round_trip(
+    network, folder: Path, settings: FitSettings, report: Report | None, world: World, of_object: float = 1.0
+) -> None:
     """Train what learns of `network` on images that are encoded and decoded."""
     sizes = model_config.sizes_of(world)
 
-    def make_data(generator: torch.Generator) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(images, noise for their latents) of each shape that came up."""
+    def make_data(generator: torch.Generator) -> list[tuple[torch.Tensor, ...]]:
+        """(images, noise for their latents, where objects are if they count more) of each shape that came up."""
         indices = random_integers(generator, 2**40, settings.batch)
         groups = by_canvas(make_scene(0, "train", index, world) for index in indices)
-        images = [drawn(group, sizes.side) for group in groups]
-        return [(one, torch.randn(latent_shape(one, sizes), generator=generator)) for one in images]
+        made = []
+        for group in groups:
+            images = drawn(group, sizes.side)
+            given = images, torch.randn(latent_shape(images, sizes), generator=generator)
+            made.append(given if of_object == 1 else (*given, _of_objects(group, images, sizes.side)))
+        return made
 
-    def loss(data: list[tuple[torch.Tensor, torch.Tensor]]):
-        parts = [(len(images) / settings.batch, group_loss(scaled(images), noise)) for images, noise in data]
+    def loss(data: list[tuple[torch.Tensor, ...]]):
+        parts = [(len(images) / settings.batch, group_loss(scaled(images), *more)) for images, *more in data]
         value = sum(share * loss for share, (loss, _) in parts)
         return value, {"mse": sum(share * error for share, (_, error) in parts)}
 
-    def group_loss(true: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, float]:
+    def group_loss(
+        true: torch.Tensor, noise: torch.Tensor, objects: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, float]:
         latents = network.encode(true).latent
         scale = latents.detach().float().std()
         made = network.decode(latents + noise * scale * 0.05).sample
         # Keeps the latents near unit scale, where bf16 is precise enough.
         size = (latents.float().square().mean() - 1).square()
-        return image_loss(made, true) + 0.01 * size, (made.float() - true).square().mean().item()
+        places = None if objects is None else 1 + (of_object - 1) * objects
+        return image_loss(made, true, places) + 0.01 * size, (made.float() - true).square().mean().item()
 
     fit(network, make_data, loss, settings, folder, _EXCLUDED, report)
+
+
+def _of_objects(scenes: Iterable[Scene], images: torch.Tensor, side: int) -> torch.Tensor:
+    """(B, 1, height, width) bool: pixels of objects and letters in images (B, height, width, 3) of these scenes."""
+    grounds = drawn([replace(scene, objects=(), word=None) for scene in scenes], side)
+    return (images != grounds).any(-1)[:, None]
 
 
 def latent_shape(images: torch.Tensor, sizes: model_config.Sizes) -> tuple[int, int, int, int]:
