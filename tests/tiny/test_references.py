@@ -15,7 +15,7 @@ from tests.tiny.test_recipe_device import Looked, OneDevice
 
 
 def test_both_ways_of_a_reference_are_trained_and_joint_starts_from_them(tmp_path, monkeypatch):
-    """Catches a connector that nothing trains, steps that all have both ways, and what is lost before `joint`."""
+    """Catches a connector that nothing trains, steps that all have both ways, and what `joint` loses."""
     settings = references.SETTINGS.replace(steps=10, batch=4, seed=5, warmup=0, log_every=1, ema_decay=None)
     monkeypatch.setattr(Recipe, "settings", lambda self, full: settings)
     monkeypatch.setattr(renderer, "IMAGES_PER_STEP", 3)
@@ -24,7 +24,7 @@ def test_both_ways_of_a_reference_are_trained_and_joint_starts_from_them(tmp_pat
     monkeypatch.setattr(references, "append_reference_tokens", counted := Counted(references.append_reference_tokens))
     monkeypatch.setattr(references, "predict_side_by_side", beside := Counted(references.predict_side_by_side))
     joined = []
-    monkeypatch.setattr(Recipe, "train_jointly", lambda self, stage, checkpoint, *_: joined.append(checkpoint))
+    monkeypatch.setattr(Recipe, "train_jointly", lambda self, stage, *given, **_: joined.append(given))
     reported: list[dict] = []
     recipe = Recipe(tmp_path, reported.append, edition=2, stage="references")
     before = load_file(recipe.start_checkpoint().folder / "model.safetensors")
@@ -35,7 +35,9 @@ def test_both_ways_of_a_reference_are_trained_and_joint_starts_from_them(tmp_pat
     assert not torch.equal(trained[first], before[first]) and trained[REFERENCE_CONNECTOR + "0.weight"].any()
 
     stages.STAGES["joint"].run(recipe)
-    checkpoint = open_checkpoint(joined[0])
+    folder, _, _, rates = joined[0]
+    assert rates.keys() == {"connector", "sana", "reference_cross"}  # the language model's codes would get worse
+    checkpoint = open_checkpoint(folder)
     assert checkpoint.reference_mode.cross and checkpoint.reference_mode.noise
     connector = checkpoint.load_language(torch.float32).reference_connector
     assert torch.equal(connector[0].weight, trained[REFERENCE_CONNECTOR + "0.weight"])
