@@ -192,7 +192,7 @@ def _joint(recipe: Recipe) -> None:
         return recipe.train_jointly("joint", start, ["captions", "weak"], 900, RATES)
     _require_parts_that_fit(recipe)
     packs, rates = ["captions", "weak", "phrasings", "edits", "edits"], _divided_rates(4)
-    # It has learnt from images of its own. Cross-entropy takes a part of that away: docs/LOG.md, 2026-11-28.
+    # The language model has learnt from images of its own; cross-entropy would take a part of that away (docs/LOG.md).
     del rates["language"]
     rates["reference_cross"] = rates["connector"]
     start = _with_references(recipe, recipe.start_checkpoint(), "joint")
