@@ -58,12 +58,8 @@ HELD_BACK_EVERY = 8  # one scene in eight is held back
 LOW_CONTRAST = (("purple", "blue"), ("pink", "yellow"), ("orange", "red"), ("orange", "yellow"))
 
 _RADII = {1: (16, 30), 2: (15, 24), 3: (14, 19), 4: (14, 19), "small": (13, 16.5), "large": (24, 29)}
-_OBLONG_RADII: dict[int | str, tuple[int, ...]] = {
-    1: (16, 20),
-    2: (16, 20),
-    3: (16,),
-    4: (16,),
-}  # few, because each is many codes
+# Few, because each is many codes
+_OBLONG_RADII: dict[int | str, tuple[int, ...]] = {1: (16, 20), 2: (16, 20), 3: (16,), 4: (16,)}
 _SNAPPED_RADII = {1: (16, 20, 24, 28), 2: (16, 20, 24), 3: (16, 20), 4: (16,), "small": (16,), "large": (28,)}
 _CELL, _SNAPPED_CELL = (3.6, 5.0), 4.0  # side of a font pixel
 PATCH = 16  # units; in the second edition every letter stands in a patch of the 8 x 8 codes
