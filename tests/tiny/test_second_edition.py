@@ -28,12 +28,13 @@ from blip3o_core.tiny.judge.corruptions import MORE_CORRUPTIONS, corrupt, corrup
 from blip3o_core.tiny.judge.degradation import Degradation, degrade
 from blip3o_core.tiny.judge.judge import detect
 from blip3o_core.tiny.judge.report import MORE_WRONG_EDITS, NAMED_TEXTURES, true_images, true_rows
+from blip3o_core.tiny.recipe.renderer import _scene
 from blip3o_core.tiny.scenes.caption_reader import read_caption
 from blip3o_core.tiny.scenes.captions import phrasings
 from blip3o_core.tiny.scenes.edits import COMPOSE, edit_kinds, instructions
 from blip3o_core.tiny.scenes.shapes import SHAPES
 from blip3o_core.tiny.scenes.spec import compare, detection_of
-from blip3o_core.tiny.scenes.textures import SOLID, TEXTURES, displacement, surface
+from blip3o_core.tiny.scenes.textures import KINDS, SOLID, TEXTURES, Texture, displacement, surface
 from blip3o_core.tiny.scenes.words import LETTERS
 from blip3o_core.tiny.scenes.world import (
     CANVASES,
@@ -116,6 +117,17 @@ def test_textures_are_named_in_half_of_the_captions_and_only_what_is_named_is_as
     scene = Scene("colors", (SceneObject("circle", "red", 64, 64, 20, TEXTURES[0]),), "grey", texture=TEXTURES[4])
     assert caption(replace(scene, textures_named=True)) == "a striped red circle on a dotted grey background"
     assert caption(scene) == "a red circle"
+
+
+def test_a_named_texture_is_the_first_of_its_kind_and_others_are_any():
+    """Catches a caption that leaves open which stripes it means, and references that are all alike."""
+    of_training = [_scene(index, WORLD) for index in range(200)]
+    used = {True: set(), False: set()}
+    for scene in scenes(60) + of_training:
+        used[scene.textures_named] |= {scene.texture, *(obj.texture for obj in scene.objects)}
+    assert used[True] == {SOLID, *map(Texture, KINDS)}
+    assert used[False] == {SOLID, *TEXTURES}
+    assert 0.6 < sum(scene.textures_named for scene in of_training) / len(of_training) < 0.85
 
 
 # ---- words

@@ -20,7 +20,7 @@ from ...seeds import seeded
 from ...training.losses import add_noise
 from ...weights.names import SANA
 from ..scenes.textures import KINDS
-from ..scenes.world import UNITS, Scene, World
+from ..scenes.world import UNITS, Scene, World, with_named_textures
 from .ahead import made_ahead
 from .autoencoder import by_canvas, drawn, encode_images
 from .gates import accuracy_by_category, held_back_scenes
@@ -95,7 +95,7 @@ def _scene(index: int, world: World) -> Scene:
     if not world.textured:
         return make_scene(0, "train", index, world)
     scene = make_scene(0, "train", index, replace(world, textured=_TEXTURED))
-    return replace(scene, textures_named=scene.textures_named or index % 10 < _NAMED)
+    return with_named_textures(scene) if index % 10 < _NAMED else scene
 
 
 def _codes_and_textures(scenes: list[Scene], sizes: Sizes) -> torch.Tensor:

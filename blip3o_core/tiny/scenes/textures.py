@@ -4,8 +4,9 @@ A pattern is fixed to the image, in units, so that an autoencoder meets few of t
 on. Its mean is zero: the mean colour of a textured surface is its colour. The codes of the image tokenizer say nothing
 of textures.
 
-Captions name a kind, not its variant. A renderer that is unsure which is meant draws their mean, so a kind whose
-variants cancel out has one: light falls from above, and every grain is the same.
+Captions name a kind, not its variant, and a renderer that is unsure which is meant makes their mean, which is plain. So
+a texture that a caption names is the first of its kind. The others are in images whose captions name none: they come
+from a reference. Light falls from above, and every grain is the same.
 """
 
 import math
@@ -40,6 +41,10 @@ def any_texture(rng: KeyedRandom) -> Texture:
     """Each kind as often as the others."""
     kind = rng.choice(KINDS)
     return Texture(kind, rng.below(VARIANTS[kind]))
+
+
+def first_of_its_kind(texture: Texture) -> Texture:
+    return Texture(texture.kind)
 
 
 def displacement(rgb) -> np.ndarray:

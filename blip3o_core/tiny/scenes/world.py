@@ -16,7 +16,7 @@ from ...errors import Blip3oError
 from .font import CHARACTERS, HEIGHT, PITCH, WIDTH
 from .keyed_random import KeyedRandom
 from .shapes import BOXES, SHAPES
-from .textures import SOLID, Texture, any_texture, displacement
+from .textures import SOLID, Texture, any_texture, displacement, first_of_its_kind
 from .words import LETTERS, MORE_WORDS, WORDS
 
 UNITS = 128
@@ -352,8 +352,15 @@ def _with_textures(rng: KeyedRandom, scene: Scene) -> Scene:
             chosen = chosen[:1] * len(chosen)
         if texture != SOLID or any(one != SOLID for one in chosen):
             objects = tuple(replace(obj, texture=one) for obj, one in zip(scene.objects, chosen, strict=True))
-            return replace(scene, objects=objects, texture=texture, textures_named=rng.chance(0.5))
+            scene = replace(scene, objects=objects, texture=texture)
+            return with_named_textures(scene) if rng.chance(0.5) else scene
     return scene
+
+
+def with_named_textures(scene: Scene) -> Scene:
+    """The scene with a caption that names its textures, so that each is the first of its kind."""
+    objects = tuple(replace(obj, texture=first_of_its_kind(obj.texture)) for obj in scene.objects)
+    return replace(scene, objects=objects, texture=first_of_its_kind(scene.texture), textures_named=True)
 
 
 def _pick_kinds(rng: KeyedRandom, count: int, colours, colours_named: bool) -> list[tuple[str, str]]:
