@@ -39,7 +39,7 @@ class Loader(Node):
                     options=folders.checkpoints(),
                     default=folders.bundled.NAME,
                     tooltip="The model that makes the image: a folder in models/blip3o. The bundled one needs no "
-                    "download; it knows coloured shapes only.",
+                    "download; it knows only coloured shapes and short words.",
                 ),
                 io.Combo.Input(
                     "dtype",

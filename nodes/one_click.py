@@ -160,7 +160,7 @@ def _checkpoint_input():
         options=folders.checkpoints(),
         default=folders.bundled.NAME,
         tooltip="The model that makes the image: a folder in models/blip3o. The bundled one needs no download; it "
-        "knows coloured shapes only.",
+        "knows only coloured shapes and short words.",
     )
 
 

@@ -86,8 +86,8 @@ def image_edit() -> Blueprint:
     end = sample.add("PreviewImage", images=[chain.decode, 0])
     return Blueprint(
         sample.name, "Image generation and editing/Edit image",
-        "Changes an image as a sentence says, with BLIP3o-NEXT. The bundled tiny model knows coloured shapes only; for "
-        "photographs choose BLIP3o-NEXT-edit-VAE and 30 steps.",
+        "Changes an image as a sentence says, with BLIP3o-NEXT. The bundled tiny model knows only coloured shapes and "
+        "short words; for photographs choose BLIP3o-NEXT-edit-VAE and 30 steps.",
         sample, [image, end],
         [(chain.generator, "prompt"), (loader, "checkpoint"), (chain.generator, "seed"),
          (chain.sampler, "noise_seed"), (chain.sampler, "steps"), (chain.sampler, "guidance")],

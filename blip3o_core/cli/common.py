@@ -86,7 +86,8 @@ def read_loras(arguments: argparse.Namespace, checkpoint) -> None:
 
 def _model_name(checkpoint) -> str:
     name = display_name(checkpoint.folder)
-    return "the bundled one, for coloured shapes only (--checkpoint DIR chooses another)" if name == NAME else name
+    bundled = "the bundled one, for coloured shapes and short words only (--checkpoint DIR chooses another)"
+    return bundled if name == NAME else name
 
 
 def dtype_of(name: str):

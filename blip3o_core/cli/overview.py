@@ -14,7 +14,7 @@ def overview(checkpoint: Checkpoint) -> str:
     name = display_name(c.folder)
     side, multiple = c.trained_side, c.latent_multiple
     lines = [
-        ("checkpoint", f"{name}: coloured shapes only" if name == NAME else name),
+        ("checkpoint", f"{name}: coloured shapes and short words only" if name == NAME else name),
         ("on disk", size_in_words(sum(file.stat().st_size for file in {entry.file for entry in c.tensors.values()}))),
         ("memory", _memory(c)),
         ("image size", f"{side}x{side}; other sizes in multiples of {multiple} pixels"),

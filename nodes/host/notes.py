@@ -111,8 +111,9 @@ def of_photographs(images: list[Image.Image]) -> list[str]:
     if not found:
         return []
     return [
-        f"Reference image {' and '.join(found)} looks like a photograph. The bundled model knows coloured shapes "
-        "only and will not keep it. To edit photographs choose a published edit checkpoint in BLIP3o Loader."
+        f"Reference image {' and '.join(found)} looks like a photograph. The bundled model knows only coloured "
+        "shapes and short words, and will not keep it. To edit photographs choose a published edit checkpoint in "
+        "BLIP3o Loader."
     ]
 
 

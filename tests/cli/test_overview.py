@@ -36,7 +36,7 @@ def parameters(folder, *unless: str) -> int:
 def test_the_bundled_model_is_described(answers):
     """Catches a size in parameters or blocks, the published 1024, and references that the prompt has no room for."""
     told = answers()
-    assert told.pop("checkpoint") == "BLIP3o-NEXT-tiny (bundled): coloured shapes only"
+    assert told.pop("checkpoint") == "BLIP3o-NEXT-tiny (bundled): coloured shapes and short words only"
     megabytes = sum(path.stat().st_size for path in BUNDLED.glob("*.safetensors")) / 1e6
     assert told.pop("on disk") == f"{megabytes:.1f} MB" and megabytes > 10
     # 512 tokens of prompt, of them 60 for words: seven images of 64 tokens.

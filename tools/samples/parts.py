@@ -198,7 +198,8 @@ def edit_columns(
 
 PUBLISHED_AT = "https://huggingface.co/BLIP3o"
 TINY = (
-    "The bundled **tiny model** knows up to four coloured shapes (circle, square, triangle, star, ring, cross) at "
+    "The bundled **tiny model** knows up to four coloured shapes (circle, square, triangle, star, ring, cross), "
+    "striped, dotted, checked, shaded or grainy, and words of two to six letters in quotes, at "
     f"{SIDE} x {SIDE} pixels. Upscale Image By only enlarges its images.\n\n"
 )
 PHOTOGRAPHS = (
