@@ -3,7 +3,7 @@
 `workflows/api/*.json` are the same as its Export (API) writes them, for scripts and `blip3o queue`.
 
 The graphs are in `samples/`; the frontend turns each into the file a person would save. What the bundled model draws
-with a sample becomes its thumbnail among ComfyUI's templates; samples for a published checkpoint have none.
+with a sample becomes its thumbnail among ComfyUI's templates.
 """
 
 import argparse
@@ -223,9 +223,8 @@ def main() -> None:
             save_workflow(WORKFLOWS / f"{sample.name}.json", workflow)
             save_workflow(API / f"{sample.name}.json", prompt)
             print(f"workflows/{sample.name}.json")
-            if sample.tiny:
-                write_thumbnail(client, sample, workflow, WORKFLOWS / f"{sample.name}.jpg")
-                print(f"workflows/{sample.name}.jpg")
+            write_thumbnail(client, sample, workflow, WORKFLOWS / f"{sample.name}.jpg")
+            print(f"workflows/{sample.name}.jpg")
 
 
 if __name__ == "__main__":

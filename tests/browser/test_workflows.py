@@ -12,7 +12,7 @@ from tools.screenshots import run_in_page
 from tools.workflows import flat, made
 
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
-TINY = [sample.name for sample in SAMPLES if sample.tiny]
+TINY = [sample.name for sample in SAMPLES]
 FIRST = 4  # of SAMPLES: every run of the tests opens and draws them in the page, `make test-long` all
 READABLE = 0.6  # zoom
 NOTES = {"MarkdownNote"}  # the frontend's own, unknown to the server

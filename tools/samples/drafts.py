@@ -3,12 +3,12 @@
 from .parts import (
     NOTE,
     PHOTOGRAPHS,
-    RING,
     SAMPLER,
     SIDE,
     START,
     TINY,
     TO_EDIT,
+    WORD,
     Chain,
     Sample,
     Subgraph,
@@ -82,9 +82,9 @@ def best_of() -> Sample:
         (
             "## The best of eight\n\nAnother seed gives another image of a prompt, and some are wrong. This "
             "makes eight, scores each, and saves the best. Score Images shows the scores, Pick Best says which "
-            "image it is.\n\nThe reward **tiny** judges the bundled model's shapes. For words in an image choose "
-            "**text**; for models of your own put them into models/blip3o_rewards. Two Score Images in a row add "
-            "up.\n\n"
+            "image it is.\n\nThe reward **tiny** judges the bundled model's shapes and words. For words in larger "
+            "images choose **text**; for models of your own put them into models/blip3o_rewards. Two Score Images in a "
+            "row add up.\n\n"
         )
         + TINY
         + PHOTOGRAPHS
@@ -157,7 +157,7 @@ def compare() -> Sample:
 def save_tokens() -> Sample:
     sample = Sample("BLIP3o-13-Save-and-Load-Tokens", note_height=410)
     loader = load(sample)
-    chain = add_chain(sample, loader, RING)
+    chain = add_chain(sample, loader, WORD)
     kept = sample.add("BLIP3oSaveTokens", tokens=[chain.generator, 0], filename_prefix="tokens/BLIP3o")
     sample.prompt[chain.conditioner]["inputs"]["tokens"] = [kept, 0]
     sample.note = (

@@ -1,15 +1,21 @@
 """Edits of one image and of several."""
 
 from .parts import (
+    COMPOSED,
     EDIT,
     EDITS,
-    PUBLISHED_SIDE,
+    SIDE,
+    TEXTURED,
     TINY,
+    TO_COMPOSE,
+    TO_KEEP,
+    TO_WIDEN,
     Sample,
     Subgraph,
     add_chain,
     edit_columns,
     encode,
+    enlarge,
     load,
     save,
     start_image,
@@ -20,6 +26,7 @@ SAY = (
     "Say in one sentence **what should change**. A new **seed** is another try. Lower **cross_strength** or "
     "**noise_strength** to move away from the original.\n\n"
 )
+MASKED_EDIT = "change the blue square to green"
 OWN = "**For your own image** delete the node **An image to edit** and add Load Image in its place.\n\n"
 
 
@@ -36,32 +43,35 @@ def edit() -> Sample:
 
 
 def masked_edit() -> Sample:
-    sample = Sample("BLIP3o-4-Masked-Edit", tiny=False, note_height=360)
+    sample = Sample("BLIP3o-4-Masked-Edit", note_height=360)
     loader = load(sample)
-    start, shown = start_image(sample, loader, prompt="a house on the left and a tree on the right")
-    half = {"width": PUBLISHED_SIDE // 2, "height": PUBLISHED_SIDE}
-    black = sample.add("SolidMask", value=0.0, **{**half, "width": PUBLISHED_SIDE})
-    white = sample.add("SolidMask", value=1.0, **half)
-    mask = sample.add(
-        "MaskComposite", destination=[black, 0], source=[white, 0], x=PUBLISHED_SIDE // 2, y=0, operation="add"
-    )  # fmt: skip
+    start, shown = start_image(sample, loader, prompt=TEXTURED)
+    # Where the image has little red is the blue square; a rim around it may change, too.
+    red = sample.add("ImageToMask", image=[start, 0], channel="red")
+    inverted = sample.add("InvertMask", mask=[red, 0])
+    square = sample.add("ThresholdMask", mask=[inverted, 0], value=0.5)
+    mask = sample.add("GrowMask", mask=[square, 0], expand=SIDE // 32, tapered_corners=True)
     visible = sample.add("MaskToImage", mask=[mask, 0])
     seen = sample.add("PreviewImage", images=[visible, 0])
     sample.heights |= {shown: 270, seen: 270}
     sample.room["What may change"] = 78
-    sample.subgraphs["What may change"] = Subgraph([black, white, mask, visible], [], ["mask", "to see"])
+    sample.subgraphs["What may change"] = Subgraph([red, inverted, square, mask, visible], [], ["mask", "to see"])
     encoder = encode(sample, loader, start, mask=[mask, 0])
-    chain = add_chain(sample, loader, "change the tree to a birch in autumn", encoder)
+    chain = add_chain(sample, loader, MASKED_EDIT, encoder)
     whole = sample.add(
         "BLIP3oMaskedEdit", original=[start, 0], edited=[chain.decode, 0], mask=[mask, 0], feather=0
     )  # fmt: skip
     sample.note = (
-        "## Edit a part of an image\n\n**Needs a published checkpoint.** The bundled tiny model mostly gets this "
-        "wrong: choose BLIP3o-NEXT-edit-VAE in BLIP3o Loader first.\n\nWhite in the mask may change, here the "
-        "right half. Where it is black, **every pixel stays as it was**: BLIP3o Masked Edit puts the edit into "
-        "the original.\n\nWith Load Image you paint the mask: right-click the image, choose **Open in Mask "
-        "Editor**, and connect its MASK.\n\n"
-    ) + EDITS
+        (
+            "## Edit a part of an image\n\nWhite in the mask may change, here what is blue. Where it is black, **every "
+            "pixel stays as it was**: BLIP3o Masked Edit puts the edit into the original.\n\n**To paint the mask** "
+            "delete **What may change** and the image before it, add Load Image, right-click its image, choose **Open "
+            "in Mask Editor**, and connect IMAGE and MASK.\n\n"
+        )
+        + TINY
+        + EDITS
+    )
+    sample.compared = shown
     edit_columns(
         sample, loader, [shown, "What may change", seen, encoder], chain,
         save(sample, whole), after=[whole],
@@ -70,35 +80,42 @@ def masked_edit() -> Sample:
 
 
 def two_references() -> Sample:
-    sample = Sample("BLIP3o-5-Two-References", tiny=False, note_height=360)
+    sample = Sample("BLIP3o-5-Two-References", note_height=360)
     loader = load(sample)
     first, second, shown = _two(sample, loader)
     encoder = encode(sample, loader, first, second)
-    chain = add_chain(sample, loader, "put the hat of image 2 on the dog of image 1", encoder)
+    chain = add_chain(sample, loader, COMPOSED, encoder)
     counts = sample.add("PreviewAny", source=[chain.generator, 1])
     sample.note = (
-        "## Edit with two images\n\n**Needs a published checkpoint.** The bundled tiny model learned from one image "
-        "at a time and gets this wrong: choose BLIP3o-NEXT-edit-VAE in BLIP3o Loader first.\n\nWrite **image 1** or "
-        "**image 2** in the prompt: the sockets have these numbers. A new socket appears when you connect the last "
-        "one, up to eight. Each takes up part of the prompt; the text under the prompt shows how much.\n\n"
-    ) + EDITS
+        (
+            "## Edit with two images\n\nWrite **image 1** or **image 2** in the prompt: the sockets have these "
+            "numbers. A new socket appears when you connect the last one, up to eight; the tiny model knows two. Each "
+            "takes up part of the prompt; the text under the prompt shows how much.\n\n"
+        )
+        + TINY
+        + EDITS
+    )
+    sample.compared = shown
     edit_columns(sample, loader, [shown, encoder], chain, save(sample, chain.decode), [counts])
     return sample
 
 
 def wide_edit() -> Sample:
-    sample = Sample("BLIP3o-6-Wide-Edit", tiny=False, note_height=360)
+    sample = Sample("BLIP3o-6-Wide-Edit", note_height=360)
     loader = load(sample)
-    start, shown = start_image(sample, loader, "A wide image to edit", "a mountain lake in summer", wide=True)
+    start, shown = start_image(sample, loader, "A wide image to edit", TO_WIDEN, wide=True)
     encoder = encode(sample, loader, start)
-    chain = add_chain(sample, loader, "make it winter", encoder)
+    chain = add_chain(sample, loader, EDIT, encoder)
     sizes = sample.add("PreviewAny", source=[encoder, 3])
     sample.note = (
-        "## Edit a wide image\n\n**Needs a published checkpoint.** The bundled tiny model learned from square images "
-        "and gets this wrong: choose BLIP3o-NEXT-edit-VAE in BLIP3o Loader first.\n\nThe language model sees a square, "
-        "so the image is stretched into one; **fit** has other options. The diffusion transformer sees the image at "
-        "its own shape, and the result has that shape, too. The text under the encoder shows the sizes after a run.\n\n"
-    ) + EDITS
+        (
+            "## Edit a wide image\n\nThe language model sees a square, so the image is stretched into one; **fit** has "
+            "other options. The diffusion transformer sees the image at its own shape, and the result has that shape, "
+            "too. The text under the encoder shows the sizes after a run.\n\n"
+        )
+        + TINY
+        + EDITS
+    )
     edit_columns(sample, loader, [shown, encoder, sizes], chain, save(sample, chain.decode))
     return sample
 
@@ -127,7 +144,7 @@ def edit_another_models_output() -> Sample:
 def keep_unchanged() -> Sample:
     sample = Sample("BLIP3o-8-Keep-Unchanged")
     loader = load(sample)
-    start, shown = start_image(sample, loader)
+    start, shown = start_image(sample, loader, prompt=TO_KEEP)
     encoder = encode(sample, loader, start)
     chain = add_chain(sample, loader, "Keep the image unchanged.", encoder)
     both = stitch(sample, start, chain.decode, 2)
@@ -146,14 +163,17 @@ def keep_unchanged() -> Sample:
 
 def _two(sample: Sample, loader: str) -> tuple[str, str, str]:
     """Adds the subgraph that makes two images as one batch -> the nodes that give each of them and show both."""
-    chain = add_chain(sample, loader, "a small dog on a beach\na red party hat on a white background")
+    chain = add_chain(sample, loader, TO_COMPOSE)
     first, second = (
         sample.add("ImageFromBatch", image=[chain.decode, 0], batch_index=k, length=1) for k in range(2)
     )  # fmt: skip
-    both = stitch(sample, first, second)
+    stitched = stitch(sample, first, second)
+    both = enlarge(sample, stitched)
     shown = sample.add("PreviewImage", images=[both, 0])
     sample.subgraphs["Two images to edit"] = Subgraph(
-        [*chain.ids, first, second, both], [(chain.generator, "prompt")], ["image_1", "image_2", "to see"]
+        [*chain.ids, first, second, stitched, both],
+        [(chain.generator, "prompt")],
+        ["image_1", "image_2", "to see"],
     )
     sample.heights |= {"Two images to edit": 230, shown: 270}
     return first, second, shown

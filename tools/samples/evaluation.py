@@ -2,18 +2,19 @@
 
 from .parts import NOTE, PHOTOGRAPHS, TINY, Sample, add_chain, load
 
-# The bundled model gets most of them right, and some of four objects wrong.
-PROMPTS = """# colours
-a red circle
-a blue star
+# The bundled model gets most of them right, and some of four objects or six letters wrong.
+PROMPTS = """# surfaces
+a striped red circle
+a checked blue square on a dotted yellow background
 # position
 a red circle left of a blue star
 a green square above a purple ring
 # counting
-two yellow triangles
 three red circles
 four green stars on a yellow background
-four blue squares on a yellow background"""
+# words
+the word "SUN" in blue
+the word "DRAGON" in green"""
 
 
 def evaluate_prompts() -> Sample:

@@ -7,8 +7,7 @@ from blip3o_core.tiny.evaluation import GUIDANCE, STEPS
 from tools.comfyui.graphs import SIDE
 
 ENLARGE = 512 // SIDE
-# Of samples that are not for the bundled model
-PUBLISHED, PUBLISHED_SIDE, PUBLISHED_STEPS = "BLIP3o-NEXT-edit-VAE", 1024, 30
+WIDE = SIDE * 3 // 2, SIDE * 3 // 4  # what the bundled model learned as "a wide image"
 SAMPLER = "BLIP3oDiffusionSampler"
 SAMPLING = {"sampling": "sample", "sampling.top_k": 1200, "sampling.top_p": 0.95, "sampling.temperature": 1.0}
 NOTE = "note"  # its place among the ids of a column
@@ -20,6 +19,12 @@ TO_EDIT = "a red circle left of a blue square"
 EDIT = "make the background yellow"
 TO_BRUSH = "a red circle left of a blue star on a yellow background"
 BRUSHED = "a red circle left of a green square on a yellow background"
+TEXTURED = "a red circle left of a blue square on a checked yellow background"
+TO_KEEP = "a striped red circle left of a blue square on a dotted grey background"
+TO_WIDEN = "a wide image of a red circle left of a blue square"
+TO_COMPOSE = "a striped red circle left of a green square\na purple triangle left of a dotted blue star"
+COMPOSED = "the circle of image 1 and the star of image 2 on a yellow background"
+WORD = 'the word "SUN" in yellow on a blue background'
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,10 @@ class Column:
 
 @dataclass
 class Sample:
-    """A workflow to write. `tiny`: whether the bundled model does what the sample shows."""
+    """A workflow to write, for the bundled model."""
 
     name: str
     note: str = ""
-    tiny: bool = True
     trains: bool = False  # and so takes much longer than the others
     note_height: int = 330
     prompt: dict[str, dict] = field(default_factory=dict)
@@ -102,7 +106,7 @@ class Chain:
 
 
 def load(sample: Sample) -> str:
-    return sample.add("BLIP3oLoader", checkpoint=NAME if sample.tiny else PUBLISHED, dtype="auto")
+    return sample.add("BLIP3oLoader", checkpoint=NAME, dtype="auto")
 
 
 def add_chain(
@@ -124,12 +128,11 @@ def add_render(
     """Adds the nodes that render what node `tokens` gives first -> conditioner, empty latent, sampler, decoder."""
     reference = {} if encoder is None else {"reference": [encoder, 0]}
     conditioner = sample.add("BLIP3oHiddenStateConditioner", lm=[loader, 0], tokens=[tokens, 0], **reference)
-    side, steps = (SIDE, STEPS) if sample.tiny else (PUBLISHED_SIDE, PUBLISHED_STEPS)
-    size = {"width": side * 3 // 2 if wide else side, "height": side}
+    size = dict(zip(("width", "height"), WIDE if wide else (SIDE, SIDE), strict=True))
     empty = None if encoder else sample.add("EmptyLatentImage", **size, batch_size=1)
     wires = {
         "model": [loader, 1], "positive": [conditioner, 0], "negative": [conditioner, 1],
-        "latent_image": [encoder, 2] if encoder else [empty, 0], "steps": steps, "denoise": 1.0,
+        "latent_image": [encoder, 2] if encoder else [empty, 0], "steps": STEPS, "denoise": 1.0,
     }  # fmt: skip
     rendered = sample.add(SAMPLER, **wires, noise_seed=1, guidance=GUIDANCE)
     decode = sample.add("VAEDecode", samples=[rendered, 0], vae=[loader, 2])
@@ -137,15 +140,13 @@ def add_render(
 
 
 def enlarge(sample: Sample, image: str) -> str:
-    """The bundled model's are a postage stamp on a screen; what a published checkpoint makes is large enough."""
-    if not sample.tiny:
-        return image
+    """The bundled model's are a postage stamp on a screen."""
     return sample.add("ImageScaleBy", image=[image, 0], upscale_method="bicubic", scale_by=float(ENLARGE))
 
 
 def save(sample: Sample, image: str) -> list[str]:
     larger = enlarge(sample, image)
-    return [*([larger] if sample.tiny else []), sample.add("SaveImage", images=[larger, 0], filename_prefix="BLIP3o")]
+    return [larger, sample.add("SaveImage", images=[larger, 0], filename_prefix="BLIP3o")]
 
 
 def show(sample: Sample, image: str) -> tuple[str, str]:
@@ -175,8 +176,7 @@ def start_image(
     chain = add_chain(sample, loader, prompt, wide=wide)
     larger = enlarge(sample, chain.decode)
     shown = sample.add("PreviewImage", images=[larger, 0])
-    ids = [*chain.ids, *([larger] if sample.tiny else [])]
-    sample.subgraphs[title] = Subgraph(ids, [(chain.generator, "prompt")], ["image", "to see"])
+    sample.subgraphs[title] = Subgraph([*chain.ids, larger], [(chain.generator, "prompt")], ["image", "to see"])
     sample.heights[title] = 230
     return chain.decode, shown
 
