@@ -11,7 +11,7 @@ LINT = $(VENV) -m ruff check . && $(VENV) -m ruff format --check . && $(VENV) -m
 .PHONY: demo evaluate serve test test-fast test-core test-parity test-host test-browser test-oldest test-long lint format
 .PHONY: environment docs images workflows screenshots locales node-contract
 
-demo: environment  ## render three prompts with the bundled model, through the sample workflow in a real ComfyUI
+demo: environment  ## make README's nine images with the bundled model in a real ComfyUI
 	$(VENV) -m tools.demo --out $(DEMO)
 
 evaluate: environment  ## how often the bundled model does what it is told, and which of its parts errs

@@ -5,33 +5,41 @@ import io
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from blip3o_core.reports.contact_sheet import make_contact_sheet
 from tools.comfyui.client import Client
 from tools.comfyui.server import Server
-from tools.comfyui.workflow import load_workflow, node_of, to_prompt
 from tools.environment import TOP
-
-PROMPTS = (
-    "a red circle left of a blue star",
-    "a green triangle on a yellow background",
-    "a pink square and a cyan cross on a black background",
-)
-_IMAGE, _LETTERS = 320, 16  # px in the grid
+from tools.images.nine import NINE, Cell, page, wrong
+from tools.samples.parts import Sample, add_chain, encode, load
 
 
-def generate(client: Client, prompts: tuple[str, ...]) -> tuple[list[np.ndarray], list[float]]:
-    """Run the text to image sample for each prompt -> images (H, W, 3) uint8, and the seconds that each took."""
-    graph = to_prompt(load_workflow("BLIP3o-1-Text-to-Image"), client.object_info())
+def graph(cells: Sequence[Cell]) -> tuple[dict, list[str]]:
+    """One graph for all cells in API format, and the ids of the nodes that save their images."""
+    sample = Sample("Demo")
+    loader, decoded, saved = load(sample), [], []
+    for cell in cells:
+        sources = [decoded[number - 1] for number in cell.sources]
+        chain = add_chain(sample, loader, cell.words, encode(sample, loader, *sources) if sources else None)
+        sample.prompt[chain.generator]["inputs"]["seed"] = cell.seed
+        sample.prompt[chain.sampler]["inputs"]["noise_seed"] = cell.seed
+        decoded.append(chain.decode)
+        saved.append(sample.add("SaveImage", images=[chain.decode, 0], filename_prefix="demo"))
+    return sample.prompt, saved
+
+
+def generate(client: Client, cells: Sequence[Cell] = NINE) -> tuple[list[np.ndarray], list[float]]:
+    """Make the images one by one -> (H, W, 3) uint8 of each, and the seconds that each took."""
+    whole, saved = graph(cells)
     images, seconds = [], []
-    for prompt in prompts:
-        node_of(graph, "BLIP3oTokenGenerator")[1]["prompt"] = prompt
+    for own in saved:
+        asked = {id: part for id, part in whole.items() if id == own or id not in saved}
         started = time.monotonic()
-        result = client.run(graph, timeout=600)
+        result = client.run(asked, timeout=600)
         seconds.append(time.monotonic() - started)
         if result.status != "success":
             raise SystemExit(f"{result.status}: {result.error.get('exception_message')}")
@@ -40,21 +48,20 @@ def generate(client: Client, prompts: tuple[str, ...]) -> tuple[list[np.ndarray]
     return images, seconds
 
 
-def grid(images: list[np.ndarray]) -> np.ndarray:
-    """One row of images, each above its prompt."""
-    return make_contact_sheet(images, PROMPTS, len(PROMPTS), _IMAGE, _LETTERS)
-
-
 def demo(out: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch)) as server, server.client() as client:
-        images, seconds = generate(client, PROMPTS)
+        images, seconds = generate(client)
     out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid(images)).save(out)
+    page(images).save(out)
     first, *others = seconds
     each = sum(others) / len(others)
     print(
         f"{os.cpu_count()} CPU cores: {first:.1f} s for the first image, loading included; {each:.1f} s for the others"
     )
+    faults = wrong(images)
+    print(f"{len(images) - len(faults)} of {len(images)} are what their words say, as the judge of their world sees it")
+    for words, reasons in faults.items():
+        print(f"  {words}: {'; '.join(reasons)}")
     print(out)
 
 

@@ -13,6 +13,8 @@ from tests.support.odd_prompts import ODD_PROMPTS
 from tools import demo
 from tools.comfyui.graphs import SIDE, text_to_image
 from tools.comfyui.workflow import load_workflow, node_of, to_prompt
+from tools.images.nine import NINE, PER_ROW, page, wrong
+from tools.images.nine import SIDE as SHOWN
 
 
 def picture(client, result) -> np.ndarray:
@@ -44,10 +46,11 @@ def test_the_sample_workflow_draws_what_it_says(client):
 
 
 def test_the_demo_draws_each_of_its_prompts(client):
-    """Catches a demo that shows one picture three times, or times a run that the server had in its cache."""
-    pictures, seconds = demo.generate(client, demo.PROMPTS)
-    assert len({drawn.tobytes() for drawn in pictures}) == len(seconds) == 3 and min(seconds) > 0
-    assert demo.grid(pictures).shape[1] > 3 * 320
+    """Catches a demo that shows one picture nine times, a wrong one, or an edit of another image than it says."""
+    pictures, seconds = demo.generate(client)
+    assert len({drawn.tobytes() for drawn in pictures}) == len(seconds) == len(NINE) and min(seconds) > 0
+    assert wrong(pictures) == {}
+    assert page(pictures).width > PER_ROW * SHOWN
 
 
 @pytest.mark.parametrize("prompt", ODD_PROMPTS.values(), ids=ODD_PROMPTS)

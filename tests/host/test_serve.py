@@ -11,6 +11,7 @@ from tests.support.paths import TOP
 from tools.comfyui.client import Client
 from tools.comfyui.server import free_port
 from tools.demo import generate
+from tools.images.nine import prompt
 
 WORDS = [sys.executable, "-m", "tools.serve", "--no-browser"]
 
@@ -53,7 +54,7 @@ def test_an_image_outlives_the_server(tmp_path):
         for word in (f"{base}/output", f"{models}/blip3o", f"{base}/server.log", "/?template=BLIP3o-1-Text"):
             assert word in said
         with Client(address) as client:
-            generate(client, ("a red circle left of a blue star",))
+            generate(client, (prompt("a red circle left of a blue star"),))
             [loader] = client.object_info("BLIP3oImageTokenizerLoader").values()
         _, options = loader["input"]["required"]["file"]
         assert "mine.pth" in options["options"]

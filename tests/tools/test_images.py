@@ -13,6 +13,7 @@ from tools.comfyui.client import Result
 from tools.first_run import GENERATOR, Steps, first_tokens, graph
 from tools.images.hero import ROWS
 from tools.images.maker import Maker
+from tools.images.nine import NINE, make, page, wrong
 
 
 @pytest.mark.slow
@@ -24,6 +25,23 @@ def test_the_frames_end_with_the_image():
     assert np.abs(frames[-1].astype(int) - image).max() <= 2
     assert np.abs(frames[0].astype(int) - image).mean() > 20, "the first frame shows no noise"
     assert judge_image(image, ROWS[2].spec).strict
+
+
+def test_the_nine_images_are_labelled():
+    """Catches words that the judge cannot read, an edit of an image that comes later, and a page without its edits."""
+    assert len(NINE) == 9 and sum(len(cell.sources) == 1 for cell in NINE) == 1
+    assert [cell.sources for cell in NINE if len(cell.sources) == 2] == [(1, 2)]
+    for number, cell in enumerate(NINE, 1):
+        assert cell.spec and all(source < number for source in cell.sources)
+    assert any(cell.spec.word for cell in NINE) and sum(cell.spec.textured for cell in NINE) >= 5
+    image = np.full((128, 128, 3), 255, np.uint8)
+    assert page([image] * 9).width == 3 * (256 + 14) + 14
+
+
+@pytest.mark.slow
+def test_the_nine_images_are_right():
+    """Catches an opening of README with an image that does not show what its words say."""
+    assert wrong(make(Maker(Pipeline.load(BUNDLED)))) == {}
 
 
 def test_the_timed_prompt_names_inputs_that_the_nodes_have():

@@ -1,4 +1,4 @@
-"""`make images`: writes docs/images/hero.webp and the images of docs/gallery.md, and prints their sizes."""
+"""`make images`: writes README's nine images and those of docs/gallery.md to docs/images, and prints their sizes."""
 
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.pipeline import Pipeline
@@ -6,6 +6,7 @@ from tools.environment import TOP
 from tools.images.gallery import GALLERY
 from tools.images.hero import write_hero
 from tools.images.maker import Maker
+from tools.images.nine import nine
 from tools.images.page import save
 
 IMAGES = TOP / "docs" / "images"
@@ -14,6 +15,7 @@ IMAGES = TOP / "docs" / "images"
 def main() -> None:
     maker = Maker(Pipeline.load(BUNDLED))
     IMAGES.mkdir(parents=True, exist_ok=True)
+    save(nine(maker), IMAGES / "nine.webp")
     write_hero(maker, IMAGES / "hero.webp")
     for name, make in GALLERY.items():
         save(make(maker), IMAGES / f"gallery_{name}.webp")

@@ -1,4 +1,4 @@
-"""The hero of README: three prompts become tokens, images, the same from another noise, and edits, as an animation."""
+"""The animation of the gallery: prompts become tokens, images, the same from another noise, and edits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
