@@ -16,7 +16,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from blip3o_core.tiny.evaluation import SIDES, edition_of
 from blip3o_core.tiny.recipe.quick import machine
 from blip3o_core.tiny.scenes.captions import caption
 from blip3o_core.tiny.scenes.rasterize import rasterize
-from blip3o_core.tiny.scenes.world import SECOND, make_scene
+from blip3o_core.tiny.scenes.world import World, make_scene
 from blip3o_core.tiny.tasks import WORLD
 from blip3o_core.training.config import TrainingConfig
 from blip3o_core.training.trainer import train
@@ -70,7 +69,7 @@ def curation(edition: int) -> dict[str, Any]:
     }
 
 
-def pairs(seed: int, spoilt: bool, edition: int = 1) -> Iterator[Record]:
+def pairs(seed: int, spoilt: bool, edition: int = 2) -> Iterator[Record]:
     """The raw data, or as many good pairs."""
     rng = np.random.default_rng([seed, 1])
     kinds = plan(seed)
@@ -93,12 +92,12 @@ def pairs(seed: int, spoilt: bool, edition: int = 1) -> Iterator[Record]:
 
 def _pair(seed: int, index: int, edition: int):
     # Square images alone: the training crops others.
-    world = replace(SECOND, oblong=0.0, coloured=WORLD.coloured) if edition == 2 else WORLD
+    world = WORLD if edition == 2 else World(low_contrast=False, coloured=WORLD.coloured)
     scene = make_scene(SCENES + seed, "train", index, world)
     return scene, caption(scene, index, True)
 
 
-def make_data(folder: Path, seed: int, edition: int = 1) -> dict[str, Any]:
+def make_data(folder: Path, seed: int, edition: int = 2) -> dict[str, Any]:
     """Raw, curated and good data in `folder` -> what the engine kept of each kind that was planted."""
     for name in (RAW, GOOD):
         if not (folder / name / "manifest.json").is_file():

@@ -59,12 +59,21 @@ class Colours:
 
 
 def colour_error(image: torch.Tensor, spec: Spec) -> float | None:
-    """Of an image (H, W, 3) in [0, 1]. None where the prompt does not name all colours."""
+    """Of an image (H, W, 3) in [0, 1]: how far the pixels nearest to a named colour are from it, of 255, in their mean.
+
+    A texture has a mean of zero, so it counts nothing. None where the prompt does not name all colours.
+    """
     objects = [spec.word_colour] if spec.word else [obj.colour for obj in spec.objects]
     if None in objects:
         return None
     colours = [_COLOURS[name] for name in (spec.background, *objects) if name is not None]
-    return float(torch.stack([(image * 255 - colour).abs().mean(-1) for colour in colours]).amin(0).mean())
+    distances = torch.stack([(image * 255 - colour).abs().mean(-1) for colour in colours])
+    nearest, error = distances.argmin(0), 0.0
+    for number, colour in enumerate(colours):
+        own = image[nearest == number] * 255
+        if len(own):
+            error += len(own) / nearest.numel() * float((own.mean(0) - colour).abs().mean())
+    return error
 
 
 def run(device: torch.device, runs: int, quick: bool) -> list[dict]:

@@ -30,7 +30,7 @@ from tools.example_images import BACKGROUND, FOLDER, KINDS
 from tools.samples.training import RATE, STEPS
 
 COUNT, DENOISING, GUIDANCE = 84, 5, 1.0  # prompts; of the images that are measured
-WORLD = World(low_contrast=False, coloured=0.0)
+WORLD = World(low_contrast=False, coloured=0.0)  # square, and without textures: no caption names a background
 STRENGTHS = (0.7, 1.0)
 TRAINING: dict[str, Any] = {
     "checkpoint": SHORT_NAME, "train": {"language": RATE}, "steps": STEPS, "batch": 8, "warmup": STEPS // 10,

@@ -28,7 +28,9 @@ def measure(module, folder: str, dtype: str, choices: list, read_prompts: int, i
     pipeline, kind = module(".blip3o_core.pipeline"), {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     checkpoint = module(".blip3o_core.checkpoint.recognise").open_checkpoint(folder)
     transformer, autoencoder = checkpoint.load_transformer(kind), checkpoint.load_autoencoder(kind)
-    settings = evaluation.Settings(count=max(images, read_prompts, 8), seeds=1)
+    settings = evaluation.Settings(
+        count=max(images, read_prompts, 9), seeds=1, edition=evaluation.edition_of(checkpoint)
+    )
     texts = [prompt.text for prompt in evaluation.make_prompts(settings)][:read_prompts]
     sampling = choosing.Sampling()
 

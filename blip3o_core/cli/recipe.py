@@ -11,39 +11,22 @@ from .common import CANCELLED_ONE, needs_extra, open_named, print_entry, report
 from .device import device_of
 from .parser import UsageError
 
-# By edition, in the order in which they run
-STAGES = {
-    1: (
-        "autoencoder",
-        "image_tokenizer",
-        "language",
-        "renderer",
-        "connector",
-        "data",
-        "joint",
-        "instruct",
-        "grpo",
-        "edit_language",
-        "edit",
-        "latents",
-        "release",
-    ),
-    2: (
-        "autoencoder",
-        "decoder",
-        "image_tokenizer",
-        "language",
-        "renderer",
-        "connector",
-        "align",
-        "data",
-        "references",
-        "joint",
-        "grpo",
-        "release",
-    ),
-}
-SIDES = {1: 64, 2: 128}  # pixels, by edition
+# In the order in which they run
+STAGES = (
+    "autoencoder",
+    "decoder",
+    "image_tokenizer",
+    "language",
+    "renderer",
+    "connector",
+    "data",
+    "align",
+    "references",
+    "joint",
+    "grpo",
+    "release",
+)
+SIDE = 128  # pixels of a square image
 
 
 def add_command(commands) -> None:
@@ -103,15 +86,14 @@ def _add_tiny(recipes) -> None:
         epilog="docs/tiny.md has the order of the stages, their times and their numbers. Stages that do not need each "
         "other can run at the same time, each in a process of its own.",
     )
-    stages = "; with --edition 2: ".join(", ".join(one) for one in STAGES.values())
     parser.add_argument(
-        "stages", nargs="*", type=_stage, metavar="STAGE", help=f"{stages} (default: all, in this order)"
+        "stages", nargs="*", type=_stage, metavar="STAGE", help=f"{', '.join(STAGES)} (default: all, in this order)"
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="folder for all results (default: runs/tiny, with --edition 2 runs/tiny-2, with --quick runs/quick)",
+        help="folder for all results (default: runs/tiny, with --quick runs/quick)",
     )
     parser.add_argument(
         "--quick",
@@ -133,18 +115,11 @@ def _add_tiny(recipes) -> None:
         help="with the name of one stage: train it for N steps more than its own, even if it has ended",
     )
     parser.add_argument(
-        "--edition",
-        type=int,
-        choices=tuple(SIDES),
-        default=1,
-        help="edition of the world; 2 has textures, words and images that are not square; its release stays in --out "
-        "(default: %(default)s)",
-    )
-    parser.add_argument(
         "--start",
         type=Path,
         metavar="DIR",
-        help="with --edition 2: a bundled model whose language model the stage 'language' continues, in half the steps",
+        help="a bundled model, of the first edition too, whose language model the stage 'language' continues, in half "
+        "the steps",
     )
     parser.add_argument(
         "--device",
@@ -160,29 +135,19 @@ def _add_tiny(recipes) -> None:
 
 def _stage(text: str) -> str:
     """The type of a STAGE: argparse refuses `choices` for an argument that may be left out."""
-    known = tuple(dict.fromkeys((*STAGES[1], *STAGES[2])))
-    if text not in known:
-        raise argparse.ArgumentTypeError(f"unknown stage {text!r}; the stages are {', '.join(known)}")
+    if text not in STAGES:
+        raise argparse.ArgumentTypeError(f"unknown stage {text!r}; the stages are {', '.join(STAGES)}")
     return text
 
 
 def _add_world_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--edition",
-        type=int,
-        choices=tuple(SIDES),
-        default=1,
-        help="edition of the world: 2 has textures, words and images that are not square (default: %(default)s)",
-    )
-    parser.add_argument(
         "--side",
         type=whole(8, 4096),
-        help="side of square images in pixels (default: 64, with --edition 2 it is 128)",
+        default=SIDE,
+        help="side of square images in pixels (default: %(default)s)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="seed of the scenes (default: %(default)s)")
-    parser.add_argument(
-        "--continuous", action="store_true", help="use any position and radius, not only those of the training scenes"
-    )
 
 
 def run_tiny(arguments: argparse.Namespace) -> None:
@@ -196,21 +161,18 @@ def run_tiny(arguments: argparse.Namespace) -> None:
         arguments.cancelled = f"Cancelled. Delete {out} before you run the command again: --quick starts from nothing."
         _print_quick(quick.run(quick.Quick(out, print_entry, arguments.share)))
         return
-    out = arguments.out or Path("runs/tiny" if arguments.edition == 1 else f"runs/tiny-{arguments.edition}")
+    out = arguments.out or Path("runs/tiny")
     if arguments.start:  # a wrong folder is said now, not when the stages before `language` have run for hours
         arguments.start = open_named(str(arguments.start)).folder
     device = device_of(arguments.device).type
-    given = arguments.share, arguments.edition, arguments.start, device, arguments.longer
-    recipe = Recipe(out, print_entry, *given)
-    for stage in arguments.stages or STAGES[arguments.edition]:
+    recipe = Recipe(out, print_entry, arguments.share, arguments.start, device, arguments.longer)
+    for stage in arguments.stages or STAGES:
         numbers = stages.run(stage, recipe)
         print(f"{stage}: " + "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()), flush=True)
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise UsageError for options of `recipe tiny` that do not go together."""
-    if arguments.quick and arguments.edition != 1:
-        raise UsageError("--quick has a world of its own. Leave out --edition, or leave out --quick.")
     if arguments.quick and arguments.stages:
         raise UsageError("--quick has stages of its own. Leave out the names of stages, or leave out --quick.")
     if arguments.quick and arguments.device == "cuda":
@@ -219,19 +181,14 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--quick starts from nothing. Leave out --start, or leave out --quick.")
     if arguments.longer and (len(arguments.stages) != 1 or arguments.stages[0] in ("data", "release")):
         raise UsageError("--longer trains one stage on. Name that stage alone; data and release train nothing.")
-    own = STAGES[arguments.edition]
-    foreign = [stage for stage in arguments.stages if stage not in own]
-    if foreign:
-        raise UsageError(f"Edition {arguments.edition} has no stage {foreign[0]}. Its stages are {', '.join(own)}.")
-    if arguments.start and arguments.edition == 1:
-        raise UsageError("--start is of the second edition. Leave it out, or add --edition 2.")
 
 
 def run_report(arguments: argparse.Namespace) -> int:
     with needs_extra("train"):
         from ..tiny.judge.report import measure
+        from ..tiny.scenes.world import SECOND
 
-    text, holds = measure(arguments.count, _side(arguments), arguments.seed, _world(arguments))
+    text, holds = measure(arguments.count, arguments.side, arguments.seed, SECOND)
     print(text)
     return 0 if holds else 1
 
@@ -240,31 +197,17 @@ def run_sheet(arguments: argparse.Namespace) -> None:
     with needs_extra("train"):
         from ..reports.contact_sheet import make_contact_sheet
         from ..tiny.judge.examples import examples
+        from ..tiny.scenes.world import SECOND
 
     check_writable([arguments.out])
-    page = make_contact_sheet(*examples(arguments.what, _side(arguments), arguments.seed, _world(arguments)))
+    page = make_contact_sheet(*examples(arguments.what, arguments.side, arguments.seed, SECOND))
     import torch
 
     from ..images.png import save_png
 
-    settings = {"what": arguments.what, "side": _side(arguments), "seed": arguments.seed}
-    settings |= {"edition": arguments.edition} if arguments.edition > 1 else {}
+    settings = {"what": arguments.what, "side": arguments.side, "seed": arguments.seed}
     save_png(arguments.out, torch.from_numpy(page.copy()) / 255, settings)
     report(arguments.out)
-
-
-def _world(arguments: argparse.Namespace):
-    from ..tiny.scenes.world import SECOND, World
-
-    if arguments.edition == 1:
-        return World(snapped=not arguments.continuous)
-    if arguments.continuous:
-        raise UsageError("--continuous is of the first edition's world. Leave it out, or leave out --edition 2.")
-    return SECOND
-
-
-def _side(arguments: argparse.Namespace) -> int:
-    return arguments.side or SIDES[arguments.edition]
 
 
 def _print_quick(record: dict) -> None:

@@ -13,12 +13,12 @@ from ..training.rl.tasks import Task
 from .evaluation import SIDES
 from .scenes.captions import caption
 from .scenes.edits import edit_kinds, instruction, make_edit, may_change
-from .scenes.rasterize import DEFAULT_SIDE, rasterize
+from .scenes.rasterize import rasterize
 from .scenes.spec import spec_of
 from .scenes.world import SECOND, World, make_scene
 
-WORLD = World(low_contrast=False, coloured=0.45)  # that of the other stages
-EDIT_WORLD = World(low_contrast=False)
+WORLD = replace(SECOND, oblong=0.0, coloured=0.45)
+EDIT_WORLD = replace(SECOND, oblong=0.0)
 SEED = 61  # of the training tasks; no other stage has it
 HELD_OUT_SEED = 62
 
@@ -34,7 +34,7 @@ def image_tasks(count: int, split: str, seed: int, world: World = WORLD) -> list
     return tasks
 
 
-def edit_tasks(count: int, split: str, seed: int, world: World = EDIT_WORLD, side: int = DEFAULT_SIDE) -> list[Task]:
+def edit_tasks(count: int, split: str, seed: int, world: World = EDIT_WORLD, side: int = SIDES[2]) -> list[Task]:
     """Edits of scenes, with the pixels that may change as masks; held-out ones in plain words."""
     plain, seed, split = _of(split, seed)
     tasks, kinds = [], edit_kinds(world)
@@ -47,25 +47,15 @@ def edit_tasks(count: int, split: str, seed: int, world: World = EDIT_WORLD, sid
     return tasks
 
 
-def second_image_tasks(count: int, split: str, seed: int) -> list[Task]:
-    """The same of the second edition's world."""
-    return image_tasks(count, split, seed, replace(SECOND, oblong=0.0, coloured=WORLD.coloured))
-
-
-def second_edit_tasks(count: int, split: str, seed: int) -> list[Task]:
-    """The same of the second edition's world, with compositions of two references."""
-    return edit_tasks(count, split, seed, replace(SECOND, oblong=0.0), SIDES[2])
-
-
-def second_all_tasks(count: int, split: str, seed: int) -> list[Task]:
+def all_tasks(count: int, split: str, seed: int) -> list[Task]:
     """Both, one of each category and then one of each kind of edit: what is learnt of one must not cost the other.
 
     Groups of edits are named "edit ...": there is a category and a kind called "background".
     """
-    categories, kinds = len(SECOND.categories), len(edit_kinds(SECOND))
+    categories, kinds = len(WORLD.categories), len(edit_kinds(EDIT_WORLD))
     rounds = -(-count // (categories + kinds))
-    images = second_image_tasks(rounds * categories, split, seed)
-    edits = [replace(task, group=f"edit {task.group}") for task in second_edit_tasks(rounds * kinds, split, seed)]
+    images = image_tasks(rounds * categories, split, seed)
+    edits = [replace(task, group=f"edit {task.group}") for task in edit_tasks(rounds * kinds, split, seed)]
     found: list[Task] = []
     for turn in range(rounds):
         found += images[turn * categories : (turn + 1) * categories] + edits[turn * kinds : (turn + 1) * kinds]

@@ -11,8 +11,9 @@ from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.rewards.load import load_rewards
 from blip3o_core.tiny import CATEGORIES, rasterize
-from blip3o_core.tiny.scenes.edits import COMPOSE, EDIT_KINDS
+from blip3o_core.tiny.scenes.edits import COMPOSE, EDIT_KINDS, edit_kinds
 from blip3o_core.tiny.scenes.world import World, make_scene
+from blip3o_core.tiny.tasks import EDIT_WORLD
 from blip3o_core.training.run_folder import RunFolder
 
 pytest.importorskip("trl", reason="the `rl` extra is not installed")
@@ -84,7 +85,8 @@ def test_what_is_trained_on_is_mostly_of_the_weakest_categories():
 
 def test_weak_edits_are_most_of_what_is_trained_on():
     """Catches tasks of one kind alone, an instruction that comes twice, and a held-out set of the weak kinds."""
-    kinds = [task.group for task in rl.weak_edit_tasks(24, "train", 0)]
-    assert all(kinds.count(kind) == (6 if kind in rl.WEAK_EDITS else 2) for kind in EDIT_KINDS)
-    held_out = [task.group for task in rl.weak_edit_tasks(12, "held_out", 0)]
-    assert all(held_out.count(kind) == 2 for kind in EDIT_KINDS)
+    kinds = [task.group for task in rl.weak_edit_tasks(26, "train", 0)]
+    every = edit_kinds(EDIT_WORLD)
+    assert all(kinds.count(kind) == (6 if kind in rl.WEAK_EDITS else 2) for kind in every)
+    held_out = [task.group for task in rl.weak_edit_tasks(14, "held_out", 0)]
+    assert all(held_out.count(kind) == 2 for kind in every)

@@ -30,10 +30,7 @@ def test_stages_run_in_the_order_asked_for(ran, tmp_path, capsys):
     assert ran == [("joint", tmp_path, 0.5), ("grpo", tmp_path, 0.5)]
     assert capsys.readouterr().out == "joint: mean 0.500\ngrpo: mean 0.500\n"
     assert main(["recipe", "tiny"]) == 0
-    assert ran[2:] == [(stage, Path("runs/tiny"), 1.0) for stage in recipe.STAGES[1]]
-    ran.clear()
-    assert main(["recipe", "tiny", "--edition=2"]) == 0
-    assert ran == [(stage, Path("runs/tiny-2"), 1.0) for stage in recipe.STAGES[2]]
+    assert ran[2:] == [(stage, Path("runs/tiny"), 1.0) for stage in recipe.STAGES]
 
 
 def test_the_device_reaches_the_stages(monkeypatch, tmp_path):
@@ -58,14 +55,12 @@ MISTAKES = (
     ["painting"],
     ["--quick", "joint"],
     ["--share=0"],
-    ["--edition=2", "instruct"],
-    ["decoder"],
-    ["--start=folder"],
+    ["instruct"],
     ["--device=mps"],
     ["--quick", "--device=cuda"],
     ["--quick", "--start=folder"],
     ["--longer=100"],
-    ["joint", "instruct", "--longer=100"],
+    ["joint", "latents", "--longer=100"],
     ["data", "--longer=100"],
     ["joint", "--longer=0"],
 )
@@ -80,7 +75,7 @@ def test_a_mistake_is_said_before_anything_is_trained(words, ran, capsys):
 
 def test_a_start_that_is_not_there_is_said_before_anything_is_trained(ran, tmp_path, capsys):
     """Catches a wrong folder that is found out when the stages before `language` have run for hours."""
-    assert main(["recipe", "tiny", "--edition=2", f"--start={tmp_path / 'nowhere'}"]) != 0 and not ran
+    assert main(["recipe", "tiny", f"--start={tmp_path / 'nowhere'}"]) != 0 and not ran
     assert "nowhere" in capsys.readouterr().err
 
 

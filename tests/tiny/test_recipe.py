@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from blip3o_core.checkpoint import open_checkpoint
-from blip3o_core.decoding.engine import decode
-from blip3o_core.decoding.prefill import Prompts, causal_mask
-from blip3o_core.decoding.sampling import Sampling
+from blip3o_core.decoding.prefill import causal_mask
 from blip3o_core.diffusion.reference_mode import REFERENCE_MODES
 from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
@@ -21,8 +18,6 @@ from blip3o_core.tiny.judge.judge import judge_image
 from blip3o_core.tiny.recipe import (
     assemble,
     autoencoder,
-    data,
-    edit_language,
     editing,
     image_tokenizer,
     language,
@@ -38,6 +33,7 @@ from blip3o_core.tiny.recipe.oracle_codes import (
     piece_ids,
     scene_codes,
 )
+from blip3o_core.tiny.recipe.quick_data import pack_scenes
 from blip3o_core.tiny.scenes.captions import phrasings
 from blip3o_core.tiny.scenes.edits import EDIT_KINDS, instructions, make_edit
 from blip3o_core.tiny.scenes.spec import spec_of
@@ -178,23 +174,17 @@ def test_a_stage_learns(stage, start, tmp_path, monkeypatch):
 
 def test_packs_hold_what_the_encoders_see(start, tmp_path):
     """Catches codes, latents and captions of different images in one row."""
-    encoders = data.Encoders(start)
-    data.pack_scenes(encoders, tmp_path / "a.safetensors", 1, 5, WORLD, (True, False))
-    data.pack_edits(encoders, tmp_path / "b.safetensors", 1, 3, WORLD)
-    scenes_pack, edits_pack = open_pack(tmp_path / "a.safetensors"), open_pack(tmp_path / "b.safetensors")
+    pack_scenes(start, tmp_path / "a.safetensors", 1, 5, WORLD, (True, False))
+    packed, vae, tower = open_pack(tmp_path / "a.safetensors"), start.load_autoencoder(), start.load_image_tokenizer()
     for row in range(5):
         scene = make_scene(1, "train", row, WORLD)
-        codes, latents = encoders.encode([scene])
-        assert np.array_equal(scenes_pack.codes[row], codes[0])
-        assert torch.allclose(scenes_pack.latents[row].float(), latents[0].float(), atol=0.05)
+        pixels = autoencoder.pixels([scene])
         with torch.no_grad():
-            exact = encoders.vae.encode(autoencoder.pixels([scene])).latent * encoders.vae.config.scaling_factor
-        assert torch.equal(latents, exact.bfloat16())  # computed in float32, and rounded once
-        assert set(scenes_pack.captions[row]) <= set(phrasings(scene))
-    edit = make_edit(1, "train", 2, WORLD)
-    assert np.array_equal(edits_pack.references[2, 0], encoders.encode([edit.source])[0][0])
-    assert np.array_equal(edits_pack.codes[2], encoders.encode([edit.target])[0][0])
-    assert set(edits_pack.captions[2]) <= set(instructions(edit))
+            codes = tower.float().codes(tower.features(pixels))
+            exact = vae.float().encode(pixels).latent * vae.config.scaling_factor
+        assert np.array_equal(packed.codes[row], codes[0])
+        assert torch.allclose(packed.latents[row].float(), exact[0], atol=0.05)
+        assert set(packed.captions[row]) <= set(phrasings(scene))
 
 
 def test_masked_and_causal_reading_agree(start):
@@ -246,31 +236,3 @@ def test_every_reference_mode_changes_the_edited_image(start, tmp_path):
         assert (image - other).abs().max() > 1e-4
     numbers = editing.gate(open_checkpoint(tmp_path / "edit"), each=1)
     assert set(numbers) == {*EDIT_KINDS, "mean", "outside"} and numbers["outside"] > 0
-
-
-def test_the_layer_for_edits_adds_nothing_and_looks_at_the_reference(start, tmp_path):
-    """Catches a layer that disturbs what was learnt, and heads that look at other positions than the written one."""
-    edit_language.add_layer(start, tmp_path / "more")
-    more = open_checkpoint(tmp_path / "more")
-    before, after = start.load_language(torch.float32), more.load_language(torch.float32)
-    prompt = [start.prompt_encoder.encode("a red circle")]
-    drawn, again = (decode(model, Prompts(prompt), [0], Sampling(top_k=1)) for model in (before, after))
-    assert len(after.model.layers) == len(before.model.layers) + 1
-    assert torch.equal(drawn.ids, again.ids) and torch.allclose(drawn.hidden, again.hidden, atol=1e-4)
-
-    codes = torch.arange(64)
-    ids = more.prompt_encoder.encode_edit("remove the star", codes[None])
-    full = torch.tensor([ids + (codes + more.vocabulary.image_start).tolist()])
-    layer, x = after.model.layers[0], after.embed(full, torch.float32)
-    rope = after.model.rotary_emb(x, torch.arange(full.shape[1])[None])
-    attention, inward = layer.self_attn, layer.input_layernorm(x)
-    q, k = (
-        norm(project(inward).unflatten(-1, (-1, model_config.HEAD_DIM))).transpose(1, 2)
-        for norm, project in ((attention.q_norm, attention.q_proj), (attention.k_norm, attention.k_proj))
-    )
-    q, k = apply_rotary_pos_emb(q, k, *rope)
-    scores = q[:, 0] @ k[:, 0].transpose(-1, -2)
-    span = more.prompt_encoder.reference_span(ids, 64)
-    for place in (0, 17, 63):  # what is fed there is the scale token, or the code before
-        row = scores[0, len(ids) - 1 + place, : len(ids) + place]
-        assert int(row.argmax()) == span.start + place

@@ -24,7 +24,7 @@ def start(tmp_path_factory):
 def test_a_quick_run_goes_from_nothing_to_a_record(tmp_path, monkeypatch):
     """Catches a stage that the quick schedule lost, and a run that takes over parts of another one."""
     for stage in quick.SHORT:
-        monkeypatch.setitem(quick.SHORT, stage, (250, 4))
+        monkeypatch.setitem(quick.SHORT, stage, (250, 4, 1200))
     monkeypatch.setitem(quick.JOINT, "batch", 4)
     monkeypatch.setattr(autoencoder, "RESCALE_IMAGES", 16)
     recipe = quick.Quick(tmp_path, lambda entry: None, share=0.004)

@@ -38,15 +38,6 @@ def test_a_missed_gate_stops_the_recipe(tmp_path, monkeypatch):
         stages.run("week", recipe)
 
 
-def test_only_an_autoencoder_that_is_refined_later_has_a_lower_gate(tmp_path, monkeypatch):
-    """Catches a first edition that goes on with an autoencoder that loses one shape in ten."""
-    rough = replace(stages.STAGES["autoencoder"], run=lambda recipe: None, gate=lambda recipe: {"mean": 0.93})
-    monkeypatch.setitem(stages.STAGES, "autoencoder", rough)
-    assert stages.run("autoencoder", Recipe(tmp_path, print, edition=2))["mean"] == 0.93
-    with pytest.raises(Blip3oError, match="its gate needs 0.97"):
-        stages.run("autoencoder", Recipe(tmp_path, print))
-
-
 def test_stages_beside_each_other_have_starts_of_their_own(tmp_path, monkeypatch):
     """Catches a gate that loads a checkpoint while another process writes it anew."""
     folders = []
@@ -63,6 +54,7 @@ def test_a_gate_runs_as_its_stage_calls_it(stage, tmp_path, monkeypatch):
     """Catches a gate that writes its checkpoint anew while it reads it: the numbers of a long training are lost."""
     for module in (autoencoder, image_tokenizer, language, renderer):
         monkeypatch.setattr(module, "held_back_scenes", lambda *_: {"size": [make_scene(0, "train", 0, WORLD, "size")]})
+    monkeypatch.setattr(language, "edit_gate", lambda *_, **__: {})
     assert stages.STAGES[stage].key in stages.STAGES[stage].gate(Recipe(tmp_path, print))
 
 
@@ -82,12 +74,12 @@ def test_a_stage_is_trained_for_longer(tmp_path, monkeypatch):
     monkeypatch.setattr(Recipe, "last_checkpoint", lambda *_: tmp_path)
     recipe = Recipe(tmp_path, print, longer=30)
     assert recipe.settings(language.SETTINGS) == language.SETTINGS.replace(steps=2230)
-    for name in ("instruct", "grpo"):
+    for name in ("latents", "grpo"):
         stages.STAGES[name].run(recipe)
-    assert given[0].steps == 250 + 30 and given[1].updates == 140 + 30
+    assert given[0].steps == 700 + 30 and given[1].updates == 140 + 30
     # A trainer refuses to continue with another warm-up.
-    stages.STAGES["instruct"].run(replace(recipe, share=0.01))
-    assert (given[2].steps, given[2].warmup) == (32, 2)
+    stages.STAGES["latents"].run(replace(recipe, share=0.01))
+    assert (given[2].steps, given[2].warmup) == (37, 7)
     assert replace(recipe, share=0.01).settings(language.SETTINGS).warmup == 22
     weak = stages.Stage(lambda recipe: None, lambda recipe: {"mean": 0.2}, "mean", 0.9)
     monkeypatch.setitem(stages.STAGES, "weak", weak)
@@ -135,7 +127,7 @@ def test_a_stage_does_not_go_on_behind_a_part_that_was_trained_anew(stage, part,
     monkeypatch.setattr(Recipe, "train", lambda *_: ran.append(stage))
     for module in (renderer, connector):
         monkeypatch.setattr(module, "tensors", lambda trained: {})
-    recipe = Recipe(tmp_path, print, edition=2)
+    recipe = Recipe(tmp_path, print)
     before = load_file(recipe.start_checkpoint().folder / "model.safetensors")
     stages.STAGES[stage].run(recipe)
     (tmp_path / stage / "state.pt").touch()
@@ -148,7 +140,7 @@ def test_a_stage_does_not_go_on_behind_a_part_that_was_trained_anew(stage, part,
     assert ran == [stage] * 2
 
 
-def test_the_second_edition_refines_its_decoder_before_references(tmp_path, monkeypatch):
+def test_the_decoder_is_refined_before_references(tmp_path, monkeypatch):
     """Catches a decoder that is trained for nothing, because the stages from `references` on keep the one before it."""
     trained = []
     monkeypatch.setattr(references, "train", lambda checkpoint, folder, *_: trained.append(folder.name))
@@ -156,7 +148,7 @@ def test_the_second_edition_refines_its_decoder_before_references(tmp_path, monk
     for name in ("_with_references", "open_checkpoint", "save_part"):
         monkeypatch.setattr(stages, name, lambda *_: None)
     monkeypatch.setattr(stages, "encoder_digest", lambda *_: "the same")
-    recipe = Recipe(tmp_path, print, edition=2)
+    recipe = Recipe(tmp_path, print)
     for stage in ("autoencoder", "decoder"):
         monkeypatch.setitem(stages.STAGES, stage, stages.Stage(lambda recipe: None, lambda recipe: {}))
     stages.STAGES["references"].run(recipe)  # parts that were copied into the folder are as they shall be
@@ -172,9 +164,8 @@ def test_the_second_edition_refines_its_decoder_before_references(tmp_path, monk
     assert trained == ["references"] * 2
 
 
-@pytest.mark.parametrize("edition, categories", [(1, 8), (2, 9)])
-def test_gates_ask_each_category_and_kind_as_often(edition, categories, tmp_path, monkeypatch):
-    """Catches a gate that asks the first categories more often, and one that leaves the second edition's edits out."""
+def test_gates_ask_each_category_and_kind_as_often(tmp_path, monkeypatch):
+    """Catches a gate that asks the first categories more often, and one that leaves edits out."""
     counts, kinds = [], []
 
     def images(pipeline, settings, source):
@@ -189,13 +180,13 @@ def test_gates_ask_each_category_and_kind_as_often(edition, categories, tmp_path
     monkeypatch.setattr(editing, "evaluate", edits)
     for module in (stages, editing):
         monkeypatch.setattr(module, "Pipeline", lambda *_: None)
-    monkeypatch.setattr(stages, "open_checkpoint", lambda *_: None)
+    monkeypatch.setattr(stages, "open_checkpoint", lambda *_: SimpleNamespace(trained_side=128))
     monkeypatch.setattr(Recipe, "last_checkpoint", lambda *_: None)
-    recipe = Recipe(tmp_path, print, edition=edition)
+    recipe = Recipe(tmp_path, print)
     numbers = stages.STAGES["joint"].gate(recipe)
-    assert counts == [40 * categories] * 2 and (numbers["weakest"], numbers["mean"]) == (0.8, 0.9)
-    assert numbers.get("edits mean") == (0.7 if edition == 2 else None)
+    assert counts == [40 * 9] * 2 and (numbers["weakest"], numbers["mean"]) == (0.8, 0.9)
+    assert numbers["edits mean"] == 0.7
     monkeypatch.setattr(stages, "_with_references", lambda *_: None)
     monkeypatch.setattr(Recipe, "start_checkpoint", lambda *_: None)
-    stages.STAGES["latents" if edition == 1 else "references"].gate(recipe)
-    assert kinds == ([25, 50] if edition == 2 else [50])
+    stages.STAGES["references"].gate(recipe)
+    assert kinds == [25, 50]

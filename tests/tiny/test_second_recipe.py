@@ -1,4 +1,4 @@
-"""How the second edition's model is made: codes with letters, images of several shapes, two references."""
+"""How the bundled model is made: codes with letters, images of several shapes, two references."""
 
 import io
 from collections import Counter
@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
@@ -30,7 +31,6 @@ from blip3o_core.tiny.recipe import (
     shards,
 )
 from blip3o_core.tiny.recipe.carry_over import carry_over
-from blip3o_core.tiny.recipe.editions import world_of
 from blip3o_core.tiny.recipe.oracle_codes import (
     FIRST_OBJECT,
     codebook,
@@ -40,6 +40,7 @@ from blip3o_core.tiny.recipe.oracle_codes import (
     used_codes,
 )
 from blip3o_core.tiny.recipe.recipe import Recipe
+from blip3o_core.tiny.recipe.worlds import whole
 from blip3o_core.tiny.scenes.captions import phrasings
 from blip3o_core.tiny.scenes.edits import COMPOSE, edit_kinds, instructions, make_edit
 from blip3o_core.tiny.scenes.rasterize import rasterize
@@ -117,17 +118,16 @@ def test_a_start_is_a_complete_checkpoint_that_knows_every_word(start, tmp_path)
     assert release.release(tmp_path / "edit", tmp_path / "released") < release.LIMIT
 
 
-def test_a_stage_world_is_that_of_the_edition():
-    """Catches a stage of the second edition that trains in the first one's world, and the other way round."""
-    assert world_of(language.WORLD, 1) == language.WORLD
-    world = world_of(language.WORLD, 2)
+def test_a_stage_trains_in_the_whole_world():
+    """Catches a stage without words, textures or oblong images, and one that loses its shares of categories."""
+    world = whole(language.WORLD)
     assert world.lettered and world.textured == SECOND.textured and world.oblong == SECOND.oblong
     shares, total = dict(world.weights), sum(weight for _, weight in world.weights)
     assert 0.2 < shares[TEXT] / total < 0.3 and shares["position"] == dict(language.WORLD.weights)["position"]
     assert model_config.sizes_of(world) == SIZES and model_config.sizes_of(World()) == model_config.FIRST_EDITION
 
 
-def test_a_language_model_of_the_first_edition_is_carried_over(start, tmp_path):
+def test_a_language_model_is_carried_over(start, tmp_path):
     """Catches words and codes that get the embeddings of others: the model would have to learn everything again."""
     learnt = carry_over(open_checkpoint(BUNDLED), start, SIZES)
     carried = open_checkpoint(assemble.assemble(tmp_path, tmp_path / "start", sizes=SIZES, given=learnt))
@@ -135,8 +135,8 @@ def test_a_language_model_of_the_first_edition_is_carried_over(start, tmp_path):
     for name, checkpoint in {"start": start, "carried": carried}.items():
         entries = []
         settings = language.SETTINGS.replace(batch=8, steps=1, warmup=0)
-        additions = language.Additions(language.Edits(world_of(language.EDITS, 2)))
-        language.train(checkpoint, tmp_path / name, settings, entries.append, world_of(language.WORLD, 2), additions)
+        additions = language.Additions(language.Edits(whole(language.EDITS)))
+        language.train(checkpoint, tmp_path / name, settings, entries.append, whole(language.WORLD), additions)
         losses[name] = entries[0]
     for kind in ("images", "edits"):
         assert losses["carried"][kind] < losses["start"][kind] / 2
@@ -147,6 +147,23 @@ def test_a_language_model_of_the_first_edition_is_carried_over(start, tmp_path):
 def test_the_front_layer_looks_at_both_references(start):
     """Catches a distance to the references' codes that no prompt has."""
     assert start.prompt_encoder.tokens_after_references == model_config.AFTER_REFERENCES
+    codes = torch.arange(128).view(2, 64)
+    ids = start.prompt_encoder.encode_edit("the star of image 1 and the ring of image 2", codes)
+    full = torch.tensor([ids + (codes[0] + start.vocabulary.image_start).tolist()])
+    model = start.load_language(torch.float32)
+    layer, x = model.model.layers[0], model.embed(full, torch.float32)
+    attention, inward = layer.self_attn, layer.input_layernorm(x)
+    q, k = (
+        norm(project(inward).unflatten(-1, (-1, model_config.HEAD_DIM))).transpose(1, 2)
+        for norm, project in ((attention.q_norm, attention.q_proj), (attention.k_norm, attention.k_proj))
+    )
+    q, k = apply_rotary_pos_emb(q, k, *model.model.rotary_emb(x, torch.arange(full.shape[1])[None]))
+    first = [full[0].tolist().index(start.vocabulary.image_start + int(own[0])) for own in codes]
+    for place in (1, 17, 63):  # what is fed there is the scale token, or the code before
+        for head, (reference, beside) in enumerate(((1, 0), (0, 0), (1, -1), (0, -1))):
+            scores = q[0, head] @ k[0, head // 2].T
+            row = scores[len(ids) - 1 + place, : len(ids) + place]
+            assert int(row.argmax()) == first[reference] + place + beside
 
 
 @pytest.mark.long
@@ -158,7 +175,7 @@ def test_a_stage_learns_from_images_of_every_shape(stage, start, tmp_path, monke
     settings = stage.SETTINGS.replace(batch=8, steps=5, warmup=2, save_every=100)
     entries, given = [], () if stage in (autoencoder, image_tokenizer) else (start,)
     torch.manual_seed(0)
-    world = replace(world_of(stage.WORLD, 2), oblong=0.6)
+    world = replace(whole(stage.WORLD), oblong=0.6)
     stage.train(*given, folder=tmp_path, settings=settings, report=entries.append, world=world)
     assert entries[1]["loss"] < entries[0]["loss"]
 
@@ -275,14 +292,14 @@ def test_rows_of_one_step_are_divided_by_the_shape_of_their_latents(start, writt
     assert (tmp_path / "cache").is_dir() and not (written / "cache").exists()
 
 
-def test_tasks_of_reinforcement_learning_are_of_the_edition():
-    """Catches a run on the second model with images of half the size, without words, or without second references."""
-    assert grpo.variant({"tasks": "tiny-2"}) is grpo.SecondGrpoSettings
-    together = find_tasks("tiny-2-all", 16, 40, 0).train
+def test_tasks_of_reinforcement_learning_are_of_the_whole_world():
+    """Catches a run with images of half the size, without words, or without second references."""
+    assert grpo.variant({"tasks": "tiny-all"}) is grpo.TinyAllGrpoSettings
+    together = find_tasks("tiny-all", 16, 40, 0).train
     # A category and a kind of edit are both called "background": logs must not count them together.
     assert [task.group for task in together[:16]] == [*NAMES, *(f"edit {kind}" for kind in edit_kinds(SECOND))]
     assert len({task.prompt for task in together[:32]}) > 24 and bool(together[9].references)
-    images, edits = (find_tasks(name, 9 * 7, 9 * 7, 0).train for name in ("tiny-2", "tiny-2-edits"))
+    images, edits = (find_tasks(name, 9 * 7, 9 * 7, 0).train for name in ("tiny", "tiny-edits"))
     assert {task.group for task in images} == set(NAMES) and any(task.meta["spec"].word for task in images)
     assert {task.group for task in edits} == set(edit_kinds(SECOND))
     for task in edits:
@@ -293,7 +310,7 @@ def test_tasks_of_reinforcement_learning_are_of_the_edition():
 @pytest.mark.slow
 def test_the_trainer_trains_on_images_of_every_shape(start, written, tmp_path):
     """Catches a trainer that stacks latents of several shapes, or weighs a shape by its number of batches."""
-    recipe = Recipe(tmp_path, lambda entry: None, share=0.01, edition=2)
+    recipe = Recipe(tmp_path, lambda entry: None, share=0.01)
     (tmp_path / "data").symlink_to(written)
     rates = {"sana": 1e-3, "connector": 1e-3}
     recipe.train_jointly("joint", start.folder, ["captions", "edits"], 200, rates, batch=12)

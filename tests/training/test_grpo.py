@@ -17,7 +17,7 @@ from blip3o_core.errors import Blip3oError
 from blip3o_core.pipeline import Pipeline
 from blip3o_core.rewards.interface import Candidates
 from blip3o_core.rewards.load import load_rewards
-from blip3o_core.tiny import CATEGORIES, rasterize
+from blip3o_core.tiny import rasterize
 from blip3o_core.tiny.recipe.grpo import TinyGrpoSettings
 from blip3o_core.tiny.scenes.world import make_scene
 from blip3o_core.tiny.tasks import WORLD, image_tasks
@@ -303,11 +303,11 @@ def test_without_trl_the_message_names_the_extra(settings, monkeypatch):
 def test_the_tiny_stage_rewards_what_is_right(settings):
     """Catches images and tasks in different orders, another range of colours, and a judge of other scenes."""
     stage = TinyGrpoSettings(checkpoint="tiny", out="run")
-    scenes = [make_scene(61, "train", k, WORLD, category) for k, category in enumerate(CATEGORIES)]
-    images = [torch.from_numpy(rasterize(scene, 64)).float() / 255 for scene in scenes]
-    mix, meta = load_rewards(stage.rewards), [task.meta for task in image_tasks(8, "train", 0)]
+    scenes = [make_scene(61, "train", k, WORLD, category) for k, category in enumerate(WORLD.categories)]
+    images = [torch.from_numpy(rasterize(scene, 128)).float() / 255 for scene in scenes]
+    mix, meta = load_rewards(stage.rewards), [task.meta for task in image_tasks(9, "train", 0)]
     for candidates, right in ((images, True), ([torch.full_like(one, 0.5) for one in images], False)):
-        found = mix.combine(mix.score(Candidates(candidates, ["a prompt"] * 8, meta=meta)), 8)
+        found = mix.combine(mix.score(Candidates(candidates, ["a prompt"] * 9, meta=meta)), 9)
         assert all((one >= stage.pass_at) == right and 0 <= one <= 1 for one in found)
 
 

@@ -8,9 +8,9 @@ from PIL import Image
 
 from blip3o_core.errors import Blip3oError
 from blip3o_core.tiny.judge.judge import judge_edit, judge_image
-from blip3o_core.tiny.scenes.edits import EDIT_KINDS
+from blip3o_core.tiny.scenes.edits import edit_kinds
 from blip3o_core.tiny.scenes.rasterize import rasterize
-from blip3o_core.tiny.scenes.world import CATEGORIES
+from blip3o_core.tiny.tasks import EDIT_WORLD, WORLD
 from blip3o_core.training.rl.tasks import Task, find_tasks, open_task, read_tasks
 
 
@@ -100,7 +100,7 @@ def test_a_function_in_a_file_makes_tasks(folder, monkeypatch):
 
 def test_the_tiny_world_asks_for_every_kind_alike():
     """Catches a kind that is learnt at the cost of the others, and held-out prompts that were trained on."""
-    for source, kinds in (("tiny", CATEGORIES), ("tiny-edits", EDIT_KINDS)):
+    for source, kinds in (("tiny", WORLD.categories), ("tiny-edits", edit_kinds(EDIT_WORLD))):
         tasks = find_tasks(source, 16, 24, 0)
         assert [task.group for task in tasks.train] == [kinds[k % len(kinds)] for k in range(24)]
         assert find_tasks(source, 16, 24, 1).train != tasks.train
@@ -113,9 +113,9 @@ def test_the_tiny_worlds_tasks_are_about_their_own_images():
     """Catches a prompt with another scene's specification, reference or mask."""
     scene = find_tasks("tiny", 1, 1, 0).train[0]
     assert not judge_image(torch.zeros(64, 64, 3).numpy(), scene.meta["spec"]).strict
-    for task in find_tasks("tiny-edits", 1, len(EDIT_KINDS), 0).train:
+    for task in find_tasks("tiny-edits", 1, len(edit_kinds(EDIT_WORLD)), 0).train:
         edit, opened = task.meta["edit"], open_task(task)
-        target = torch.from_numpy(rasterize(edit.target)) / 255
+        target = torch.from_numpy(rasterize(edit.target, opened.pixels[0].shape[0])) / 255
         assert judge_edit(target.numpy(), edit).strict
-        changed = (target - opened.pixels[0]).abs().amax(-1) > 0
+        changed = torch.stack([(target - one).abs().amax(-1) > 0 for one in opened.pixels]).all(0)
         assert bool((opened.mask.bool() | ~changed).all())

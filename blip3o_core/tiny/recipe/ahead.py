@@ -56,12 +56,3 @@ def workers_for(device: str) -> int:
 
 def _same(found: bytes) -> bytes:
     return found
-
-
-def list_of(make: Callable[[int], Made], count: int, workers: int, together: int = 500) -> list[Made]:
-    """`make(number)` of each number below `count`."""
-
-    def some(first: int) -> list[Made]:
-        return [make(number) for number in range(first, min(first + together, count))]
-
-    return [one for made in made_ahead(some, range(0, count, together), workers) for one in made]

@@ -1,11 +1,11 @@
-"""Trains the tiny DC-AE: 64 x 64 pixels <-> 16 x 8 x 8 latents, or 128 x 128 <-> 32 x 8 x 8, and oblong images.
+"""Trains the tiny DC-AE: 128 x 128 pixels <-> 32 x 8 x 8 latents, and oblong images.
 
 Most of every image is flat background. A loss of mostly squared error and edges keeps it from dominating the gradient.
 Noise is added to the latents in training, because the decoder will get latents from a diffusion model.
 
-In the second edition the decoder is then refined alone, as the last of DC-AE's own three phases does (arXiv 2410.10733,
-section 3.3), with more words and textures, and errors at objects and letters count more. Latents do not change, so
-that it may run beside the stages that use them.
+The decoder is then refined alone, as the last of DC-AE's own three phases does (arXiv 2410.10733, section 3.3), with
+more words and textures, and errors at objects and letters count more. Latents do not change, so that it may run beside
+the stages that use them.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ from .quick_world import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.45)
 RESCALE_IMAGES = 512
-SETTINGS = FitSettings(steps=1200, lr=2.5e-3, muon=0.02, batch=32)
+SETTINGS = FitSettings(steps=3400, lr=2.5e-3, muon=0.02, batch=24)
 _EXCLUDED = ("conv_in.", "conv_out.")
 REFINED = FitSettings(steps=2300, lr=1e-3, muon=0.01, batch=24, ema_decay=0.995)
 _OF_OBJECT = 4.0  # how much the error at objects and letters counts while the decoder is refined

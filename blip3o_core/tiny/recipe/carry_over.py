@@ -1,4 +1,4 @@
-"""Starts the second edition's language model from another checkpoint of the tiny world, the first edition's above all.
+"""Starts the language model from another checkpoint of the tiny world, of its first edition too: 64 px, no letters.
 
 Words, and codes with the same meaning, keep their embeddings, and the layers their weights. A code that is new starts
 as the sum of what its words mean: the linear function of the book that fits the known embeddings best.

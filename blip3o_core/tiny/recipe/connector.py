@@ -21,7 +21,7 @@ from .model_config import sizes_of
 from .oracle_codes import batch_codes, named_textures
 from .quick_world import make_scene
 
-SETTINGS = FitSettings(steps=400, lr=4e-3, muon=0.02, warmup=20)
+SETTINGS = FitSettings(steps=600, lr=4e-3, muon=0.02, warmup=20)
 
 
 def train(

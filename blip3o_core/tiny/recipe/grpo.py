@@ -10,8 +10,8 @@ from ...training.config import Rate
 from ...training.grpo.settings import GrpoSettings
 from ...training.rl.settings import Group, HeldOutTasks
 from ..judge.reward import STRICT
-from ..scenes.edits import EDIT_KINDS
-from ..scenes.world import CATEGORIES
+from ..scenes.edits import edit_kinds
+from ..tasks import EDIT_WORLD, WORLD
 
 
 class TinyGrpoSettings(GrpoSettings):
@@ -24,7 +24,7 @@ class TinyGrpoSettings(GrpoSettings):
     held_out: HeldOutTasks = 160
     rewards: Rewards = (RewardSettings(name="tiny", options={"strict": 1.0}),)
     pass_at: Finite | None = STRICT  # less has an image that is not completely right
-    prompts: Group = len(CATEGORIES)
+    prompts: Group = len(WORLD.categories)
     lr: Rate = 2.5e-4
     top_p: Annotated[Positive, Field(le=1)] = 0.95  # as in inference
     frozen: Texts = ("model.embed_tokens", "model.layers.0")
@@ -37,29 +37,15 @@ class TinyEditGrpoSettings(TinyGrpoSettings):
 
     tasks: Folder = "tiny-edits"
     held_out: HeldOutTasks = 120
-    prompts: Group = len(EDIT_KINDS)
+    prompts: Group = len(edit_kinds(EDIT_WORLD))
 
 
-class SecondGrpoSettings(TinyGrpoSettings):
-    """The same in the second edition's world, which has a category more."""
+class TinyAllGrpoSettings(TinyGrpoSettings):
+    """The same for images and edits together: the last stage of the recipe."""
 
-    tasks: Folder = "tiny-2"
-    prompts: Group = len(CATEGORIES) + 1
-
-
-class SecondEditGrpoSettings(TinyEditGrpoSettings):
-    """The same for its edits, which have a kind more."""
-
-    tasks: Folder = "tiny-2-edits"
-    prompts: Group = len(EDIT_KINDS) + 1
-
-
-class SecondAllGrpoSettings(SecondGrpoSettings):
-    """The same for images and edits together: the last stage of the second edition's recipe."""
-
-    tasks: Folder = "tiny-2-all"
+    tasks: Folder = "tiny-all"
     held_out: HeldOutTasks = 320
-    prompts: Group = len(CATEGORIES) + 1 + len(EDIT_KINDS) + 1
+    prompts: Group = len(WORLD.categories) + len(edit_kinds(EDIT_WORLD))
 
 
 def variant(content: dict[str, Any]) -> type[GrpoSettings]:
@@ -67,8 +53,6 @@ def variant(content: dict[str, Any]) -> type[GrpoSettings]:
     kinds = {
         "tiny": TinyGrpoSettings,
         "tiny-edits": TinyEditGrpoSettings,
-        "tiny-2": SecondGrpoSettings,
-        "tiny-2-edits": SecondEditGrpoSettings,
-        "tiny-2-all": SecondAllGrpoSettings,
+        "tiny-all": TinyAllGrpoSettings,
     }
     return kinds.get(str(content.get("tasks")), GrpoSettings)

@@ -26,7 +26,7 @@ from .oracle_codes import FIRST_OBJECT, batch_codes, codebook
 from .quick_world import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.45)
-SETTINGS = FitSettings(steps=2200, lr=1.5e-3, muon=0.015, batch=40, ema_decay=0.99)
+SETTINGS = FitSettings(steps=2600, lr=1.5e-3, muon=0.015, batch=40, ema_decay=0.99)
 SHARPNESS = 40.0  # factor on the similarities before the cross-entropy
 _WAVES = 32  # dimensions that hold the position
 # The neighbours (down, right) that the heads of each layer look at

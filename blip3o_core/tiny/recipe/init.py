@@ -26,12 +26,6 @@ _GAIN, _NORM = 1.5, 3.0
 # behind the references, and nothing stands between two of them.
 _BACK_TO_REFERENCE = model_config.GRID**2 + model_config.AFTER_REFERENCES - 1
 _BACK_TO_FIRST_OF_TWO = _BACK_TO_REFERENCE + model_config.GRID**2
-ONE_REFERENCE = (
-    _BACK_TO_REFERENCE,
-    _BACK_TO_REFERENCE + 1,
-    _BACK_TO_REFERENCE - 1,
-    _BACK_TO_REFERENCE - model_config.GRID,
-)
 TWO_REFERENCES = (_BACK_TO_REFERENCE, _BACK_TO_FIRST_OF_TWO, _BACK_TO_REFERENCE + 1, _BACK_TO_FIRST_OF_TWO + 1)
 
 

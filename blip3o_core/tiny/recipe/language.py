@@ -1,7 +1,6 @@
 """Trains the tiny Qwen3 to write images as codes: cross-entropy on image tokens, no diffusion yet.
 
-In the second edition half of the rows may be edits, with the true codes of their references in the prompt
-(`second_language`).
+Half of the rows may be edits, with the true codes of their references in the prompt (`language_phases`).
 """
 
 from collections.abc import Mapping

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,12 +21,14 @@ from ...pipeline import Pipeline
 from ...seeds import row_seeds
 from ..evaluation import SCENE_SEED
 from ..scenes.captions import caption
-from . import autoencoder, connector, data, image_tokenizer, language, renderer
+from . import autoencoder, connector, image_tokenizer, language, renderer
 from .gates import accuracy
 from .loop import FitSettings
+from .model_config import Sizes, sizes_of
+from .quick_data import pack_scenes
 from .quick_world import QuickWorld, make_scene
 from .recipe import Recipe
-from .stages import RATES, STAGES
+from .stages import RATES, STAGES, part
 
 WORLD = QuickWorld(
     coloured=0.0,
@@ -33,13 +36,14 @@ WORLD = QuickWorld(
     shapes=("circle", "square", "triangle", "cross"),
     colours=("red", "yellow", "green", "blue"),
 )
-# Steps and batch of each stage. Batches are smaller than in the whole recipe, to have more steps in the same time.
+# Steps and batch of each stage, and the steps that its average of weights was chosen for. Batches are smaller than in
+# the whole recipe, to have more steps in the same time.
 SHORT = {
-    "autoencoder": (250, 16),
-    "image_tokenizer": (250, 20),
-    "language": (450, 24),
-    "renderer": (350, 24),
-    "connector": (150, 24),
+    "autoencoder": (250, 16, 1200),
+    "image_tokenizer": (250, 20, 2200),
+    "language": (450, 24, 2200),
+    "renderer": (350, 24, 1600),
+    "connector": (150, 24, 400),
 }
 JOINT: dict[str, Any] = {"steps": 300, "batch": 16, "ema_decay": 0.98}
 JOINT_IMAGES = 1000
@@ -59,20 +63,32 @@ _STEPS, _GUIDANCE = 20, 1.0  # of the images that are judged
 class Quick(Recipe):
     """The recipe in the smaller world. `share` is a share of these steps, not of the whole recipe's."""
 
+    @property
+    def sizes(self) -> Sizes:
+        """Of images of 64 pixels: the world has no words."""
+        return sizes_of(WORLD)
+
+    def data_path(self, name: str) -> Path:
+        """A packed file."""
+        return self.out / "data" / f"{name}.safetensors"
+
     def stage_settings(self, stage: str) -> FitSettings:
-        full, (steps, batch) = MODULES[stage].SETTINGS, SHORT[stage]
-        return replace(self, share=self.share * steps / full.steps).settings(full).replace(batch=batch)
+        steps, batch, whole = SHORT[stage]
+        full = MODULES[stage].SETTINGS.replace(steps=whole)
+        return replace(self, share=self.share * steps / whole).settings(full).replace(batch=batch)
 
     def train(self, module, stage: str, *given):
         return module.train(*given, self.out / stage, self.stage_settings(stage), self.report, WORLD)
 
     def run(self, stage: str) -> None:
+        if stage == "language":
+            return part(stage, language)(self)
         if stage != "joint":
             return STAGES[stage].run(self)
-        start = self.start_checkpoint()
-        encoders, count = data.Encoders(start), self.steps(JOINT_IMAGES)
-        data.pack_scenes(encoders, self.data_path("captions"), 11, count, WORLD, (True, True, False))
-        self.train_jointly("joint", start.folder, ["captions"], rates=RATES, **JOINT)
+        start, path = self.start_checkpoint(), self.data_path("captions")
+        pack_scenes(start, path, 11, self.steps(JOINT_IMAGES), WORLD, (True, True, False))
+        own = {"fit": "crop", "cache_images": True, **JOINT}
+        self.train_jointly("joint", start.folder, ["captions"], rates=RATES, **own)
 
 
 def run(recipe: Quick, count: int = 100) -> dict:

@@ -1,4 +1,4 @@
-"""One making of the model: its folder, its edition of the world, its share of the steps, and what follows from them."""
+"""One making of the model: its folder, its share of the steps, and what follows from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,11 @@ from ...files import parse_json, read_lines
 from ...training.config import TrainingConfig
 from ...training.trainer import train as train_jointly
 from ...training.watch import Watch
-from ..scenes.world import World
-from . import language, model_config, shards
+from . import model_config, shards
 from .ahead import workers_for
 from .assemble import PARTS, assemble
-from .editions import CHANGES, world_of
 from .loop import FitSettings, Report
+from .worlds import whole
 
 _JOINT: dict[str, Any] = {  # settings of the general trainer
     "batch": 48,
@@ -35,7 +34,6 @@ class Recipe:
     out: Path
     report: Report
     share: float = 1.0  # of the steps of every stage; below 1 no gate stops the recipe
-    edition: int = 1  # of the world
     start: Path | None = None  # a checkpoint whose language model the stage `language` continues
     device: str = "cpu"  # of torch
     longer: int = 0  # steps that a stage trains beyond its own
@@ -58,17 +56,9 @@ class Recipe:
         """What the general trainer and GRPO call the device: they find the card themselves."""
         return "cpu" if self.device == "cpu" else "auto"
 
-    def world(self, of_stage: World) -> World:
-        """The world of a stage in this edition."""
-        return world_of(of_stage, self.edition)
-
     @property
     def sizes(self) -> model_config.Sizes:
-        return model_config.sizes_of(self.world(language.WORLD))
-
-    def full(self, stage: str, settings: FitSettings) -> FitSettings:
-        """The settings of a stage in this edition, before its share is taken."""
-        return settings.replace(**CHANGES.get(stage, {})) if self.edition > 1 else settings
+        return model_config.SECOND_EDITION
 
     def settings(self, full: FitSettings) -> FitSettings:
         """The settings of a stage for this share of its steps, and for those beyond them."""
@@ -91,8 +81,8 @@ class Recipe:
         return open_checkpoint(assemble(self.out, self.out / "start" / self.stage, sizes=self.sizes, parts=parts))
 
     def data_path(self, name: str) -> Path:
-        """A shard folder; in the first edition a packed file."""
-        return self.out / "data" / (f"{name}.safetensors" if self.edition == 1 else name)
+        """A shard folder."""
+        return self.out / "data" / name
 
     def last_checkpoint(self, stage: str) -> Path:
         """The newest checkpoint of a stage of the general trainer. Raises Blip3oError if there is none."""
@@ -102,8 +92,8 @@ class Recipe:
         return found[-1]
 
     def train(self, module, stage: str, *given):
-        settings = self.settings(self.full(stage, module.SETTINGS))
-        return module.train(*given, self.out / stage, settings, self.report, self.world(module.WORLD))
+        settings = self.settings(module.SETTINGS)
+        return module.train(*given, self.out / stage, settings, self.report, whole(module.WORLD))
 
     def train_jointly(
         self, stage: str, checkpoint: Path, names: list[str], steps: int, rates: dict[str, float], **changes
@@ -115,7 +105,7 @@ class Recipe:
         steps = self.steps(steps)
         content = {
             **_JOINT,
-            **(shards.SETTINGS if self.edition > 1 else {}),
+            **shards.SETTINGS,
             "checkpoint": str(checkpoint),
             "out": str(self.out / stage),
             "steps": steps + self.longer,

@@ -31,7 +31,7 @@ from .oracle_codes import FIRST_OBJECT, batch_codes, codebook, named_textures
 from .quick_world import make_scene
 
 WORLD = World(low_contrast=False, coloured=0.4)
-SETTINGS = FitSettings(steps=1600, lr=1.5e-3, muon=0.015, warmup=30, ema_decay=0.995, final_lr=0.02)
+SETTINGS = FitSettings(steps=11900, lr=1.5e-3, muon=0.015, warmup=30, ema_decay=0.995, final_lr=0.02)
 IMAGES_PER_STEP = 16  # encoded images, for batches of 48: each is used about three times, with other noise
 DROPPED = 0.1  # share of rows that get the null condition: zeros here
 _NOISE = 0.6  # largest standard deviation of what is added to half of the conditions, whose own is 2.3

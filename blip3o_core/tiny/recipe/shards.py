@@ -1,4 +1,4 @@
-"""Training data of the second edition's joint stages: scenes and edits in shard folders, the data engine's layout.
+"""Training data of the joint stages: scenes and edits in shard folders, the data engine's layout.
 
 The trainer reads the shards and encodes the images, each at its own aspect.
 """

@@ -40,7 +40,7 @@ class RlSettings(Settings):
 
     checkpoint: Folder  # the folder to start from. The KL is measured against it, too
     out: Folder  # the run's folder
-    tasks: Folder  # a file of prompts, file.py:function, or a world: tiny, tiny-edits, tiny-2, tiny-2-edits, tiny-2-all
+    tasks: Folder  # a file of prompts, file.py:function, or the tiny world: tiny, tiny-edits, tiny-all
     # Tasks that the best checkpoint is chosen by: a file, or a number of those that `tasks` has or makes.
     held_out: HeldOutTasks = 32
     rewards: Rewards

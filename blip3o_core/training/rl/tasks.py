@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 WORLDS = {
     "tiny": "...tiny.tasks:image_tasks",
     "tiny-edits": "...tiny.tasks:edit_tasks",
-    "tiny-2": "...tiny.tasks:second_image_tasks",
-    "tiny-2-edits": "...tiny.tasks:second_edit_tasks",
-    "tiny-2-all": "...tiny.tasks:second_all_tasks",
+    "tiny-all": "...tiny.tasks:all_tasks",
 }
 KEYS = ("prompt", "group", "references", "mask", "meta")
 GROUP = "all"  # of tasks that name none

@@ -1,4 +1,4 @@
-"""The phases of the second edition's language model: what each learns, from what, and for how long."""
+"""The phases of the language model: what each learns, from what, and for how long."""
 
 import shutil
 
@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from blip3o_core.checkpoint.bundled import BUNDLED
 from blip3o_core.errors import Blip3oError
 from blip3o_core.tiny import TEXT
-from blip3o_core.tiny.recipe import language, second_language, stages
+from blip3o_core.tiny.recipe import language, language_phases, stages
 from blip3o_core.tiny.recipe.assemble import save_part
 from blip3o_core.tiny.recipe.recipe import Recipe
 from blip3o_core.tiny.recipe.starts import language_digest
@@ -40,7 +40,7 @@ def test_the_language_model_is_trained_in_phases(tmp_path, monkeypatch):
         return model
 
     monkeypatch.setattr(language, "train", train)
-    second_language.train(Recipe(tmp_path, print, edition=2, longer=100))
+    language_phases.train(Recipe(tmp_path, print, longer=100))
     phases = [
         ("all", 4400, 0.35, 0.25, 0.25, 1.3),
         ("words", 300, 0.8, None, 0.25, None),
@@ -81,7 +81,7 @@ def test_a_carried_over_model_is_trained_on_and_phases_know_their_start(tmp_path
     monkeypatch.setattr(Recipe, "settings", lambda self, full: full.replace(steps=1 + self.longer, **small))
 
     def train(other, longer: int = 0):
-        return second_language.train(Recipe(tmp_path, reported.append, edition=2, start=other, longer=longer))
+        return language_phases.train(Recipe(tmp_path, reported.append, start=other, longer=longer))
 
     first = train(BUNDLED)
     assert [(entry["stage"], entry["step"]) for entry in reported] == [
@@ -114,7 +114,7 @@ def test_aligned_states_tell_the_connector_what_sana_was_taught(tmp_path, monkey
     monkeypatch.setattr(Recipe, "settings", lambda self, full: full.replace(steps=4, batch=8, warmup=0, log_every=1))
     monkeypatch.setattr(second_language, "_ALIGN", second_language._ALIGN[:2])  # `own` has no error of its own
     reported: list[dict] = []
-    recipe = Recipe(tmp_path, reported.append, edition=2, stage="align")
+    recipe = Recipe(tmp_path, reported.append, stage="align")
     stages.STAGES["align"].run(recipe)
     assert reported[-1]["loss"] < reported[0]["loss"] - 0.5  # the error is 5.5 in the beginning
     assert {name for name in load_file(tmp_path / "align.safetensors") if name.startswith(CONNECTOR)}

@@ -1,4 +1,4 @@
-"""Trains the second edition's language model in phases: all, words above all, all again, then what was weakest.
+"""Trains the language model in phases: all that it must do, words above all, all again, then what was weakest.
 
 To write a word, the model must copy letters of the prompt in their order. Among everything else it learns no more than
 which letters the word has (650 steps at 40 % words); with eight images of ten showing a word it copies after 200 steps.
@@ -19,12 +19,12 @@ from . import connector, language
 from .alignment import Alignment
 from .assemble import assemble
 from .carry_over import carry_over
-from .editions import world_of
 from .loop import FitSettings
 from .model_config import SECOND_EDITION
 from .recipe import Recipe
 from .reinforcement import Reinforcement
 from .starts import claim, language_digest
+from .worlds import whole
 
 
 @dataclass(frozen=True)
@@ -138,12 +138,12 @@ def _run(recipe: Recipe, phases: tuple[Phase, ...], place: Path, start: Checkpoi
 
 
 def _data(phase: Phase) -> tuple[World, language.Additions]:
-    images, edits = world_of(language.WORLD, 2, phase.words), language.Edits(world_of(language.EDITS, 2))
+    images, edits = whole(language.WORLD, phase.words), language.Edits(whole(language.EDITS))
     if phase.textured is not None:
         images = replace(images, textured=phase.textured)
     if phase.weak:
         of_images, of_edits = _WEAK_OBLONG
-        weak = world_of(replace(language.WORLD, weights=_WEAK_IMAGES), 2, phase.words)
+        weak = whole(replace(language.WORLD, weights=_WEAK_IMAGES), phase.words)
         images = replace(images, weights=weak.weights, oblong=of_images)
         edits = language.Edits(replace(edits.world, oblong=of_edits), _WEAK_EDITS)
     return images, language.Additions(edits if phase.edits else None, phase.alignment, phase.reinforcement)
