@@ -14,7 +14,6 @@ from .arguments import (
 )
 from .common import Bar, load_pipeline, needs_extra, open_checkpoint, report, sampling_of
 from .device import device_of
-from .parser import UsageError
 
 TEST = "Test"  # its group of options
 SPLITS = ("train", "held_back")
@@ -80,8 +79,6 @@ def run(arguments: argparse.Namespace) -> None:
         edition=evaluation.edition_of(checkpoint),
         **{name: getattr(arguments, name) for name in _SETTINGS},
     )
-    if arguments.grid is not None and settings.edition > 1:
-        raise UsageError("--grid has no place for images of several shapes, which this checkpoint makes. Leave it out.")
     for option, path in (("--json", arguments.json), ("--grid", arguments.grid)):
         if path is not None:
             check_writable([path], option)

@@ -15,7 +15,7 @@ from ..reports.contact_sheet import make_contact_sheet
 from .evaluation import AUTOENCODER, CODES, SOURCES, TRUE_CODES, Result, Settings, failure_kind
 from .scenes.rasterize import rasterize
 from .scenes.spec import Verdict
-from .scenes.world import CATEGORIES
+from .scenes.world import UNITS
 
 TITLES = {CODES: "sampled codes", TRUE_CODES: "true codes", AUTOENCODER: "autoencoder"}
 RIGHT, WRONG = (0, 160, 60), (220, 30, 30)
@@ -163,17 +163,21 @@ def grid(results: list[Result], columns: int = 6) -> np.ndarray:
     With several sources, a cell shows the true image and then one image per source.
     """
     ordered = sorted(results, key=lambda result: SOURCES.index(result.source), reverse=True)
-    first, side = ordered[0], ordered[0].images.shape[1]
-    columns = min(columns, len(first.prompts) // len(CATEGORIES))
+    first = ordered[0]
+    tallest = max(prompt.scene.canvas[1] for prompt in first.prompts)
+    side = round(first.images.shape[1] * UNITS / tallest)  # of a square image
+    rows = len(first.settings.world.categories)
+    columns = min(columns, len(first.prompts) // rows)
     images, captions = [], []
-    for row in range(len(CATEGORIES)):
+    for row in range(rows):
         for column in range(columns):
-            index = row + column * len(CATEGORIES)
+            index = row + column * rows
             prompt = first.prompts[index]
             cell = [_frame(result.images[index], result.verdicts[0][index]) for result in ordered]
             if len(results) > 1:
-                true = rasterize(prompt.scene, side)
-                cell.insert(0, np.pad(true, ((2, 2), (2, 2), (0, 0)), constant_values=255))
+                true, frame = rasterize(prompt.scene, side), np.full_like(cell[0], 255)
+                frame[2 : 2 + true.shape[0], 2 : 2 + true.shape[1]] = true
+                cell.insert(0, frame)
             images.append(np.hstack(cell))
             captions.append(f"{prompt.text}: {_summary(ordered[-1].verdicts[0][index])}")
     width = min(192 * images[0].shape[1] // images[0].shape[0], 480)

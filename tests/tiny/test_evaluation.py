@@ -318,6 +318,21 @@ def test_the_grid_shows_every_category(command):
     assert read_settings(command[0] / "grid.png")["settings"]["count"] == 16
 
 
+def test_the_grid_has_room_for_every_shape():
+    """Catches a grid without words, and true images of another size than the ones beside them."""
+    settings = Settings(count=27, edition=2)
+    prompts = evaluation.make_prompts(settings)
+    images = [rasterize(prompt.scene, 128) for prompt in prompts]
+    verdicts = tuple(judge_image(image, spec_of(each.scene)) for image, each in zip(images, prompts, strict=True))
+    stacked = evaluation._stacked(images)
+    assert stacked.shape[1:3] == (192, 192)
+    results = [
+        evaluation.Result(source, settings, tuple(prompts), (verdicts,), stacked, {}) for source in (CODES, AUTOENCODER)
+    ]
+    one, two = (evaluation_report.grid(some) for some in (results[:1], results))
+    assert two.shape[1] > one.shape[1] and one.shape[0] > 9 * 192
+
+
 def test_frames_tell_right_from_wrong(pipeline, replace_images):
     """Catches marks on the wrong images."""
     replace_images(lambda prompt, seed: blank(prompt) if prompt.category == "size" else rasterize(prompt.scene))

@@ -27,7 +27,7 @@ class Cell:
     def spec(self) -> Spec:
         spec = read_caption(self.shows)
         if spec is None:
-            raise ValueError(f"{self.shows!r} is no caption of the tiny world")
+            raise ValueError(f"{self.shows!r} is not a caption of the tiny world. Use the words of docs/tiny.md.")
         return spec
 
 
