@@ -5,7 +5,7 @@ import pytest
 from blip3o_core.checkpoint.bundled import NAME
 from tests.support.undo import changed_nodes, hold
 from tools.comfyui.frontend import TWO_FRAMES, Frontend
-from tools.comfyui.graphs import node, text_to_image
+from tools.comfyui.graphs import SIDE, node, text_to_image
 
 GRID = 8
 RENDERERS = [pytest.param(False, id="classic"), pytest.param(True, id="Nodes 2.0", marks=pytest.mark.long)]
@@ -37,7 +37,7 @@ PIXEL = """([x, y]) => {
 
 
 def graph(marks: str = "") -> dict:
-    made = text_to_image(NAME, prompt="a red circle left of a blue star", size=(64, 64), steps=2)
+    made = text_to_image(NAME, prompt="a red circle left of a blue star", size=(SIDE, SIDE), steps=2)
     made["again"] = node(
         "BLIP3oResampleTokens", lm=["load", 0], tokens=["generate", 0], marks=marks, seed=40,
         **{"sampling": "sample", "sampling.top_k": 1200, "sampling.top_p": 0.95, "sampling.temperature": 1.0},

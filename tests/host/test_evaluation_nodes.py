@@ -9,14 +9,14 @@ from PIL import Image
 
 from blip3o_core.checkpoint.bundled import NAME
 from blip3o_core.seeds import seed_of
-from tools.comfyui.graphs import node, text_to_image
+from tools.comfyui.graphs import SIDE, node, text_to_image
 
 PROMPTS = "# one\na red circle\n\n# two\na blue star\na green square"
 
 
 def evaluated(**changes) -> dict:
     """Images of PROMPTS in one step, scored and in a grid; `changes`: other inputs, by node."""
-    graph = text_to_image(NAME, (64, 64), 1, prompt="", steps=1)
+    graph = text_to_image(NAME, (SIDE, SIDE), 1, prompt="", steps=1)
     del graph["save"]
     graph |= {
         "list": node("BLIP3oPromptList", prompts=PROMPTS, file="the prompts above", sample=0, limit=0),

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from blip3o_core.checkpoint.bundled import NAME
-from tools.comfyui.graphs import text_to_image
+from tools.comfyui.graphs import SIDE, text_to_image
 from tools.comfyui.server import Server
 
 
@@ -94,7 +94,7 @@ def test_a_server_on_a_disk_that_may_only_be_read(tmp_path):
         pytest.skip("file systems cannot be mounted here")
     try:
         with Server(tmp_path) as server, server.client() as client:
-            result = client.run(text_to_image(NAME, size=(64, 64)))
+            result = client.run(text_to_image(NAME, size=(SIDE, SIDE)))
             assert result.status == "success" and result.images, result.error
             message = client.run(text_to_image("absent")).error["exception_message"]
         assert f"ComfyUI cannot make the folder {models}/blip3o: Read-only file system." in message

@@ -9,7 +9,7 @@ from PIL import Image
 from blip3o_core.checkpoint.bundled import NAME
 from blip3o_core.tiny.judge.judge import judge_image
 from blip3o_core.tiny.scenes.caption_reader import read_caption
-from tools.comfyui.graphs import node, text_to_image
+from tools.comfyui.graphs import SIDE, node, text_to_image
 
 PROMPT = "a small red circle left of a small blue star"
 COUNT = 4
@@ -17,7 +17,7 @@ COUNT = 4
 
 def scored(**changes) -> dict:
     """COUNT images of PROMPT by the bundled model, their scores, the best one, and the drafts that it is chosen of."""
-    graph = text_to_image(NAME, (64, 64), COUNT, prompt=PROMPT, seed=3, steps=8)
+    graph = text_to_image(NAME, (SIDE, SIDE), COUNT, prompt=PROMPT, seed=3, steps=8)
     del graph["latents"], graph["save"]
     graph |= {
         "score": node(

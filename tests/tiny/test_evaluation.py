@@ -320,7 +320,7 @@ def test_the_grid_shows_every_category(command):
 
 def test_the_grid_has_room_for_every_shape():
     """Catches a grid without words, and true images of another size than the ones beside them."""
-    settings = Settings(count=27, edition=2)
+    settings = Settings(count=45, edition=2)
     prompts = evaluation.make_prompts(settings)
     images = [rasterize(prompt.scene, 128) for prompt in prompts]
     verdicts = tuple(judge_image(image, spec_of(each.scene)) for image, each in zip(images, prompts, strict=True))

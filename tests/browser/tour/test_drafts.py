@@ -5,7 +5,7 @@ import pytest
 from blip3o_core.checkpoint.bundled import NAME
 from tests.browser.tour.steps import GENERATOR, everywhere, on
 from tools.comfyui.frontend import FIT
-from tools.comfyui.graphs import node, text_to_image
+from tools.comfyui.graphs import SIDE, node, text_to_image
 
 pytestmark = pytest.mark.slow
 DRAFTS = ".blip3o-drafts button"
@@ -14,7 +14,7 @@ CHOICE = """() => window.app.graph.nodes.find(node => node.type === "BLIP3oChoos
 
 
 def drafts() -> dict:
-    graph = text_to_image(NAME, (64, 64), 4, prompt="a red circle left of a blue star", steps=2)
+    graph = text_to_image(NAME, (SIDE, SIDE), 4, prompt="a red circle left of a blue star", steps=2)
     del graph["latents"]
     graph["choose"] = node("BLIP3oChooseDraft", tokens=["generate", 0], images=["decode", 0], choice=0)
     graph["save"]["inputs"]["images"] = ["choose", 1]
