@@ -8,7 +8,6 @@ import torch
 from benchmarks import rl
 from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.checkpoint.bundled import BUNDLED
-from blip3o_core.pipeline import Pipeline
 from blip3o_core.rewards.load import load_rewards
 from blip3o_core.tiny import CATEGORIES, rasterize
 from blip3o_core.tiny.scenes.edits import COMPOSE, EDIT_KINDS, edit_kinds
@@ -41,13 +40,20 @@ def test_a_study_trains_measures_and_is_not_repeated(tmp_path, monkeypatch):
     assert rl.run(["categories"], tmp_path, 1, **SMALL) == text == (tmp_path / "result.md").read_text()
 
 
+def standing(side: int) -> SimpleNamespace:
+    """For a pipeline whose checkpoint makes images of this size: of the first or the second edition."""
+    bundled = open_checkpoint(BUNDLED)
+    checkpoint = SimpleNamespace(folder=bundled.folder, trained_side=side)
+    return SimpleNamespace(checkpoint=checkpoint, reference_mode=bundled.reference_mode)
+
+
 def test_edits_are_measured_by_what_they_are_rewarded_for(monkeypatch):
     """Catches a consistency of other images than those that are judged."""
     monkeypatch.setattr(rl, "STEPS", 1)
     monkeypatch.setattr(
         rl.edit_evaluation, "run_edits", lambda pipeline, pairs, *rest: torch.stack([drawn(e.source) for e, _ in pairs])
     )
-    numbers = rl.edit_numbers(Pipeline.load(BUNDLED), 12, 0)
+    numbers = rl.edit_numbers(standing(64), 12, 0)
     # Doing nothing is right where nothing is asked for, and consistent there alone.
     assert numbers["keep"] == 100 and numbers["error outside"] == 0
     assert numbers["consistency"] == pytest.approx(100 / 6, abs=0.1) and numbers["recolour"] == 0
@@ -58,9 +64,7 @@ def test_edits_are_of_the_edition_of_the_checkpoint(monkeypatch):
     monkeypatch.setattr(
         rl.edit_evaluation, "run_edits", lambda _, pairs, *rest: torch.stack([drawn(e.source, 128) for e, _ in pairs])
     )
-    bundled = open_checkpoint(BUNDLED)
-    checkpoint = SimpleNamespace(folder=bundled.folder, trained_side=128)
-    numbers = rl.edit_numbers(SimpleNamespace(checkpoint=checkpoint, reference_mode=bundled.reference_mode), 14, 0)
+    numbers = rl.edit_numbers(standing(128), 14, 0)
     assert set(numbers) >= {*EDIT_KINDS, COMPOSE} and numbers["keep"] == 100
 
 

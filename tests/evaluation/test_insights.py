@@ -14,7 +14,6 @@ from blip3o_core.evaluation import insights
 from blip3o_core.tiny import edit_evaluation, evaluation
 from blip3o_core.tiny.scenes.edits import EDIT_KINDS
 from blip3o_core.tiny.scenes.spec import Detection, Verdict
-from blip3o_core.tiny.scenes.world import CATEGORIES
 
 FACTS = {"numbers": {"dtype": "fp32"}, "versions": {"torch": "1"}}
 NOTHING = Detection(None, ())
@@ -139,7 +138,8 @@ def test_the_command_writes_and_prints_a_table(asked, tmp_path, monkeypatch, cap
     assert row.split("|")[2:4] == [" 0.0 ", " 100.0 "] and "+100.0 ± 0.0 (+100.0 to +100.0)" in row
     results = json.loads((out / "results.json").read_text())
     assert results["settings"]["runs"] == 2 and results["machine"]["processor"]
-    assert set(results["measures"][0]["columns"]["before"]["categories"]) == set(CATEGORIES)
+    world = evaluation.Settings(edition=evaluation.edition_of(open_checkpoint(BUNDLED))).world
+    assert set(results["measures"][0]["columns"]["before"]["categories"]) == set(world.categories)
     assert str(tmp_path) not in (out / "results.json").read_text()
 
 
