@@ -16,9 +16,9 @@ FIRST = "BLIP3o-1-Text-to-Image"  # test_samples_are_right looks at the images o
 ANSWERS = {sample.name: sample.answers for sample in SAMPLES}
 # Of the picture that is saved: the bundled model's is enlarged to 512.
 SIZES = {
-    **{name: (512, 512) for name in NAMES}, "BLIP3o-8-Keep-Unchanged": (1040, 512),
+    **{name: (512, 512) for name in NAMES}, "BLIP3o-8-Keep-Unchanged": (1024 + 2 * ENLARGE, 512),
     "BLIP3o-6-Wide-Edit": tuple(side * ENLARGE for side in WIDE),
-    "BLIP3o-12-Compare-Two-Drafts": (1040, 512), "BLIP3o-15-Two-Prompts-in-One-Image": (1024, 512),
+    "BLIP3o-12-Compare-Two-Drafts": (1024 + 2 * ENLARGE, 512), "BLIP3o-15-Two-Prompts-in-One-Image": (1024, 512),
     "BLIP3o-21-Evaluate-Prompts": (4 * 200, 2 * 224),
 }  # fmt: skip
 
