@@ -11,7 +11,7 @@ from blip3o_core.tiny.judge.judge import judge_image
 from blip3o_core.tiny.scenes.caption_reader import read_caption
 from blip3o_core.tiny.scenes.spec import Spec
 from tools.images.maker import Maker
-from tools.images.page import enlarged, sheet
+from tools.images.page import INK, enlarged, sheet
 
 PER_ROW, SIDE, LETTERS = 3, 256, 33  # images; px; letters in a line
 
@@ -69,7 +69,7 @@ def page(images: Sequence[np.ndarray], cells: Sequence[Cell] = NINE) -> Image.Im
     shown = [
         (enlarged(image, SIDE), label(k, cell)) for k, (image, cell) in enumerate(zip(images, cells, strict=True), 1)
     ]
-    return sheet([shown[first : first + PER_ROW] for first in range(0, len(shown), PER_ROW)])
+    return sheet([shown[first : first + PER_ROW] for first in range(0, len(shown), PER_ROW)], second=INK)
 
 
 def wrong(images: Sequence[np.ndarray], cells: Sequence[Cell] = NINE) -> dict[str, tuple[str, ...]]:

@@ -23,8 +23,8 @@ def enlarged(image: np.ndarray, side: int, blocks: bool = False) -> Image.Image:
     return Image.fromarray(image).resize((side, round(side * image.shape[0] / image.shape[1])), how)
 
 
-def sheet(rows: list[list[tuple[Image.Image, str]]], line: int = 24) -> Image.Image:
-    """Rows of images, each over its words; a line break in the words starts a new line."""
+def sheet(rows: list[list[tuple[Image.Image, str]]], line: int = 24, second: tuple = PALE) -> Image.Image:
+    """Rows of images, each over its words; a line break starts a new line, in the colour `second`."""
     widths = [sum(image.width + GAP for image, _ in row) for row in rows]
     heights = [max(image.height + line * (words.count("\n") + 1) for image, words in row) + GAP for row in rows]
     page = Image.new("RGB", (max(widths) + GAP, sum(heights) + GAP), PAPER)
@@ -34,7 +34,7 @@ def sheet(rows: list[list[tuple[Image.Image, str]]], line: int = 24) -> Image.Im
         for image, words in row:
             page.paste(image, (left, top))
             for number, part in enumerate(words.split("\n")):
-                text(pen, (left, top + image.height + 4 + number * (line - 4)), part, 15, PALE if number else INK)
+                text(pen, (left, top + image.height + 4 + number * (line - 4)), part, 15, second if number else INK)
             left += image.width + GAP
         top += height
     return page
