@@ -114,9 +114,10 @@ def second_pass() -> Sample:
     )
     sample.column(340, note=[NOTE], **{"Model and size": [loader, chain.empty]})
     sample.column(360, **{"1. Write image tokens": [chain.generator]})
-    sample.column(290, **{"2. First pass": [chain.conditioner, chain.sampler, chain.decode]})
+    sample.column(290, **{"2. First pass": [chain.conditioner, chain.sampler, chain.decode, enlarged]})
     sample.column(290, **{"3. Second pass": [larger, second, decode]})
-    sample.column(440, Image=save(sample, decode), **{"After the first pass": [enlarged, shown]})
+    sample.column(440, Image=save(sample, decode), **{"After the first pass": [shown]})
+    sample.heights |= {shown: 240}
     sample.inputs = [(chain.generator, "prompt"), (chain.generator, "seed"), (second, "denoise")]
     return sample
 
