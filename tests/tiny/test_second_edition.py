@@ -50,7 +50,7 @@ from blip3o_core.tiny.scenes.world import (
 WORLD = replace(SECOND, coloured=0.4)
 NAMES = (*CATEGORIES, TEXT)
 SIDE = 128
-SOFT = Degradation(0.69, 4.1)  # 32 dB; `blip3o recipe report --edition 2` fits it
+SOFT = Degradation(0.69, 4.1)  # 32 dB; `blip3o recipe report` fits it
 CAT = Scene(TEXT, (), word=lettered_word("CAT", "red", 2, 3))
 
 
