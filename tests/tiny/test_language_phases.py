@@ -64,7 +64,7 @@ def test_states_keep_what_is_written_before_edits_come_back(tmp_path, monkeypatc
         return model
 
     monkeypatch.setattr(language, "train", train)
-    model = second_language.align(Recipe(tmp_path, print, edition=2, stage="align", longer=100))
+    model = language_phases.align(Recipe(tmp_path, print, stage="align", longer=100))
     assert [phase[:-1] for phase in ran] == [
         ("keep", 300, False, 1.0, True, False),
         ("all", 1100, True, 0.8, True, False),
@@ -112,7 +112,7 @@ def test_a_carried_over_model_is_trained_on_and_phases_know_their_start(tmp_path
 def test_aligned_states_tell_the_connector_what_sana_was_taught(tmp_path, monkeypatch):
     """Catches a connector that does not learn along, and `joint` behind states of another language model."""
     monkeypatch.setattr(Recipe, "settings", lambda self, full: full.replace(steps=4, batch=8, warmup=0, log_every=1))
-    monkeypatch.setattr(second_language, "_ALIGN", second_language._ALIGN[:2])  # `own` has no error of its own
+    monkeypatch.setattr(language_phases, "_ALIGN", language_phases._ALIGN[:2])  # `own` has no error of its own
     reported: list[dict] = []
     recipe = Recipe(tmp_path, reported.append, stage="align")
     stages.STAGES["align"].run(recipe)
