@@ -26,7 +26,7 @@ def test_both_ways_of_a_reference_are_trained_and_joint_starts_from_them(tmp_pat
     joined = []
     monkeypatch.setattr(Recipe, "train_jointly", lambda self, stage, *given, **_: joined.append(given))
     reported: list[dict] = []
-    recipe = Recipe(tmp_path, reported.append, edition=2, stage="references")
+    recipe = Recipe(tmp_path, reported.append, stage="references")
     before = load_file(recipe.start_checkpoint().folder / "model.safetensors")
     stages.STAGES["references"].run(recipe)
     assert len(reported) == 10 and 0 < counted.calls < 10 and 0 < beside.calls < 10
