@@ -72,14 +72,16 @@ def test_a_stage_is_trained_for_longer(tmp_path, monkeypatch):
     monkeypatch.setattr("blip3o_core.tiny.recipe.recipe.train_jointly", lambda config, *_: given.append(config))
     monkeypatch.setattr(stages, "train_by_rewards", lambda settings, *_: given.append(settings))
     monkeypatch.setattr(Recipe, "last_checkpoint", lambda *_: tmp_path)
+    monkeypatch.setattr(Recipe, "start_checkpoint", lambda *_: None)
+    monkeypatch.setattr(stages, "_with_references", lambda *_: tmp_path)
     recipe = Recipe(tmp_path, print, longer=30)
     assert recipe.settings(language.SETTINGS) == language.SETTINGS.replace(steps=2230)
-    for name in ("latents", "grpo"):
+    for name in ("joint", "grpo"):
         stages.STAGES[name].run(recipe)
-    assert given[0].steps == 700 + 30 and given[1].updates == 140 + 30
+    assert given[0].steps == 300 + 30 and given[1].updates == 140 + 30
     # A trainer refuses to continue with another warm-up.
-    stages.STAGES["latents"].run(replace(recipe, share=0.01))
-    assert (given[2].steps, given[2].warmup) == (37, 7)
+    stages.STAGES["joint"].run(replace(recipe, share=0.01))
+    assert (given[2].steps, given[2].warmup) == (33, 3)
     assert replace(recipe, share=0.01).settings(language.SETTINGS).warmup == 22
     weak = stages.Stage(lambda recipe: None, lambda recipe: {"mean": 0.2}, "mean", 0.9)
     monkeypatch.setitem(stages.STAGES, "weak", weak)
