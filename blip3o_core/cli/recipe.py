@@ -23,8 +23,8 @@ STAGES = (
     "align",
     "references",
     "joint",
-    "grpo",
     "release",
+    "grpo",
 )
 SIDE = 128  # pixels of a square image
 

@@ -34,7 +34,7 @@ def test_the_sample_workflow_draws_what_it_says(client):
     """Catches wires, sizes or settings of the sample under which a model that understands does not show it."""
     graph = to_prompt(load_workflow("BLIP3o-1-Text-to-Image"), client.object_info())
     _, inputs = node_of(graph, "BLIP3oTokenGenerator")
-    assert inputs["prompt"] == "a red circle left of a blue star"
+    assert inputs["prompt"] == "a red circle right of a blue star"
     spec = Spec((Expected("circle", "red"), Expected("star", "blue")), relation=(0, "left of", 1))
     right = []
     for seed in range(3):

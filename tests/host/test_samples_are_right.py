@@ -20,6 +20,7 @@ from tools.samples.parts import (
     BRUSHED,
     COMPOSED,
     EDIT,
+    RING,
     START,
     TEXTURED,
     TO_BRUSH,
@@ -33,11 +34,11 @@ from tools.samples.parts import (
 SEEDS = range(1, 6)
 MEASURES = "BLIP3o-21-Evaluate-Prompts"  # it promises scores, of wrong images, too: test_evaluation_nodes.py
 TINY = [sample.name for sample in SAMPLES if sample.name != MEASURES]
-STAR = Spec((Expected("circle", "red"), Expected("star", "blue")), "grey", (0, "left of", 1))
+STAR = read_caption(START)
 GREEN = Spec((Expected("circle", "red"), Expected("square", "green")), "yellow", (0, "left of", 1))
 SQUARE = Spec((Expected("circle", "red"), Expected("square", "blue")), "grey", (0, "left of", 1))
-YELLOW_RING = Spec((Expected("ring", "yellow"), Expected("star", "blue")), "grey", (0, "left of", 1))
-RING = Spec((Expected("circle", "red"), Expected("ring", "purple")), "grey", (0, "left of", 1))
+YELLOW_RING = read_caption(RING)
+SPLICED = Spec((Expected("circle", "red"), Expected("ring", "purple")), "grey", (0, "left of", 1))
 EDITED = Spec(SQUARE.objects, "yellow", SQUARE.relation)
 MASKED = Spec((Expected("circle", "red"), Expected("square", "green")), "yellow", (0, "left of", 1), texture="checks")
 SURFACES = read_caption(SURFACE)
@@ -46,8 +47,8 @@ PROMISED = {
     "BLIP3o-1-Text-to-Image": [STAR],
     "BLIP3o-2-Quick-Preview": [STAR],
     "BLIP3o-10-Choose-a-Draft": [STAR],
-    "BLIP3o-11-Splice-Two-Drafts": [RING],
-    "BLIP3o-12-Compare-Two-Drafts": [STAR, SQUARE],
+    "BLIP3o-11-Splice-Two-Drafts": [SPLICED],
+    "BLIP3o-12-Compare-Two-Drafts": [STAR, read_caption(START.replace("star", "square"))],
     "BLIP3o-13-Save-and-Load-Tokens": [read_caption(WORD)],
     "BLIP3o-14-One-Click": [replace(SURFACES, background="green")],
     "BLIP3o-15-Two-Prompts-in-One-Image": [
@@ -129,7 +130,7 @@ def wrong(name: str, results: list[np.ndarray], starts: list[np.ndarray]) -> tup
     objects = tuple(at_its_place(each) for each in detect(start, canvas=before.canvas).objects)
     expected = Spec(objects, "yellow", canvas=before.canvas)
     if "Brush" in name:
-        expected = Spec((at_its_place(the("circle", start)), GREEN.objects[1]), "yellow", STAR.relation)
+        expected = Spec((at_its_place(the("circle", start)), GREEN.objects[1]), "yellow", GREEN.relation)
     elif "Keep" in name:
         result, expected = result[:, -start.shape[1] :], replace(expected, background="grey")
     elif "Masked" in name:
@@ -166,7 +167,7 @@ def judged(client, name: str, seeds) -> dict[int, tuple[str, ...]]:
 def test_the_judge_finds_every_image_right(client, name):
     """Catches a sample that shows another image than it promises, with its own seed or with the next ones."""
     assert (START, TO_EDIT, EDIT, BRUSHED, COMPOSED, MASKED_EDIT) == (
-        "a red circle left of a blue star", "a red circle left of a blue square", "make the background yellow",
+        "a red circle right of a blue star", "a red circle left of a blue square", "make the background yellow",
         "a red circle left of a green square on a yellow background",
         "the circle of image 1 and the star of image 2 on a yellow background", "change the blue square to green",
     )  # fmt: skip

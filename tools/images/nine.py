@@ -44,15 +44,16 @@ NINE = (
         "a striped red circle and a dotted blue star on a yellow background",
         (1, 2),
     ),
-    prompt("a pink star right of a yellow cross on a checked blue background"),
+    prompt("a pink star right of a yellow cross on a checked blue background", seed=3),
     Cell(
         "change the star to green",
         "a green star right of a yellow cross on a checked blue background",
         (4,),
+        seed=3,
     ),
-    prompt('the word "HELLO" in yellow on a dotted blue background'),
+    prompt('the word "HELLO" in yellow on a blue background'),
     prompt("three pink circles on a striped green background"),
-    prompt('the word "SUN" in red and a shaded yellow circle on a black background'),
+    prompt('the word "SUN" in red and a shaded yellow circle on a black background', seed=2),
     prompt("a large grainy purple star on an orange background"),
 )
 

@@ -7,7 +7,6 @@ from .parts import (
     SIDE,
     START,
     TINY,
-    TO_EDIT,
     WORD,
     Chain,
     Sample,
@@ -128,7 +127,7 @@ def splice() -> Sample:
 def compare() -> Sample:
     sample = Sample("BLIP3o-12-Compare-Two-Drafts", note_height=360)
     loader = load(sample)
-    first, second = (add_chain(sample, loader, prompt) for prompt in (START, TO_EDIT))
+    first, second = (add_chain(sample, loader, prompt) for prompt in (START, START.replace("star", "square")))
     compared = sample.add("BLIP3oCompareTokens", a=[first.generator, 0], b=[second.generator, 0], cell_pixels=32)
     shown = sample.add("PreviewImage", images=[compared, 3])
     counts = sample.add("PreviewAny", source=[compared, 2])

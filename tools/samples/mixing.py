@@ -22,7 +22,7 @@ from .parts import (
 )
 
 # What the bundled model gets right with every seed that was tried; tests/host/test_samples_are_right.py judges it.
-SURFACE = "a striped yellow square left of a blue star"
+SURFACE = "a striped red square right of a blue star"
 CHANGED = "make the background green"
 LEFT, RIGHT = "a red circle", "a blue star"
 FOLDER = "a red circle left of a blue square\na green star\na purple triangle"

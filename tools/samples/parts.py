@@ -13,11 +13,11 @@ SAMPLING = {"sampling": "sample", "sampling.top_k": 1200, "sampling.top_p": 0.95
 NOTE = "note"  # its place among the ids of a column
 
 # What the bundled model gets right with every seed that was tried; tests/host/test_samples_are_right.py judges it.
-START = "a red circle left of a blue star"
-RING = "a yellow ring left of a blue star"
+START = "a red circle right of a blue star"
+RING = "a yellow ring right of a blue star"
 TO_EDIT = "a red circle left of a blue square"
 EDIT = "make the background yellow"
-TO_BRUSH = "a red circle left of a blue star on a yellow background"
+TO_BRUSH = "a red circle left of a blue triangle on a yellow background"
 BRUSHED = "a red circle left of a green square on a yellow background"
 TEXTURED = "a red circle left of a blue square on a checked yellow background"
 TO_KEEP = "a striped red circle left of a blue square on a dotted grey background"

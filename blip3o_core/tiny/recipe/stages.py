@@ -8,8 +8,8 @@ connector  data                 connector needs all of these; data needs nothing
 align                           language model and connector together, behind connector
 references                      SANA with the latents of what is edited, from true codes; behind align
 joint                           the general trainer: all parts but the encoders and the language model
-grpo                            reinforcement learning of the language model, on images and edits, from joint
-release                         the bundled checkpoint, from grpo
+release                         the bundled checkpoint, from joint
+grpo                            a branch from joint: the language model learns from rendered images and edits
 """
 
 import json
@@ -196,6 +196,10 @@ def _with_references(recipe: Recipe, source: Checkpoint, stage: str) -> Path:
     return start
 
 
+def _release(recipe: Recipe) -> None:
+    release.release(recipe.last_checkpoint("joint"), BUNDLED if recipe.share >= 1 else recipe.out / "released")
+
+
 def _grpo(recipe: Recipe) -> None:
     folder = recipe.out / "grpo"
     settings = grpo.TinyAllGrpoSettings(
@@ -203,10 +207,6 @@ def _grpo(recipe: Recipe) -> None:
         device=recipe.trainers_device,
     )  # fmt: skip
     train_by_rewards(settings, folder.is_dir(), Watch(recipe.stage_report("grpo")))
-
-
-def _release(recipe: Recipe) -> None:
-    release.release(recipe.last_checkpoint("grpo"), BUNDLED if recipe.share >= 1 else recipe.out / "released")
 
 
 def _image_gate(stage: str) -> Callable[[Recipe], dict[str, float]]:
@@ -256,8 +256,8 @@ STAGES = {
     "align": Stage(_align, _language_gate, "mean", 0.8),
     "references": Stage(_references, _references_gate, "mean", 0.7),
     "joint": Stage(_joint, _image_gate("joint"), "true-codes", 0.9),
-    "grpo": Stage(_grpo, _image_gate("grpo"), "mean", 0.92),
     "release": Stage(_release, _no_gate),
+    "grpo": Stage(_grpo, _image_gate("grpo"), "mean", 0.92),
 }
 
 
