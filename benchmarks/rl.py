@@ -43,10 +43,9 @@ from blip3o_core.training.watch import Watch
 
 STEPS, GUIDANCE, BATCH = 5, 1.0, 50  # of the images that are measured
 LARGEST = 28.0  # radius, in units, of the largest shape of the world
-# TODO-SWAP: those of the second edition, from the tables of docs/tiny.md
-WEAK = ("background", "color_attr", "counting")  # the weakest categories have three quarters of the prompts
-OTHERS = ("position", "two_object", "size")
-WEAK_EDITS = ("recolour", "remove", "replace")
+WEAK = ("color_attr", "background", "two_object")  # the weakest categories have three quarters of the prompts
+OTHERS = ("position", "counting", "size")
+WEAK_EDITS = ("background", "compose", "replace")
 BEFORE = "before"
 
 Numbers = dict[str, float]
