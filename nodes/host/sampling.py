@@ -95,10 +95,10 @@ def _starting_latent(model, latent: dict):
     samples, made_for = latent["samples"], latent.get("downscale_ratio_spacial")
     ours = model.get_model_object("latent_format")
     check_dimensions(samples)
-    height, width = samples.shape[-2:]
-    check_aspect(width * ours.spacial_downscale_ratio, height * ours.spacial_downscale_ratio)
-    if samples.count_nonzero() == 0 and made_for is not None:
-        width, height = (round(side * made_for) for side in (samples.shape[-1], samples.shape[-2]))
+    fresh = made_for is not None and samples.count_nonzero() == 0
+    height, width = (round(side * (made_for if fresh else ours.spacial_downscale_ratio)) for side in samples.shape[-2:])
+    check_aspect(width, height)
+    if fresh:
         check_size(width, height, ours.spacial_downscale_ratio * model.model.diffusion_model.config.patch_size)
     samples = comfy.sample.fix_empty_latent_channels(model, samples, made_for)
     check_latent(samples, samples, ours.latent_channels)

@@ -26,7 +26,7 @@ def parts(*more: str, folder: str | None = None) -> Callable[[Path], list[str]]:
     def prepare(place: Path) -> list[str]:
         if folder:
             (place / folder).mkdir()
-        return ["recipe", "parts", "--count=8", "--steps=1", *more]
+        return ["recipe", "parts", "--count=9", "--steps=1", *more]
 
     return prepare
 
@@ -70,7 +70,7 @@ NUMBERS = [
     *option("--threads", "0", "-5", str(2**70), says="from 1 to 1,024"),
     *option("--size", "-64x64", "64", "axb", "64x64x64", "٤٤x64", "1e3x64", "0x0", "9" * 30 + "x64",
             says="is not a size; write width and height in pixels"),
-    *refused("--size", r"The size is 63x64, but width and height must be multiples of 8 .* Nearest: 64x64", "63x64"),
+    *refused("--size", r"The size is 63x64, but width and height must be multiples of 16 .* Nearest: 64x64", "63x64"),
     *refused("--size", r"The longer side may be at most \d+ times", "2147483x8", "999999992x64"),
     *refused("--size", r"needs about .* of memory, and .* free on cpu\. Make a smaller image\.",
              "1048576x1048576", "65536x65536"),

@@ -190,7 +190,7 @@ SLOW = [
     linked("sigmas.steps", 2**40, "^steps is the number 1099511627776", "sigmas"),
     linked("sigmas.shift", 1e12, "^shift is the number 1000000000000.0", "sigmas"),
     linked("encode.resolution", 2**40, "^resolution is the number 1099511627776", "edit"),
-    linked("encode.resolution", 7, "^resolution is 7. It must be a multiple of 8", "edit"),
+    linked("encode.resolution", 7, "^resolution is 7. It must be a multiple of 16", "edit"),
     linked("whole.feather", -1, "^feather is the number -1", "edit"),
     linked("whole.feather", 2**62, "^feather is the number 4611686018427387904", "edit"),
     # What ComfyUI itself refuses.

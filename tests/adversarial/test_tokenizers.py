@@ -146,10 +146,10 @@ NORMALIZER = named(
     nested_normalizers=json.loads(NESTED),
 )
 OUTSIDE = named(
-    rf"gives '.*' the id .*, but this model has the ids 0 to 8390\. It belongs to a different.*{COPY}",
+    rf"gives '.*' the id .*, but this model has the ids 0 to 9423\. It belongs to a different.*{COPY}",
     lambda change: changed(lambda content: change(content["model"]["vocab"], content["added_tokens"])),
     a_word_beyond_the_embedding=lambda words, tokens: words.update(red=10**6),
-    a_word_one_beyond_the_embedding=lambda words, tokens: words.update(red=8391),
+    a_word_one_beyond_the_embedding=lambda words, tokens: words.update(red=9424),
     a_negative_id=lambda words, tokens: words.update(red=-1),
     an_id_that_is_a_fraction=lambda words, tokens: words.update(red=1.5),
     an_id_that_is_true=lambda words, tokens: words.update(red=True),
@@ -157,7 +157,7 @@ OUTSIDE = named(
     a_token_far_beyond_the_embedding=lambda words, tokens: tokens[2].update(id=10**9),
     a_token_beyond_32_bits=lambda words, tokens: tokens[2].update(id=2**40),
     a_token_without_an_id=lambda words, tokens: tokens[2].pop("id"),
-    a_token_without_text_beyond_the_embedding=lambda words, tokens: tokens.append({"content": "", "id": 8391}),
+    a_token_without_text_beyond_the_embedding=lambda words, tokens: tokens.append({"content": "", "id": 9424}),
 )
 FILE = [
     Attack("nested 200,000 deep", raw(b"[" * 200_000), r"nested too deeply.*Copy"),

@@ -118,7 +118,7 @@ def packed(**changes) -> Callable:
     """A packed file whose tensors are changed; bytes are captions."""
 
     def prepare(place: Path) -> None:
-        tensors = {"codes": torch.zeros(2, 64, dtype=torch.int32), "latents": torch.zeros(2, 16, 8, 8)}
+        tensors = {"codes": torch.zeros(2, 64, dtype=torch.int32), "latents": torch.zeros(2, 32, 8, 8)}
         tensors["captions"] = torch.frombuffer(bytearray(b'["red", "red"]'), dtype=torch.uint8)
         for name, change in changes.items():
             given = (

@@ -33,7 +33,7 @@ def test_the_authors_way_runs_on_the_same_weights(tiny):
 
 def test_both_ways_render_the_same_latents(tiny):
     """Catches a ratio of two different images."""
-    hidden, noise = render.states(tiny, 1, CPU), torch.randn(1, 16, 8, 8)
+    hidden, noise = render.states(tiny, 1, CPU), torch.randn(1, 32, 8, 8)
     ours, theirs = (way(tiny, hidden, noise, 3) for way in (render.ours, render.authors))
     assert torch.allclose(ours, theirs, atol=1e-4)
 

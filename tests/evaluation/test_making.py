@@ -101,7 +101,7 @@ def test_edits_see_their_own_references(tmp_path):
     found = results(tmp_path)
     assert found["images"]["made"] == 6 and found["run"]["settings"]["reference_mode"] == "both"
     measures = found["scorers"][0]["measures"]
-    assert list(measures) == ["right", "objects", "outside"] and measures["outside"]["overall"]["mean"] < 20
+    assert list(measures) == ["right", "objects", "outside", "surfaces"] and measures["outside"]["overall"]["mean"] < 20
 
 
 def test_batches_are_of_whole_order_and_edits_are_alone():

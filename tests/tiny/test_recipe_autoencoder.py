@@ -6,6 +6,7 @@ from blip3o_core.checkpoint import open_checkpoint
 from blip3o_core.seeds import seeded
 from blip3o_core.tiny.recipe import autoencoder
 from blip3o_core.tiny.recipe.recipe import Recipe
+from blip3o_core.tiny.recipe.worlds import whole
 from blip3o_core.tiny.scenes.textures import Texture
 from blip3o_core.tiny.scenes.world import Scene, SceneObject, lettered_word
 
@@ -40,8 +41,8 @@ def test_an_error_at_an_object_counts_more_while_the_decoder_is_refined(tmp_path
     seen = []
     monkeypatch.setattr(autoencoder, "image_loss", lambda made, true, places: seen.append(places) or loss(made, true))
     monkeypatch.setattr(autoencoder, "fit", lambda network, make_data, loss, *_: loss(make_data(seeded(1))))
-    recipe = Recipe(tmp_path, print, edition=2)
+    recipe = Recipe(tmp_path, print)
     network = open_checkpoint(recipe.start_checkpoint().folder).load_autoencoder(torch.float32)
     settings = autoencoder.REFINED.replace(batch=3)
-    autoencoder.refine_decoder(network, tmp_path, settings, None, recipe.world(autoencoder.WORLD))
+    autoencoder.refine_decoder(network, tmp_path, settings, None, whole(autoencoder.WORLD))
     assert seen and all(sorted(places.unique().tolist()) == [1, 4] for places in seen)

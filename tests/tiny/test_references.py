@@ -9,7 +9,9 @@ from blip3o_core.diffusion.reference_conditioning import append_reference_tokens
 from blip3o_core.models.connector import connect
 from blip3o_core.seeds import seeded
 from blip3o_core.tiny.recipe import loop, references, renderer, stages
+from blip3o_core.tiny.recipe.model_config import SECOND_EDITION
 from blip3o_core.tiny.recipe.recipe import Recipe
+from blip3o_core.tiny.recipe.worlds import whole
 from blip3o_core.weights.names import REFERENCE_CONNECTOR, SANA
 from tests.tiny.test_recipe_device import Looked, OneDevice
 
@@ -58,7 +60,7 @@ def test_the_null_condition_is_that_of_inference(tmp_path, monkeypatch):
         return append_reference_tokens(*given)
 
     monkeypatch.setattr(references, "append_reference_tokens", append)
-    recipe = Recipe(tmp_path, print, edition=2, stage="references")
+    recipe = Recipe(tmp_path, print, stage="references")
     language = recipe.start_checkpoint().load_language(torch.float32)
     null = connect(language.connector, torch.zeros(1, 1, language.config.hidden_size))[1]
     assert null.any()
@@ -78,9 +80,9 @@ def test_everything_of_a_step_is_on_the_device(tmp_path, monkeypatch):
             loss(data)[0].backward()
         raise Looked
 
-    recipe = Recipe(tmp_path, print, edition=2, stage="references")
+    recipe = Recipe(tmp_path, print, stage="references")
     start = open_checkpoint(stages._with_references(recipe, recipe.start_checkpoint(), "references"))
-    meant, latents = torch.zeros(8, 2, 64, dtype=torch.int64), torch.zeros(8, 2, recipe.sizes.latent_channels, 8, 8)
+    meant, latents = torch.zeros(8, 2, 64, dtype=torch.int64), torch.zeros(8, 2, SECOND_EDITION.latent_channels, 8, 8)
     monkeypatch.setattr(renderer, "encode", lambda *_: [(meant, latents[:, 0])])
     monkeypatch.setattr(references, "_encode_edits", lambda *_: [references._Group(meant, latents)])
     monkeypatch.setattr(references, "_EDITS", 1.0)
@@ -88,7 +90,7 @@ def test_everything_of_a_step_is_on_the_device(tmp_path, monkeypatch):
     monkeypatch.setattr(references, "fit", look)
     settings = references.SETTINGS.replace(steps=3, batch=6, device="meta")
     with pytest.raises(Looked):
-        references.train(start, tmp_path, settings, None, recipe.world(renderer.WORLD), recipe.world(references.EDITS))
+        references.train(start, tmp_path, settings, None, whole(renderer.WORLD), whole(references.EDITS))
 
 
 class Counted:

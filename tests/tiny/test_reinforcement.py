@@ -13,13 +13,13 @@ from blip3o_core.tiny.recipe.model_config import sizes_of
 from blip3o_core.tiny.recipe.oracle_codes import batch_codes
 from blip3o_core.tiny.recipe.reinforcement import Reinforcement, Task
 from blip3o_core.tiny.scenes.captions import caption
-from blip3o_core.tiny.scenes.world import World, make_scene
+from blip3o_core.tiny.scenes.world import SECOND, make_scene
 from blip3o_core.training.data.collate import collate
 from blip3o_core.training.data.encoded import EncodedItem
 from blip3o_core.training.joint_model import JointModel
 from blip3o_core.training.losses import hidden_states, image_states
 
-WORLD = World(low_contrast=False)
+WORLD = SECOND
 SIZES = sizes_of(WORLD)
 
 

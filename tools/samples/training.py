@@ -14,10 +14,10 @@ NIGHT = "night (example images)"  # of nodes/host/image_folders.py
 STEPS, RATE = 40, 2e-3  # a minute, and enough for the bundled model to learn the example images
 
 
-def use_lora(sample: Sample, loader: str, train: str) -> tuple[str, Chain]:
+def use_lora(sample: Sample, loader: str, train: str, prompt: str) -> tuple[str, Chain]:
     """The LoRA that the node `train` made, and an image with it -> (BLIP3o LoRA Loader, the nodes of the image)."""
     lora = sample.add("BLIP3oLoraLoader", lm=[loader, 0], lora_name=[train, 1], strength=1.0)
-    chain = add_chain(sample, loader, RING)
+    chain = add_chain(sample, loader, prompt)
     for id in (chain.generator, chain.conditioner):
         sample.prompt[id]["inputs"]["lm"] = [lora, 0]
     return lora, chain
@@ -30,7 +30,7 @@ def train_a_lora() -> Sample:
         "BLIP3oTrainLoRA", lm=[loader, 0], prompts="\n".join(HARD), reward="tiny", file_name="BLIP3o-reward", seed=1,
         updates=UPDATES, group=GROUP, learning_rate=1e-4, rank=16, kl=0.04,
     )  # fmt: skip
-    lora, chain = use_lora(sample, loader, train)
+    lora, chain = use_lora(sample, loader, train, RING)
     sample.note = (
         (
             "## Train a LoRA by reward\n\nPress **Run**: images of **prompts** are made and judged by the **reward**, "
@@ -64,7 +64,7 @@ def folder_to_lora() -> Sample:
         "BLIP3oTrainLoRAOnImages", lm=[loader, 0], shards=[curate, 0], file_name="BLIP3o-night", seed=1, steps=STEPS,
         batch=8, learning_rate=RATE, rank=16,
     )  # fmt: skip
-    lora, chain = use_lora(sample, loader, train)
+    lora, chain = use_lora(sample, loader, train, "a yellow ring")
     sample.note = (
         (
             "## From a folder of images to a LoRA\n\nPress **Run**: good images are chosen from a folder, a LoRA "
