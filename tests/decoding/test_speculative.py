@@ -73,7 +73,7 @@ def test_wrong_guesses_change_nothing(language, prompts, kind):
         wrong = [first + (code - first + 4001) % codes for code in plain.ids[0].tolist()]
         ahead, _ = counted(language, prompt, seed, KINDS[kind], 8, Fixed(wrong))
         assert torch.equal(ahead.ids, plain.ids)
-        assert torch.allclose(ahead.hidden, plain.hidden, atol=1e-5, rtol=1e-5)
+        assert torch.allclose(ahead.hidden, plain.hidden, atol=5e-5, rtol=1e-5)  # of numbers up to 18
 
 
 def test_a_model_that_cannot_be_guessed_is_hardly_slowed():
