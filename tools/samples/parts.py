@@ -12,7 +12,7 @@ SAMPLER = "BLIP3oDiffusionSampler"
 SAMPLING = {"sampling": "sample", "sampling.top_k": 1200, "sampling.top_p": 0.95, "sampling.temperature": 1.0}
 NOTE = "note"  # its place among the ids of a column
 
-# What the bundled model gets right with every seed that was tried; tests/host/test_samples_are_right.py judges it.
+# What the bundled model gets right with nearly every seed; tests/host/test_samples_are_right.py judges it.
 START = "a red circle right of a blue star"
 RING = "a yellow ring right of a blue star"
 TO_EDIT = "a red circle left of a blue square"
